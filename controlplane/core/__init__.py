@@ -1,0 +1,1 @@
+"""The decisions of Phalanx: deterministic, without I/O, fed with plain values and a time."""

@@ -1,0 +1,1 @@
+"""The turn: drain, decide, make durable, apply, act. Knows `controlplane.core` only."""
