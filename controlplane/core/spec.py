@@ -1,0 +1,120 @@
+"""What a user asks for: the specification of a job, as plain frozen values. Durations are integer milliseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+UNLIMITED = -1
+"""`max` of a budget without a limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field of a request that was refused: where, why, and what to do."""
+
+    path: str
+    reason: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The user's code. `args` is a canonical JSON object (sorted keys), handed over unchanged."""
+
+    module: str
+    path: str = ""
+    args: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """Parallel degrees: tp x pp x cp x dp = ranks, and ep divides dp."""
+
+    tp: int = 1
+    pp: int = 1
+    cp: int = 1
+    dp: int = 0
+    ep: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPolicy:
+    """Where and how often state is saved. `folder` "" means the site's default root; every_steps 0 means never."""
+
+    folder: str = ""
+    every_steps: int = 100
+    keep: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SparePolicy:
+    """What is held back for a job: whole warm nodes, and parked processes on each node that runs ranks."""
+
+    warm_nodes: int = 0
+    parked_per_node: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """At most `max` restarts in a sliding window; `reset_on_progress` steps of new progress give it back (0: never)."""
+
+    max: int
+    window_ms: int
+    reset_on_progress: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Waiting time before the n-th restart charged to the user: initial x factor^(n-1), at most `max_ms`."""
+
+    initial_ms: int = 1_000
+    factor: float = 2.0
+    max_ms: int = 300_000
+
+
+HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """How often a job may be restarted, by who is to blame, and how long failures are collected before deciding."""
+
+    collect_window_ms: int = 200
+    user: Budget = Budget(3, HOUR_MS, 200)
+    infrastructure: Budget = Budget(200, 24 * HOUR_MS)
+    preemption: Budget = Budget(UNLIMITED, HOUR_MS)
+    backoff: Backoff = Backoff()
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """`start_ms`: a process must be PARKED; `join_ms`: all ranks RUNNING after a generation is announced; `stop_ms`: SIGTERM to SIGKILL."""
+
+    start_ms: int = 120_000
+    join_ms: int = 60_000
+    stop_ms: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A `TrainingJob` manifest, complete with defaults."""
+
+    name: str
+    workload: Workload
+    ranks: int
+    accelerators_per_rank: int = 1
+    parallel: Parallel = Parallel()
+    spares: SparePolicy = SparePolicy()
+    checkpoint: CheckpointPolicy = CheckpointPolicy()
+    restart_policy: RestartPolicy = RestartPolicy()
+    timeouts: Timeouts = Timeouts()
+    labels: tuple[tuple[str, str], ...] = ()
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedManifest:
+    """Outcome of reading a manifest: a spec, or the violations (never both)."""
+
+    spec: JobSpec | None
+    violations: tuple[Violation, ...] = field(default=())
