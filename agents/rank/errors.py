@@ -1,0 +1,30 @@
+"""What a workload's thread may see raised by the rank library, and the exit codes of a rank process."""
+
+from __future__ import annotations
+
+EXIT_WORKLOAD_ERROR = 1
+"""The workload raised, or returned without `finish`; judged by the job's user budget."""
+
+EXIT_REPLICA_DIVERGENCE = 17
+"""Replicas that must hold the same bits do not: persistent result disagreement."""
+
+EXIT_PEER_LOST = 75
+"""A peer was lost and no new generation came in time (EX_TEMPFAIL: nothing is wrong with this process)."""
+
+EXIT_TERMINATED = 143
+"""SIGTERM was obeyed (128 + 15)."""
+
+
+class GenerationChanged(Exception):
+    """This attempt is over: a newer generation is waiting, or a peer was lost and one will come.
+
+    Raised by every wait of the library. Leave the step, let `with generation:` end, take the next generation.
+    """
+
+
+class WorkloadRefused(Exception):
+    """The process cannot run this workload: environment, module or arguments are wrong."""
+
+
+class ReplicaDivergence(Exception):
+    """Replicas of one state disagree; the message names the tensors."""

@@ -1,0 +1,323 @@
+"""One attempt of a job as one of its ranks sees it: the table, the groups, the restore point, the ways it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from phalanx.v1 import agent_pb2, local_pb2, types_pb2
+
+from agents.rank.assignment import Assignment, Coordinates, Degrees, RankRow, RestorePoint, ShardFile
+from agents.rank.control import Control
+from agents.rank.errors import EXIT_PEER_LOST, GenerationChanged
+from agents.rank.link import note
+from agents.rank.outbox import RankFacts, age_ms
+from agents.rank.sockets import Endpoint, shut_down_connections
+
+if TYPE_CHECKING:
+    from agents.rank.group import Collectives, Group
+    from agents.rank.rendezvous import Joiner
+
+PEER_LOSS_PATIENCE = 10
+"""Join time-outs to wait for a new generation after a peer was lost; then exit code 75."""
+
+JOIN_POLL_S = 0.02
+SETTLE_TIMEOUT_S = 2.0
+"""For operations in flight to end with an error after their connections were shut down (measured: 1-2 ms)."""
+
+
+class Reporter(Protocol):
+    """What a generation says through its context."""
+
+    def facts(self) -> RankFacts:
+        """Newest status."""
+
+    def report(self, facts: RankFacts) -> None:
+        """Send a status."""
+
+    def send(self, key: tuple[str | int, ...], message: Any, *, acknowledged: bool) -> None:
+        """Send `message(now)` reliably."""
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Process groups of a generation; dimensions with the same members share one object."""
+
+    world: Group
+    data_parallel: Group
+    expert_parallel: Group
+    expert_data_parallel: Group
+
+
+class Generation:
+    """One rank table of the job, until the next one. Use it as a context manager around all work of the attempt.
+
+    `with generation:` drops the process groups at its end and swallows what is only a consequence of the generation
+    being over: GenerationChanged, and any exception raised after a collective failed or a newer generation came.
+    """
+
+    def __init__(self, assignment: Assignment, control: Control, reporter: Reporter) -> None:
+        self.assignment = assignment
+        self._control = control
+        self._reporter = reporter
+        self._groups: dict[str, Group] = {}
+        self._endpoints: frozenset[Endpoint] = frozenset()
+        self._broken_since: float | None = None
+        self._on_end: list[Callable[[], None]] = []
+        control.on_change(self._interrupt)
+
+    @property
+    def number(self) -> int:
+        """The generation's number; grows, is never reused."""
+        return self.assignment.generation
+
+    @property
+    def rank(self) -> int:
+        """This process's rank."""
+        return self.assignment.rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.assignment.world_size
+
+    @property
+    def table(self) -> tuple[RankRow, ...]:
+        """The rank table, by rank."""
+        return self.assignment.table
+
+    @property
+    def degrees(self) -> Degrees:
+        """Parallel degrees of the job."""
+        return self.assignment.degrees
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """This rank's parallel coordinates."""
+        return self.assignment.degrees.coordinates(self.assignment.rank)
+
+    @property
+    def restore(self) -> RestorePoint:
+        """What to start from."""
+        return self.assignment.restore
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """This generation's own folder: write `step-<n>/<part>/...` here and nowhere else."""
+        return self.assignment.checkpoint_folder
+
+    @property
+    def job_folder(self) -> Path:
+        """Folder of the whole job on shared storage, for what outlives a generation (metrics)."""
+        return self.assignment.checkpoint_folder.parent
+
+    @property
+    def checkpoint_every_steps(self) -> int:
+        """Steps between checkpoints; 0: none."""
+        return self.assignment.checkpoint_every_steps
+
+    @property
+    def over(self) -> bool:
+        """True when a newer generation has come or a peer was lost."""
+        return self._control.newest_generation > self.number or self._broken_since is not None
+
+    def check(self) -> None:
+        """Raise GenerationChanged when a newer generation has come, SystemExit(143) when asked to stop."""
+        self._control.check_stop()
+        if self._control.newest_generation > self.number:
+            raise GenerationChanged(f"generation {self.number} is over, {self._control.newest_generation} is here")
+
+    def join(self) -> Groups:
+        """Meet all ranks of the generation and build the groups. Reports RESTORING when that is done.
+
+        Raises GenerationChanged when a newer one comes meanwhile, or when building failed (a peer was lost).
+        """
+        from agents.rank.rendezvous import Joiner  # noqa: PLC0415  torch is imported only by who joins
+
+        members = self._members()
+        joiner = Joiner(self.assignment, members)
+        joiner.start()
+        deadline = time.monotonic() + self._patience_s
+        try:
+            while not joiner.done.wait(JOIN_POLL_S):
+                self.check()
+                if time.monotonic() > deadline:
+                    raise self._given_up("did not meet all its ranks")
+        finally:
+            joiner.abandon()
+        self._adopt(joiner, members)
+        self._reporter.report(
+            replace(self._reporter.facts(), state=types_pb2.RANK_STATE_RESTORING, rendezvous_at=time.monotonic())
+        )
+        group = {ranks: self._groups[name] for name, ranks in members.items()}
+        wanted = self._dimensions()
+        return Groups(**{name: group[ranks] for name, ranks in wanted.items()})
+
+    def restored(self) -> None:
+        """State is loaded; optional, the first progress implies it."""
+        self._reporter.report(replace(self._reporter.facts(), restored_at=time.monotonic()))
+
+    def restore_failed(self, file: str, reason: str) -> None:
+        """Report a bad file of the restore point, wait for the next generation and raise GenerationChanged."""
+        note(f"restore from {self.restore.folder} failed: {file}: {reason}")
+        message = local_pb2.LocalRequest(
+            restore_failed=agent_pb2.RestoreFailed(
+                job_uid=self.assignment.job_uid,
+                generation=self.number,
+                rank=self.rank,
+                checkpoint_id=self.restore.checkpoint_id,
+                file=file,
+                reason=reason,
+            )
+        )
+        self._reporter.send(("restore", self.number), lambda _now: message, acknowledged=False)
+        raise self._await_successor(f"restore failed ({file})")
+
+    def shard_written(
+        self, step: int, files: Sequence[ShardFile], *, save_stall_s: float, step_reached_at: float
+    ) -> None:
+        """Report this rank's part of the checkpoint of `step`; an empty list when it owns nothing. Any thread.
+
+        Dropped when the generation is over. `step_reached_at` is on the monotonic clock.
+        """
+        if self.over:
+            return
+        message = agent_pb2.ShardWritten(
+            job_uid=self.assignment.job_uid,
+            generation=self.number,
+            step=step,
+            rank=self.rank,
+            folder=str(self.step_folder(step)),
+            files=[types_pb2.ShardFile(path=file.path, bytes=file.bytes, sha256=file.sha256) for file in files],
+            save_stall_s=save_stall_s,
+        )
+
+        def build(now: float) -> local_pb2.LocalRequest:
+            message.step_age_ms = age_ms(step_reached_at, now)
+            return local_pb2.LocalRequest(shard=message)
+
+        self._reporter.send(("shard", self.number, step), build, acknowledged=True)
+
+    def step_folder(self, step: int) -> Path:
+        """Folder of the checkpoint of `step` in this generation."""
+        return self.checkpoint_folder / f"step-{step}"
+
+    def peer_lost(self, group: str, error: RuntimeError) -> Exception:
+        """A collective of `group` failed; wait for the next generation and return what to raise."""
+        if self._control.newest_generation <= self.number:
+            text = str(error).partition("\n")[0]
+            note(f"generation {self.number}: lost a peer in group {group}: {text}")
+        return self._await_successor(f"a collective of group {group} failed")
+
+    def mark_broken(self) -> None:
+        """A collective failed somewhere that cannot wait (a library's future). Any thread."""
+        if self._broken_since is None:
+            self._broken_since = time.monotonic()
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call `callback` as soon as the generation ends, from whichever thread notices. Must not block."""
+        self._on_end.append(callback)
+        if self.over:
+            callback()
+
+    def next_assignment(self) -> Assignment:
+        """Block until the successor is there. Bounded when a peer was lost: SystemExit(75) with the reason."""
+        if self._broken_since is None:
+            while True:
+                assignment = self._control.wait_newer(self.number, None)
+                if assignment is not None:
+                    return assignment
+        left = self._broken_since + self._patience_s - time.monotonic()
+        assignment = self._control.wait_newer(self.number, max(0.0, left))
+        if assignment is None:
+            raise self._given_up("lost a peer")
+        return assignment
+
+    def drop(self) -> None:
+        """Free the groups' threads, sockets and memory. What is still in flight ends with an error."""
+        self._control.on_change(None)
+        self._interrupt()
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        groups = list(self._groups.values())
+        while groups and not all(group.settled() for group in groups):
+            if time.monotonic() > deadline:
+                note(f"generation {self.number}: an operation did not end after its connections were shut; keeping it")
+                _unfreeable.extend(groups)
+                break
+            time.sleep(0.001)
+        else:
+            for group in groups:
+                group.release()
+        self._groups.clear()
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        consequence = isinstance(error, GenerationChanged) or (isinstance(error, Exception) and self.over)
+        if consequence and not isinstance(error, GenerationChanged):
+            note(f"generation {self.number}: ended by {type(error).__name__}, after its end: {str(error)[:200]}")
+        self.drop()
+        return consequence
+
+    def _members(self) -> Mapping[str, tuple[int, ...]]:
+        """Distinct groups to build, by name, and the first dimension that uses each."""
+        chosen: dict[tuple[int, ...], str] = {}
+        for name, ranks in self._dimensions().items():
+            chosen.setdefault(ranks, name)
+        return {name: ranks for ranks, name in chosen.items()}
+
+    def _dimensions(self) -> Mapping[str, tuple[int, ...]]:
+        degrees, rank = self.degrees, self.rank
+        return {
+            "world": tuple(range(self.world_size)),
+            "data_parallel": degrees.data_parallel_ranks(rank),
+            "expert_parallel": degrees.expert_parallel_ranks(rank),
+            "expert_data_parallel": degrees.expert_data_parallel_ranks(rank),
+        }
+
+    def _adopt(self, joiner: Joiner, members: Mapping[str, tuple[int, ...]]) -> None:
+        from agents.rank.group import Group  # noqa: PLC0415  torch is imported only by who joins
+
+        built, joiner.built = joiner.built, None
+        if built is None:
+            text = str(joiner.error).partition("\n")[0]
+            if not self.over:
+                note(f"generation {self.number}: building the process groups failed: {text}")
+            raise self._await_successor(f"building the process groups failed: {text}")
+        self._endpoints = built.endpoints
+        for name, ranks in members.items():
+            self._groups[name] = Group(name, cast("Collectives", built.backends[name]), ranks, self.rank, self)
+        self.check()
+
+    def _interrupt(self) -> None:
+        if self._endpoints:
+            shut_down_connections(self._endpoints)
+        for callback in self._on_end:
+            callback()
+
+    @property
+    def _patience_s(self) -> float:
+        return PEER_LOSS_PATIENCE * self.assignment.join_timeout_s
+
+    def _given_up(self, what: str) -> SystemExit:
+        note(
+            f"generation {self.number} {what} and no new generation came within {self._patience_s:.0f} s "
+            f"({PEER_LOSS_PATIENCE} join time-outs): leaving with code {EXIT_PEER_LOST}"
+        )
+        return SystemExit(EXIT_PEER_LOST)
+
+    def _await_successor(self, reason: str) -> Exception:
+        self.mark_broken()
+        self.next_assignment()
+        return GenerationChanged(f"generation {self.number} is over: {reason}")
+
+
+_unfreeable: list[Group] = []
+"""Groups whose destructor would block; kept for the life of the process, said in its log."""
