@@ -83,7 +83,9 @@ class Journal(Protocol):
         """
         ...
 
-    def newest(self, limit: int, *, after: int = 0, job: str = "", node: str = "", types: Sequence[str] = ()) -> list[JournalEntry]:
+    def newest(
+        self, limit: int, *, after: int = 0, job: str = "", node: str = "", types: Sequence[str] = ()
+    ) -> list[JournalEntry]:
         """The newest `limit` entries that match, oldest first. Empty filters match everything."""
         ...
 

@@ -1,0 +1,1 @@
+"""Where every accelerator-second goes."""

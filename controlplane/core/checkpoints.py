@@ -1,0 +1,91 @@
+"""Checkpoints of a job as the journal knows them, and the choice of a restore point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from controlplane.core.vocabulary import CheckpointState
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """One file of a shard: path relative to the checkpoint's folder, size in bytes, SHA-256 in hex."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What one rank reported: its files, the stall of the save (ns) and when the saved step was reached (Unix ns)."""
+
+    rank: int
+    files: tuple[ShardFile, ...]
+    save_stall_ns: int
+    reached_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One checkpoint; WRITING until every rank of its generation has reported.
+
+    `productive_ns` is the job's PRODUCTIVE ledger value at the moment the step was reached: what lies above it is lost
+    when the job goes back to here.
+    """
+
+    id: str
+    generation: int
+    step: int
+    folder: str
+    state: CheckpointState
+    shards: tuple[Shard, ...] = ()
+    committed_ns: int = 0
+    productive_ns: int = 0
+    reason: str = ""
+
+    @property
+    def files(self) -> tuple[ShardFile, ...]:
+        """All files, by rank."""
+        return tuple(file for shard in sorted(self.shards, key=lambda s: s.rank) for file in shard.files)
+
+    @property
+    def restorable(self) -> bool:
+        """Complete and not poisoned."""
+        return self.state in (CheckpointState.COMMITTED, CheckpointState.VERIFIED)
+
+
+def checkpoint_id(job_uid: str, generation: int, step: int) -> str:
+    """Name of a checkpoint: job, generation that wrote it, step."""
+    return f"{job_uid}/g{generation}/step-{step}"
+
+
+def restore_point(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    """The newest complete, unpoisoned checkpoint; None means step 0. Ties go to the later generation."""
+    usable = [c for c in checkpoints if c.restorable]
+    return max(usable, key=lambda c: (c.step, c.generation), default=None)
+
+
+def pinned(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    """The checkpoint that retention must never delete (S10): the newest VERIFIED one, else the newest restorable one."""
+    known = list(checkpoints)
+    verified = [c for c in known if c.state is CheckpointState.VERIFIED]
+    return restore_point(verified) or restore_point(known)
+
+
+def expirable(checkpoints: Iterable[Checkpoint], keep: int, current: str) -> tuple[str, ...]:
+    """Ids that retention may delete: beyond the newest `keep` restorable ones, never the pinned one nor `current`.
+
+    WRITING ones of a step older than the newest committed one can never be completed usefully and go too.
+    """
+    known = list(checkpoints)
+    usable = sorted((c for c in known if c.restorable), key=lambda c: (c.step, c.generation), reverse=True)
+    keeper = pinned(known)
+    spare = {current, keeper.id if keeper else ""}
+    old = [c.id for c in usable[keep:]]
+    newest = usable[0].step if usable else -1
+    abandoned = [
+        c.id for c in known if c.state in (CheckpointState.WRITING, CheckpointState.POISONED) and c.step < newest
+    ]
+    return tuple(sorted(set(old + abandoned) - spare))

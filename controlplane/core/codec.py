@@ -1,0 +1,102 @@
+"""Frozen dataclasses to JSON values and back, by their declared types. No pickle, no guessing.
+
+Supported field types: int, float, str, bool, enums, dataclasses, tuples, `X | None`, `dict[str, X]` and numpy arrays
+(as dtype name, shape and flat list). A codec is built once per class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable
+from enum import Enum
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+Encode = Callable[[Any], Any]
+Decode = Callable[[Any], Any]
+
+
+def _identity(value: Any) -> Any:
+    return value
+
+
+def _array_out(value: np.ndarray) -> dict[str, Any]:
+    return {"dtype": str(value.dtype), "shape": list(value.shape), "data": value.ravel().tolist()}
+
+
+def _array_in(value: dict[str, Any]) -> np.ndarray:
+    return np.array(value["data"], dtype=value["dtype"]).reshape(value["shape"])
+
+
+def _tuple_codec(arguments: tuple[Any, ...]) -> tuple[Encode, Decode]:
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        encode, decode = codec_of(arguments[0])
+        if encode is _identity:
+            return list, tuple
+        return (lambda v: [encode(x) for x in v]), (lambda v: tuple(decode(x) for x in v))
+    parts = [codec_of(argument) for argument in arguments]
+    return (
+        lambda v: [part[0](x) for part, x in zip(parts, v, strict=True)],
+        lambda v: tuple(part[1](x) for part, x in zip(parts, v, strict=True)),
+    )
+
+
+def _dataclass_codec(cls: Any) -> tuple[Encode, Decode]:
+    hints = typing.get_type_hints(cls)
+    fields = [(f.name, *codec_of(hints[f.name])) for f in dataclasses.fields(cls) if f.init]
+
+    def encode(value: Any) -> dict[str, Any]:
+        return {name: out(getattr(value, name)) for name, out, _ in fields}
+
+    def decode(value: dict[str, Any]) -> Any:
+        unknown = value.keys() - {name for name, _, _ in fields}
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no fields {sorted(unknown)}")
+        return cls(**{name: into(value[name]) for name, _, into in fields if name in value})
+
+    return encode, decode
+
+
+@cache
+def codec_of(kind: Any) -> tuple[Encode, Decode]:
+    """(encode, decode) for a declared type.
+
+    Raises:
+        TypeError: the type has no codec.
+    """
+    if kind in (int, float, str, bool, type(None)):
+        return _identity, _identity
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is np.ndarray or origin is np.ndarray:
+        return _array_out, _array_in
+    if origin is tuple:
+        return _tuple_codec(arguments)
+    if origin is dict:
+        encode, decode = codec_of(arguments[1])
+        return (lambda v: {k: encode(x) for k, x in v.items()}), (lambda v: {k: decode(x) for k, x in v.items()})
+    if origin in (types.UnionType, typing.Union) and type(None) in arguments and len(arguments) == 2:
+        encode, decode = codec_of(arguments[0] if arguments[1] is type(None) else arguments[1])
+        return (lambda v: None if v is None else encode(v)), (lambda v: None if v is None else decode(v))
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return (lambda v: v.value), kind
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_codec(kind)
+    raise TypeError(f"no codec for {kind!r}")
+
+
+def encode(value: Any) -> Any:
+    """A dataclass value as JSON-able data."""
+    return codec_of(type(value))[0](value)
+
+
+def decode(kind: type[Any], data: Any) -> Any:
+    """JSON-able data as a value of `kind`.
+
+    Raises:
+        ValueError: a field is unknown to this version.
+    """
+    return codec_of(kind)[1](data)

@@ -1,0 +1,96 @@
+"""A decision in the making: records, effects and what to look at next. Collected by the parts of the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.events import Settle
+from controlplane.core.fleet import Fleet
+from controlplane.core.health.suspicion import SuspicionPolicy
+from controlplane.core.records import EffectsIssued, Record
+from controlplane.core.softstate import SoftState
+from controlplane.core.spec import Violation
+from controlplane.core.state import State
+from controlplane.core.units import ms
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Site-wide settings of the decisions. Times in milliseconds.
+
+    `orphan_grace_ms`: ranks run on this long without a controller. `effect_ms`: an agent must answer within.
+    """
+
+    suspicion: SuspicionPolicy = SuspicionPolicy()
+    orphan_grace_ms: int = 600_000
+    effect_ms: int = 120_000
+    max_active_jobs: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an operator or agent gets back."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that changes nothing. `code`: invalid, conflict, not_found, stale; `reason`: constant name for machines."""
+
+    code: str
+    reason: str
+    message: str
+    violations: tuple[Violation, ...] = ()
+
+
+@dataclass(slots=True)
+class Draft:
+    """Everything one step will return. Reads `state`, never changes it."""
+
+    state: State
+    now_ns: int
+    soft: SoftState
+    policy: Policy
+    records: list[Record] = field(default_factory=list)
+    follow: list[Settle] = field(default_factory=list)
+    reply: Answer | Refusal | None = None
+    _effects: list[Effect] = field(default_factory=list)
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet as it is before this step."""
+        return self.state.fleet
+
+    def write(self, record: Record) -> None:
+        """Add a record."""
+        self.records.append(record)
+
+    def settle(self, job: str) -> None:
+        """Look at a job again once the records are applied."""
+        if Settle(job) not in self.follow:
+            self.follow.append(Settle(job))
+
+    def effect(
+        self,
+        kind: EffectKind,
+        target: str,
+        *,
+        job: str = "",
+        generation: int = 0,
+        items: tuple[str, ...] = (),
+        grace_ms: int = 0,
+        full: bool = False,
+        timeout_ms: int = 0,
+    ) -> None:
+        """Ask for something to be done outside once the records are durable."""
+        number = self.state.next_effect + len(self._effects)
+        deadline = self.now_ns + ms(timeout_ms or self.policy.effect_ms)
+        self._effects.append(Effect(f"e{number}", kind, target, deadline, job, generation, items, grace_ms, full))
+
+    def finish(self) -> None:
+        """Close the draft: the effects become one record, last."""
+        if self._effects:
+            self.records.append(EffectsIssued(tuple(self._effects)))
+            self._effects = []

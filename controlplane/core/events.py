@@ -1,0 +1,231 @@
+"""What comes in: observations by agents and cells, commands by operators, and the passing of time. Plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from controlplane.core.checkpoints import ShardFile
+from controlplane.core.fleet import Accelerator
+from controlplane.core.jobs import Exit
+from controlplane.core.spec import JobSpec
+from controlplane.core.vocabulary import RankState
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """A node agent's view of one host. Times are Unix ns on our clock (converted from ages); 0: not reached."""
+
+    job: str
+    serial: int
+    state: RankState
+    rank: int
+    generation: int
+    pid: int = 0
+    host_pid: int = 0
+    since_ns: int = 0
+    exit: Exit | None = None
+    joining_ns: int = 0
+    rendezvous_ns: int = 0
+    restored_ns: int = 0
+    first_step_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AcceleratorRow:
+    """A node agent's view of one device, by position."""
+
+    index: int
+    state: int
+    device: Accelerator
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRow:
+    """One rank's part of a checkpoint is on storage."""
+
+    job: str
+    generation: int
+    step: int
+    rank: int
+    folder: str
+    files: tuple[ShardFile, ...]
+    save_stall_ns: int
+    reached_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreFailedRow:
+    """A rank could not use a file of its restore point."""
+
+    job: str
+    generation: int
+    rank: int
+    checkpoint: str
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRow:
+    """Outcome of reading a checkpoint back."""
+
+    job: str
+    checkpoint: str
+    ok: bool
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHello:
+    """An agent opened its session; rows are the whole truth of the node."""
+
+    node: str
+    boot_id: str
+    labels: tuple[tuple[str, str], ...]
+    address: str
+    version: str
+    hosts: tuple[HostRow, ...]
+    accelerators: tuple[AcceleratorRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """Rows that changed, or all of them when `full`."""
+
+    node: str
+    boot_id: str
+    full: bool = False
+    hosts: tuple[HostRow, ...] = ()
+    accelerators: tuple[AcceleratorRow, ...] = ()
+    shards: tuple[ShardRow, ...] = ()
+    restore_failures: tuple[RestoreFailedRow, ...] = ()
+    checked: tuple[CheckedRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSessionLost:
+    """The agent's stream ended. Says nothing about the node's ranks."""
+
+    node: str
+    boot_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CellHello:
+    """A cell agent opened its session. Another `incarnation` means that all actors of the former one are gone."""
+
+    cell: str
+    boot_id: str
+    incarnation: str
+    store_address: str
+    nodes: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CellReport:
+    """Membership as Ray sees it (node, alive), and actors that died: (host id, reason). Evidence, not verdicts."""
+
+    cell: str
+    boot_id: str
+    nodes: tuple[tuple[str, bool], ...] = ()
+    dead_actors: tuple[tuple[str, str], ...] = ()
+    store_address: str = ""
+    store_known: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CellSessionLost:
+    """The cell agent's stream ended. Ranks run on."""
+
+    cell: str
+    boot_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EffectDone:
+    """An agent's answer to an effect."""
+
+    effect_id: str
+    ok: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitJob:
+    """An operator's job. A dry run answers the same and stores nothing."""
+
+    request_id: str
+    spec: JobSpec
+    dry_run: bool = False
+    default_root: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelJob:
+    """Stop a job: SIGTERM, deadline, SIGKILL."""
+
+    request_id: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CordonNode:
+    """Add an owned reason for which the node takes no new work."""
+
+    request_id: str
+    node: str
+    owner: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UncordonNode:
+    """Remove one owner's reason; other owners' stay."""
+
+    request_id: str
+    node: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class InjectFault:
+    """Make a simulated accelerator report a fault (empty code: clear it)."""
+
+    request_id: str
+    node: str
+    accelerator: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyCheckpoint:
+    """Have a checkpoint read back."""
+
+    request_id: str
+    job: str
+    checkpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed. `stall_ns`: how much longer than planned since the last one (our own lag)."""
+
+    stall_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Compare a job with what it wants and decide what is next. Issued by the machine itself after changes."""
+
+    job: str
+    evidence: tuple[str, ...] = field(default=())
+
+
+Command = SubmitJob | CancelJob | CordonNode | UncordonNode | InjectFault | VerifyCheckpoint
+Observation = NodeHello | NodeReport | NodeSessionLost | CellHello | CellReport | CellSessionLost | EffectDone
+Event = Command | Observation | Tick | Settle

@@ -1,0 +1,150 @@
+"""Nodes and their accelerators as columns, indexed by node number (order of first registration)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from controlplane.core.columns import BoolColumn, ByteColumn, IntColumn, filled, put
+from controlplane.core.vocabulary import AcceleratorState, NodeLiveness, NodeService
+
+FREE = -1
+"""Value of an owner column where no job holds the accelerator or reserves the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """Identity and last fault of one device; keyed by serial, never by index."""
+
+    serial: str
+    pci_address: str = ""
+    vendor: str = ""
+    model: str = ""
+    fault_code: str = ""
+    fault_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cordon:
+    """One owned reason why a node takes no new work."""
+
+    owner: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What is known of a node and seldom changes."""
+
+    name: str
+    boot_id: str = ""
+    address: str = ""
+    version: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    cordons: tuple[Cordon, ...] = ()
+    accelerators: tuple[Accelerator, ...] = ()
+
+    def label(self, key: str) -> str:
+        """Value of a label, "" when absent."""
+        return next((value for name, value in self.labels if name == key), "")
+
+
+def _empty(dtype: type) -> np.ndarray:
+    return np.zeros(0, dtype=dtype)
+
+
+@dataclass(slots=True)
+class Fleet:
+    """All nodes of the site.
+
+    Columns have one row per node; `acc_state` and `acc_owner` are (nodes, widest node). Arrays are replaced, never
+    written in place; `clone` is therefore cheap.
+    """
+
+    facts: tuple[NodeFacts, ...] = ()
+    liveness: ByteColumn = field(default_factory=lambda: _empty(np.uint8))
+    service: ByteColumn = field(default_factory=lambda: _empty(np.uint8))
+    session: BoolColumn = field(default_factory=lambda: _empty(np.bool_))
+    cell_member: BoolColumn = field(default_factory=lambda: _empty(np.bool_))
+    cordoned: BoolColumn = field(default_factory=lambda: _empty(np.bool_))
+    rack: IntColumn = field(default_factory=lambda: _empty(np.int32))
+    reserved: IntColumn = field(default_factory=lambda: _empty(np.int32))
+    acc_state: ByteColumn = field(default_factory=lambda: np.zeros((0, 0), dtype=np.uint8))
+    acc_owner: IntColumn = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int32))
+    racks: tuple[str, ...] = ()
+    index: dict[str, int] = field(default_factory=dict)
+
+    def clone(self) -> Fleet:
+        """A copy that shares every column."""
+        return Fleet(
+            self.facts, self.liveness, self.service, self.session, self.cell_member, self.cordoned, self.rack,
+            self.reserved, self.acc_state, self.acc_owner, self.racks, self.index,
+        )  # fmt: skip
+
+    @property
+    def size(self) -> int:
+        """Number of nodes ever registered."""
+        return len(self.facts)
+
+    def number(self, name: str) -> int | None:
+        """Node number of a name."""
+        return self.index.get(name)
+
+    def name(self, number: int) -> str:
+        """Name of a node number."""
+        return self.facts[number].name
+
+    def add(self, facts: NodeFacts) -> int:
+        """Append a node: JOINING, ALIVE by registration, no session yet. Returns its number."""
+        number = self.size
+        rack_name = facts.label("rack")
+        if rack_name not in self.racks:
+            self.racks = (*self.racks, rack_name)
+        self.facts = (*self.facts, facts)
+        self.index = {**self.index, facts.name: number}
+        self.liveness = np.append(self.liveness, np.uint8(NodeLiveness.ALIVE))
+        self.service = np.append(self.service, np.uint8(NodeService.JOINING))
+        self.session = np.append(self.session, np.bool_(False))
+        self.cell_member = np.append(self.cell_member, np.bool_(False))
+        self.cordoned = np.append(self.cordoned, np.bool_(False))
+        self.rack = np.append(self.rack, np.int32(self.racks.index(rack_name)))
+        self.reserved = np.append(self.reserved, np.int32(FREE))
+        width = self.acc_state.shape[1]
+        self.acc_state = np.vstack([self.acc_state, np.zeros((1, width), dtype=np.uint8)])
+        self.acc_owner = np.vstack([self.acc_owner, filled(width, FREE).reshape(1, width)])
+        return number
+
+    def set_facts(self, number: int, facts: NodeFacts) -> None:
+        """Replace what is known of a node."""
+        self.facts = (*self.facts[:number], facts, *self.facts[number + 1 :])
+        self.cordoned = put(self.cordoned, number, bool(facts.cordons))
+
+    def set_accelerators(self, number: int, devices: tuple[Accelerator, ...], states: tuple[int, ...]) -> None:
+        """Replace the devices of a node, position by position; positions beyond become empty."""
+        width = max(len(devices), self.acc_state.shape[1])
+        if width > self.acc_state.shape[1]:
+            grow = width - self.acc_state.shape[1]
+            self.acc_state = np.pad(self.acc_state, ((0, 0), (0, grow)))
+            self.acc_owner = np.pad(self.acc_owner, ((0, 0), (0, grow)), constant_values=FREE)
+        row = np.zeros(width, dtype=np.uint8)
+        row[: len(states)] = states
+        self.acc_state = put(self.acc_state, number, row)
+
+    def schedulable(self) -> BoolColumn:
+        """Nodes that may take new work now (S2): ALIVE, in service, no cordon, session open, member of a cell."""
+        return (
+            (self.liveness == NodeLiveness.ALIVE)
+            & (self.service == NodeService.IN_SERVICE)
+            & ~self.cordoned
+            & self.session
+            & self.cell_member
+        )
+
+    def usable_accelerators(self) -> BoolColumn:
+        """(nodes, width) mask of devices that can run a rank: HEALTHY or DEGRADED."""
+        return (self.acc_state == AcceleratorState.HEALTHY) | (self.acc_state == AcceleratorState.DEGRADED)
+
+    def total_accelerators(self) -> int:
+        """Devices of the site, whatever their state."""
+        return int(np.count_nonzero(self.acc_state))

@@ -1,0 +1,102 @@
+"""The arithmetic of suspicion: silence, witnesses and what may be concluded. Vectorised over nodes, no state, no clock.
+
+The table is "Believing" in docs/language.md: silence alone makes a node SUSPECT; DEAD needs a second witness or the long
+time-out; ranks that still make steps prove the node alive; many silent at once without any witness make *us* the suspect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from controlplane.core.columns import BoolColumn, ByteColumn
+from controlplane.core.vocabulary import NodeLiveness
+
+
+@dataclass(frozen=True, slots=True)
+class SuspicionPolicy:
+    """Limits in seconds. `scatter_share`: from this share of the site on, silence without witness is our own fault."""
+
+    lease_s: float = 3.0
+    dead_without_witness_s: float = 300.0
+    scatter_minimum: int = 3
+    scatter_share: float = 0.3
+
+
+class Ground(IntEnum):
+    """Why a verdict was reached; 0 means no change."""
+
+    NONE = 0
+    BEAT = 1
+    SESSION_LOST = 2
+    LEASE = 3
+    CELL_WITNESS = 4
+    STEPS_WITNESS = 5
+    LONG_SILENCE = 6
+    CORRELATED = 7
+    PROOF_OF_LIFE = 8
+
+
+GROUND_TEXT = {
+    Ground.NONE: "",
+    Ground.BEAT: "beats arrive again",
+    Ground.SESSION_LOST: "the agent's stream was reset",
+    Ground.LEASE: "silent past its lease",
+    Ground.CELL_WITNESS: "silent past its lease, and its raylet is gone from the cell",
+    Ground.STEPS_WITNESS: "silent past its lease, and the steps of its job have stopped",
+    Ground.LONG_SILENCE: "silent past the long time-out",
+    Ground.CORRELATED: "many nodes fell silent at once without any witness: this controller cannot see",
+    Ground.PROOF_OF_LIFE: "its job still makes steps, so it lives; only the path to it is broken",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is seen of every node. `silence_s` is already free of our own lag.
+
+    `member`: its raylet is in the cell. `stopped`: a job with ranks there has stopped making steps for longer than a
+    lease. `stepping`: such a job made steps after the node's last beat.
+    """
+
+    liveness: ByteColumn
+    session: BoolColumn
+    silence_s: np.ndarray
+    member: BoolColumn
+    stopped: BoolColumn
+    stepping: BoolColumn
+
+
+def judge(sight: Sight, policy: SuspicionPolicy) -> tuple[ByteColumn, ByteColumn]:
+    """(liveness, ground) per node; where the ground is NONE nothing changes. DEAD nodes stay DEAD until they say hello."""
+    live = sight.liveness
+    result = live.copy()
+    ground = np.zeros(len(live), dtype=np.uint8)
+    judged = live != NodeLiveness.DEAD
+    silent = judged & (sight.silence_s > policy.lease_s)
+    heard = judged & ~silent & sight.session & (live != NodeLiveness.ALIVE)
+    reset = judged & ~silent & ~sight.session & (live == NodeLiveness.ALIVE)
+
+    def conclude(mask: np.ndarray, verdict: NodeLiveness, why: Ground) -> None:
+        changed = mask & (live != verdict) & (ground == Ground.NONE)
+        result[changed] = verdict
+        ground[changed] = why
+
+    conclude(heard, NodeLiveness.ALIVE, Ground.BEAT)
+    conclude(reset, NodeLiveness.SUSPECT, Ground.SESSION_LOST)
+    cell_says = silent & ~sight.member & ~sight.stepping
+    steps_say = silent & sight.stopped & ~sight.stepping
+    conclude(cell_says, NodeLiveness.DEAD, Ground.CELL_WITNESS)
+    conclude(steps_say, NodeLiveness.DEAD, Ground.STEPS_WITNESS)
+    alone = silent & ~cell_says & ~steps_say & ~sight.stepping
+    scattered = int(np.count_nonzero(alone)) >= max(
+        policy.scatter_minimum, policy.scatter_share * np.count_nonzero(judged)
+    )
+    if scattered:
+        conclude(alone, NodeLiveness.UNKNOWN, Ground.CORRELATED)
+        return result, ground
+    conclude(alone & (sight.silence_s > policy.dead_without_witness_s), NodeLiveness.DEAD, Ground.LONG_SILENCE)
+    conclude(alone & (live == NodeLiveness.ALIVE), NodeLiveness.SUSPECT, Ground.LEASE)
+    conclude(silent & sight.stepping & (live == NodeLiveness.ALIVE), NodeLiveness.SUSPECT, Ground.PROOF_OF_LIFE)
+    return result, ground

@@ -1,0 +1,235 @@
+"""A job: its specification, its current generation as columns over ranks, and its processes as columns over hosts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from controlplane.core.checkpoints import Checkpoint
+from controlplane.core.columns import ByteColumn, IntColumn
+from controlplane.core.spec import JobSpec
+from controlplane.core.vocabulary import TERMINAL, Blame, Bucket, JobState, RankState
+
+NONE = -1
+"""No node, no host, no rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended, as witnessed. `observed` false: gone, and nobody saw its status."""
+
+    observed: bool
+    code: int = 0
+    signal: int = 0
+    sender: str = ""
+    final_marker: bool = False
+    message: str = ""
+    group_empty: bool = False
+    result: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Exit 0 counts only with the final marker."""
+        return self.observed and self.code == 0 and self.signal == 0 and self.final_marker
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """Rank hosts of a job as parallel columns, ascending by `serial`. `rank` NONE: parked or on the way there.
+
+    `since_ms` is the time the state was entered, in Unix milliseconds.
+    """
+
+    serial: IntColumn
+    node: IntColumn
+    state: ByteColumn
+    rank: IntColumn
+    generation: IntColumn
+    pid: IntColumn
+    host_pid: IntColumn
+    since_ms: np.ndarray
+    empty: ByteColumn
+
+    @staticmethod
+    def none() -> Hosts:
+        """No hosts."""
+        zero = np.zeros(0, dtype=np.int32)
+        byte = np.zeros(0, dtype=np.uint8)
+        return Hosts(zero, zero, byte, zero, zero, zero, zero, np.zeros(0, dtype=np.int64), byte)
+
+    def row(self, serial: int) -> int:
+        """Row of a host, NONE when unknown."""
+        at = int(np.searchsorted(self.serial, serial))
+        return at if at < len(self.serial) and self.serial[at] == serial else NONE
+
+    def live(self) -> np.ndarray:
+        """Mask of hosts whose process has not ended."""
+        return (self.state != RankState.EXITED) & (self.state != RankState.LOST)
+
+
+@dataclass(frozen=True, slots=True)
+class LostRank:
+    """One rank that a running incident has taken, with the evidence."""
+
+    rank: int
+    serial: int
+    cause: str
+    blame: Blame
+    fault_ns: int
+    evidence: str
+    consequence: bool = False
+
+
+PEER_LOST_EXIT = 75
+"""Exit code of a rank that gave up waiting for a new generation: a consequence, never a cause."""
+
+
+def root_cause(lost: tuple[LostRank, ...]) -> LostRank | None:
+    """The earliest loss that is not itself a consequence of another; the earliest of all when every one is."""
+    roots = [entry for entry in lost if not entry.consequence]
+    return min(roots or lost, key=lambda entry: (entry.fault_ns, entry.rank), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Failures that are handled together, from the first fault to the first new step.
+
+    Times are Unix ns; 0: not reached. `collect_until_ns`: failures until then are judged together.
+    """
+
+    fault_ns: int
+    detected_ns: int
+    collect_until_ns: int
+    lost: tuple[LostRank, ...]
+    step: int
+    cause: str
+    decided_ns: int = 0
+    placed_ns: int = 0
+    rung: str = ""
+    reason: str = ""
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationClock:
+    """When all ranks of the current generation had reached a phase, Unix ns; 0: not yet."""
+
+    announced_ns: int = 0
+    joining_ns: int = 0
+    rendezvous_ns: int = 0
+    restored_ns: int = 0
+    running_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """A finished (or overtaken) recovery, for people and reports. Durations in nanoseconds by phase."""
+
+    generation: int
+    cause: str
+    rung: str
+    ranks: tuple[int, ...]
+    steps_lost: int
+    restore_step: int
+    restore_id: str
+    phases_ns: dict[str, int]
+    overtaken: bool
+    blame: str
+    fault_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """One charge to a restart ledger, at a time and at a proven step."""
+
+    blame: Blame
+    at_ns: int
+    step: int
+
+
+@dataclass(slots=True)
+class Job:
+    """One job. Rank columns have `spec.ranks` rows; `rank_acc` is (ranks, accelerators per rank), positions on the node.
+    `rank_times` is (ranks, 4): Unix ns at which each rank of the current generation was joining, had its groups, had
+    restored, had made its first step; 0: not yet.
+
+    Mutable only while an apply works on its own clone; arrays and tuples inside are always replaced.
+    """
+
+    name: str
+    uid: str
+    serial: int
+    spec: JobSpec
+    state: JobState
+    submitted_ns: int
+    blocker: str = ""
+    generation: int = 0
+    rank_node: IntColumn = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    rank_acc: IntColumn = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int32))
+    rank_host: IntColumn = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    rank_times: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), dtype=np.int64))
+    hosts: Hosts = field(default_factory=Hosts.none)
+    next_host: int = 1
+    spare_nodes: tuple[int, ...] = ()
+    changed_ranks: tuple[int, ...] = ()
+    restore_id: str = ""
+    restore_step: int = 0
+    clock: GenerationClock = GenerationClock()
+    incident: Incident | None = None
+    recoveries: tuple[Recovery, ...] = ()
+    restarts: tuple[Restart, ...] = ()
+    not_before_ns: int = 0
+    failed_starts: int = 0
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    ending: JobState | None = None
+    end_reason: str = ""
+    ended_ns: int = 0
+    result: dict[str, str] = field(default_factory=dict)
+    ledger_ns: dict[str, int] = field(default_factory=dict)
+    last_error: str = ""
+
+    def clone(self) -> Job:
+        """A copy that shares every column and value."""
+        return copy.copy(self)
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the job has ended for good."""
+        return self.state in TERMINAL
+
+    @property
+    def placed(self) -> bool:
+        """Whether every rank has a place."""
+        return len(self.rank_node) > 0
+
+    @property
+    def devices(self) -> int:
+        """Accelerators that the job holds now (ranks only, not spares)."""
+        return int(np.count_nonzero(self.rank_node >= 0)) * self.spec.accelerators_per_rank if self.placed else 0
+
+    def nodes(self) -> tuple[int, ...]:
+        """Node numbers that hold ranks, ascending."""
+        return tuple(int(n) for n in np.unique(self.rank_node) if n >= 0)
+
+    def bucket(self) -> Bucket:
+        """Where the job's accelerator-seconds go right now."""
+        if self.state is JobState.RUNNING:
+            return Bucket.PRODUCTIVE
+        if self.state in (JobState.RECOVERING, JobState.SUSPENDED):
+            if self.clock.rendezvous_ns and not self.clock.restored_ns:
+                return Bucket.CHECKPOINT_RESTORE
+            return Bucket.RECOVERY
+        return Bucket.STARTUP
+
+
+def host_id(uid: str, serial: int) -> str:
+    """Wire name of a host."""
+    return f"{uid}-{serial}"
+
+
+def split_host_id(name: str) -> tuple[str, int] | None:
+    """(job uid, serial) of a host's wire name, None when it is not one of ours."""
+    uid, _, tail = name.rpartition("-")
+    return (uid, int(tail)) if uid and tail.isdigit() else None

@@ -1,0 +1,80 @@
+"""The machine: one event in, records and effects out. Reads only; `apply` changes. The parts it calls hold the policy.
+
+Contract of a turn (see `engine.turn`): for every event of a drained batch call `step` on the working state, apply its
+records to the working state, then step its follow-ups; append all records in one transaction; publish the working state;
+only then act on the effects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from controlplane.core import admission, observe, settle, sweep
+from controlplane.core import events as ev
+from controlplane.core import records as r
+from controlplane.core.draft import Answer, Draft, Policy, Refusal
+from controlplane.core.softstate import SoftState
+from controlplane.core.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one step returns: records in order, jobs to look at after applying them, and the answer to whoever asked."""
+
+    records: tuple[r.Record, ...]
+    follow: tuple[ev.Settle, ...]
+    reply: Answer | Refusal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """All decisions of Phalanx. Holds policy, never state."""
+
+    policy: Policy = field(default_factory=Policy)
+
+    def start(self, epoch: int, version: str) -> r.ControllerStarted:
+        """The first record of a leadership."""
+        return r.ControllerStarted(epoch, version)
+
+    def step(self, state: State, event: ev.Event, now_ns: int, soft: SoftState) -> Decision:
+        """Decide about one event at one time. Pure: the same arguments give the same decision.
+
+        Args:
+            state: the truth, with all earlier records applied; not changed.
+            event: an observation, a command, a tick or a look at a job.
+            now_ns: Unix nanoseconds, never going back.
+            soft: beats and steps.
+        """
+        draft = Draft(state, now_ns, soft, self.policy)
+        self._dispatch(draft, event)
+        draft.finish()
+        return Decision(tuple(draft.records), tuple(draft.follow), draft.reply)
+
+    def _dispatch(self, draft: Draft, event: ev.Event) -> None:
+        match event:
+            case ev.Settle():
+                settle.settle(draft, event.job)
+            case ev.Tick():
+                sweep.tick(draft)
+            case ev.NodeHello():
+                observe.node_hello(draft, event)
+            case ev.NodeReport():
+                observe.node_report(draft, event)
+            case ev.NodeSessionLost():
+                observe.node_session_lost(draft, event)
+            case ev.CellHello():
+                observe.cell_hello(draft, event)
+            case ev.CellReport():
+                observe.cell_report(draft, event)
+            case ev.CellSessionLost():
+                observe.cell_session_lost(draft, event)
+            case ev.EffectDone():
+                observe.effect_done(draft, event)
+            case (
+                ev.SubmitJob() | ev.CancelJob() | ev.CordonNode() | ev.UncordonNode() | ev.InjectFault()
+                | ev.VerifyCheckpoint()
+            ):  # fmt: skip
+                admission.command(draft, event)
+            case _:
+                assert_never(event)

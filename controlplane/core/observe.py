@@ -1,0 +1,389 @@
+"""Observations of node agents and cells into records: what each witness may conclude, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from controlplane.core import events as ev
+from controlplane.core import records as r
+from controlplane.core.checkpoints import Shard, checkpoint_id
+from controlplane.core.draft import Answer, Draft, Refusal
+from controlplane.core.effects import EffectKind
+from controlplane.core.jobs import NONE, PEER_LOST_EXIT, Exit, Job, LostRank, host_id, split_host_id
+from controlplane.core.units import ms
+from controlplane.core.vocabulary import (
+    ENDED_PROCESS,
+    AcceleratorState,
+    Blame,
+    CheckpointState,
+    JobState,
+    NodeLiveness,
+    RankState,
+)
+
+FENCING = "fencing"
+"""Owner of the cordon that keeps new ranks off a node while processes of an old generation live there."""
+
+
+def node_hello(draft: Draft, event: ev.NodeHello) -> None:
+    """A session opens: the node is ALIVE, its rows are the whole truth."""
+    fleet = draft.fleet
+    number = fleet.number(event.node)
+    devices = tuple(row.device for row in event.accelerators)
+    states = tuple(row.state for row in event.accelerators)
+    if number is not None:
+        known = fleet.facts[number]
+        if event.boot_id < known.boot_id:
+            draft.reply = Refusal(
+                "stale",
+                "OLDER_BOOT",
+                f"agent boot {event.boot_id} of {event.node} is older than {known.boot_id}, which this controller has "
+                "already seen: stop the older agent process",
+            )
+            return
+        changed = (
+            known.boot_id != event.boot_id
+            or known.accelerators != devices
+            or known.address != event.address
+            or known.labels != event.labels
+            or tuple(int(s) for s in fleet.acc_state[number][: len(states)]) != states
+        )
+    else:
+        changed = True
+    if changed:
+        draft.write(
+            r.NodeRegistered(event.node, event.boot_id, event.address, event.version, event.labels, devices, states)
+        )
+    draft.write(r.NodeSessionChanged(event.node, open=True, boot_id=event.boot_id, reason="hello"))
+    if number is not None and fleet.liveness[number] != NodeLiveness.ALIVE:
+        draft.write(r.LivenessChanged((event.node,), NodeLiveness.ALIVE, "the agent opened a session", ("session",)))
+    draft.reply = Answer()
+    if number is None:
+        number = fleet.size
+    _host_rows(draft, event.node, number, event.hosts, full=True)
+    for job in draft.state.active_jobs():
+        draft.settle(job.uid)
+
+
+def node_report(draft: Draft, event: ev.NodeReport) -> None:
+    """Rows of a node: processes, devices, shards, restore failures, verified checkpoints."""
+    number = draft.fleet.number(event.node)
+    if number is None or draft.fleet.facts[number].boot_id != event.boot_id:
+        draft.reply = Refusal("stale", "OLDER_BOOT", f"report of an earlier boot of {event.node}: dropped")
+        return
+    draft.reply = Answer()
+    _device_rows(draft, event, number)
+    _host_rows(draft, event.node, number, event.hosts, full=event.full)
+    for shard in event.shards:
+        _shard(draft, shard)
+    for failure in event.restore_failures:
+        _restore_failed(draft, failure)
+    for checked in event.checked:
+        _checked(draft, checked)
+
+
+def node_session_lost(draft: Draft, event: ev.NodeSessionLost) -> None:
+    """SUSPECT at once, never more."""
+    number = draft.fleet.number(event.node)
+    if number is None or draft.fleet.facts[number].boot_id != event.boot_id or not draft.fleet.session[number]:
+        return
+    draft.write(r.NodeSessionChanged(event.node, open=False, boot_id=event.boot_id, reason=event.reason))
+    if draft.fleet.liveness[number] == NodeLiveness.ALIVE:
+        draft.write(r.LivenessChanged((event.node,), NodeLiveness.SUSPECT, "the agent's stream ended", (event.reason,)))
+
+
+def _device_rows(draft: Draft, event: ev.NodeReport, number: int) -> None:
+    fleet = draft.fleet
+    known = fleet.facts[number].accelerators
+    changed = tuple(
+        row
+        for row in event.accelerators
+        if row.index >= len(known)
+        or known[row.index] != row.device
+        or int(fleet.acc_state[number][row.index]) != row.state
+    )
+    if not changed:
+        return
+    draft.write(r.AcceleratorsChanged(event.node, changed))
+    failed = {row.index: row for row in changed if row.state == AcceleratorState.FAILED}
+    for job in draft.state.active_jobs():
+        draft.settle(job.uid)
+        if not failed or not job.placed:
+            continue
+        lost = []
+        for rank in range(job.spec.ranks):
+            hit = [failed[int(p)] for p in job.rank_acc[rank] if int(p) in failed]
+            if int(job.rank_node[rank]) == number and hit and job.rank_host[rank] != NONE:
+                text = f"accelerator {hit[0].index} of {event.node} reports {hit[0].device.fault_code or 'FAILED'}"
+                serial = int(job.rank_host[rank])
+                lost.append(LostRank(rank, serial, text, Blame.INFRASTRUCTURE, draft.now_ns, f"probe: {text}"))
+        if lost:
+            names = tuple(host_id(job.uid, entry.serial) for entry in lost)
+            draft.effect(EffectKind.FENCE_HOSTS, f"node:{event.node}", job=job.uid, items=names)
+            lose_ranks(draft, job, tuple(lost), lost[0].cause)
+
+
+def _host_rows(draft: Draft, node: str, number: int, rows: Iterable[ev.HostRow], *, full: bool) -> None:
+    strays: list[str] = []
+    forget: list[str] = []
+    by_job: dict[str, list[ev.HostRow]] = {}
+    seen: set[tuple[str, int]] = set()
+    for row in rows:
+        seen.add((row.job, row.serial))
+        job = draft.state.jobs.get(row.job)
+        at = job.hosts.row(row.serial) if job and not job.terminal else NONE
+        known = job is not None and at != NONE and int(job.hosts.node[at]) == number
+        ended = row.state in ENDED_PROCESS
+        if ended:
+            forget.append(host_id(row.job, row.serial))
+        if known and job is not None and job.hosts.state[at] not in ENDED_PROCESS:
+            by_job.setdefault(row.job, []).append(row)
+        elif known and job is not None and ended and job.hosts.state[at] == RankState.LOST:
+            by_job.setdefault(row.job, []).append(row)
+        elif not ended:
+            strays.append(host_id(row.job, row.serial))
+    for uid, job_rows in by_job.items():
+        _job_rows(draft, draft.state.jobs[uid], number, job_rows)
+    if forget:
+        draft.effect(EffectKind.FORGET_HOSTS, f"node:{node}", items=tuple(forget))
+    if full:
+        _missing(draft, node, number, seen)
+        _fence_cordon(draft, node, number, strays)
+    if strays:
+        draft.effect(EffectKind.FENCE_HOSTS, f"node:{node}", items=tuple(strays))
+
+
+def _fence_cordon(draft: Draft, node: str, number: int, strays: list[str]) -> None:
+    """Keep new ranks off a node while strays live there (S1); only a full snapshot without any lifts it."""
+    cordons = draft.fleet.facts[number].cordons if number < draft.fleet.size else ()
+    held = any(cordon.owner == FENCING for cordon in cordons)
+    if strays and not held:
+        draft.write(r.NodeCordoned(node, FENCING, f"processes of old generations live: {', '.join(strays[:8])}"))
+    elif not strays and held:
+        draft.write(r.NodeUncordoned(node, FENCING))
+
+
+def _missing(draft: Draft, node: str, number: int, seen: set[tuple[str, int]]) -> None:
+    """Processes that we believe in and the agent does not know: fence, so that it scans and says that they are gone."""
+    for job in draft.state.active_jobs():
+        hosts = job.hosts
+        gone = [
+            int(serial)
+            for serial, at, state in zip(
+                hosts.serial.tolist(), hosts.node.tolist(), hosts.state.tolist(), strict=True
+            )
+            if at == number and state not in ENDED_PROCESS and state != RankState.STARTING
+            if (job.uid, int(serial)) not in seen
+        ]  # fmt: skip
+        if gone:
+            items = tuple(host_id(job.uid, serial) for serial in gone)
+            draft.effect(EffectKind.FENCE_HOSTS, f"node:{node}", job=job.uid, items=items)
+
+
+def _job_rows(draft: Draft, job: Job, number: int, rows: list[ev.HostRow]) -> None:
+    hosts = job.hosts
+    live: list[ev.HostRow] = []
+    lost: list[LostRank] = []
+    forgotten: list[int] = []
+    for row in rows:
+        at = hosts.row(row.serial)
+        rank = int(hosts.rank[at])
+        if row.state not in ENDED_PROCESS:
+            current = row.generation == int(hosts.generation[at])
+            if current or int(hosts.rank[at]) == NONE:
+                live.append(row if current or row.rank == NONE else _parked(row))
+            continue
+        exit_ = row.exit or Exit(observed=False, group_empty=True)
+        fault_ns = row.since_ns or draft.now_ns
+        draft.write(r.HostEnded(job.uid, row.serial, rank, fault_ns, exit_))
+        if rank == NONE:
+            if int(hosts.generation[at]) == 0 and not job.ending:
+                _start_failed(draft, job, row.serial, exit_)
+            if exit_.group_empty:
+                forgotten.append(row.serial)
+        elif not exit_.finished and not job.ending:
+            lost.append(lost_rank(job, rank, row.serial, exit_, fault_ns))
+            if exit_.group_empty:
+                forgotten.append(row.serial)
+    if live:
+        draft.write(r.HostsObserved(job.uid, number, tuple(live)))
+    if lost:
+        lose_ranks(draft, job, tuple(lost), lost[0].cause)
+    if forgotten:
+        draft.write(r.HostsForgotten(job.uid, tuple(forgotten)))
+    draft.settle(job.uid)
+
+
+def _parked(row: ev.HostRow) -> ev.HostRow:
+    """The row of a process that has not yet heard of its newer assignment."""
+    return ev.HostRow(row.job, row.serial, row.state, NONE, 0, row.pid, row.host_pid, row.since_ns)
+
+
+def _start_failed(draft: Draft, job: Job, serial: int, exit_: Exit) -> None:
+    """A parked (or parking) process ended by itself; what we fenced does not count."""
+    if exit_.sender == "agent":
+        return
+    if exit_.observed:
+        text = exit_.message or describe_exit(exit_)
+    else:
+        text = "the process vanished before it held a rank"
+    draft.write(r.StartFailed(job.uid, serial, text))
+
+
+def describe_exit(exit_: Exit) -> str:
+    """How a process ended, in words."""
+    if not exit_.observed:
+        return "is gone, nobody saw how"
+    if exit_.signal:
+        sender = f" sent by the {exit_.sender}" if exit_.sender in ("oom", "agent") else ""
+        return f"was killed by signal {exit_.signal}{sender}"
+    if exit_.code == 0:
+        return "exited 0 without the final marker"
+    return f"exited with code {exit_.code}"
+
+
+def lost_rank(job: Job, rank: int, serial: int, exit_: Exit, fault_ns: int) -> LostRank:
+    """A rank's end as a loss: who is to blame, and whether it is only a consequence of another."""
+    node = int(job.rank_node[rank])
+    text = f"rank {rank} {describe_exit(exit_)}"
+    user = exit_.observed and (not exit_.signal or exit_.sender == "oom") and exit_.code != PEER_LOST_EXIT
+    tail = exit_.message.strip().splitlines()[-1] if exit_.message.strip() else ""
+    evidence = f"node agent of node {node}: host {serial} {describe_exit(exit_)}" + (f": {tail}" if tail else "")
+    blame = Blame.USER if user else Blame.INFRASTRUCTURE
+    return LostRank(rank, serial, text, blame, fault_ns, evidence, consequence=exit_.code == PEER_LOST_EXIT)
+
+
+def lose_ranks(draft: Draft, job: Job, lost: tuple[LostRank, ...], cause: str) -> None:
+    """Open or widen the job's incident. What the machine did is decided at once; what the code did is collected first."""
+    if job.ending or job.state in (JobState.QUEUED,):
+        return
+    window = job.spec.restart_policy.collect_window_ms if any(entry.blame is Blame.USER for entry in lost) else 0
+    step = max(draft.soft.progress(job.uid)[0], job.restore_step)
+    draft.write(r.RanksLost(job.uid, lost, draft.now_ns + ms(window), step, cause))
+    draft.settle(job.uid)
+
+
+def _shard(draft: Draft, row: ev.ShardRow) -> None:
+    """Only shards of the current generation count (S3); repeats and late ones change nothing."""
+    job = draft.state.jobs.get(row.job)
+    if job is None or job.terminal or row.generation != job.generation or not 0 <= row.rank < job.spec.ranks:
+        return
+    name = checkpoint_id(job.uid, row.generation, row.step)
+    known = job.checkpoints.get(name)
+    if known and (known.state is not CheckpointState.WRITING or any(s.rank == row.rank for s in known.shards)):
+        return
+    shard = Shard(row.rank, row.files, row.save_stall_ns, row.reached_ns)
+    draft.write(r.ShardReported(job.uid, name, row.generation, row.step, row.folder, shard))
+    draft.settle(job.uid)
+
+
+def _restore_failed(draft: Draft, row: ev.RestoreFailedRow) -> None:
+    job = draft.state.jobs.get(row.job)
+    if job is None or job.terminal or row.generation != job.generation:
+        return
+    checkpoint = job.checkpoints.get(row.checkpoint)
+    reason = f"rank {row.rank} could not restore {row.file}: {row.reason}"
+    if checkpoint and checkpoint.restorable and not _already_poisoned(draft, row.checkpoint):
+        draft.write(r.CheckpointPoisoned(job.uid, row.checkpoint, reason))
+        lose_ranks(draft, job, (), f"checkpoint {row.checkpoint} is damaged: {reason}")
+
+
+def _already_poisoned(draft: Draft, name: str) -> bool:
+    return any(isinstance(record, r.CheckpointPoisoned) and record.checkpoint == name for record in draft.records)
+
+
+def _checked(draft: Draft, row: ev.CheckedRow) -> None:
+    job = draft.state.jobs.get(row.job)
+    checkpoint = job.checkpoints.get(row.checkpoint) if job else None
+    if job is None or checkpoint is None or not checkpoint.restorable:
+        return
+    if not row.ok:
+        draft.write(r.CheckpointPoisoned(job.uid, row.checkpoint, f"{row.file}: {row.reason}"))
+    elif checkpoint.state is CheckpointState.COMMITTED:
+        draft.write(r.CheckpointVerified(job.uid, row.checkpoint))
+        draft.settle(job.uid)
+
+
+def cell_hello(draft: Draft, event: ev.CellHello) -> None:
+    """A cell agent connects; its list is the whole membership."""
+    known = draft.state.cells.get(event.cell)
+    if known and event.boot_id < known.boot_id:
+        draft.reply = Refusal("stale", "OLDER_BOOT", f"cell agent boot {event.boot_id} is older than {known.boot_id}")
+        return
+    draft.reply = Answer()
+    draft.write(
+        r.CellSessionChanged(event.cell, True, event.boot_id, event.incarnation, event.store_address)  # noqa: FBT003
+    )
+    members = {name for name, alive in event.nodes if alive}
+    _membership(draft, event.cell, tuple((name, name in members) for name in draft.fleet.index))
+    for job in draft.state.active_jobs():
+        draft.settle(job.uid)
+
+
+def _membership(draft: Draft, cell: str, nodes: tuple[tuple[str, bool], ...]) -> None:
+    fleet = draft.fleet
+    joined = tuple(n for n, alive in nodes if n in fleet.index and alive and not fleet.cell_member[fleet.index[n]])
+    left = tuple(n for n, alive in nodes if n in fleet.index and not alive and fleet.cell_member[fleet.index[n]])
+    if joined or left:
+        draft.write(r.CellMembershipChanged(cell, joined, left))
+
+
+def cell_report(draft: Draft, event: ev.CellReport) -> None:
+    """Raylets come and go; dead actors matter only where no process had registered yet."""
+    known = draft.state.cells.get(event.cell)
+    if known is None or known.boot_id != event.boot_id:
+        draft.reply = Refusal("stale", "OLDER_BOOT", f"report of an earlier boot of cell agent {event.cell}: dropped")
+        return
+    draft.reply = Answer()
+    _membership(draft, event.cell, event.nodes)
+    if event.store_known and event.store_address != known.store_address:
+        draft.write(
+            r.CellSessionChanged(event.cell, known.open, known.boot_id, known.incarnation, event.store_address, "store")
+        )
+    for name, _reason in event.dead_actors:
+        fence_unstarted(draft, name)
+    for job in draft.state.active_jobs():
+        draft.settle(job.uid)
+
+
+def fence_unstarted(draft: Draft, name: str) -> None:
+    """A host that never told of itself will not come: have its node agent make sure, which ends it in the record."""
+    parts = split_host_id(name)
+    job = draft.state.jobs.get(parts[0]) if parts else None
+    if job is None or parts is None or job.terminal:
+        return
+    at = job.hosts.row(parts[1])
+    if at == NONE or job.hosts.state[at] != RankState.STARTING or job.hosts.pid[at]:
+        return
+    node = draft.fleet.name(int(job.hosts.node[at]))
+    draft.effect(EffectKind.FENCE_HOSTS, f"node:{node}", job=job.uid, items=(name,))
+
+
+def cell_session_lost(draft: Draft, event: ev.CellSessionLost) -> None:
+    """Ranks run on; nothing can be started until it is back."""
+    known = draft.state.cells.get(event.cell)
+    if known and known.open and known.boot_id == event.boot_id:
+        draft.write(
+            r.CellSessionChanged(
+                event.cell, False, known.boot_id, known.incarnation, known.store_address, event.reason  # noqa: FBT003
+            )
+        )  # fmt: skip
+
+
+def effect_done(draft: Draft, event: ev.EffectDone) -> None:
+    """Outcome of an effect; a failed one is answered where an answer exists."""
+    effect = draft.state.effects.get(event.effect_id)
+    if effect is None:
+        return
+    draft.write(r.EffectsFinished((effect.id,), event.ok, event.message[:500]))
+    if event.ok:
+        return
+    job = draft.state.jobs.get(effect.job)
+    if effect.kind is EffectKind.START_HOSTS:
+        for name in effect.items:
+            fence_unstarted(draft, name)
+    elif effect.kind is EffectKind.APPLY_GENERATION and job and job.generation == effect.generation and not effect.full:
+        draft.effect(
+            EffectKind.APPLY_GENERATION, effect.target, job=job.uid, generation=job.generation, full=True,
+            timeout_ms=job.spec.timeouts.join_ms,
+        )  # fmt: skip

@@ -1,0 +1,117 @@
+"""Gang placement on the topology: all ranks at once or a stated blocker. Vectorised over nodes; pure.
+
+Heuristic: the smallest rack that holds the whole gang, else the fullest racks first; inside a rack the emptiest nodes
+first, so that a gang touches few failure domains (as topology-aware schedulers pack, for example Kueue's TAS).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from controlplane.core.fleet import FREE, Fleet
+from controlplane.core.jobs import Job
+from controlplane.core.spec import JobSpec
+from controlplane.core.state import free_devices
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Node number and device positions of every rank, rank order; and the nodes held back as warm spares."""
+
+    nodes: tuple[int, ...]
+    accelerators: tuple[tuple[int, ...], ...]
+    spares: tuple[int, ...] = ()
+
+    @property
+    def flat(self) -> tuple[int, ...]:
+        """Device positions of all ranks in one row."""
+        return tuple(position for row in self.accelerators for position in row)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Why it does not fit now."""
+
+    reason: str
+
+
+def _order(fleet: Fleet, capacity: np.ndarray, ranks: int) -> np.ndarray:
+    """Node numbers in the order of filling."""
+    racks = len(fleet.racks)
+    by_rack = np.bincount(fleet.rack, weights=capacity, minlength=racks)
+    fits = by_rack >= ranks
+    key = np.where(fits, by_rack - by_rack.max(initial=0) - 1, -by_rack) if fits.any() else -by_rack
+    return np.lexsort((np.arange(fleet.size), -capacity, fleet.rack, key[fleet.rack]))
+
+
+def _take(free: np.ndarray, order: np.ndarray, capacity: np.ndarray, ranks: int, per_rank: int) -> Placement:
+    counts = capacity[order]
+    before = np.cumsum(counts) - counts
+    take = np.clip(ranks - before, 0, counts)
+    nodes: list[int] = []
+    positions: list[tuple[int, ...]] = []
+    for node, count in zip(order[take > 0].tolist(), take[take > 0].tolist(), strict=True):
+        free_here = np.flatnonzero(free[node])[: count * per_rank].reshape(count, per_rank)
+        nodes.extend([node] * count)
+        positions.extend(tuple(row) for row in free_here.tolist())
+    return Placement(tuple(nodes), tuple(positions))
+
+
+def place(fleet: Fleet, spec: JobSpec) -> Placement | Blocked:
+    """Places for a whole new job with its warm spares; fewer spares than asked for when there is no room for them."""
+    per_rank = spec.accelerators_per_rank
+    free = free_devices(fleet) & (fleet.reserved == FREE)[:, None]
+    capacity = free.sum(axis=1) // per_rank
+    if int(capacity.sum()) < spec.ranks:
+        return Blocked(_shortage(fleet, free, spec))
+    order = _order(fleet, capacity, spec.ranks)
+    placed = _take(free, order, capacity, spec.ranks, per_rank)
+    used = set(placed.nodes)
+    most = max(placed.nodes.count(node) for node in used)
+    spares = [n for n in order.tolist() if n not in used and capacity[n] >= most][: spec.spares.warm_nodes]
+    return Placement(placed.nodes, placed.accelerators, tuple(spares))
+
+
+def _shortage(fleet: Fleet, free: np.ndarray, spec: JobSpec) -> str:
+    wanted = spec.ranks * spec.accelerators_per_rank
+    text = f"needs {wanted} accelerators, {int(free.sum())} are free of {fleet.total_accelerators()} on the site"
+    held = int(np.count_nonzero(fleet.acc_owner != FREE))
+    away = int(np.count_nonzero(~fleet.schedulable()))
+    notes = [f"{held} are held by jobs"] * bool(held) + [f"{away} nodes take no work now"] * bool(away)
+    return text + (f" ({', '.join(notes)})" if notes else "")
+
+
+def replace_ranks(fleet: Fleet, job: Job, ranks: tuple[int, ...], avoid: frozenset[int]) -> Placement | Blocked:
+    """New places for lost ranks: the job's own warm spares first, then any free device. `avoid`: node numbers not to use."""
+    per_rank = job.spec.accelerators_per_rank
+    ours = (fleet.reserved == FREE) | (fleet.reserved == job.serial)
+    free = free_devices(fleet) & ours[:, None]
+    free[sorted(avoid)] = False
+    capacity = free.sum(axis=1) // per_rank
+    if int(capacity.sum()) < len(ranks):
+        return Blocked(
+            f"no place for {len(ranks)} lost ranks: {int(free.sum())} usable accelerators are free, "
+            f"{len(ranks) * per_rank} are needed"
+        )
+    warm = fleet.reserved == job.serial
+    whole = capacity >= len(ranks)
+    order = np.lexsort((np.arange(fleet.size), -capacity, ~whole, ~warm))
+    return _take(free, order, capacity, len(ranks), per_rank)
+
+
+def refill_spares(fleet: Fleet, job: Job) -> tuple[int, ...]:
+    """The warm spare nodes that the job should hold now: kept ones that are still good, topped up from free nodes."""
+    wanted = job.spec.spares.warm_nodes
+    per_rank = job.spec.accelerators_per_rank
+    free = free_devices(fleet)
+    capacity = free.sum(axis=1) // per_rank
+    most = int(np.bincount(job.rank_node).max(initial=0)) if job.placed else 0
+    kept = [node for node in job.spare_nodes if capacity[node] >= 1 and fleet.schedulable()[node]]
+    used = {*job.nodes(), *kept}
+    fresh = [
+        int(n) for n in np.flatnonzero((capacity >= most) & (fleet.reserved == FREE) & fleet.schedulable())
+        if int(n) not in used
+    ]  # fmt: skip
+    return tuple((kept + fresh)[:wanted])

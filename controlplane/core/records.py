@@ -1,0 +1,416 @@
+"""Durable records: everything that ever changes the state. Explicit types with versions; JSON bodies through `codec`.
+
+Numbers of nodes are registration order, which the journal itself fixes. A type that this version does not know makes the
+controller refuse to start; an older version of a type is lifted by its upcaster.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from controlplane.core import codec
+from controlplane.core.checkpoints import Shard
+from controlplane.core.effects import Effect
+from controlplane.core.events import AcceleratorRow, HostRow
+from controlplane.core.fleet import Accelerator
+from controlplane.core.jobs import Exit, LostRank
+from controlplane.core.spec import JobSpec
+from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, Phase, Rung
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerStarted:
+    """A controller took leadership: sessions are gone, every node gets a fresh lease."""
+
+    epoch: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRegistered:
+    """A node joined for the first time, or came back with other facts."""
+
+    node: str
+    boot_id: str
+    address: str
+    version: str
+    labels: tuple[tuple[str, str], ...]
+    accelerators: tuple[Accelerator, ...]
+    states: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSessionChanged:
+    """The agent's session opened or ended."""
+
+    node: str
+    open: bool
+    boot_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LivenessChanged:
+    """A verdict on nodes, with its witnesses."""
+
+    nodes: tuple[str, ...]
+    liveness: NodeLiveness
+    reason: str
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AcceleratorsChanged:
+    """Devices of a node changed state."""
+
+    node: str
+    rows: tuple[AcceleratorRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCordoned:
+    """An owner gave a reason for which the node takes no new work."""
+
+    node: str
+    owner: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUncordoned:
+    """An owner took its reason back."""
+
+    node: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class CellSessionChanged:
+    """A cell agent's session opened or ended."""
+
+    cell: str
+    open: bool
+    boot_id: str
+    incarnation: str
+    store_address: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CellMembershipChanged:
+    """Raylets joined or left the cell. Never more than membership."""
+
+    cell: str
+    joined: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobSubmitted:
+    """A job was accepted."""
+
+    uid: str
+    name: str
+    serial: int
+    spec: JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class JobPlaced:
+    """Places for all ranks (node numbers; positions flattened, accelerators-per-rank each) and the warm spare nodes."""
+
+    job: str
+    nodes: tuple[int, ...]
+    accelerators: tuple[int, ...]
+    spares: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RanksMoved:
+    """A patch of the rank table."""
+
+    job: str
+    ranks: tuple[int, ...]
+    nodes: tuple[int, ...]
+    accelerators: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SparesChanged:
+    """The warm spare nodes of a job are now these."""
+
+    job: str
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobStateChanged:
+    """A job changed state, or names another blocker."""
+
+    job: str
+    state: JobState
+    blocker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostsRequested:
+    """Processes wanted on nodes; each starts parked."""
+
+    job: str
+    serials: tuple[int, ...]
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostsObserved:
+    """Live processes as their node agent reported them."""
+
+    job: str
+    node: int
+    rows: tuple[HostRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostEnded:
+    """A process ended, or is lost with its node (`exit.observed` false). `group_empty`: nothing of it is left."""
+
+    job: str
+    serial: int
+    rank: int
+    at_ns: int
+    exit: Exit
+
+
+@dataclass(frozen=True, slots=True)
+class HostsForgotten:
+    """Ended processes that need no further thought."""
+
+    job: str
+    serials: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """A process without a rank ended by itself; the job's failed starts are counted."""
+
+    job: str
+    serial: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RanksLost:
+    """Evidence against ranks opens an incident or joins the running one. No `lost` rank: all keep their processes, but the
+    generation cannot go on (`cause` says why)."""
+
+    job: str
+    lost: tuple[LostRank, ...]
+    collect_until_ns: int
+    step: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryDecided:
+    """A verdict of the recovery ladder with everything it was based on."""
+
+    job: str
+    rung: Rung
+    reason: str
+    ranks: tuple[int, ...]
+    blame: Blame
+    charged: bool
+    step: int
+    not_before_ns: int
+    tried: tuple[str, ...]
+    budgets: tuple[str, ...]
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SurvivorsGivenUp:
+    """A restart of the whole job takes the rank from live processes; they are being fenced."""
+
+    job: str
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStarted:
+    """A new rank table is in force: every rank bound to a process, and the restore point."""
+
+    job: str
+    generation: int
+    hosts: tuple[int, ...]
+    changed_ranks: tuple[int, ...]
+    restore_id: str
+    restore_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationReached:
+    """All ranks of the generation have reached a phase."""
+
+    job: str
+    generation: int
+    phase: Phase
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinFailed:
+    """A generation did not come to run in time."""
+
+    job: str
+    generation: int
+    laggards: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReported:
+    """One rank's part of a checkpoint is on storage."""
+
+    job: str
+    checkpoint: str
+    generation: int
+    step: int
+    folder: str
+    shard: Shard
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointCommitted:
+    """All parts are there: the manifest is complete."""
+
+    job: str
+    checkpoint: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointVerified:
+    """Read back, all digests equal."""
+
+    job: str
+    checkpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPoisoned:
+    """Not to be restored."""
+
+    job: str
+    checkpoint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointsExpired:
+    """Retention: files may be deleted."""
+
+    job: str
+    checkpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnding:
+    """The job will end in `state`; its processes are being stopped."""
+
+    job: str
+    state: JobState
+    reason: str
+    result: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """The job has ended and holds nothing any more."""
+
+    job: str
+    state: JobState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EffectsIssued:
+    """Commands that will be sent once this is durable."""
+
+    effects: tuple[Effect, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EffectsFinished:
+    """Outcomes, in the order of `ids`; `expired` when nobody answered before the deadline."""
+
+    ids: tuple[str, ...]
+    ok: bool
+    message: str = ""
+    expired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAnswered:
+    """The answer to a mutating request; a repeat of the id gets the same."""
+
+    request_id: str
+    answer: dict[str, str]
+
+
+Record = (
+    ControllerStarted | NodeRegistered | NodeSessionChanged | LivenessChanged | AcceleratorsChanged | NodeCordoned
+    | NodeUncordoned | CellSessionChanged | CellMembershipChanged | JobSubmitted | JobPlaced | RanksMoved | SparesChanged
+    | JobStateChanged | HostsRequested | HostsObserved | HostEnded | HostsForgotten | StartFailed | RanksLost
+    | RecoveryDecided | SurvivorsGivenUp | GenerationStarted | GenerationReached | JoinFailed | ShardReported | CheckpointCommitted
+    | CheckpointVerified | CheckpointPoisoned | CheckpointsExpired | JobEnding | JobEnded | EffectsIssued
+    | EffectsFinished | RequestAnswered
+)  # fmt: skip
+
+TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}
+VERSIONS: Mapping[str, int] = {}
+"""Types whose fields have changed since version 1."""
+UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""(type, version) -> body of version + 1."""
+
+
+class UnknownRecord(Exception):
+    """The journal was written by a newer Phalanx; the message names type and version."""
+
+
+def version_of(record_type: str) -> int:
+    """Version in which this program writes a type."""
+    return VERSIONS.get(record_type, 1)
+
+
+def encode(record: Record) -> tuple[str, int, str]:
+    """(type, version, JSON body) of a record; keys sorted, so that equal records give equal text."""
+    name = type(record).__name__
+    return name, version_of(name), json.dumps(codec.encode(record), sort_keys=True, separators=(",", ":"))
+
+
+def decode(record_type: str, version: int, body: str) -> Record:
+    """A record from the journal.
+
+    Raises:
+        UnknownRecord: type or version is newer than this program.
+    """
+    cls = TYPES.get(record_type)
+    if cls is None or version > version_of(record_type):
+        known = f"knows version {version_of(record_type)}" if cls else "does not know the type"
+        raise UnknownRecord(
+            f"the journal holds {record_type} version {version}, this version of Phalanx {known}: "
+            "start the version that wrote it, or a newer one"
+        )
+    data = json.loads(body)
+    for step in range(version, version_of(record_type)):
+        data = UPCASTERS[(record_type, step)](data)
+    record: Record = codec.decode(cls, data)
+    return record
+
+
+def subject(record: Record) -> tuple[str, str]:
+    """(job uid, node name) that a record is about; "" where it is about none."""
+    node = getattr(record, "node", "")
+    return getattr(record, "job", getattr(record, "uid", "")), node if isinstance(node, str) else ""

@@ -1,0 +1,1 @@
+"""Which rung of the ladder: pure functions over a job, its incident and the fleet."""

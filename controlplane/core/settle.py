@@ -1,0 +1,355 @@
+"""Level-triggered: compare one job with what it wants, and take the next step towards it. Called after every change."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controlplane.core import records as r
+from controlplane.core.admission import end_job, request_verification
+from controlplane.core.checkpoints import expirable, restore_point
+from controlplane.core.draft import Draft
+from controlplane.core.effects import EffectKind
+from controlplane.core.jobs import NONE, Job, LostRank, host_id
+from controlplane.core.observe import lose_ranks
+from controlplane.core.placement.gang import Blocked, place, refill_spares
+from controlplane.core.recovery.budgets import backoff_ns
+from controlplane.core.recovery.decide import Verdict, decide, misplaced
+from controlplane.core.units import ms
+from controlplane.core.vocabulary import Blame, CheckpointState, JobState, NodeLiveness, Phase, RankState, Rung
+
+PHASES = (Phase.START, Phase.RENDEZVOUS, Phase.RESTORE, Phase.FIRST_STEP)
+
+
+def settle(draft: Draft, uid: str) -> None:
+    """One step for one job; every written record leads to another look."""
+    job = draft.state.jobs.get(uid)
+    if job is None or job.terminal:
+        return
+    before = len(draft.records)
+    _settle(draft, job)
+    if len(draft.records) > before:
+        draft.settle(uid)
+
+
+def _settle(draft: Draft, job: Job) -> None:
+    if job.ending is not None:
+        _finish_ending(draft, job, job.ending)
+    elif _all_finished(job):
+        end_job(draft, job, JobState.SUCCEEDED, "all ranks finished", 0)
+    elif not job.placed:
+        _place(draft, job)
+    elif job.incident is not None and not job.incident.decided_ns:
+        _decide(draft, job)
+    elif job.state is JobState.SUSPENDED:
+        _resume(draft, job)
+    elif _needs_generation(job):
+        _bind(draft, job)
+    else:
+        _phases(draft, job)
+        _checkpoints(draft, job)
+        _top_up(draft, job)
+
+
+def _all_finished(job: Job) -> bool:
+    """Every rank still holds its process, and every one of them ended with the final marker (others lose their rank)."""
+    if not job.placed or (job.rank_host == NONE).any() or not job.generation:
+        return False
+    hosts = job.hosts
+    rows = np.searchsorted(hosts.serial, job.rank_host)
+    return bool((hosts.state[rows] == RankState.EXITED).all())
+
+
+def _blocking(draft: Draft, job: Job) -> list[int]:
+    """Serials of processes of older generations that may still run, on nodes that are not DEAD (S1)."""
+    hosts = job.hosts
+    gone = (hosts.state == RankState.EXITED) & (hosts.empty == 1)
+    dead = draft.fleet.liveness[hosts.node] == NodeLiveness.DEAD
+    old = (hosts.generation > 0) & (hosts.rank == NONE) & ~gone & ~dead
+    return [int(serial) for serial in hosts.serial[old]]
+
+
+def _finish_ending(draft: Draft, job: Job, target: JobState) -> None:
+    hosts = job.hosts
+    dead = draft.fleet.liveness[hosts.node] == NodeLiveness.DEAD
+    left = int(np.count_nonzero((hosts.live() | (hosts.state == RankState.LOST)) & ~dead))
+    if left == 0:
+        draft.write(r.JobEnded(job.uid, target, job.end_reason))
+        folders = _unreachable_folders(job)
+        if folders:
+            _sweep(draft, job, folders)
+        return
+    _say(draft, job, f"ending as {target.name}: {left} processes are still to stop")
+
+
+def _unreachable_folders(job: Job) -> tuple[str, ...]:
+    """Folders of checkpoints that were never completed."""
+    return tuple(c.folder for c in job.checkpoints.values() if c.state is CheckpointState.WRITING)
+
+
+def _say(draft: Draft, job: Job, blocker: str, state: JobState | None = None) -> None:
+    """Name what the job waits for, once."""
+    target = state or job.state
+    if job.blocker != blocker or job.state is not target:
+        draft.write(r.JobStateChanged(job.uid, target, blocker))
+
+
+def _place(draft: Draft, job: Job) -> None:
+    placed = place(draft.fleet, job.spec)
+    if isinstance(placed, Blocked):
+        _say(draft, job, placed.reason)
+        return
+    draft.write(r.JobPlaced(job.uid, placed.nodes, placed.flat, placed.spares))
+
+
+def _decide(draft: Draft, job: Job) -> None:
+    incident = job.incident
+    if incident is None or draft.now_ns < incident.collect_until_ns:
+        return
+    finished = _ended_ranks(job)
+    if finished:
+        draft.write(r.RanksLost(job.uid, finished, incident.collect_until_ns, incident.step, incident.cause))
+        return
+    step = max(incident.step, draft.soft.progress(job.uid)[0])
+    verdict = decide(job, draft.fleet, draft.now_ns, step)
+    _write_verdict(draft, job, verdict, step)
+
+
+def _ended_ranks(job: Job) -> tuple[LostRank, ...]:
+    """Ranks that had already finished when another was lost: they must run again from the restore point."""
+    hosts = job.hosts
+    lost = []
+    for rank, serial in enumerate(job.rank_host.tolist()):
+        row = hosts.row(serial) if serial != NONE else NONE
+        if row != NONE and hosts.state[row] == RankState.EXITED:
+            text = f"rank {rank} had finished, but not the whole gang"
+            lost.append(
+                LostRank(rank, serial, text, Blame.INFRASTRUCTURE, int(hosts.since_ms[row]) * 1_000_000, text, True)
+            )
+    return tuple(lost)
+
+
+def _write_verdict(draft: Draft, job: Job, verdict: Verdict, step: int) -> None:
+    if (
+        verdict.rung is Rung.SUSPEND
+        and job.incident
+        and job.incident.rung == Rung.SUSPEND
+        and job.blocker == verdict.reason
+    ):
+        return
+    draft.write(
+        r.RecoveryDecided(
+            job.uid, verdict.rung, verdict.reason, verdict.ranks, verdict.blame, verdict.charged, step,
+            verdict.not_before_ns, verdict.tried, verdict.budgets, verdict.evidence,
+        )
+    )  # fmt: skip
+    match verdict.rung:
+        case Rung.FAIL:
+            end_job(draft, job, JobState.FAILED, verdict.reason, 0)
+        case Rung.SUSPEND:
+            _say(draft, job, verdict.reason, JobState.SUSPENDED if job.state is JobState.RECOVERING else job.state)
+        case Rung.ROLLBACK | Rung.RESTART_RANK | Rung.REPLACE_RANK | Rung.RESTART_JOB:
+            if verdict.moves:
+                draft.write(r.RanksMoved(job.uid, verdict.moved, verdict.moves.nodes, verdict.moves.flat))
+                kept = tuple(node for node in job.spare_nodes if node not in verdict.moves.nodes)
+                if kept != job.spare_nodes:
+                    draft.write(r.SparesChanged(job.uid, kept))
+            if verdict.fence:
+                _restart_survivors(draft, job, verdict)
+            state = JobState.RECOVERING if job.state is JobState.SUSPENDED else job.state
+            _say(draft, job, "waits for processes", state)
+
+
+def _restart_survivors(draft: Draft, job: Job, verdict: Verdict) -> None:
+    """RESTART_JOB gives survivors up: they are fenced, and nothing starts before each is reported empty."""
+    by_node: dict[int, list[int]] = {}
+    for serial in verdict.fence:
+        by_node.setdefault(int(job.hosts.node[job.hosts.row(serial)]), []).append(serial)
+    for node, serials in by_node.items():
+        items = tuple(host_id(job.uid, serial) for serial in serials)
+        draft.effect(EffectKind.FENCE_HOSTS, f"node:{draft.fleet.name(node)}", job=job.uid, items=items)
+    ranks = np.flatnonzero(np.isin(job.rank_host, verdict.fence))
+    draft.write(r.SurvivorsGivenUp(job.uid, tuple(int(rank) for rank in ranks)))
+
+
+def _resume(draft: Draft, job: Job) -> None:
+    """A suspended job looks again; the same answer is not written twice."""
+    step = max(job.incident.step if job.incident else 0, draft.soft.progress(job.uid)[0])
+    verdict = decide(job, draft.fleet, draft.now_ns, step)
+    if verdict.rung is not Rung.SUSPEND:
+        _write_verdict(draft, job, verdict, step)
+    else:
+        _say(draft, job, verdict.reason)
+
+
+def _needs_generation(job: Job) -> bool:
+    incident = job.incident
+    return bool((job.rank_host == NONE).any()) or bool(incident and incident.decided_ns and not incident.placed_ns)
+
+
+def _bind(draft: Draft, job: Job) -> None:
+    """Find a parked process for every rank without one; when all are there, a new generation begins."""
+    open_ranks = tuple(int(rank) for rank in np.flatnonzero(job.rank_host == NONE))
+    homeless = misplaced(job, draft.fleet, open_ranks)
+    if homeless:
+        lost = tuple(_homeless(draft, job, rank) for rank in homeless)
+        lose_ranks(draft, job, lost, lost[0].cause)
+        return
+    chosen, missing = _match(job, open_ranks)
+    if draft.now_ns < job.not_before_ns:
+        _say(draft, job, "backs off before the next start")
+        return
+    if missing:
+        if not _give_up_starting(draft, job):
+            _request(draft, job, missing)
+            names = ", ".join(f"{count} on {draft.fleet.name(node)}" for node, count in sorted(missing.items()))
+            _say(draft, job, f"waits for processes to park: {names}")
+        return
+    blocking = _blocking(draft, job)
+    if blocking:
+        _say(draft, job, f"waits until {len(blocking)} processes of the last generation are gone")
+        return
+    cell = draft.state.cell()
+    if cell is None or not cell.store_address:
+        _say(draft, job, "waits for the rendezvous store of a cell")
+        return
+    _start_generation(draft, job, chosen)
+
+
+def _homeless(draft: Draft, job: Job, rank: int) -> LostRank:
+    text = f"{draft.fleet.name(int(job.rank_node[rank]))} cannot take rank {rank} any more"
+    return LostRank(rank, NONE, text, Blame.INFRASTRUCTURE, draft.now_ns, text)
+
+
+def _match(job: Job, ranks: tuple[int, ...]) -> tuple[dict[int, int], dict[int, int]]:
+    """(rank -> serial of a parked process on its node, node -> processes still missing)."""
+    hosts = job.hosts
+    free = (hosts.generation == 0) & (hosts.state == RankState.PARKED)
+    parked: dict[int, list[int]] = {}
+    for serial, node in zip(hosts.serial[free].tolist(), hosts.node[free].tolist(), strict=True):
+        parked.setdefault(node, []).append(serial)
+    chosen: dict[int, int] = {}
+    missing: dict[int, int] = {}
+    for rank in ranks:
+        node = int(job.rank_node[rank])
+        if parked.get(node):
+            chosen[rank] = parked[node].pop(0)
+        else:
+            missing[node] = missing.get(node, 0) + 1
+    return chosen, missing
+
+
+def _give_up_starting(draft: Draft, job: Job) -> bool:
+    """Processes that end before they hold a rank are charged to the user's budget of starts."""
+    budget = job.spec.restart_policy.user
+    if budget.max < 0 or job.failed_starts <= budget.max:
+        return False
+    reason = (
+        f"processes ended {job.failed_starts} times before they could hold a rank (user budget {budget.max}); "
+        f"last error: {job.last_error}"
+    )
+    end_job(draft, job, JobState.FAILED, reason, 0)
+    return True
+
+
+def _request(draft: Draft, job: Job, missing: dict[int, int]) -> None:
+    """Have processes started where fewer are on the way than needed."""
+    cell = draft.state.cell()
+    if cell is None or not cell.open:
+        return
+    hosts = job.hosts
+    coming = (hosts.generation == 0) & (hosts.state == RankState.STARTING)
+    last = int(hosts.since_ms.max(initial=0))
+    if job.failed_starts and draft.now_ns < ms(last) + backoff_ns(job.spec.restart_policy.backoff, job.failed_starts):
+        return
+    nodes: list[int] = []
+    for node, count in sorted(missing.items()):
+        if draft.fleet.schedulable()[node]:
+            under_way = int(np.count_nonzero(coming & (hosts.node == node)))
+            nodes.extend([node] * max(0, count - under_way))
+    if not nodes:
+        return
+    serials = tuple(range(job.next_host, job.next_host + len(nodes)))
+    draft.write(r.HostsRequested(job.uid, serials, tuple(nodes)))
+    items = tuple(host_id(job.uid, serial) for serial in serials)
+    timeout = job.spec.timeouts.start_ms
+    draft.effect(EffectKind.START_HOSTS, f"cell:{cell.name}", job=job.uid, items=items, timeout_ms=timeout)
+
+
+def _start_generation(draft: Draft, job: Job, chosen: dict[int, int]) -> None:
+    hosts = tuple(chosen.get(rank, int(serial)) for rank, serial in enumerate(job.rank_host.tolist()))
+    point = restore_point(job.checkpoints.values())
+    generation = job.generation + 1
+    changed = tuple(sorted({*job.changed_ranks, *chosen}))
+    draft.write(
+        r.GenerationStarted(job.uid, generation, hosts, changed, point.id if point else "", point.step if point else 0)
+    )
+    fresh = {int(job.rank_node[rank]) for rank in chosen}
+    for node in job.nodes():
+        draft.effect(
+            EffectKind.APPLY_GENERATION,
+            f"node:{draft.fleet.name(node)}",
+            job=job.uid,
+            generation=generation,
+            items=tuple(map(str, changed)),
+            full=generation == 1 or node in fresh,
+            timeout_ms=job.spec.timeouts.join_ms,
+        )
+
+
+def _phases(draft: Draft, job: Job) -> None:
+    """Write down when all ranks have reached a phase of the current generation."""
+    clock = job.clock
+    known = (clock.joining_ns, clock.rendezvous_ns, clock.restored_ns, clock.running_ns)
+    for column, (phase, reached) in enumerate(zip(PHASES, known, strict=True)):
+        times = job.rank_times[:, column]
+        if reached:
+            continue
+        if not len(times) or not (times > 0).all():
+            return
+        draft.write(r.GenerationReached(job.uid, job.generation, phase, int(times.max())))
+
+
+def _checkpoints(draft: Draft, job: Job) -> None:
+    """Commit what is complete, have it read back, let retention delete what is old."""
+    for checkpoint in job.checkpoints.values():
+        if checkpoint.state is CheckpointState.WRITING and len(checkpoint.shards) == job.spec.ranks:
+            draft.write(r.CheckpointCommitted(job.uid, checkpoint.id, checkpoint.step))
+            request_verification(draft, job, checkpoint.id)
+            return
+    old = expirable(job.checkpoints.values(), job.spec.checkpoint.keep, job.restore_id)
+    if old:
+        draft.write(r.CheckpointsExpired(job.uid, old))
+        _sweep(draft, job, tuple(job.checkpoints[name].folder for name in old))
+
+
+def _sweep(draft: Draft, job: Job, folders: tuple[str, ...]) -> None:
+    node = next((n for n in [*job.nodes(), *range(draft.fleet.size)] if draft.fleet.session[n]), None)
+    if node is not None:
+        draft.effect(EffectKind.SWEEP_FOLDERS, f"node:{draft.fleet.name(node)}", job=job.uid, items=folders)
+
+
+def _top_up(draft: Draft, job: Job) -> None:
+    """While the job runs, keep warm spare nodes reserved and parked processes ready where the policy wants them."""
+    if job.state is not JobState.RUNNING:
+        return
+    spares = refill_spares(draft.fleet, job)
+    if spares != job.spare_nodes:
+        draft.write(r.SparesChanged(job.uid, spares))
+        return
+    budget = job.spec.restart_policy.user
+    if 0 <= budget.max < job.failed_starts:
+        return
+    most = int(np.bincount(job.rank_node).max(initial=0))
+    hosts = job.hosts
+    idle = (hosts.generation == 0) & hosts.live()
+    missing: dict[int, int] = {}
+    for node, count in [
+        *((node, job.spec.spares.parked_per_node) for node in job.nodes()),
+        *((node, most) for node in job.spare_nodes),
+    ]:
+        have = int(np.count_nonzero(idle & (hosts.node == node)))
+        if have < count:
+            coming = int(np.count_nonzero(idle & (hosts.node == node) & (hosts.state == RankState.STARTING)))
+            missing[node] = count - have + coming
+    if missing:
+        _request(draft, job, missing)

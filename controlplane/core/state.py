@@ -1,0 +1,166 @@
+"""The truth in memory: what the records say. Published states are never changed; a turn works on a fork."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from controlplane.core import codec
+from controlplane.core.accounting.ledger import Ledger, idle_counts, owned_counts
+from controlplane.core.effects import Effect
+from controlplane.core.fleet import FREE, Fleet
+from controlplane.core.jobs import Job
+from controlplane.core.vocabulary import Bucket
+
+MAX_ANSWERS = 1_024
+"""Answers to mutating requests that are remembered."""
+MAX_ENDED_JOBS = 200
+"""Ended jobs that stay visible."""
+MAX_RECOVERIES = 256
+"""Recoveries kept per job; older ones stay in the journal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One Ray cluster and its agent."""
+
+    name: str
+    open: bool
+    boot_id: str
+    incarnation: str
+    store_address: str
+
+
+@dataclass(slots=True)
+class State:
+    """Everything the controller knows durably.
+
+    `fork` gives a working copy that shares all columns; `own_job` and `own_fleet` clone an entity before its first change.
+    """
+
+    revision: int = 0
+    epoch: int = 0
+    at_ns: int = 0
+    fleet: Fleet = field(default_factory=Fleet)
+    cells: dict[str, Cell] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    next_job: int = 1
+    next_effect: int = 1
+    effects: dict[str, Effect] = field(default_factory=dict)
+    answers: dict[str, dict[str, str]] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+    _owned: set[str] = field(default_factory=set)
+    _counts: tuple[dict[Bucket, int], dict[str, int]] | None = None
+
+    def fork(self) -> State:
+        """A working copy: changes to it never show in this one."""
+        return State(
+            self.revision, self.epoch, self.at_ns, self.fleet, dict(self.cells), dict(self.jobs), dict(self.names),
+            self.next_job, self.next_effect, dict(self.effects), dict(self.answers), self.ledger.clone(), set(), self._counts,
+        )  # fmt: skip
+
+    def own_job(self, uid: str) -> Job:
+        """The job, safe to change in this fork."""
+        if uid not in self._owned:
+            self._owned.add(uid)
+            self.jobs[uid] = self.jobs[uid].clone()
+        return self.jobs[uid]
+
+    def own_fleet(self) -> Fleet:
+        """The fleet, safe to change in this fork."""
+        if "" not in self._owned:
+            self._owned.add("")
+            self.fleet = self.fleet.clone()
+        return self.fleet
+
+    def job_named(self, name: str) -> Job | None:
+        """The newest job of a name."""
+        uid = self.names.get(name)
+        return self.jobs.get(uid) if uid else None
+
+    def active_jobs(self) -> list[Job]:
+        """Jobs that have not ended, by submission."""
+        return [job for job in self.jobs.values() if not job.terminal]
+
+    def cell(self) -> Cell | None:
+        """A cell whose agent is connected, else any known one."""
+        return next((c for c in self.cells.values() if c.open), next(iter(self.cells.values()), None))
+
+    def touch_counts(self) -> None:
+        """Who holds which device has changed."""
+        self._counts = None
+
+    def _current_counts(self) -> tuple[dict[Bucket, int], dict[str, int]]:
+        if self._counts is None:
+            self._counts = idle_counts(self.fleet), owned_counts(self.fleet, self.active_jobs())
+        return self._counts
+
+    def advance_ledger(self, now_ns: int) -> None:
+        """Book the time since the last booking to the buckets as they were."""
+        ledger = self.ledger
+        if not ledger.last_ns:
+            ledger.begun_ns = ledger.last_ns = now_ns
+            return
+        elapsed = now_ns - ledger.last_ns
+        if elapsed <= 0:
+            return
+        idle, owned = self._current_counts()
+        for bucket, count in idle.items():
+            if count:
+                ledger.add(bucket, count * elapsed)
+        total = sum(idle.values())
+        for uid, count in owned.items():
+            if count:
+                job = self.own_job(uid)
+                bucket = job.bucket()
+                ledger.add(bucket, count * elapsed)
+                job.ledger_ns = {**job.ledger_ns, bucket: job.ledger_ns.get(bucket, 0) + count * elapsed}
+                total += count
+        ledger.device_ns += total * elapsed
+        ledger.last_ns = now_ns
+
+    def ledger_at(self, now_ns: int) -> State:
+        """A copy whose ledger is booked up to `now_ns`, for reading."""
+        view = self.fork()
+        view.advance_ledger(now_ns)
+        return view
+
+    def to_json(self) -> str:
+        """The whole state as canonical JSON: equal states give equal text."""
+        body: dict[str, Any] = {
+            "revision": self.revision, "epoch": self.epoch, "at_ns": self.at_ns, "fleet": codec.encode(self.fleet),
+            "cells": [codec.encode(c) for c in self.cells.values()],
+            "jobs": [codec.encode(j) for j in self.jobs.values()],
+            "names": self.names, "next_job": self.next_job, "next_effect": self.next_effect,
+            "effects": [codec.encode(e) for e in self.effects.values()],
+            "answers": list(self.answers.items()), "ledger": codec.encode(self.ledger),
+        }  # fmt: skip
+        return json.dumps(body, sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """SHA-256 of `to_json`, hex."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @staticmethod
+    def from_json(text: str) -> State:
+        """The state of a snapshot."""
+        body = json.loads(text)
+        cells = [codec.decode(Cell, c) for c in body["cells"]]
+        jobs = [codec.decode(Job, j) for j in body["jobs"]]
+        effects = [codec.decode(Effect, e) for e in body["effects"]]
+        return State(
+            body["revision"], body["epoch"], body["at_ns"], codec.decode(Fleet, body["fleet"]),
+            {c.name: c for c in cells}, {j.uid: j for j in jobs}, body["names"], body["next_job"], body["next_effect"],
+            {e.id: e for e in effects}, {k: v for k, v in body["answers"]}, codec.decode(Ledger, body["ledger"]),
+        )  # fmt: skip
+
+
+def free_devices(fleet: Fleet) -> np.ndarray:
+    """(nodes, width) mask of devices that a new rank could take now."""
+    mask: np.ndarray = fleet.usable_accelerators() & (fleet.acc_owner == FREE) & fleet.schedulable()[:, None]
+    return mask

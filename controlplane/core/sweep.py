@@ -1,0 +1,182 @@
+"""What time alone changes: silence, late processes, late generations, effects that nobody answered."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controlplane.core import records as r
+from controlplane.core.draft import Draft
+from controlplane.core.effects import EffectKind
+from controlplane.core.health.suspicion import GROUND_TEXT, Ground, Sight, judge
+from controlplane.core.jobs import NONE, Exit, Job, LostRank, host_id
+from controlplane.core.observe import lose_ranks
+from controlplane.core.units import NS_PER_S, ms, seconds
+from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, RankState
+
+
+def tick(draft: Draft) -> None:
+    """Judge silence, then look at every deadline."""
+    _liveness(draft)
+    _effects(draft)
+    for job in draft.state.active_jobs():
+        if not job.ending:
+            _late_starts(draft, job)
+            _late_generation(draft, job)
+        if job.state is not JobState.RUNNING or job.ending or job.failed_starts:
+            draft.settle(job.uid)
+
+
+def _sight(draft: Draft) -> Sight:
+    fleet, soft = draft.fleet, draft.soft
+    trusted = soft.trusted_since_ns()
+    heard = np.maximum(soft.last_beat_ns(fleet.size), trusted)
+    silence = np.maximum(draft.now_ns - heard, 0) / NS_PER_S
+    stopped = np.zeros(fleet.size, dtype=np.bool_)
+    stepping = np.zeros(fleet.size, dtype=np.bool_)
+    lease = draft.policy.suspicion.lease_s
+    suspects = np.flatnonzero(silence > lease)
+    for job in draft.state.active_jobs() if len(suspects) else ():
+        if job.state is not JobState.RUNNING:
+            continue
+        _, moved_ns = draft.soft.progress(job.uid)
+        for node in suspects:
+            if node not in job.rank_node:
+                continue
+            quiet_s = (draft.now_ns - max(moved_ns, trusted, job.clock.running_ns)) / NS_PER_S
+            stopped[node] |= quiet_s > lease
+            stepping[node] |= moved_ns > int(heard[node]) + seconds(lease / 2) and quiet_s < lease
+    return Sight(fleet.liveness, fleet.session, silence, fleet.cell_member, stopped, stepping)
+
+
+def _liveness(draft: Draft) -> None:
+    fleet = draft.fleet
+    if not fleet.size:
+        return
+    verdicts, grounds = judge(_sight(draft), draft.policy.suspicion)
+    for ground in np.unique(grounds):
+        if ground == Ground.NONE:
+            continue
+        rows = np.flatnonzero(grounds == ground)
+        names = tuple(fleet.name(int(n)) for n in rows)
+        verdict = NodeLiveness(int(verdicts[rows[0]]))
+        text = GROUND_TEXT[Ground(int(ground))]
+        draft.write(r.LivenessChanged(names, verdict, text, _witnesses(Ground(int(ground)))))
+        if verdict is NodeLiveness.DEAD:
+            _bury(draft, rows, text)
+    if grounds.any():
+        for job in draft.state.active_jobs():
+            draft.settle(job.uid)
+
+
+def _witnesses(ground: Ground) -> tuple[str, ...]:
+    match ground:
+        case Ground.CELL_WITNESS:
+            return ("lease", "cell")
+        case Ground.STEPS_WITNESS:
+            return ("lease", "rank progress")
+        case Ground.LEASE | Ground.LONG_SILENCE | Ground.CORRELATED:
+            return ("lease",)
+        case Ground.PROOF_OF_LIFE:
+            return ("rank progress",)
+        case Ground.SESSION_LOST | Ground.BEAT | Ground.NONE:
+            return ("session",)
+
+
+def _bury(draft: Draft, rows: np.ndarray, reason: str) -> None:
+    """Processes on DEAD nodes are LOST; the ranks that they held open one incident per job."""
+    dead = set(rows.tolist())
+    names = {draft.fleet.name(number) for number in dead}
+    beats = draft.soft.last_beat_ns(draft.fleet.size)
+    for job in draft.state.active_jobs():
+        hosts = job.hosts
+        here = np.isin(hosts.node, rows) & hosts.live()
+        if not here.any():
+            draft.settle(job.uid)
+            continue
+        lost = []
+        serials = []
+        for serial, node, rank in zip(
+            hosts.serial[here].tolist(), hosts.node[here].tolist(), hosts.rank[here].tolist(), strict=True
+        ):
+            fault_ns = int(beats[node]) or draft.now_ns
+            serials.append(serial)
+            draft.write(r.HostEnded(job.uid, serial, rank, fault_ns, Exit(observed=False)))
+            if rank != NONE:
+                text = f"node {draft.fleet.name(node)} is DEAD: {reason}"
+                lost.append(LostRank(rank, serial, text, Blame.INFRASTRUCTURE, fault_ns, text))
+        if lost:
+            lose_ranks(draft, job, tuple(lost), lost[0].cause)
+        draft.write(r.HostsForgotten(job.uid, tuple(serials)))
+        draft.settle(job.uid)
+    ids = tuple(effect.id for effect in draft.state.effects.values() if effect.node in names)
+    if ids:
+        draft.write(r.EffectsFinished(ids, ok=False, message="the node is DEAD", expired=True))
+
+
+def _effects(draft: Draft) -> None:
+    """Effects that nobody answered in time end; a fence is asked for again until its processes are gone."""
+    late = [effect for effect in draft.state.effects.values() if effect.deadline_ns < draft.now_ns]
+    if not late:
+        return
+    draft.write(r.EffectsFinished(tuple(effect.id for effect in late), ok=False, message="no answer", expired=True))
+    for effect in late:
+        if effect.kind is EffectKind.FENCE_HOSTS:
+            draft.effect(effect.kind, effect.target, job=effect.job, items=effect.items, grace_ms=effect.grace_ms)
+        elif effect.kind is EffectKind.START_HOSTS:
+            draft.settle(effect.job)
+
+
+def _late_starts(draft: Draft, job: Job) -> None:
+    """Processes that did not park in time are fenced; their end is counted as a failed start when it is reported."""
+    hosts = job.hosts
+    limit_ms = (draft.now_ns - max(draft.soft.trusted_since_ns(), 0)) // 1_000_000
+    coming = (hosts.generation == 0) & (hosts.state == RankState.STARTING)
+    if not coming.any():
+        return
+    age_ms = np.minimum(draft.now_ns // 1_000_000 - hosts.since_ms, limit_ms)
+    late = coming & (age_ms > job.spec.timeouts.start_ms)
+    fenced = {
+        item
+        for effect in draft.state.effects.values()
+        if effect.kind is EffectKind.FENCE_HOSTS
+        for item in effect.items
+    }
+    by_node: dict[int, list[str]] = {}
+    for serial, node in zip(hosts.serial[late].tolist(), hosts.node[late].tolist(), strict=True):
+        name = host_id(job.uid, serial)
+        if name not in fenced:
+            by_node.setdefault(node, []).append(name)
+    for node, names in by_node.items():
+        draft.effect(EffectKind.FENCE_HOSTS, f"node:{draft.fleet.name(node)}", job=job.uid, items=tuple(names))
+
+
+def _late_generation(draft: Draft, job: Job) -> None:
+    """A generation that does not come to run in time: fence those who lag behind, or roll back when nobody stands out."""
+    clock = job.clock
+    if not clock.announced_ns or clock.running_ns or (job.rank_host == NONE).any():
+        return
+    if job.incident and not job.incident.placed_ns:
+        return
+    since = max(clock.announced_ns, draft.soft.trusted_since_ns())
+    if draft.now_ns - since <= ms(job.spec.timeouts.join_ms):
+        return
+    reached = (job.rank_times > 0).sum(axis=1)
+    behind = np.flatnonzero(reached == reached.min())
+    cause = f"generation {job.generation} did not come to run in {job.spec.timeouts.join_ms / 1000:g} s"
+    lost: tuple[LostRank, ...] = ()
+    if len(behind) < job.spec.ranks:
+        lost = tuple(
+            LostRank(
+                int(k), int(job.rank_host[k]), f"{cause}: rank {k} lags behind", Blame.INFRASTRUCTURE, since, cause
+            )
+            for k in behind
+        )
+        by_node: dict[int, list[str]] = {}
+        for entry in lost:
+            name = draft.fleet.name(int(job.rank_node[entry.rank]))
+            by_node.setdefault(draft.fleet.number(name) or 0, []).append(host_id(job.uid, entry.serial))
+        for node, items in by_node.items():
+            target = f"node:{draft.fleet.name(node)}"
+            draft.effect(EffectKind.FENCE_HOSTS, target, job=job.uid, items=tuple(items))
+    lose_ranks(draft, job, lost, cause)
+    draft.write(r.JoinFailed(job.uid, job.generation, tuple(entry.rank for entry in lost)))

@@ -1,0 +1,49 @@
+"""Start-up: newest good snapshot, then the tail of the journal, then the record of this leadership."""
+
+from __future__ import annotations
+
+import hashlib
+
+from controlplane.core.apply import apply
+from controlplane.core.machine import Machine
+from controlplane.core.state import State
+from controlplane.engine.ports import Journal, JournalCorrupt
+from controlplane.engine.turn import entry, replay
+
+BATCH = 2_000
+
+
+def load(journal: Journal) -> State:
+    """The state that the journal describes.
+
+    Raises:
+        JournalCorrupt: the snapshot does not match its digest.
+        UnknownRecord: a newer Phalanx wrote the journal.
+    """
+    snapshot = journal.latest_snapshot()
+    state = State()
+    if snapshot is not None:
+        if hashlib.sha256(snapshot.body.encode()).hexdigest() != snapshot.digest:
+            raise JournalCorrupt(f"snapshot at revision {snapshot.revision} does not match its digest")
+        state = State.from_json(snapshot.body)
+    return catch_up(state, journal)
+
+
+def catch_up(state: State, journal: Journal) -> State:
+    """Fold everything after the state's revision into a fork of it."""
+    working = state.fork()
+    while entries := journal.read(working.revision, BATCH):
+        replay(working, entries)
+    return working
+
+
+def lead(journal: Journal, machine: Machine, holder: str, version: str, now_ns: int) -> State:
+    """Take leadership: a higher epoch, the state replayed, and the record that says so."""
+    epoch = journal.acquire(holder)
+    state = load(journal)
+    at_ns = max(now_ns, state.at_ns)
+    started = machine.start(epoch, version)
+    working = state.fork()
+    apply(working, started, at_ns)
+    journal.append([entry(working, started, at_ns, "start")])
+    return working

@@ -1,0 +1,118 @@
+"""Soft state in columns, as production keeps it: written by the edge, read by the machine. Never journalled."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+
+STALL_TOLERANCE_NS = 400_000_000
+"""A tick later than this is our own lag: silence starts to count anew."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Newest step of a job and what came with it. Times in Unix ns."""
+
+    step: int = 0
+    at_ns: int = 0
+    loss: float = float("nan")
+    step_time_s: float = 0.0
+    by_rank: dict[int, int] = field(default_factory=dict)
+    by_node_ns: dict[int, int] = field(default_factory=dict)
+
+
+class SoftColumns:
+    """Beats and progress. Safe to write from the edge's threads while the brain reads."""
+
+    def __init__(self, started_ns: int) -> None:
+        self._lock = threading.Lock()
+        self._beats = np.zeros(64, dtype=np.int64)
+        self._trusted_ns = started_ns
+        self._progress: dict[str, Progress] = {}
+        self.stalls = 0
+
+    def beat(self, node: int, now_ns: int) -> None:
+        """A node's lease is renewed."""
+        with self._lock:
+            if node >= len(self._beats):
+                self._beats = np.pad(self._beats, (0, max(node + 1, 2 * len(self._beats)) - len(self._beats)))
+            self._beats[node] = now_ns
+
+    def step(
+        self,
+        job_uid: str,
+        rank: int,
+        node: int,
+        step: int,
+        at_ns: int,
+        *,
+        loss: float,
+        step_time_s: float,
+        generation: int,
+    ) -> None:
+        """A rank finished a step. Steps of a rolled back generation do not raise the newest one."""
+        with self._lock:
+            known = self._progress.setdefault(job_uid, Progress())
+            if known.by_rank.get(rank) != step:
+                known.by_node_ns[node] = at_ns
+                known.at_ns = max(known.at_ns, at_ns)
+            known.by_rank[rank] = step
+            known.step = max(known.by_rank.values())
+            if loss == loss:  # noqa: PLR0124 - not NaN
+                known.loss = loss
+            known.step_time_s = step_time_s
+
+    def rewind(self, job_uid: str, step: int) -> None:
+        """A generation starts again from `step`."""
+        with self._lock:
+            known = self._progress.get(job_uid)
+            if known:
+                known.by_rank = {}
+                known.step = step
+
+    def forget(self, job_uid: str) -> None:
+        """The job has ended."""
+        with self._lock:
+            self._progress.pop(job_uid, None)
+
+    def view(self, job_uid: str) -> Progress:
+        """A copy of a job's progress, for people."""
+        with self._lock:
+            known = self._progress.get(job_uid, Progress())
+            return Progress(
+                known.step, known.at_ns, known.loss, known.step_time_s, dict(known.by_rank), dict(known.by_node_ns)
+            )
+
+    def stalled(self, late_ns: int, now_ns: int) -> bool:
+        """Tell that the brain woke `late_ns` later than planned; True when that was long enough to distrust silence."""
+        if late_ns < STALL_TOLERANCE_NS:
+            return False
+        self._trusted_ns = now_ns
+        self.stalls += 1
+        return True
+
+    def last_beat_ns(self, size: int) -> np.ndarray:
+        """See `core.softstate.SoftState`."""
+        with self._lock:
+            beats = self._beats
+            if size > len(beats):
+                beats = np.pad(beats, (0, size - len(beats)))
+            return beats[:size].copy()
+
+    def trusted_since_ns(self) -> int:
+        """See `core.softstate.SoftState`."""
+        return self._trusted_ns
+
+    def progress(self, job_uid: str) -> tuple[int, int]:
+        """See `core.softstate.SoftState`."""
+        with self._lock:
+            known = self._progress.get(job_uid)
+            return (known.step, known.at_ns) if known else (0, 0)
+
+    def node_progress_ns(self, job_uid: str, node: int) -> int:
+        """See `core.softstate.SoftState`."""
+        with self._lock:
+            known = self._progress.get(job_uid)
+            return known.by_node_ns.get(node, 0) if known else 0

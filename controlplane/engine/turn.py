@@ -1,0 +1,151 @@
+"""The turn: the only way from an event to an effect. The same code runs in production and in simulation.
+
+working = state.fork()
+for event in drained inbox:   decision = machine.step(working, event); apply its records to working
+journal.append(all records)   one transaction; fails -> nothing applied, nothing sent
+state = working               published; never changed afterwards
+effects.submit(effects)       ids, generation, epoch, deadline on each
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from controlplane.core import records as r
+from controlplane.core.apply import apply
+from controlplane.core.draft import Answer, Refusal
+from controlplane.core.effects import Effect
+from controlplane.core.events import Event, Settle
+from controlplane.core.machine import Machine
+from controlplane.core.softstate import SoftState
+from controlplane.core.state import State
+from controlplane.engine.ports import Journal, JournalEntry, JournalUnavailable
+
+MAX_FOLLOW_UPS = 10_000
+"""Looks at jobs that one event may lead to; more means that two decisions chase each other, which is a defect."""
+
+Reply = Callable[[Answer | Refusal | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An event and where its answer goes once it is durable (None: nobody waits)."""
+
+    event: Event
+    reply: Reply | None = None
+
+
+class RunawayDecision(Exception):
+    """Decisions did not come to rest: a defect of the machine; nothing of the turn was written."""
+
+
+@dataclass(slots=True)
+class TurnResult:
+    """What one turn did."""
+
+    state: State
+    entries: tuple[JournalEntry, ...] = ()
+    records: tuple[r.Record, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    finished: tuple[str, ...] = ()
+    replies: list[tuple[Reply, Answer | Refusal | None]] = field(default_factory=list)
+
+
+def decide(machine: Machine, state: State, requests: Sequence[Request], now_ns: int, soft: SoftState) -> TurnResult:
+    """Step and apply a drained batch on a fork of `state`. Writes nothing anywhere.
+
+    Raises:
+        RunawayDecision: follow-ups did not end.
+    """
+    working = state.fork()
+    entries: list[JournalEntry] = []
+    records: list[r.Record] = []
+    replies: list[tuple[Reply, Answer | Refusal | None]] = []
+    for request in requests:
+        cause = type(request.event).__name__
+        queue: deque[Event] = deque([request.event])
+        pending: set[str] = set()
+        first = True
+        for _ in range(MAX_FOLLOW_UPS):
+            if not queue:
+                break
+            event = queue.popleft()
+            if isinstance(event, Settle):
+                pending.discard(event.job)
+            decision = machine.step(working, event, now_ns, soft)
+            if first and request.reply is not None:
+                replies.append((request.reply, decision.reply))
+            first = False
+            for record in decision.records:
+                apply(working, record, now_ns)
+                entries.append(entry(working, record, now_ns, cause))
+                records.append(record)
+            for follow in decision.follow:
+                if follow.job not in pending:
+                    pending.add(follow.job)
+                    queue.append(follow)
+        else:
+            raise RunawayDecision(f"{cause} led to more than {MAX_FOLLOW_UPS} looks at jobs: {sorted(pending)[:5]}")
+    issued = tuple(e for record in records if isinstance(record, r.EffectsIssued) for e in record.effects)
+    finished = tuple(i for record in records if isinstance(record, r.EffectsFinished) for i in record.ids)
+    return TurnResult(working, tuple(entries), tuple(records), issued, finished, replies)
+
+
+def entry(state: State, record: r.Record, at_ns: int, cause: str) -> JournalEntry:
+    """The journal entry of a record that was just applied to `state`."""
+    kind, version, body = r.encode(record)
+    job, node = r.subject(record)
+    return JournalEntry(state.revision, state.epoch, at_ns, cause, kind, version, body, job, node)
+
+
+@dataclass(slots=True)
+class Engine:
+    """Runs turns against a journal. One thread only; readers take `state`, which is never changed once published.
+
+    `blocked`: why the journal takes nothing now ("" when it does). While blocked, a turn keeps nothing: observations are
+    told again by agents (they were not acknowledged), commands are refused.
+    """
+
+    machine: Machine
+    journal: Journal
+    soft: SoftState
+    submit: Callable[[Sequence[Effect]], None]
+    state: State = field(default_factory=State)
+    blocked: str = ""
+    on_commit: Callable[[TurnResult], None] | None = None
+
+    def turn(self, requests: Sequence[Request], now_ns: int) -> TurnResult:
+        """Decide, make durable, publish, act, answer. Order matters: nothing leaves before the append returned.
+
+        Raises:
+            EpochLost: another controller leads; the caller must end the process at once.
+        """
+        result = decide(self.machine, self.state, requests, now_ns, self.soft)
+        if result.entries:
+            try:
+                self.journal.append(result.entries)
+            except JournalUnavailable as error:
+                self.blocked = str(error)
+                for reply, _ in result.replies:
+                    reply(Refusal("unavailable", "JOURNAL_UNAVAILABLE", f"nothing was stored: {error}"))
+                return TurnResult(self.state)
+            self.blocked = ""
+            self.state = result.state
+        if result.effects:
+            self.submit(result.effects)
+        for reply, answer in result.replies:
+            reply(answer)
+        if self.on_commit is not None and result.entries:
+            self.on_commit(result)
+        return result
+
+
+def replay(state: State, entries: Sequence[JournalEntry]) -> State:
+    """Fold journal entries into a working state. Decides nothing."""
+    for item in entries:
+        if item.revision != state.revision + 1:
+            raise ValueError(f"journal has revision {item.revision} after {state.revision}")
+        apply(state, r.decode(item.type, item.version, item.body), item.at_ns)
+    return state
