@@ -1,0 +1,104 @@
+"""Command line of the node agent: `python -m agents.node`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from agents.node.agent import NodeAgent
+from agents.node.config import DEFAULT_ORPHAN_GRACE_MS, AgentConfig
+from agents.node.durable import AlreadyRunningError
+from agents.node.hosts_file import HostsFileError
+from agents.node.observability import configure_logging
+
+EXIT_CANNOT_START = 2
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, for example rack=r1")
+    return key, value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 256:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 256")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of docs/design/0003-processes.md."""
+    parser = argparse.ArgumentParser(
+        prog="python -m agents.node",
+        description="Node agent of Phalanx: reports what this machine is and does, obeys the controller's effects, "
+        "ends rank processes and witnesses their ends. SIGTERM ends it; rank processes run on.",
+    )
+    add = parser.add_argument
+    add("--controller", required=True, metavar="HOST:PORT", help="where the controller listens")
+    add("--node", required=True, metavar="NAME", help="name of this node, unique in the site")
+    add("--dir", required=True, type=Path, metavar="NODE_DIR", help="folder of this node; created when missing")
+    add("--socket", required=True, type=Path, metavar="PATH", help="Unix socket for rank hosts (at most 107 bytes)")
+    add("--address", default="127.0.0.1", help="the node's address for rank traffic (default: %(default)s)")
+    add("--label", action="append", default=[], type=_label, metavar="KEY=VALUE", help="rack, switch, ...; repeatable")
+    add("--simulated-accelerators", default=0, type=_count, metavar="N", help="simulate N accelerators (default: 0)")
+    add(
+        "--snapshot-interval-s",
+        default=300.0,
+        type=float,
+        metavar="S",
+        help="send a full snapshot this often (default: %(default)s)",
+    )
+    add(
+        "--orphan-grace-ms",
+        default=DEFAULT_ORPHAN_GRACE_MS,
+        type=int,
+        metavar="MS",
+        help="stop ranks after this long without a controller, until one dictates its own (default: %(default)s)",
+    )
+    return parser
+
+
+def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
+    """The settings of a command line; exits with a message when it is wrong."""
+    parsed = build_parser().parse_args(arguments)
+    return AgentConfig(
+        controller=parsed.controller,
+        node=parsed.node,
+        directory=parsed.dir.absolute(),
+        socket_path=parsed.socket.absolute(),
+        address=parsed.address,
+        labels=dict(parsed.label),
+        simulated_accelerators=parsed.simulated_accelerators,
+        snapshot_interval_s=parsed.snapshot_interval_s,
+        orphan_grace_ms=parsed.orphan_grace_ms,
+    )
+
+
+async def _run(config: AgentConfig) -> None:
+    await NodeAgent(config).run()
+
+
+def main() -> None:
+    """Run the agent until SIGTERM. Exit code 2: it cannot start, and says why."""
+    config = parse_config()
+    configure_logging()
+    structlog.contextvars.bind_contextvars(node=config.node)
+    log = structlog.get_logger(__name__)
+    config.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        asyncio.run(_run(config))
+    except (AlreadyRunningError, HostsFileError, OSError, ValueError) as error:
+        log.error("agent.failed", reason=str(error))  # noqa: TRY400  the reason is for an operator
+        sys.exit(EXIT_CANNOT_START)
+    log.info("agent.stopped")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Checkpoint files on shared storage: reading back, and sweeping what the controller no longer needs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from phalanx.v1 import agent_pb2
+
+READ_BYTES = 1 << 20
+_GENERATION_FOLDER = re.compile(r"g\d+")
+
+
+class StoppedError(Exception):
+    """The agent ends; the check has no result."""
+
+
+def verify(order: agent_pb2.VerifyCheckpoint, stop: threading.Event) -> agent_pb2.CheckpointChecked:
+    """Read every file of a checkpoint back and compare size and SHA-256. Blocks: run it in a worker thread.
+
+    The result names the first bad file. Raises StoppedError when `stop` is set.
+    """
+    folder = Path(order.folder)
+    for file in order.files:
+        reason = _check_file(folder, file.path, file.bytes, file.sha256, stop)
+        if reason:
+            return agent_pb2.CheckpointChecked(
+                job_uid=order.job_uid, checkpoint_id=order.checkpoint_id, ok=False, file=file.path, reason=reason
+            )
+    return agent_pb2.CheckpointChecked(job_uid=order.job_uid, checkpoint_id=order.checkpoint_id, ok=True)
+
+
+def _check_file(folder: Path, relative: str, size: int, sha256: str, stop: threading.Event) -> str:
+    """Why the file is bad; empty when it is as its rank wrote it."""
+    if not relative or Path(relative).is_absolute() or ".." in Path(relative).parts:
+        return "the path leaves the checkpoint's folder"
+    digest = hashlib.sha256()
+    read = 0
+    try:
+        with open(folder / relative, "rb") as data:
+            while chunk := data.read(READ_BYTES):
+                if stop.is_set():
+                    raise StoppedError
+                digest.update(chunk)
+                read += len(chunk)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if read != size:
+        return f"{read} bytes, {size} were written"
+    if digest.hexdigest() != sha256.lower():
+        return "SHA-256 differs from what its rank reported"
+    return ""
+
+
+def sweep_refusal(folder: str, job_folders: Iterable[str], live_folders: Iterable[str], node_folder: Path) -> str:
+    """Why `folder` must not be deleted; empty when it may.
+
+    It may when it lies below `<root>/<job_uid>` of an earlier instruction (`job_folders`), or has a `g<digits>` folder
+    on its path, and is not a folder that a running generation writes to, nor above one, nor anything of this node's.
+    Both the given path and the one behind its symbolic links must pass.
+    """
+    if not os.path.isabs(folder) or os.path.normpath(folder) != folder:
+        return "it is not an absolute, normalised path"
+    if os.path.islink(folder):
+        return "it is a symbolic link"
+    protected = [Path(os.path.realpath(path)) for path in live_folders]
+    protected.append(Path(os.path.realpath(node_folder)))
+    known = [Path(os.path.realpath(path)) for path in job_folders]
+    for path in (Path(folder), Path(os.path.realpath(folder))):
+        if len(path.parts) < 4:
+            return "it lies too near the root of the file system"
+        if any(kept == path or kept.is_relative_to(path) for kept in protected):
+            return "something in it is in use"
+        if path.is_relative_to(protected[-1]):
+            return "it belongs to this node"
+    real = Path(os.path.realpath(folder))
+    below_known = any(real != root and real.is_relative_to(root) for root in known)
+    if not below_known and not any(_GENERATION_FOLDER.fullmatch(part) for part in real.parts[3:]):
+        return "it is not below a checkpoint folder of a job"
+    return ""
+
+
+def sweep(folder: str) -> None:
+    """Delete a folder that passed `sweep_refusal`; one that is not there is fine. Blocks. Raises OSError."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+
+
+def job_folder(checkpoint_folder: str) -> str:
+    """`<root>/<job_uid>` of a generation's folder `<root>/<job_uid>/g<generation>`; empty when it is not shaped so."""
+    path = Path(checkpoint_folder)
+    if path.is_absolute() and _GENERATION_FOLDER.fullmatch(path.name) and len(path.parts) >= 4:
+        return str(path.parent)
+    return ""

@@ -1,0 +1,52 @@
+"""What a node agent is told on its command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+AGENT_VERSION = "0.1.0"
+DEFAULT_ORPHAN_GRACE_MS = 600_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """Settings of one agent. Paths are absolute.
+
+    `orphan_grace_ms` holds only until the first welcome of a controller, which dictates its own.
+    """
+
+    controller: str
+    node: str
+    directory: Path
+    socket_path: Path
+    address: str
+    labels: dict[str, str] = field(default_factory=dict)
+    simulated_accelerators: int = 0
+    snapshot_interval_s: float = 300.0
+    orphan_grace_ms: int = DEFAULT_ORPHAN_GRACE_MS
+
+    @property
+    def key_path(self) -> Path:
+        """Secret that rank hosts and rank processes prove they can read."""
+        return self.directory / "host.key"
+
+    @property
+    def hosts_path(self) -> Path:
+        """Table of rank hosts, so that a restarted agent knows which sessions are its own."""
+        return self.directory / "hosts.json"
+
+    @property
+    def memory_path(self) -> Path:
+        """Highest epoch obeyed and the last orphan grace."""
+        return self.directory / "agent.json"
+
+    @property
+    def generations_path(self) -> Path:
+        """Folder with the rank tables of the jobs on this node."""
+        return self.directory / "generations"
+
+    @property
+    def logs_path(self) -> Path:
+        """Folder with the output of rank processes."""
+        return self.directory / "logs"

@@ -1,0 +1,210 @@
+"""Carries out the controller's effects: old epochs refused, one outcome per id, each kind in one handler."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import secrets
+import threading
+import time
+
+import structlog
+from phalanx.v1 import agent_pb2
+
+from agents.node import checkpoints
+from agents.node.config import AgentConfig
+from agents.node.desk import LocalDesk
+from agents.node.durable import AgentMemory
+from agents.node.endings import FENCE_LIMIT_S, Endings
+from agents.node.generations import GenerationStore, Rejected
+from agents.node.hosts import HeldAssignment
+from agents.node.outbox import CheckedFinding
+from agents.node.outcomes import Outcome, OutcomeMemory
+from agents.node.probes.simulated import SimulatedProbe
+from agents.node.state import NodeState
+
+log = structlog.get_logger(__name__)
+
+
+class Effects:
+    """The effect desk. Orders are begun in the sequence in which they came."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        state: NodeState,
+        memory: AgentMemory,
+        endings: Endings,
+        generations: GenerationStore,
+        desk: LocalDesk,
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._memory = memory
+        self._endings = endings
+        self._generations = generations
+        self._desk = desk
+        self.outcomes = OutcomeMemory()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._disk = asyncio.Lock()
+        self._stop = threading.Event()
+
+    def submit(self, effect: agent_pb2.AgentEffect) -> None:
+        """Take an effect from the stream; its result goes out with a later message."""
+        if effect.epoch < self._memory.highest_epoch:
+            self._state.counters.add("effects_of_lower_epoch")
+            if self._state.counters.first("controller", f"epoch {effect.epoch}"):
+                log.warning("effect.lower_epoch", epoch=effect.epoch, highest_epoch=self._memory.highest_epoch)
+            message = f"epoch {effect.epoch} is lower than {self._memory.highest_epoch}, which this node obeys"
+            self.outcomes.answer(effect.effect_id, Outcome(ok=False, message=message, final=False))
+        else:
+            self._memory.obey(effect.epoch)
+            if self.outcomes.begin(effect.effect_id):
+                task = asyncio.create_task(self._carry_out(effect), name=f"effect {effect.effect_id}")
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        self._state.wake.set()
+
+    async def close(self) -> None:
+        """Break off what runs."""
+        self._stop.set()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _carry_out(self, effect: agent_pb2.AgentEffect) -> None:
+        kind = effect.WhichOneof("body")
+        try:
+            outcome = await self._dispatch(effect)
+        except Exception as error:  # process edge: one bad order must not end the agent
+            log.exception("effect.broke", effect_id=effect.effect_id, kind=kind)
+            outcome = Outcome(ok=False, message=f"the node agent failed on it: {error!r}")
+        self.outcomes.end(effect.effect_id, outcome, time.monotonic())
+        self._state.wake.set()
+        log.info("effect.ended", effect_id=effect.effect_id, kind=kind, ok=outcome.ok, message=outcome.message)
+
+    async def _dispatch(self, effect: agent_pb2.AgentEffect) -> Outcome:
+        match effect.WhichOneof("body"):
+            case "apply_generation":
+                return self._apply_generation(effect.apply_generation)
+            case "fence_hosts":
+                return await self._fence(effect.fence_hosts, effect.deadline_ms)
+            case "forget_hosts":
+                return self._forget(effect.forget_hosts)
+            case "verify_checkpoint":
+                return await self._verify(effect.verify_checkpoint)
+            case "sweep_folders":
+                return await self._sweep(effect.sweep_folders)
+            case "inject_fault":
+                return self._inject(effect.inject_fault)
+            case None:
+                return Outcome(ok=False, message="this agent does not know this kind of effect; it may be older")
+
+    def _apply_generation(self, order: agent_pb2.ApplyGeneration) -> Outcome:
+        """Keep the table, give every bound process its assignment. All bindings hold, or none is made."""
+        whole = self._generations.tables.merge(order)
+        if isinstance(whole, Rejected):
+            return Outcome(ok=False, message=whole.message, final=not whole.need_full)
+        self._generations.keep(whole)
+        refusals = [self._state.table.bindable(binding.host_id, order.job_uid) for binding in order.bindings]
+        reasons = [refusal.reason for refusal in refusals if refusal is not None]
+        if reasons:
+            return Outcome(ok=False, message="; ".join(reasons))
+        for binding in order.bindings:
+            held = HeldAssignment(order.generation, binding.rank, secrets.token_hex(16), tuple(binding.accelerators))
+            self._state.table.assign(binding.host_id, held)
+        self._state.save()
+        waiting = [
+            binding.host_id
+            for binding in order.bindings
+            if not self._desk.assign(self._state.table.records[binding.host_id])
+        ]
+        log.info(
+            "generation.applied",
+            job=order.job_name,
+            generation=order.generation,
+            base_generation=order.base_generation,
+            ranks=[binding.rank for binding in order.bindings],
+            not_connected=waiting,
+        )
+        return Outcome(ok=True, message=f"not connected yet: {', '.join(waiting)}" if waiting else "")
+
+    async def _fence(self, order: agent_pb2.FenceHosts, deadline_ms: int) -> Outcome:
+        grace_s = order.grace_ms / 1000
+        limit_s = grace_s + FENCE_LIMIT_S
+        if deadline_ms:
+            limit_s = min(limit_s, deadline_ms / 1000)
+        fences = (
+            self._endings.fence(host_id, grace_s=grace_s, reason=order.reason, limit_s=limit_s)
+            for host_id in order.host_ids
+        )
+        ended = await asyncio.gather(*fences)
+        left = [host_id for host_id, empty in zip(order.host_ids, ended, strict=True) if not empty]
+        if left:
+            return Outcome(ok=False, message=f"processes are left after {limit_s:.1f} s: {', '.join(left)}")
+        return Outcome(ok=True)
+
+    def _forget(self, order: agent_pb2.ForgetHosts) -> Outcome:
+        kept = self._state.table.forget(order.host_ids)
+        self._state.save()
+        jobs_left = {record.identity.job_uid for record in self._state.table}
+        for job_uid in [job for job in self._generations.tables.jobs if job not in jobs_left]:
+            self._generations.drop(job_uid)
+        if kept:
+            return Outcome(ok=False, message=f"not reported empty yet: {', '.join(kept)}", final=False)
+        return Outcome(ok=True)
+
+    async def _verify(self, order: agent_pb2.VerifyCheckpoint) -> Outcome:
+        async with self._disk:
+            checked = await asyncio.to_thread(checkpoints.verify, order, self._stop)
+        if not checked.ok:
+            log.error("checkpoint.bad", checkpoint=order.checkpoint_id, file=checked.file, reason=checked.reason)
+        self._state.outbox.add_finding(CheckedFinding(checked))
+        return Outcome(ok=True)
+
+    async def _sweep(self, order: agent_pb2.SweepFolders) -> Outcome:
+        tables = [table for kept in self._generations.tables.jobs.values() for table in kept.values()]
+        job_folders = [
+            folder for folder in (checkpoints.job_folder(table.checkpoint_folder) for table in tables) if folder
+        ]
+        live_jobs = {record.identity.job_uid for record in self._state.table if not record.exited}
+        live = [
+            table.checkpoint_folder
+            for table in tables
+            if table.checkpoint_folder
+            and table.job_uid in live_jobs
+            and table.generation == self._generations.tables.newest(table.job_uid)
+        ]
+        problems = []
+        async with self._disk:
+            for folder in order.folders:
+                refuse = functools.partial(checkpoints.sweep_refusal, folder, job_folders, live, self._config.directory)
+                problem = await asyncio.to_thread(refuse)
+                if problem:
+                    self._state.counters.add("sweeps_refused")
+                    log.warning("sweep.refused", folder=folder, reason=problem)
+                else:
+                    problem = await asyncio.to_thread(_sweep_problem, folder)
+                if problem:
+                    problems.append(f"{folder}: {problem}")
+        return Outcome(ok=not problems, message="; ".join(problems))
+
+    def _inject(self, order: agent_pb2.InjectFault) -> Outcome:
+        for probe in self._state.probes:
+            if isinstance(probe, SimulatedProbe):
+                try:
+                    probe.inject(order.accelerator, order.code, order.message)
+                except IndexError as error:
+                    return Outcome(ok=False, message=str(error))
+                self._state.read_probes()
+                return Outcome(ok=True)
+        return Outcome(ok=False, message="this node has no simulated accelerators; real ones are not broken on request")
+
+
+def _sweep_problem(folder: str) -> str:
+    try:
+        checkpoints.sweep(folder)
+    except OSError as error:
+        return f"cannot be deleted: {error.strerror}"
+    return ""

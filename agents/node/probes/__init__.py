@@ -1,0 +1,1 @@
+"""Probes: one module per vendor, each reads accelerators and reports their state as it is."""

@@ -1,0 +1,109 @@
+"""What the parts of one agent share: the host table, the outbox, soft progress, counters and the wake-up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import structlog
+from phalanx.v1 import agent_pb2, types_pb2
+
+from agents.node.hosts import HostTable
+from agents.node.hosts_file import save_hosts
+from agents.node.observability import Counters
+from agents.node.outbox import ReportOutbox
+from agents.node.probes.probe import Probe
+
+DEVICE_POLL_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class NodeState:
+    """Truth about the node, in memory, with its persistence. Lives on the event loop; not thread-safe."""
+
+    def __init__(self, hosts_path: Path, table: HostTable, probes: Sequence[Probe]) -> None:
+        self._hosts_path = hosts_path
+        self.table = table
+        self.probes = probes
+        self.counters = Counters()
+        self.outbox = ReportOutbox(self)
+        self.wake = asyncio.Event()
+        self._accelerators: dict[str, agent_pb2.AcceleratorStatus] = {}
+        self._progress: dict[str, tuple[agent_pb2.StepProgress, float]] = {}
+
+    def host_changed(self, host_id: str) -> None:
+        """A host's record has changed: keep it on disk, then tell the controller."""
+        self.save()
+        self.outbox.touch_host(host_id)
+        self.wake.set()
+
+    def save(self) -> None:
+        """Write the host table. The caller acknowledges nothing before this has returned."""
+        save_hosts(self._hosts_path, self.table)
+
+    def note_progress(self, progress: agent_pb2.StepProgress) -> None:
+        """Soft state: only the newest counts, it travels with the next beat."""
+        self._progress[progress.host_id] = (progress, time.monotonic() - progress.age_ms / 1000)
+
+    def progress_rows(self) -> list[agent_pb2.StepProgress]:
+        """Last known step of every living rank, with its age now."""
+        now = time.monotonic()
+        rows = []
+        for host_id in list(self._progress):
+            record = self.table.get(host_id)
+            if record is None or record.exited:
+                del self._progress[host_id]
+                continue
+            progress, ended_at = self._progress[host_id]
+            if record.assigned is None or record.assigned.generation != progress.generation:
+                continue
+            row = agent_pb2.StepProgress()
+            row.CopyFrom(progress)
+            row.age_ms = max(0, round((now - ended_at) * 1000))
+            rows.append(row)
+        return rows
+
+    def read_probes(self) -> None:
+        """Read all accelerators; changes become due at once."""
+        for probe in self.probes:
+            for status in probe.read():
+                former = self._accelerators.get(status.serial)
+                if former == status:
+                    continue
+                self._accelerators[status.serial] = status
+                self.outbox.touch_accelerator(status.serial)
+                self.wake.set()
+                if former is not None:
+                    log.warning(
+                        "accelerator.changed",
+                        serial=status.serial,
+                        state=types_pb2.AcceleratorState.Name(status.state),
+                        fault_code=status.fault_code,
+                        fault_message=status.fault_message,
+                    )
+
+    async def poll_probes(self) -> None:
+        """Read the probes every second until cancelled."""
+        while True:
+            self.read_probes()
+            await asyncio.sleep(DEVICE_POLL_S)
+
+    def host_row(self, host_id: str, now: float) -> agent_pb2.HostStatus | None:
+        """One host, or None when it is forgotten."""
+        record = self.table.get(host_id)
+        return record.row(now) if record is not None else None
+
+    def host_ids(self) -> Iterable[str]:
+        """All hosts."""
+        return list(self.table.records)
+
+    def accelerator_row(self, serial: str) -> agent_pb2.AcceleratorStatus | None:
+        """One accelerator."""
+        return self._accelerators.get(serial)
+
+    def serials(self) -> Iterable[str]:
+        """All accelerators."""
+        return list(self._accelerators)
