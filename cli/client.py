@@ -1,0 +1,148 @@
+"""The connection to a controller, and gRPC errors told as what happened, why, and what to do."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.errors import CliError, Exit
+from cli.site import resolve_address
+
+if TYPE_CHECKING:
+    import grpc
+    from phalanx.v1 import checkpoint_pb2_grpc, event_pb2_grpc, fleet_pb2_grpc, job_pb2_grpc
+    from phalanx.v1.types_pb2 import FieldViolation
+
+CALL_TIMEOUT_S = 15.0
+SUBMIT_TIMEOUT_S = 60.0
+"""Submitting asks a cell whether it can run the workload, which imports it there."""
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""A job of 50,000 ranks is one message."""
+
+REASON_KEY = "phalanx-reason"
+VIOLATION_KEY = "phalanx-violation-bin"
+
+
+class Refused(CliError):
+    """The controller answered with an error; field violations keep their paths so that a manifest can show lines."""
+
+    def __init__(
+        self, what: str, *, why: str, fix: str, code: Exit, violations: tuple[FieldViolation, ...], status: str
+    ) -> None:
+        details = tuple(f"{v.path}: {v.reason}. {v.fix}" for v in violations)
+        super().__init__(what, why=why, fix=fix, code=code, details=details)
+        self.violations = violations
+        self.status = status
+
+
+class Client:
+    """Stubs of the operator services over one channel."""
+
+    def __init__(self, address: str) -> None:
+        import grpc  # noqa: PLC0415 - heavy, and not needed by --help
+        from phalanx.v1 import (  # noqa: PLC0415
+            checkpoint_pb2_grpc,
+            event_pb2_grpc,
+            fleet_pb2_grpc,
+            job_pb2_grpc,
+        )
+
+        self.address = address
+        self._channel: grpc.Channel = grpc.insecure_channel(
+            address,
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.enable_http_proxy", 0),
+                ("grpc.initial_reconnect_backoff_ms", 200),
+                ("grpc.max_reconnect_backoff_ms", 2000),
+            ],
+        )
+        self.jobs: job_pb2_grpc.JobServiceStub = job_pb2_grpc.JobServiceStub(self._channel)
+        self.fleet: fleet_pb2_grpc.FleetServiceStub = fleet_pb2_grpc.FleetServiceStub(self._channel)
+        self.events: event_pb2_grpc.EventServiceStub = event_pb2_grpc.EventServiceStub(self._channel)
+        self.checkpoints: checkpoint_pb2_grpc.CheckpointServiceStub = checkpoint_pb2_grpc.CheckpointServiceStub(
+            self._channel
+        )
+
+    def close(self) -> None:
+        """Ends the channel and every stream on it."""
+        self._channel.close()
+
+
+def new_request_id() -> str:
+    """The id of one invocation: a repeat of the call with it returns the first answer."""
+    return str(uuid.uuid4())
+
+
+@contextmanager
+def connect(address: str | None, directory: Path) -> Iterator[Client]:
+    """A client for the address or the site of a folder. gRPC errors in the block become `CliError`s."""
+    import grpc  # noqa: PLC0415
+
+    client = Client(resolve_address(address, directory))
+    try:
+        yield client
+    except grpc.RpcError as error:
+        raise translate(error, client.address) from error
+    finally:
+        client.close()
+
+
+def status_of(error: grpc.RpcError) -> str:
+    """Name of the canonical code, for example `UNAVAILABLE`."""
+    code = getattr(error, "code", None)
+    return str(code().name) if callable(code) else "UNKNOWN"
+
+
+def translate(error: grpc.RpcError, address: str) -> Refused:
+    """A gRPC error as a message for people and an exit code for scripts."""
+    status = status_of(error)
+    details = getattr(error, "details", None)
+    message = str(details() or "") if callable(details) else str(error)
+    reason, violations = _metadata(error)
+    if status == "UNAVAILABLE":
+        what = f"the controller at {address} does not answer"
+        return Refused(
+            what,
+            why=message or "the connection was refused",
+            fix="is the site up? `phalanx up` starts one, `--address` names another",
+            code=Exit.ERROR,
+            violations=(),
+            status=status,
+        )
+    code, fix = _MEANING.get(status, (Exit.ERROR, ""))
+    what = message or _SAID_NOTHING
+    return Refused(what, why=reason, fix="" if message else fix, code=code, violations=violations, status=status)
+
+
+def _metadata(error: grpc.RpcError) -> tuple[str, tuple[FieldViolation, ...]]:
+    from phalanx.v1.types_pb2 import FieldViolation  # noqa: PLC0415
+
+    trailing = getattr(error, "trailing_metadata", None)
+    reason, violations = "", []
+    for key, value in (trailing() or ()) if callable(trailing) else ():
+        if key == REASON_KEY:
+            reason = value if isinstance(value, str) else value.decode()
+        elif key == VIOLATION_KEY:
+            violations.append(FieldViolation.FromString(value))
+    return reason, tuple(violations)
+
+
+_SAID_NOTHING = "the controller refused and gave no message"
+
+_MEANING: dict[str, tuple[Exit, str]] = {
+    "INVALID_ARGUMENT": (Exit.USAGE, "correct the request"),
+    "OUT_OF_RANGE": (Exit.USAGE, "ask for a newer revision"),
+    "NOT_FOUND": (Exit.NOT_FOUND, "`phalanx get jobs` and `phalanx get nodes` list what is there"),
+    "PERMISSION_DENIED": (Exit.NOT_ALLOWED, "ask for the role that may do this"),
+    "UNAUTHENTICATED": (Exit.NOT_ALLOWED, "check the credentials"),
+    "ALREADY_EXISTS": (Exit.CONFLICT, "use another name"),
+    "FAILED_PRECONDITION": (Exit.CONFLICT, "look at the present state with `phalanx describe`"),
+    "ABORTED": (Exit.CONFLICT, "try again"),
+    "DEADLINE_EXCEEDED": (Exit.TIMED_OUT, "look at the state with `phalanx get`, then try again"),
+    "RESOURCE_EXHAUSTED": (Exit.ERROR, "try again later"),
+    "UNIMPLEMENTED": (Exit.ERROR, "the controller is of another version: compare with `phalanx version`"),
+}

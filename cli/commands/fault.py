@@ -1,0 +1,224 @@
+"""Breaking things on purpose: `phalanx inject ...`, for a site on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.client import CALL_TIMEOUT_S, Client, connect, new_request_id
+from cli.errors import CliError, Exit
+from cli.options import DEFAULT_DIRECTORY, Address, Directory
+from cli.site import require_site
+from cli.supervisor import control, processes
+from cli.supervisor.layout import CONTROLLER_UNIT, agent_unit
+from cli.supervisor.ray_cell import AGENT_UNIT, GCS_UNIT, raylet_unit
+
+JobName = Annotated[str, typer.Argument(metavar="JOB")]
+NodeName = Annotated[str, typer.Argument(metavar="NODE")]
+
+
+class Target(StrEnum):
+    """Which process of a rank."""
+
+    PROCESS = "process"
+    HOST = "host"
+    ACTOR = "actor"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group."""
+    group = typer.Typer(help="Break something on purpose, to see it recover.", no_args_is_help=True)
+    app.add_typer(group, name="inject")
+    for command in (
+        kill_rank,
+        kill_agent,
+        kill_raylet,
+        kill_gcs,
+        kill_cell_agent,
+        kill_controller,
+        stop_controller,
+        destroy_node,
+        restart_node,
+        accelerator_fault,
+        corrupt_checkpoint,
+    ):
+        group.command()(command)
+
+
+def kill_rank(
+    job: JobName,
+    rank: Annotated[int, typer.Argument(min=0, metavar="RANK")],
+    what: Annotated[
+        Target, typer.Option(help="The training process, its rank host, or its Ray actor.")
+    ] = Target.PROCESS,
+    address: Address = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """SIGKILL one process of a rank."""
+    with connect(address, directory) as client:
+        pid = rank_pid(client, job, rank, what)
+    kill_of_site(pid, directory)
+    render.out(f"SIGKILL to process {pid} ({what} of rank {rank} of {job})")
+
+
+def rank_pid(client: Client, job: str, rank: int, what: Target) -> int:
+    """The process id of a rank's part, as the controller knows it now."""
+    from phalanx.v1 import job_pb2  # noqa: PLC0415
+
+    answer = client.jobs.GetJob(job_pb2.GetJobRequest(name=job), timeout=CALL_TIMEOUT_S)
+    found = next((one for one in answer.job.ranks if one.rank == rank), None)
+    if found is None:
+        raise CliError(f"{job} has no rank {rank} now", fix=f"`phalanx describe job {job}`", code=Exit.NOT_FOUND)
+    match what:
+        case Target.PROCESS:
+            pid = found.pid
+        case Target.HOST:
+            pid = found.host_pid
+        case Target.ACTOR:
+            pid = _actor_of(found.host_pid)
+    if not pid:
+        raise CliError(f"the {what} of rank {rank} does not run now", fix="try again", code=Exit.CONFLICT)
+    return pid
+
+
+def _actor_of(host_pid: int) -> int:
+    """The Ray worker that started a rank host; 0 when it is gone (the host then has another parent)."""
+    parent = processes.parent_of(host_pid) if host_pid else 0
+    command = " ".join(processes.command_of(parent)) if parent else ""
+    return parent if "ray::" in command or "default_worker.py" in command else 0
+
+
+def kill_of_site(pid: int, directory: Path) -> None:
+    """SIGKILL to a process of the site in this folder, never to another one that got its number meanwhile."""
+    run = require_site(directory).run
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise CliError(f"process {pid} is gone", fix="try again", code=Exit.CONFLICT) from None
+    try:
+        if pid not in processes.marked(processes.SITE_MARKER, str(run)):
+            raise CliError(f"process {pid} is not of this site", why=f"it lacks {processes.SITE_MARKER}={run}")
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except ProcessLookupError:
+        raise CliError(f"process {pid} is gone", fix="try again", code=Exit.CONFLICT) from None
+    finally:
+        os.close(descriptor)
+
+
+def _kill_unit(directory: Path, name: str) -> None:
+    answer = control.call(require_site(directory).run, {"command": "kill", "name": name, "signal": int(signal.SIGKILL)})
+    render.out(f"SIGKILL to process {answer['pid']} ({name})")
+
+
+def kill_agent(node: NodeName, directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """SIGKILL a node agent."""
+    _kill_unit(directory, agent_unit(node))
+
+
+def kill_raylet(node: NodeName, directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """SIGKILL a node's raylet."""
+    _kill_unit(directory, raylet_unit(node))
+
+
+def kill_gcs(directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """SIGKILL the cell's GCS."""
+    _kill_unit(directory, GCS_UNIT)
+
+
+def kill_cell_agent(directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """SIGKILL the cell agent."""
+    _kill_unit(directory, AGENT_UNIT)
+
+
+def kill_controller(directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """SIGKILL the controller."""
+    _kill_unit(directory, CONTROLLER_UNIT)
+
+
+def stop_controller(
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long it is frozen.")],
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Freeze the controller (SIGSTOP); the supervisor lets it go on after the time."""
+    run = require_site(directory).run
+    answer = control.call(run, {"command": "stop_process", "name": CONTROLLER_UNIT, "seconds": seconds})
+    render.out(f"SIGSTOP to process {answer['pid']} ({CONTROLLER_UNIT}) for {seconds:g} s")
+
+
+def destroy_node(node: NodeName, directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """Destroy a node at once: agent, raylet, ranks, shared memory, local disk, sockets. It does not come back."""
+    answer = control.call(require_site(directory).run, {"command": "destroy_node", "node": node})
+    render.out(f"{node} destroyed, {answer['killed']} processes killed")
+
+
+def restart_node(node: NodeName, directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """Start a destroyed node again, empty."""
+    control.call(require_site(directory).run, {"command": "restart_node", "node": node})
+    render.out(f"{node} started again")
+
+
+def accelerator_fault(
+    node: NodeName,
+    index: Annotated[int, typer.Argument(min=0, metavar="INDEX")],
+    *,
+    code: Annotated[str, typer.Option(help="The fault code that the probe reports.")] = "",
+    clear: Annotated[bool, typer.Option("--clear", help="Clear the fault.")] = False,
+    message: Annotated[str, typer.Option(help="Text of the fault.")] = "injected by the operator",
+    address: Address = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Raise or clear a fault of a simulated accelerator."""
+    from phalanx.v1 import fleet_pb2  # noqa: PLC0415
+
+    if bool(code) == clear:
+        raise CliError("say which: a fault or its end", fix="pass --code CODE, or --clear", code=Exit.USAGE)
+    with connect(address, directory) as client:
+        request = fleet_pb2.InjectAcceleratorFaultRequest(
+            request_id=new_request_id(), node=node, accelerator=index, code=code, message="" if clear else message
+        )
+        answer = client.fleet.InjectAcceleratorFault(request, timeout=CALL_TIMEOUT_S)
+    verb = "cleared on" if clear else f"{code} raised on"
+    render.out(f"{verb} accelerator {index} of {node} at revision {answer.revision}")
+
+
+def corrupt_checkpoint(
+    job: JobName,
+    checkpoint: Annotated[str, typer.Option(help="Id of the checkpoint; default: the newest one.")] = "",
+    address: Address = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Flip one byte in the largest file of a checkpoint."""
+    from phalanx.v1 import checkpoint_pb2, types_pb2  # noqa: PLC0415
+
+    readable = (types_pb2.CHECKPOINT_STATE_COMMITTED, types_pb2.CHECKPOINT_STATE_VERIFIED)
+    with connect(address, directory) as client:
+        request = checkpoint_pb2.ListCheckpointsRequest(job=job)
+        answer = client.checkpoints.ListCheckpoints(request, timeout=CALL_TIMEOUT_S)
+    found = [item for item in answer.checkpoints if (item.id == checkpoint if checkpoint else item.state in readable)]
+    if not found:
+        fix = f"`phalanx get checkpoints --job {job}`"
+        raise CliError(f"{job} has no such checkpoint", fix=fix, code=Exit.NOT_FOUND)
+    newest = max(found, key=lambda item: (item.step, item.generation))
+    path, offset = flip_byte(Path(newest.folder))
+    render.out(f"flipped byte {offset} of {path} (checkpoint {newest.id}, step {newest.step})")
+
+
+def flip_byte(folder: Path) -> tuple[Path, int]:
+    """Inverts the middle byte of the largest file below a folder."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if not files:
+        raise CliError(f"there is no file in {folder}", code=Exit.NOT_FOUND)
+    path = max(files, key=lambda file: (file.stat().st_size, str(file)))
+    offset = path.stat().st_size // 2
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 0xFF]))
+    return path, offset

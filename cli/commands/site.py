@@ -1,0 +1,110 @@
+"""The site: up, down, version."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.client import CALL_TIMEOUT_S, connect
+from cli.errors import CliError, Exit
+from cli.options import DEFAULT_DIRECTORY, Address, Directory
+from cli.site import ADDRESS_VARIABLE, read_site
+from cli.supervisor.launch import bring_up, take_down, wait_ready
+from cli.supervisor.layout import SiteOptions
+
+READY_TIMEOUT_S = 120.0
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(up)
+    app.command()(down)
+    app.command()(version)
+
+
+def up(
+    *,
+    directory: Directory = DEFAULT_DIRECTORY,
+    nodes: Annotated[int, typer.Option(min=1, max=64, help="Nodes to start, all on this machine.")] = 4,
+    accelerators: Annotated[int, typer.Option(min=0, max=64, help="Simulated accelerators on each.")] = 2,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="The controller's port; another when it is taken.")
+    ] = 7711,
+    detach: Annotated[
+        bool, typer.Option("--detach/--foreground", help="Return when ready, or stay until ended.")
+    ] = True,
+    no_cell: Annotated[bool, typer.Option("--no-cell", help="No Ray cell: nodes are shown, but run no ranks.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds until the site must be ready.")] = READY_TIMEOUT_S,
+) -> None:
+    """Start a site on this machine: controller, node agents, Ray cell, and a supervisor that restarts what dies."""
+    options = SiteOptions(directory, nodes, accelerators, port, with_cell=not no_cell, end_with_parent=not detach)
+    signal.signal(signal.SIGTERM, _interrupt)
+    supervisor = start_site(options, timeout)
+    if not detach:
+        _stay(supervisor, directory)
+
+
+def start_site(options: SiteOptions, timeout_s: float) -> subprocess.Popen[bytes]:
+    """Starts a site, waits until it is ready and returns its supervisor; on failure nothing of it is left."""
+    directory = options.directory
+    render.note(f"starting a site in {directory}")
+    try:
+        plan, supervisor = bring_up(options, render.note)
+        address = plan.site["address"]
+        if not address.endswith(f":{options.port}"):
+            render.note(f"  port {options.port} is taken; the controller listens at {address}")
+        with connect(address, directory) as client:
+            wait_ready(plan, supervisor, client, timeout_s, render.note)
+    except (CliError, KeyboardInterrupt) as error:
+        if not (isinstance(error, CliError) and error.code == Exit.CONFLICT):
+            take_down(directory, render.note)
+        raise
+    render.note(f"ready: {options.nodes} nodes, {options.nodes * options.accelerators} accelerators, {address}")
+    return supervisor
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _stay(supervisor: subprocess.Popen[bytes], directory: Path) -> None:
+    """Waits for the supervisor; our end is its end."""
+    try:
+        code = supervisor.wait()
+    except KeyboardInterrupt:
+        render.note("ending the site")
+        take_down(directory, render.note)
+        supervisor.wait()
+        return
+    if code != 0:  # killed; an orderly end (`phalanx down`) has left nothing, and the folder may be in use again
+        take_down(directory, render.note)
+        raise CliError(f"the supervisor ended with {code}", fix=f"look at {directory}/supervisor.log")
+
+
+def down(directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """End every process of the site, also after its supervisor was killed. The journal and checkpoints stay."""
+    take_down(directory, render.note)
+    render.note(f"nothing of {directory} runs any more")
+
+
+def version(address: Address = None, directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """Print the version of this command, and of the controller when there is one."""
+    try:
+        own = installed_version("phalanx")
+    except PackageNotFoundError:
+        own = "unknown (not installed)"
+    render.out(f"phalanx {own}")
+    if address or os.environ.get(ADDRESS_VARIABLE) or read_site(directory):
+        from phalanx.v1 import fleet_pb2  # noqa: PLC0415
+
+        with connect(address, directory) as client:
+            site = client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=CALL_TIMEOUT_S)
+            render.out(f"controller {site.version} at {client.address}, epoch {site.epoch}")

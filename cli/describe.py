@@ -1,0 +1,144 @@
+"""Descriptions of one thing at length, for people."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from cli import render
+from cli.wire import enum_word, plain
+
+if TYPE_CHECKING:
+    from phalanx.v1 import fleet_pb2, job_pb2
+
+PHASES = ("detect", "decide", "place", "start", "rendezvous", "restore", "first_step")
+"""Phases of a recovery, in order."""
+
+
+def job(item: job_pb2.Job) -> None:
+    """A job: state, ranks, parked processes, recoveries, accounting."""
+    parallel = item.spec.parallel
+    render.fields(
+        (
+            ("name", item.name),
+            ("uid", item.uid),
+            ("state", render.job_state(item)),
+            ("blocker", item.blocker),
+            ("ended", f"{item.ended_at}  {item.end_reason}".strip()),
+            ("submitted", item.submitted_at),
+            ("generation", str(item.generation)),
+            ("step", f"{item.step}" + (f" of {render.total_steps(item)}" if render.total_steps(item) else "")),
+            ("loss", render.loss(item.loss)),
+            ("step time", render.seconds(item.step_time_s)),
+            ("last checkpoint", f"step {item.last_checkpoint_step}" if item.last_checkpoint_step else "none yet"),
+            ("checkpoints in", item.checkpoint_folder),
+            ("workload", f"{item.spec.workload.module} {json.dumps(plain(item.spec.workload.args))}"),
+            ("parallel", f"tp {parallel.tp}  pp {parallel.pp}  cp {parallel.cp}  dp {parallel.dp}  ep {parallel.ep}"),
+            ("ettr", f"{item.ettr:.4f}"),
+            ("ledger", render.amounts(item.ledger_s)),
+            ("restarts", ", ".join(f"{name} {count}" for name, count in sorted(item.restarts.items()))),
+            ("result", ", ".join(f"{key}={value}" for key, value in sorted(item.result.items()))),
+        )
+    )
+    _ranks(item)
+    if item.recoveries:
+        render.heading("recoveries")
+        recoveries(item)
+
+
+def _ranks(item: job_pb2.Job) -> None:
+    from phalanx.v1 import types_pb2  # noqa: PLC0415
+
+    def word(state: types_pb2.RankState.ValueType) -> str:
+        return enum_word(types_pb2.RankState, state)
+
+    rows = [
+        [
+            str(rank.rank),
+            word(rank.state),
+            rank.node,
+            ",".join(str(index) for index in rank.accelerators),
+            str(rank.step),
+            str(rank.pid or "-"),
+            rank.host_id,
+        ]
+        for rank in item.ranks
+    ]
+    rows += [["-", word(host.state), host.node, "", "", str(host.pid or "-"), host.host_id] for host in item.parked]
+    if rows:
+        render.heading("ranks and parked processes")
+        render.table(("RANK", "STATE", "NODE", "DEVICES", "STEP", "PID", "HOST"), rows)
+
+
+def recoveries(item: job_pb2.Job) -> None:
+    """The recovery timeline: one row per recovery, one column per phase."""
+    rows = [
+        [
+            str(recovery.generation),
+            recovery.rung,
+            ",".join(str(rank) for rank in recovery.ranks) or "-",
+            str(recovery.steps_lost),
+            *(render.seconds(recovery.phases_s[name]) if name in recovery.phases_s else "-" for name in PHASES),
+            render.seconds(recovery.total_s) if recovery.complete else "overtaken" if recovery.overtaken else "...",
+            recovery.cause,
+        ]
+        for recovery in item.recoveries
+    ]
+    names = tuple(name.upper().replace("_", " ") for name in PHASES)
+    render.table(("GEN", "RUNG", "RANKS", "STEPS LOST", *names, "TOTAL", "CAUSE"), rows)
+
+
+def node(item: fleet_pb2.Node) -> None:
+    """A node: what is witnessed of it, its devices and its cordons."""
+    from phalanx.v1 import types_pb2  # noqa: PLC0415
+
+    render.fields(
+        (
+            ("name", item.name),
+            ("service", enum_word(types_pb2.NodeService, item.service)),
+            ("liveness", enum_word(types_pb2.NodeLiveness, item.liveness)),
+            ("agent session", "open" if item.session_open else "lost"),
+            ("cell", "member" if item.cell_member else "not a member"),
+            ("last beat", f"{render.seconds(item.last_beat_age_s)} ago"),
+            ("address", item.address),
+            ("labels", ", ".join(f"{key}={value}" for key, value in sorted(item.labels.items()))),
+            ("jobs", ", ".join(item.jobs)),
+            ("agent", f"{item.agent_version} boot {item.boot_id}"),
+            ("cordons", "; ".join(f"{reason.owner}: {reason.reason}" for reason in item.cordons)),
+        )
+    )
+    rows = [
+        [
+            str(device.index),
+            enum_word(types_pb2.AcceleratorState, device.state),
+            device.serial,
+            device.pci_address,
+            f"{device.vendor} {device.model}".strip(),
+            f"{device.fault_code} {device.fault_message}".strip() or "-",
+        ]
+        for device in item.accelerators
+    ]
+    if rows:
+        render.heading("accelerators")
+        render.table(("INDEX", "STATE", "SERIAL", "PCI", "MODEL", "FAULT"), rows)
+
+
+def site(item: fleet_pb2.GetSiteResponse, address: str) -> None:
+    """The site and its controller."""
+    render.fields(
+        (
+            ("controller", address),
+            ("version", item.version),
+            ("epoch", str(item.epoch)),
+            ("revision", str(item.revision)),
+            ("nodes", str(item.nodes)),
+            ("accelerators", str(item.accelerators)),
+            ("journal", item.journal_state),
+            ("detector", "degraded" if item.detector_degraded else "ok"),
+            ("loop lag", render.seconds(item.loop_lag_s)),
+            ("ranks outlive the controller by", f"{item.orphan_grace_ms / 1000:g} s"),
+            ("since", render.seconds(item.wall_s)),
+            ("accelerator-seconds", render.amounts(item.ledger_s)),
+            ("refused", ", ".join(f"{reason} {count}" for reason, count in sorted(item.refused.items()))),
+        )
+    )

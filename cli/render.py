@@ -1,0 +1,215 @@
+"""The only module that prints. Data goes to standard output, everything else to standard error.
+
+`rich` is used on a terminal only, and imported only there; lists beyond a screenful or two are aligned by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from cli.errors import CliError
+from cli.wire import enum_word
+
+if TYPE_CHECKING:
+    from phalanx.v1 import event_pb2, job_pb2
+
+RICH_ROWS = 200
+BAR_WIDTH = 30
+
+STATE_STYLE = {
+    "RUNNING": "green",
+    "SUCCEEDED": "green",
+    "IN_SERVICE": "green",
+    "ALIVE": "green",
+    "VERIFIED": "green",
+    "RECOVERING": "yellow",
+    "SUSPECT": "yellow",
+    "QUARANTINED": "yellow",
+    "FAILED": "red",
+    "DEAD": "red",
+    "POISONED": "red",
+    "LOST": "red",
+}
+
+
+def out(text: str = "") -> None:
+    """One line of data."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def out_bytes(data: bytes) -> None:
+    """Raw data, for example a rank's output."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def note(text: str) -> None:
+    """One line for the person who watches: progress, hints, warnings."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def failure(error: CliError) -> None:
+    """An expected failure."""
+    for line in error.lines():
+        note(line)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table: coloured on a terminal, aligned text otherwise and for long lists."""
+    if sys.stdout.isatty() and len(rows) <= RICH_ROWS:
+        _rich_table(columns, rows)
+        return
+    widths = [max(len(line[i]) for line in (columns, *rows)) for i in range(len(columns))]
+    for line in (columns, *rows):
+        out("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only on a terminal
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(cell, style=STATE_STYLE.get(cell, "")) for cell in row))
+    Console(soft_wrap=False).print(grid)
+
+
+def document(value: Any, form: str) -> None:
+    """Plain values as JSON or YAML."""
+    if form == "json":
+        out(json.dumps(value, indent=2, ensure_ascii=False))
+        return
+    import yaml  # noqa: PLC0415
+
+    out(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip())
+
+
+def fields(pairs: Iterable[tuple[str, str]]) -> None:
+    """Names and values below each other; empty values are left out."""
+    shown = [(name, value) for name, value in pairs if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        out(f"{name.ljust(width)}  {value}")
+
+
+def heading(text: str) -> None:
+    """A part of a description begins."""
+    out()
+    out(text)
+
+
+def seconds(value: float) -> str:
+    """A duration with three leading digits: `0.42 s`, `13.1 s`, `2 m 05 s`."""
+    if not math.isfinite(value):
+        return "-"
+    if value < 10:
+        return f"{value:.2f} s"
+    if value < 100:
+        return f"{value:.1f} s"
+    return f"{int(value) // 60} m {int(value) % 60:02d} s"
+
+
+def loss(value: float) -> str:
+    """A loss, or `-` when none was reported."""
+    return f"{value:.4f}" if math.isfinite(value) and value else "-"
+
+
+def count_bytes(value: int) -> str:
+    """A size with a binary unit."""
+    size = float(value)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def amounts(values: Mapping[str, float]) -> str:
+    """Named seconds on one line, largest first."""
+    return ", ".join(f"{name} {seconds(value)}" for name, value in sorted(values.items(), key=lambda item: -item[1]))
+
+
+def clock(at: str) -> str:
+    """The local time of day of an RFC 3339 text, for lines that people read as they come."""
+    try:
+        return datetime.fromisoformat(at).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    except ValueError:
+        return at
+
+
+def event_line(event: event_pb2.Event) -> str:
+    """One event on one line."""
+    about = " ".join(part for part in (event.job, event.node) if part)
+    return f"{clock(event.at)}  r{event.revision:<6} {event.type:<24} {about:<20} {event.message}".rstrip()
+
+
+def job_state(job: job_pb2.Job) -> str:
+    """The word of a job's state."""
+    from phalanx.v1 import types_pb2  # noqa: PLC0415
+
+    return enum_word(types_pb2.JobState, job.state)
+
+
+def total_steps(job: job_pb2.Job) -> int:
+    """How many steps the job wants to make, when its workload takes `steps` as an argument; else 0."""
+    args = job.spec.workload.args.fields
+    return int(args["steps"].number_value) if "steps" in args else 0
+
+
+def job_line(job: job_pb2.Job, *, bar: bool) -> str:
+    """A job's progress on one line."""
+    total = total_steps(job)
+    done = f"{job.step}/{total}" if total else f"{job.step}"
+    parts = [f"{job.name} {job_state(job):<10}"]
+    if bar and total:
+        filled = min(BAR_WIDTH, BAR_WIDTH * int(job.step) // total)
+        parts.append("[" + "#" * filled + "." * (BAR_WIDTH - filled) + "]")
+    parts.append(f"step {done}  gen {job.generation}  loss {loss(job.loss)}  {seconds(job.step_time_s)}/step")
+    if job.blocker:
+        parts.append(f"waits: {job.blocker}")
+    if job.end_reason:
+        parts.append(job.end_reason)
+    return "  ".join(parts)
+
+
+class Progress:
+    """The line of a job: rewritten in place on a terminal, a new line per change of state (or tenth) otherwise."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._last: tuple[object, ...] = ()
+        self._open = False
+
+    def show(self, job: job_pb2.Job) -> None:
+        """Shows the job as it is now."""
+        if self._terminal:
+            import shutil  # noqa: PLC0415
+
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write("\r\x1b[2K" + job_line(job, bar=True)[:width])
+            sys.stderr.flush()
+            self._open = True
+            return
+        total = total_steps(job)
+        tenth = int(job.step) * 10 // total if total else int(job.step) // 100
+        key = (job.state, job.generation, tenth, job.blocker)
+        if key != self._last:
+            self._last = key
+            note(job_line(job, bar=False))
+
+    def close(self) -> None:
+        """Ends the line, so that what follows starts on its own."""
+        if self._open:
+            note("")
+            self._open = False

@@ -1,0 +1,207 @@
+"""The folders, ports and units of a site on one machine, as docs/design/0003-processes.md fixes them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import socket
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.errors import CliError
+from cli.supervisor.plan import Plan, Unit
+from cli.supervisor.processes import NODE_MARKER
+from cli.supervisor.ray_cell import AGENT_UNIT, GCS_UNIT, HEAD_UNIT, LOOPBACK, Cell
+
+NODES_PER_RACK = 2
+CELL = "cell-1"
+CONTROLLER_UNIT = "controller"
+STORE_UNIT = "store"
+
+# Ports that nobody asked for are taken from here: below Linux's range for outgoing connections, so that no connection
+# of our own can sit on a port between the choice and the start of its server.
+PORT_RANGE = (20_000, 30_000)
+
+
+@dataclass(frozen=True, slots=True)
+class SiteOptions:
+    """What the user chose for `up`."""
+
+    directory: Path
+    nodes: int = 4
+    accelerators: int = 2
+    port: int = 7711
+    with_cell: bool = True
+    end_with_parent: bool = False
+
+
+def agent_unit(node: str) -> str:
+    """Name of the unit that is a node's agent."""
+    return f"agent-{node}"
+
+
+def run_folder(directory: Path) -> Path:
+    """The run folder of a site folder: the same every time, so that leftovers of a killed run are found by it."""
+    digest = hashlib.sha256(f"{os.getuid()}:{directory.resolve()}".encode()).hexdigest()
+    return Path(f"/tmp/phx-{digest[:8]}")
+
+
+def make_run_folder(run: Path) -> None:
+    """Creates the run folder, or refuses one that somebody else prepared."""
+    try:
+        run.mkdir(mode=0o700)
+    except FileExistsError:
+        found = run.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            why = "it exists and is not a private folder of yours"
+            raise CliError(f"cannot use {run}", why=why, fix="remove it, or use another --dir") from None
+
+
+def choose_ports(first: int, count: int) -> tuple[int, ...]:
+    """Free loopback ports: the asked one when it is free, the others (and its substitute) from a quiet range."""
+    chosen = [first] if _is_free(first) else []
+    for candidate in random.Random().sample(range(*PORT_RANGE), 2000):
+        if len(chosen) == count:
+            return tuple(chosen)
+        if _is_free(candidate):
+            chosen.append(candidate)
+    raise CliError("no free ports", why=f"2000 ports between {PORT_RANGE[0]} and {PORT_RANGE[1]} are taken")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for a server
+        try:
+            one.bind((LOOPBACK, port))
+            one.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def make_plan(options: SiteOptions, run: Path) -> Plan:
+    """Chooses ports and describes every process of the site. Creates the folders that units do not make themselves."""
+    directory = options.directory.resolve()
+    port, metrics, store, gcs = choose_ports(options.port, 4)
+    controller = f"{LOOPBACK}:{port}"
+    cell = Cell(run / "ray", directory / "cell", gcs)
+    nodes = {f"node-{number}": _Node.at(directory, run, number) for number in range(1, options.nodes + 1)}
+    (directory / "shared" / "checkpoints").mkdir(parents=True, exist_ok=True)
+    units = [
+        _controller(directory, controller, f"{LOOPBACK}:{metrics}"),
+        _store(directory, f"{LOOPBACK}:{store}"),
+        *(_agent(node, controller, options.accelerators) for node in nodes.values()),
+    ]
+    if options.with_cell:
+        cell.prepare()
+        units += cell.units({name: node.environment for name, node in nodes.items()})
+        units.append(_cell_agent(cell, controller, f"{LOOPBACK}:{store}"))
+    return Plan(
+        directory=str(directory),
+        run=str(run),
+        units=tuple(units),
+        node_paths={name: (*node.paths, str(cell.folder_of(name))) for name, node in nodes.items()},
+        end_with_parent=options.end_with_parent,
+        site={
+            "version": 1,
+            "address": controller,
+            "metrics": f"{LOOPBACK}:{metrics}",
+            "store": f"{LOOPBACK}:{store}",
+            "ray": cell.gcs if options.with_cell else "",
+            "ray_token": str(cell.token) if options.with_cell else "",
+            "cell": CELL if options.with_cell else "",
+            "directory": str(directory),
+            "shared": str(directory / "shared"),
+            "accelerators_per_node": options.accelerators,
+            "nodes": [
+                {"name": name, "rack": node.rack, "folder": str(node.folder), "socket": str(node.socket)}
+                for name, node in nodes.items()
+            ],
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    name: str
+    rack: str
+    folder: Path
+    socket: Path
+
+    @staticmethod
+    def at(directory: Path, run: Path, number: int) -> _Node:
+        name = f"node-{number}"
+        rack = f"r{(number - 1) // NODES_PER_RACK + 1}"
+        return _Node(name, rack, directory / "nodes" / name, run / f"{name}.sock")
+
+    @property
+    def environment(self) -> tuple[tuple[str, str], ...]:
+        return (
+            (NODE_MARKER, self.name),
+            ("PHALANX_NODE_SOCKET", str(self.socket)),
+            ("PHALANX_NODE_DIR", str(self.folder)),
+        )
+
+    @property
+    def paths(self) -> tuple[str, str]:
+        return str(self.folder), str(self.socket)
+
+
+def _python(module: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-P", "-m", module, *arguments)
+
+
+def _controller(directory: Path, address: str, metrics: str) -> Unit:
+    folder = directory / "controller"
+    checkpoints = str(directory / "shared" / "checkpoints")
+    place = ("--dir", str(folder), "--listen", address, "--metrics", metrics, "--checkpoints", checkpoints)
+    return Unit(
+        name=CONTROLLER_UNIT,
+        argv=_python("controlplane", *place),
+        log=str(folder / "controller.log"),
+        folders=(str(folder),),
+        probe=address,
+        stop_order=0,
+    )
+
+
+def _store(directory: Path, address: str) -> Unit:
+    return Unit(
+        name=STORE_UNIT,
+        argv=_python("agents.cell.store", "--listen", address),
+        log=str(directory / "cell" / "store.log"),
+        probe=address,
+        stop_order=6,
+    )
+
+
+def _agent(node: _Node, controller: str, accelerators: int) -> Unit:
+    place = ("--dir", str(node.folder), "--socket", str(node.socket), "--address", LOOPBACK)
+    kind = ("--label", f"rack={node.rack}", "--simulated-accelerators", str(accelerators))
+    return Unit(
+        name=agent_unit(node.name),
+        argv=_python("agents.node", "--controller", controller, "--node", node.name, *place, *kind),
+        log=str(node.folder / "agent.log"),
+        environment=node.environment,
+        folders=(str(node.folder),),
+        node=node.name,
+        after=(CONTROLLER_UNIT,),
+        probe=f"unix:{node.socket}",
+        stop_order=7,
+    )
+
+
+def _cell_agent(cell: Cell, controller: str, store: str) -> Unit:
+    place = ("--controller", controller, "--cell", CELL, "--ray-address", cell.gcs, "--store", store)
+    return Unit(
+        name=AGENT_UNIT,
+        argv=_python("agents.cell", *place),
+        log=str(cell.logs / "agent.log"),
+        environment=cell.environment(),
+        after=(CONTROLLER_UNIT, STORE_UNIT),
+        needs=(GCS_UNIT, HEAD_UNIT),
+        stop_order=1,
+    )
