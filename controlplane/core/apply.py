@@ -44,7 +44,7 @@ def apply(state: State, record: r.Record, at_ns: int) -> None:
     _apply(state, record, at_ns)
 
 
-def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: C901, PLR0915 - one arm per record type
+def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915 - one arm per record type
     match record:
         case r.ControllerStarted():
             _controller_started(state, record)
@@ -452,7 +452,7 @@ def _reached(state: State, record: r.GenerationReached) -> None:
 def _recovery(job: Job, *, overtaken: bool) -> Recovery:
     """The running incident as a finished account: consecutive differences of the moments that were reached."""
     incident = job.incident
-    assert incident is not None  # noqa: S101 - callers hold one
+    assert incident is not None
     clock = job.clock if incident.placed_ns else GenerationClock()
     moments = [
         (Phase.DETECT, incident.detected_ns),

@@ -90,10 +90,11 @@ def codec_of(kind: Any) -> tuple[Encode, Decode]:
 
 def encode(value: Any) -> Any:
     """A dataclass value as JSON-able data."""
-    return codec_of(type(value))[0](value)
+    kind: Any = type(value)
+    return codec_of(kind)[0](value)
 
 
-def decode(kind: type[Any], data: Any) -> Any:
+def decode(kind: Any, data: Any) -> Any:
     """JSON-able data as a value of `kind`.
 
     Raises:

@@ -22,7 +22,7 @@ class Policy:
     `orphan_grace_ms`: ranks run on this long without a controller. `effect_ms`: an agent must answer within.
     """
 
-    suspicion: SuspicionPolicy = SuspicionPolicy()
+    suspicion: SuspicionPolicy = field(default_factory=SuspicionPolicy)
     orphan_grace_ms: int = 600_000
     effect_ms: int = 120_000
     max_active_jobs: int = 1_000

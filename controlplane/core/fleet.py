@@ -133,17 +133,19 @@ class Fleet:
 
     def schedulable(self) -> BoolColumn:
         """Nodes that may take new work now (S2): ALIVE, in service, no cordon, session open, member of a cell."""
-        return (
+        mask: BoolColumn = (
             (self.liveness == NodeLiveness.ALIVE)
             & (self.service == NodeService.IN_SERVICE)
             & ~self.cordoned
             & self.session
             & self.cell_member
         )
+        return mask
 
     def usable_accelerators(self) -> BoolColumn:
         """(nodes, width) mask of devices that can run a rank: HEALTHY or DEGRADED."""
-        return (self.acc_state == AcceleratorState.HEALTHY) | (self.acc_state == AcceleratorState.DEGRADED)
+        mask: BoolColumn = np.isin(self.acc_state, (AcceleratorState.HEALTHY, AcceleratorState.DEGRADED))
+        return mask
 
     def total_accelerators(self) -> int:
         """Devices of the site, whatever their state."""

@@ -66,7 +66,8 @@ class Hosts:
 
     def live(self) -> np.ndarray:
         """Mask of hosts whose process has not ended."""
-        return (self.state != RankState.EXITED) & (self.state != RankState.LOST)
+        mask: np.ndarray = (self.state != RankState.EXITED) & (self.state != RankState.LOST)
+        return mask
 
 
 @dataclass(frozen=True, slots=True)

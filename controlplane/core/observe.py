@@ -130,15 +130,10 @@ def _host_rows(draft: Draft, node: str, number: int, rows: Iterable[ev.HostRow],
     seen: set[tuple[str, int]] = set()
     for row in rows:
         seen.add((row.job, row.serial))
-        job = draft.state.jobs.get(row.job)
-        at = job.hosts.row(row.serial) if job and not job.terminal else NONE
-        known = job is not None and at != NONE and int(job.hosts.node[at]) == number
         ended = row.state in ENDED_PROCESS
-        if ended:
+        if ended and (row.exit is None or row.exit.group_empty):
             forget.append(host_id(row.job, row.serial))
-        if known and job is not None and job.hosts.state[at] not in ENDED_PROCESS:
-            by_job.setdefault(row.job, []).append(row)
-        elif known and job is not None and ended and job.hosts.state[at] == RankState.LOST:
+        if _concerns(draft, row, number, ended=ended):
             by_job.setdefault(row.job, []).append(row)
         elif not ended:
             strays.append(host_id(row.job, row.serial))
@@ -151,6 +146,16 @@ def _host_rows(draft: Draft, node: str, number: int, rows: Iterable[ev.HostRow],
         _fence_cordon(draft, node, number, strays)
     if strays:
         draft.effect(EffectKind.FENCE_HOSTS, f"node:{node}", items=tuple(strays))
+
+
+def _concerns(draft: Draft, row: ev.HostRow, number: int, *, ended: bool) -> bool:
+    """Whether a row tells of a process that we still think about: ours, here, and not known to be gone."""
+    job = draft.state.jobs.get(row.job)
+    at = job.hosts.row(row.serial) if job and not job.terminal else NONE
+    if job is None or at == NONE or int(job.hosts.node[at]) != number:
+        return False
+    state = job.hosts.state[at]
+    return state not in ENDED_PROCESS or (ended and state == RankState.LOST)
 
 
 def _fence_cordon(draft: Draft, node: str, number: int, strays: list[str]) -> None:
@@ -223,10 +228,7 @@ def _start_failed(draft: Draft, job: Job, serial: int, exit_: Exit) -> None:
     """A parked (or parking) process ended by itself; what we fenced does not count."""
     if exit_.sender == "agent":
         return
-    if exit_.observed:
-        text = exit_.message or describe_exit(exit_)
-    else:
-        text = "the process vanished before it held a rank"
+    text = (exit_.message or describe_exit(exit_)) if exit_.observed else "it vanished before it held a rank"
     draft.write(r.StartFailed(job.uid, serial, text))
 
 
@@ -311,9 +313,7 @@ def cell_hello(draft: Draft, event: ev.CellHello) -> None:
         draft.reply = Refusal("stale", "OLDER_BOOT", f"cell agent boot {event.boot_id} is older than {known.boot_id}")
         return
     draft.reply = Answer()
-    draft.write(
-        r.CellSessionChanged(event.cell, True, event.boot_id, event.incarnation, event.store_address)  # noqa: FBT003
-    )
+    draft.write(r.CellSessionChanged(event.cell, True, event.boot_id, event.incarnation, event.store_address))
     members = {name for name, alive in event.nodes if alive}
     _membership(draft, event.cell, tuple((name, name in members) for name in draft.fleet.index))
     for job in draft.state.active_jobs():
@@ -365,7 +365,7 @@ def cell_session_lost(draft: Draft, event: ev.CellSessionLost) -> None:
     if known and known.open and known.boot_id == event.boot_id:
         draft.write(
             r.CellSessionChanged(
-                event.cell, False, known.boot_id, known.incarnation, known.store_address, event.reason  # noqa: FBT003
+                event.cell, False, known.boot_id, known.incarnation, known.store_address, event.reason
             )
         )  # fmt: skip
 

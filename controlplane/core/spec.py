@@ -88,7 +88,11 @@ class RestartPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """`start_ms`: a process must be PARKED; `join_ms`: all ranks RUNNING after a generation is announced; `stop_ms`: SIGTERM to SIGKILL."""
+    """Limits of the phases of a start.
+
+    `start_ms`: a process must be PARKED; `join_ms`: all ranks RUNNING after a generation was announced; `stop_ms`:
+    SIGTERM to SIGKILL.
+    """
 
     start_ms: int = 120_000
     join_ms: int = 60_000

@@ -156,7 +156,7 @@ class State:
         return State(
             body["revision"], body["epoch"], body["at_ns"], codec.decode(Fleet, body["fleet"]),
             {c.name: c for c in cells}, {j.uid: j for j in jobs}, body["names"], body["next_job"], body["next_effect"],
-            {e.id: e for e in effects}, {k: v for k, v in body["answers"]}, codec.decode(Ledger, body["ledger"]),
+            {e.id: e for e in effects}, dict(body["answers"]), codec.decode(Ledger, body["ledger"]),
         )  # fmt: skip
 
 
