@@ -1,0 +1,135 @@
+"""Each parallelism in one visible place: experts over ranks by all-to-all, replicas by one gradient all-reduce."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agents.rank import Generation, Group, Groups, WorkloadRefused
+from training_jobs.moe.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which share of the work this rank has."""
+
+    dp_rank: int
+    dp_size: int
+    ep_rank: int
+    ep_size: int
+    edp_rank: int
+    edp_size: int
+
+    @staticmethod
+    def of(generation: Generation, config: ModelConfig) -> Layout:
+        """Read the degrees. Raises WorkloadRefused for those that this model does not implement."""
+        degrees, at = generation.degrees, generation.coordinates
+        if (degrees.tp, degrees.pp, degrees.cp) != (1, 1, 1):
+            raise WorkloadRefused(f"this model has dp and ep only; tp, pp and cp must be 1, not {degrees}")
+        if config.experts % degrees.ep:
+            raise WorkloadRefused(f"experts={config.experts} cannot be spread over ep={degrees.ep}")
+        return Layout(at.dp, degrees.dp, at.ep, degrees.ep, at.edp, degrees.dp // degrees.ep)
+
+
+# --- expert parallelism -----------------------------------------------------------------------------------------------
+
+
+class _AllToAll(torch.autograd.Function):
+    """Rows to the members that own their experts; the gradient travels the same way back."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, group: Group, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+        ctx.group, ctx.send, ctx.receive = group, send, receive
+        return _exchange(rows, group, send, receive)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return _exchange(grads[0].contiguous(), ctx.group, ctx.receive, ctx.send), None, None, None
+
+
+def _exchange(rows: Tensor, group: Group, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+    output = rows.new_empty(sum(receive), rows.shape[1])
+    group.all_to_all_single(output, rows, receive, send)
+    return output
+
+
+class ExpertParallel:
+    """Member i of the group owns experts `i * n / size` to `(i + 1) * n / size`."""
+
+    def __init__(self, group: Group | None, index: int, size: int) -> None:
+        self.group = group
+        self.index = index
+        self.size = size
+
+    @staticmethod
+    def alone() -> ExpertParallel:
+        """All experts here; for sampling and tests."""
+        return ExpertParallel(None, 0, 1)
+
+    def __call__(self, rows: Tensor, counts: Tensor, experts: Callable[[Tensor, Sequence[int]], Tensor]) -> Tensor:
+        """Answers for `rows`, which are sorted by expert, `counts[e]` of them for global expert e."""
+        if self.group is None or self.size == 1:
+            return experts(rows, counts.tolist())
+        ours = torch.empty_like(counts)
+        self.group.all_to_all_single(ours, counts)
+        per_source = ours.view(self.size, -1)  # [from member, local expert]
+        send = counts.view(self.size, -1).sum(dim=1).tolist()
+        receive = per_source.sum(dim=1).tolist()
+        arrived = _AllToAll.apply(rows, self.group, send, receive)  # type: ignore[no-untyped-call]
+        local = torch.arange(per_source.shape[1]).repeat(self.size).repeat_interleave(ours)
+        by_expert = torch.argsort(local, stable=True)
+        answers = experts(arrived.index_select(0, by_expert), per_source.sum(dim=0).tolist())
+        back = torch.empty_like(by_expert)
+        back[by_expert] = torch.arange(len(by_expert))
+        return _AllToAll.apply(answers.index_select(0, back), self.group, receive, send)  # type: ignore[no-any-return, no-untyped-call]
+
+
+# --- data parallelism -------------------------------------------------------------------------------------------------
+
+
+class GradientReducer:
+    """Averages gradients over replicas by hand: one all-reduce per replica set, always in the same layout.
+
+    DDP's buckets are rebuilt after the first step of a process, so a restored run sums in another order than an
+    undisturbed one (floors.md, G). Here each parameter's `.grad` is a fixed slice of one flat buffer. The dense buffer
+    ends with `extra` numbers that travel along: the loss and the experts' load.
+    """
+
+    def __init__(self, dense: Sequence[nn.Parameter], experts: Sequence[nn.Parameter], extra: int) -> None:
+        self._dense = _flat_gradients(dense, extra)
+        self._experts = _flat_gradients(experts, 0)
+        self.extra = self._dense[-extra:]
+
+    def zero(self) -> None:
+        """Before the backward pass."""
+        self._dense.zero_()
+        self._experts.zero_()
+
+    def reduce(self, groups: Groups | None, replicas: int) -> None:
+        """After it. `extra` is summed, gradients are averaged over all `replicas` of the batch.
+
+        An expert's gradient already holds what its expert-parallel peers sent, so it is summed over the
+        expert-data-parallel group only, and divided by the same number.
+        """
+        gradients = self._dense[: -len(self.extra)]
+        if groups is not None:
+            dense = groups.data_parallel.all_reduce(self._dense, async_op=True)
+            experts = groups.expert_data_parallel.all_reduce(self._experts, async_op=True)
+            for pending in (dense, experts):
+                assert pending is not None
+                pending.wait()
+        gradients.div_(replicas)
+        self._experts.div_(replicas)
+
+
+def _flat_gradients(parameters: Sequence[nn.Parameter], extra: int) -> Tensor:
+    flat = torch.zeros(sum(parameter.numel() for parameter in parameters) + extra)
+    start = 0
+    for parameter in parameters:
+        parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
+        start += parameter.numel()
+    return flat

@@ -1,0 +1,114 @@
+"""All that a checkpoint must hold, under canonical names that do not depend on which rank holds what."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from training_jobs.moe.config import TrainConfig
+from training_jobs.moe.experts import Experts
+from training_jobs.moe.model import LanguageModel
+from training_jobs.moe.parallel import ExpertParallel
+
+STEP_NAME = "train.step"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class TrainState:
+    """Model, optimizer and step counter of one rank."""
+
+    def __init__(self, config: TrainConfig, parallel: ExpertParallel) -> None:
+        self.model = LanguageModel(config.model, parallel)
+        self.experts = [parameter for mixture in self.model.mixtures() for parameter in mixture.experts.parameters()]
+        owned = {id(parameter) for parameter in self.experts}
+        self.dense = [parameter for parameter in self.model.parameters() if id(parameter) not in owned]
+        self.optimizer = torch.optim.AdamW(
+            [*self.dense, *self.experts], lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
+        for parameter in (*self.dense, *self.experts):
+            moments = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
+            self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+        self._counter = torch.zeros((), dtype=torch.int64)
+
+    @property
+    def step(self) -> int:
+        """Finished steps."""
+        return int(self._counter)
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._counter.fill_(step)
+
+    def initialise(self, seed: int) -> None:
+        """First weights: a function of the seed and each tensor's canonical name, whatever the layout."""
+        for name, tensor in [*named_dense(self.model), *named_experts(self.model)]:
+            initialise(name, tensor, seed)
+
+    def after_load(self) -> None:
+        """Make the optimizer's own step counters agree with the loaded one."""
+        for values in self.optimizer.state.values():
+            values["step"].fill_(float(self.step))
+
+    def dense_tensors(self) -> dict[str, Tensor]:
+        """Live tensors that all data-parallel replicas hold alike: parameters, moments, buffers, the counter."""
+        tensors = {STEP_NAME: self._counter}
+        tensors.update(named_dense(self.model))
+        tensors.update(self.model.named_buffers_to_save())
+        for name, parameter in named_dense(self.model):
+            for moment in MOMENTS:
+                tensors[f"{name}.{moment}"] = self.optimizer.state[parameter][moment]
+        return tensors
+
+    def expert_tensors(self) -> dict[str, Tensor]:
+        """Live slices of the experts that this rank holds, with their moments."""
+        tensors = dict(named_experts(self.model))
+        for prefix, experts in _experts(self.model):
+            for kind, parameter in experts.named_parameters():
+                for moment in MOMENTS:
+                    stacked = self.optimizer.state[parameter][moment]
+                    for index, slice_ in enumerate(stacked.unbind()):
+                        tensors[f"{prefix}.{experts.first + index}.{kind}.{moment}"] = slice_
+        return tensors
+
+
+def model_tensors(model: LanguageModel) -> dict[str, Tensor]:
+    """What is needed to run the model: parameters and saved buffers, live."""
+    return {**dict(named_dense(model)), **dict(model.named_buffers_to_save()), **dict(named_experts(model))}
+
+
+def named_dense(model: LanguageModel) -> list[tuple[str, nn.Parameter]]:
+    """Parameters outside the experts."""
+    inside = tuple(f"{prefix}." for prefix, _ in _experts(model))
+    return [(name, parameter) for name, parameter in model.named_parameters() if not name.startswith(inside)]
+
+
+def named_experts(model: LanguageModel) -> list[tuple[str, Tensor]]:
+    """Each local expert's matrices by global index: views of the stacked parameters."""
+    return [
+        (f"{prefix}.{experts.first + index}.{kind}", slice_)
+        for prefix, experts in _experts(model)
+        for kind, parameter in experts.named_parameters()
+        for index, slice_ in enumerate(parameter.detach().unbind())
+    ]
+
+
+def _experts(model: LanguageModel) -> Iterator[tuple[str, Experts]]:
+    for name, module in model.named_modules():
+        if isinstance(module, Experts):
+            yield name, module
+
+
+@torch.no_grad()
+def initialise(name: str, tensor: Tensor, seed: int) -> None:
+    """Norm weights are 1; matrices normal with the deviation of their input width; the head starts near uniform."""
+    if tensor.dim() < 2:
+        tensor.fill_(1.0)
+        return
+    key = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+    width = tensor.shape[0] if ".experts." in name else tensor.shape[1]  # experts are stored [in, out]
+    deviation = 0.02 if name == "head.weight" else width**-0.5
+    tensor.normal_(0.0, deviation, generator=generator)
