@@ -207,7 +207,7 @@ def _job_rows(draft: Draft, job: Job, number: int, rows: list[ev.HostRow]) -> No
             if exit_.group_empty:
                 forgotten.append(row.serial)
         elif not exit_.finished and not job.ending:
-            lost.append(lost_rank(job, rank, row.serial, exit_, fault_ns))
+            lost.append(lost_rank(draft.fleet.name(number), rank, row.serial, exit_, fault_ns))
             if exit_.group_empty:
                 forgotten.append(row.serial)
     if live:
@@ -244,13 +244,12 @@ def describe_exit(exit_: Exit) -> str:
     return f"exited with code {exit_.code}"
 
 
-def lost_rank(job: Job, rank: int, serial: int, exit_: Exit, fault_ns: int) -> LostRank:
+def lost_rank(node: str, rank: int, serial: int, exit_: Exit, fault_ns: int) -> LostRank:
     """A rank's end as a loss: who is to blame, and whether it is only a consequence of another."""
-    node = int(job.rank_node[rank])
     text = f"rank {rank} {describe_exit(exit_)}"
     user = exit_.observed and (not exit_.signal or exit_.sender == "oom") and exit_.code != PEER_LOST_EXIT
     tail = exit_.message.strip().splitlines()[-1] if exit_.message.strip() else ""
-    evidence = f"node agent of node {node}: host {serial} {describe_exit(exit_)}" + (f": {tail}" if tail else "")
+    evidence = f"node agent of {node}: host {serial} {describe_exit(exit_)}" + (f": {tail}" if tail else "")
     blame = Blame.USER if user else Blame.INFRASTRUCTURE
     return LostRank(rank, serial, text, blame, fault_ns, evidence, consequence=exit_.code == PEER_LOST_EXIT)
 

@@ -78,7 +78,7 @@ def _finish_ending(draft: Draft, job: Job, target: JobState) -> None:
         if folders:
             _sweep(draft, job, folders)
         return
-    _say(draft, job, f"ending as {target.name}: {left} processes are still to stop")
+    _say(draft, job, f"ending as {target.name}: its processes are being stopped")
 
 
 def _unreachable_folders(job: Job) -> tuple[str, ...]:

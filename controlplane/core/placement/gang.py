@@ -14,6 +14,7 @@ from controlplane.core.fleet import FREE, Fleet
 from controlplane.core.jobs import Job
 from controlplane.core.spec import JobSpec
 from controlplane.core.state import free_devices
+from controlplane.core.vocabulary import NodeLiveness, NodeService
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,9 @@ def refill_spares(fleet: Fleet, job: Job) -> tuple[int, ...]:
     free = free_devices(fleet)
     capacity = free.sum(axis=1) // per_rank
     most = int(np.bincount(job.rank_node).max(initial=0)) if job.placed else 0
-    kept = [node for node in job.spare_nodes if capacity[node] >= 1 and fleet.schedulable()[node]]
+    devices = (fleet.usable_accelerators() & (fleet.acc_owner == FREE)).sum(axis=1) // per_rank
+    good = (fleet.liveness != NodeLiveness.DEAD) & (fleet.service == NodeService.IN_SERVICE) & ~fleet.cordoned
+    kept = [node for node in job.spare_nodes if devices[node] >= 1 and good[node]]
     used = {*job.nodes(), *kept}
     fresh = [
         int(n) for n in np.flatnonzero((capacity >= most) & (fleet.reserved == FREE) & fleet.schedulable())

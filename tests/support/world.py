@@ -1,0 +1,470 @@
+"""A small world around the real machine, turn and journal: nodes, processes and a cell that obey effects in virtual time.
+
+Nothing of the product is copied here: every decision comes from `controlplane.core`, every write goes through
+`controlplane.engine`. The world only plays agents, Ray and the ranks, and checks the invariants after each turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from controlplane.adapters.journal.memory import MemoryJournal
+from controlplane.core import events as ev
+from controlplane.core import records as r
+from controlplane.core.checkpoints import ShardFile
+from controlplane.core.draft import Answer, Policy, Refusal
+from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.fleet import Accelerator
+from controlplane.core.invariants import check, check_step
+from controlplane.core.jobs import Exit, Job, split_host_id
+from controlplane.core.machine import Machine
+from controlplane.core.spec import CheckpointPolicy, JobSpec, Parallel, SparePolicy, Workload
+from controlplane.core.state import State
+from controlplane.core.units import NS_PER_S, seconds
+from controlplane.core.vocabulary import AcceleratorState, RankState
+from controlplane.engine.recover import lead, load
+from controlplane.engine.turn import Engine, Request
+
+START_NS = 1_800_000_000 * NS_PER_S
+TICK_NS = NS_PER_S // 10
+
+
+@dataclass
+class Process:
+    """One rank host and its process in the world."""
+
+    job: str
+    serial: int
+    node: str
+    state: RankState = RankState.STARTING
+    rank: int = -1
+    generation: int = 0
+    since_ns: int = 0
+    times: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    exit: Exit | None = None
+    obeys: bool = True
+
+    def row(self) -> ev.HostRow:
+        return ev.HostRow(
+            self.job, self.serial, self.state, self.rank, self.generation, 1000 + self.serial, 2000 + self.serial,
+            self.since_ns, self.exit, *self.times,
+        )  # fmt: skip
+
+
+@dataclass
+class Machine_:
+    """One node of the world."""
+
+    name: str
+    rack: str
+    accelerators: int
+    boot: int = 1
+    up: bool = True
+    agent: bool = True
+    raylet: bool = True
+    faults: dict[int, str] = field(default_factory=dict)
+    processes: dict[tuple[str, int], Process] = field(default_factory=dict)
+
+    @property
+    def boot_id(self) -> str:
+        return f"{self.boot:04d}"
+
+    def devices(self) -> tuple[ev.AcceleratorRow, ...]:
+        return tuple(
+            ev.AcceleratorRow(
+                i,
+                AcceleratorState.FAILED if i in self.faults else AcceleratorState.HEALTHY,
+                Accelerator(f"{self.name}-{i}", vendor="simulated", fault_code=self.faults.get(i, "")),
+            )
+            for i in range(self.accelerators)
+        )
+
+
+class WorldSoft:
+    """Soft state in closed form: living agents have always just beaten."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.silent_since: dict[str, int] = {}
+        self.trusted_ns = START_NS
+        self.steps: dict[str, tuple[int, int]] = {}
+
+    def last_beat_ns(self, size: int) -> np.ndarray:
+        fleet = self.world.engine.state.fleet
+        names = [facts.name for facts in fleet.facts][:size]
+        beats = [self.silent_since.get(name, self.world.now_ns) for name in names]
+        return np.array(beats + [self.world.now_ns] * (size - len(beats)), dtype=np.int64)
+
+    def trusted_since_ns(self) -> int:
+        return self.trusted_ns
+
+    def progress(self, job_uid: str) -> tuple[int, int]:
+        return self.steps.get(job_uid, (0, 0))
+
+    def node_progress_ns(self, job_uid: str, node: int) -> int:
+        return self.steps.get(job_uid, (0, 0))[1]
+
+
+class World:
+    """A site of `nodes` nodes in virtual time. Delays are in seconds and deterministic."""
+
+    def __init__(self, nodes: int = 4, accelerators: int = 2, racks: int = 2, policy: Policy | None = None) -> None:
+        self.now_ns = START_NS
+        self.machine = Machine(policy or Policy())
+        self.journal = MemoryJournal()
+        self.soft = WorldSoft(self)
+        self.nodes = {
+            f"node-{i:02d}": Machine_(f"node-{i:02d}", f"r{i * racks // nodes}", accelerators) for i in range(nodes)
+        }
+        self.later: list[tuple[int, int, Callable[[], None]]] = []
+        self.sequence = 0
+        self.cell_open = True
+        self.lines: list[str] = []
+        self.sent: list[Effect] = []
+        self.delays = {"park": 2.0, "join": 0.05, "rendezvous": 0.1, "restore": 0.2, "step": 0.1}
+        self.engine = self._lead()
+        self.join_all()
+
+    def _lead(self) -> Engine:
+        state = lead(self.journal, self.machine, "test", "0", self.now_ns)
+        return Engine(self.machine, self.journal, self.soft, self._submit, state)
+
+    def join_all(self) -> None:
+        for node in self.nodes.values():
+            self.hello(node.name)
+        self.cell_hello()
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+        self.sequence += 1
+        self.later.append((self.now_ns + seconds(delay_s), self.sequence, action))
+
+    def run(self, duration_s: float) -> None:
+        """Let virtual time pass, one tick of 100 ms at a time."""
+        end = self.now_ns + seconds(duration_s)
+        while self.now_ns < end:
+            self.now_ns += TICK_NS
+            for item in sorted(i for i in self.later if i[0] <= self.now_ns):
+                self.later.remove(item)
+                item[2]()
+            self._advance_steps()
+            self.turn(ev.Tick())
+
+    def run_until(self, condition: Callable[[], bool], limit_s: float = 120.0) -> None:
+        end = self.now_ns + seconds(limit_s)
+        while not condition():
+            if self.now_ns >= end:
+                raise AssertionError("not reached in virtual time:\n" + "\n".join(self.lines[-40:]))
+            self.run(0.1)
+
+    # -- turns ------------------------------------------------------------------------------------------------------
+
+    def turn(self, *events: ev.Event) -> list[Answer | Refusal | None]:
+        """One real turn; invariants are checked on what it published."""
+        answers: list[Answer | Refusal | None] = []
+        before = self.engine.state
+        requests = [Request(event, answers.append) for event in events]
+        result = self.engine.turn(requests, self.now_ns)
+        after = self.engine.state
+        for record in result.records:
+            self.lines.append(f"{(self.now_ns - START_NS) / NS_PER_S:8.1f} {type(record).__name__} {brief(record)}")
+        found = check(after) + check_step(before, after) + self.truth()
+        if found:
+            raise AssertionError("\n".join([*self.lines[-30:], "VIOLATED:", *found]))
+        return answers
+
+    def truth(self) -> list[str]:
+        """S1 on the world's truth: at most one live process with a rank per accelerator."""
+        held: dict[tuple[str, int], list[str]] = {}
+        for job in self.engine.state.active_jobs():
+            for rank, serial in enumerate(job.rank_host.tolist()):
+                name = self.engine.state.fleet.name(int(job.rank_node[rank]))
+                process = self.nodes[name].processes.get((job.uid, serial))
+                if process and process.state in (RankState.JOINING, RankState.RESTORING, RankState.RUNNING):
+                    for position in job.rank_acc[rank].tolist():
+                        held.setdefault((name, position), []).append(f"{job.uid}-{serial}")
+        return [f"S1 (truth): {where} runs {who}" for where, who in held.items() if len(who) > 1]
+
+    def _submit(self, effects: Sequence[Effect]) -> None:
+        self.sent.extend(effects)
+        for effect in effects:
+            self.after(0.01, lambda effect=effect: self._perform(effect))
+
+    def _perform(self, effect: Effect) -> None:
+        if effect.id not in self.engine.state.effects:
+            return
+        if effect.kind is EffectKind.START_HOSTS:
+            self._start_hosts(effect)
+            return
+        node = self.nodes.get(effect.node)
+        if node is None or not node.up or not node.agent:
+            return
+        ok, text = True, ""
+        match effect.kind:
+            case EffectKind.APPLY_GENERATION:
+                ok, text = self._apply_generation(node, effect)
+            case EffectKind.FENCE_HOSTS:
+                for item in effect.items:
+                    uid, serial = split_host_id(item) or ("", 0)
+                    self._fence(node, uid, serial)
+            case EffectKind.FORGET_HOSTS:
+                for item in effect.items:
+                    key = split_host_id(item) or ("", 0)
+                    if key in node.processes and node.processes[key].state is RankState.EXITED:
+                        del node.processes[key]
+            case EffectKind.INJECT_FAULT:
+                index, code, _ = effect.items
+                node.faults.pop(int(index), None)
+                if code:
+                    node.faults[int(index)] = code
+                self.report(node, accelerators=node.devices())
+            case EffectKind.VERIFY_CHECKPOINT:
+                row = ev.CheckedRow(effect.job, effect.items[0], ok=True, file="", reason="")
+                self.turn(ev.NodeReport(node.name, node.boot_id, checked=(row,)))
+            case EffectKind.SWEEP_FOLDERS | EffectKind.STOP_HOSTS | EffectKind.START_HOSTS:
+                pass
+        self.turn(ev.EffectDone(effect.id, ok, text))
+
+    def resend(self, target: str) -> None:
+        for effect in list(self.engine.state.effects.values()):
+            if effect.target == target:
+                self._perform(effect)
+
+    def _start_hosts(self, effect: Effect) -> None:
+        if not self.cell_open:
+            return
+        job = self.job(effect.job)
+        self.turn(ev.EffectDone(effect.id, ok=True, message=""))
+        for item in effect.items:
+            uid, serial = split_host_id(item) or ("", 0)
+            row = job.hosts.row(serial)
+            if row < 0:
+                continue
+            node = self.nodes[self.engine.state.fleet.name(int(job.hosts.node[row]))]
+            if not node.up or not node.raylet or (uid, serial) in node.processes:
+                continue
+            process = Process(uid, serial, node.name, since_ns=self.now_ns)
+            node.processes[(uid, serial)] = process
+            self.report(node, [process])
+            self.after(self.delays["park"], lambda p=process, n=node: self._become(n, p, RankState.PARKED))
+
+    def _become(self, node: Machine_, process: Process, state: RankState) -> None:
+        if process.state is RankState.EXITED or not node.up:
+            return
+        process.state, process.since_ns = state, self.now_ns
+        self.report(node, [process])
+
+    def _apply_generation(self, node: Machine_, effect: Effect) -> tuple[bool, str]:
+        job = self.job(effect.job)
+        if job.generation != effect.generation:
+            return False, "superseded"
+        for rank in np.flatnonzero(job.rank_node == self.engine.state.fleet.number(node.name)):
+            process = node.processes.get((job.uid, int(job.rank_host[rank])))
+            if process is None or process.state is RankState.EXITED:
+                continue
+            process.rank, process.generation, process.times = int(rank), job.generation, [0, 0, 0, 0]
+            process.state, process.since_ns = RankState.JOINING, self.now_ns
+            process.times[0] = self.now_ns
+            self.report(node, [process])
+            self.after(self.delays["rendezvous"], lambda p=process, n=node, g=job.generation: self._rendezvous(n, p, g))
+        return True, ""
+
+    def _whole(self, job: Job, column: int) -> bool:
+        """Whether every rank of the current generation has got this far: collectives need all of them."""
+        for rank, serial in enumerate(job.rank_host.tolist()):
+            name = self.engine.state.fleet.name(int(job.rank_node[rank]))
+            process = self.nodes[name].processes.get((job.uid, serial))
+            if process is None or process.generation != job.generation or not process.times[column]:
+                return False
+            if process.state is RankState.EXITED or not self.nodes[name].up:
+                return False
+        return True
+
+    def _stage(self, node: Machine_, process: Process, generation: int, column: int, retry: Callable[[], None]) -> bool:
+        if process.state is RankState.EXITED or process.generation != generation or not node.up or not process.obeys:
+            return False
+        job = self.job(process.job)
+        if job.generation != generation or job.terminal:
+            return False
+        if not self._whole(job, column - 1):
+            self.after(0.1, retry)
+            return False
+        process.times[column] = self.now_ns
+        return True
+
+    def _rendezvous(self, node: Machine_, process: Process, generation: int) -> None:
+        if self._stage(node, process, generation, 1, lambda: self._rendezvous(node, process, generation)):
+            self._become(node, process, RankState.RESTORING)
+            self.after(self.delays["restore"], lambda: self._restored(node, process, generation))
+
+    def _restored(self, node: Machine_, process: Process, generation: int) -> None:
+        if self._stage(node, process, generation, 2, lambda: self._restored(node, process, generation)):
+            self.report(node, [process])
+            self.after(self.delays["step"], lambda: self._first_step(node, process, generation))
+
+    def _first_step(self, node: Machine_, process: Process, generation: int) -> None:
+        if self._stage(node, process, generation, 3, lambda: self._first_step(node, process, generation)):
+            job = self.job(process.job)
+            self.soft.steps[process.job] = (job.restore_step + 1, self.now_ns)
+            self._become(node, process, RankState.RUNNING)
+
+    def _advance_steps(self) -> None:
+        for job in self.engine.state.active_jobs():
+            if job.generation and self._whole(job, 3):
+                step, _ = self.soft.steps.get(job.uid, (0, 0))
+                self.soft.steps[job.uid] = (step + 1, self.now_ns)
+
+    def _fence(self, node: Machine_, uid: str, serial: int) -> None:
+        process = node.processes.get((uid, serial))
+        if process is None:
+            process = Process(uid, serial, node.name)
+        elif process.state is not RankState.EXITED:
+            process.exit = Exit(observed=True, signal=9, sender="agent", group_empty=True)
+        process.state, process.since_ns = RankState.EXITED, self.now_ns
+        process.exit = process.exit or Exit(observed=False, group_empty=True)
+        node.processes[(uid, serial)] = process
+        self.report(node, [process])
+
+    # -- what agents say --------------------------------------------------------------------------------------------
+
+    def hello(self, name: str) -> list[Answer | Refusal | None]:
+        node = self.nodes[name]
+        node.agent = True
+        self.soft.silent_since.pop(name, None)
+        rows = tuple(process.row() for process in node.processes.values())
+        labels = (("rack", node.rack),)
+        answers = self.turn(ev.NodeHello(name, node.boot_id, labels, "127.0.0.1", "0", rows, node.devices()))
+        self.resend(f"node:{name}")
+        return answers
+
+    def cell_hello(self) -> None:
+        self.cell_open = True
+        nodes = tuple((node.name, node.up and node.raylet) for node in self.nodes.values())
+        self.turn(ev.CellHello("cell-0", "1", "ray-1", "127.0.0.1:1", nodes))
+        self.resend("cell:cell-0")
+
+    def cell_nodes(self) -> None:
+        if self.cell_open:
+            nodes = tuple((node.name, node.up and node.raylet) for node in self.nodes.values())
+            self.turn(ev.CellReport("cell-0", "1", nodes=nodes))
+
+    def report(
+        self, node: Machine_, processes: Sequence[Process] = (), accelerators: tuple[ev.AcceleratorRow, ...] = ()
+    ) -> None:
+        if node.up and node.agent:
+            rows = tuple(process.row() for process in processes)
+            self.turn(ev.NodeReport(node.name, node.boot_id, hosts=rows, accelerators=accelerators))
+
+    # -- commands and faults ----------------------------------------------------------------------------------------
+
+    def submit(self, spec: JobSpec, request_id: str = "") -> Answer | Refusal | None:
+        return self.turn(ev.SubmitJob(request_id or f"submit-{spec.name}", spec))[0]
+
+    def job(self, name: str) -> Job:
+        state = self.engine.state
+        return state.jobs.get(name) or state.jobs[state.names[name]]
+
+    def process(self, job: str, rank: int) -> tuple[Machine_, Process]:
+        found = self.job(job)
+        node = self.nodes[self.engine.state.fleet.name(int(found.rank_node[rank]))]
+        return node, node.processes[(found.uid, int(found.rank_host[rank]))]
+
+    def end(self, job: str, rank: int, exit_: Exit) -> None:
+        node, process = self.process(job, rank)
+        process.state, process.exit, process.since_ns = RankState.EXITED, exit_, self.now_ns
+        self.report(node, [process])
+
+    def kill_rank(self, job: str, rank: int) -> None:
+        self.end(job, rank, Exit(observed=True, signal=9, group_empty=True))
+
+    def destroy(self, name: str) -> None:
+        node = self.nodes[name]
+        node.up = node.agent = node.raylet = False
+        node.processes.clear()
+        self.soft.silent_since[name] = self.now_ns
+        self.turn(ev.NodeSessionLost(name, node.boot_id, "stream reset"))
+        self.after(0.5, self.cell_nodes)
+
+    def repair(self, name: str) -> None:
+        node = self.nodes[name]
+        node.up = node.agent = node.raylet = True
+        node.boot += 1
+        self.hello(name)
+        self.cell_nodes()
+
+    def lose_agent(self, name: str) -> None:
+        node = self.nodes[name]
+        node.agent = False
+        self.soft.silent_since[name] = self.now_ns
+        self.turn(ev.NodeSessionLost(name, node.boot_id, "stream reset"))
+
+    def return_agent(self, name: str) -> None:
+        self.nodes[name].boot += 1
+        self.hello(name)
+
+    def checkpoint(self, job: str, step: int, ranks: Sequence[int] | None = None) -> None:
+        found = self.job(job)
+        for rank in range(found.spec.ranks) if ranks is None else ranks:
+            node, _ = self.process(job, rank)
+            row = ev.ShardRow(
+                found.uid, found.generation, step, rank, f"/s/{found.uid}/g{found.generation}/step-{step}",
+                (ShardFile(f"r{rank}", 10, "0" * 64),), 1_000_000, self.now_ns,
+            )  # fmt: skip
+            self.turn(ev.NodeReport(node.name, node.boot_id, shards=(row,)))
+
+    def finish(self, job: str) -> None:
+        for rank in range(self.job(job).spec.ranks):
+            self.end(job, rank, Exit(observed=True, final_marker=True, group_empty=True, result={"ok": "1"}))
+
+    def restart_controller(self, stall_s: float = 0.5) -> None:
+        """SIGKILL and a new one: state from the journal, fresh leases, agents say hello again."""
+        digest = self.engine.state.digest()
+        assert load(self.journal).digest() == digest, "S6: replay gives another state"
+        self.now_ns += seconds(stall_s)
+        self.engine = self._lead()
+        self.soft.trusted_ns = self.now_ns
+        for node in self.nodes.values():
+            if node.up and node.agent:
+                self.hello(node.name)
+        if self.cell_open:
+            self.cell_hello()
+
+    def state(self) -> State:
+        return self.engine.state
+
+
+def brief(record: r.Record) -> str:
+    """A record in one short line, for golden files and failing tests."""
+    parts = []
+    for name in getattr(record, "__slots__", ()):
+        value = getattr(record, name)
+        if name in ("spec", "labels", "accelerators", "states", "effects", "rows", "at_ns", "not_before_ns", "budgets"):
+            if name == "effects":
+                value = " ".join(f"{e.kind}->{e.target}" for e in value)
+            elif name == "rows":
+                value = " ".join(f"{row.serial}:{row.state.name}" if hasattr(row, "serial") else str(row.index) for row in value)
+            else:
+                continue
+        if name == "lost":
+            value = [f"{entry.rank}: {entry.cause}" for entry in value]
+        if name == "collect_until_ns":
+            continue
+        if name in ("exit",):
+            value = "finished" if value.finished else f"code={value.code} signal={value.signal}"
+        if name == "shard":
+            value = f"rank {value.rank}"
+        parts.append(f"{name}={value.name if hasattr(value, 'name') else value}")
+    return " ".join(parts)
+
+
+def spec(name: str = "moe", ranks: int = 4, **changes: object) -> JobSpec:
+    """A job for tests: parked processes and one warm spare node."""
+    base = JobSpec(
+        name, Workload("training_jobs.moe.train"), ranks, parallel=Parallel(dp=ranks),
+        spares=SparePolicy(warm_nodes=1, parked_per_node=1), checkpoint=CheckpointPolicy(every_steps=20, keep=3),
+    )  # fmt: skip
+    return replace(base, **changes)  # type: ignore[arg-type]
