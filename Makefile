@@ -1,0 +1,63 @@
+# Everything runs in .venv, which the first target that needs it creates. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := controlplane agents cli training_jobs
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo check format lint types layers proto proto-check test soak-e2e soak-property bench-core constraints clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "creating $(VENV) and installing (a few minutes, about 2 GB) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(STAMP) ## create .venv and install
+
+demo: $(STAMP) ## a site on this machine: train, lose a rank, lose a node, end with the same weights
+	@$(BIN)/phalanx demo
+
+check: format lint types layers proto-check ## what CI runs first
+
+format: $(STAMP)
+	@$(BIN)/ruff format --check --quiet . && echo "format ok"
+
+lint: $(STAMP)
+	@$(BIN)/ruff check --quiet . && echo "lint ok"
+
+types: $(STAMP)
+	@$(BIN)/mypy --no-error-summary && echo "types ok"
+
+layers: $(STAMP)
+	@$(BIN)/lint-imports --no-cache > .layers.log 2>&1 || (cat .layers.log; rm -f .layers.log; exit 1)
+	@rm -f .layers.log && echo "layers ok"
+
+proto: $(STAMP) ## generate phalanx.v1 from proto/
+	@PATH=$(BIN):$$PATH $(BIN)/python proto/generate.py 2> /dev/null
+
+proto-check: $(STAMP)
+	@PATH=$(BIN):$$PATH $(BIN)/python proto/generate.py --check && echo "proto ok"
+
+test: $(STAMP) ## the whole suite, with durations
+	@$(BIN)/python -m pytest --durations=15 -m "not soak"
+
+soak-e2e: $(STAMP) ## the long matrix of kills on a real site
+	@$(BIN)/python -m pytest tests/e2e -m soak --durations=0 -s
+
+soak-property: $(STAMP) ## the machine under random events, many examples
+	@PHALANX_PROPERTY_EXAMPLES=2000 $(BIN)/python -m pytest tests/property --timeout=7200
+
+bench-core: $(STAMP) ## 54 days of 6,250 nodes: what the decisions cost
+	@$(BIN)/python tests/benchmarks/core_spike.py
+
+constraints: $(STAMP) ## write constraints.txt from what is installed
+	@$(BIN)/python -m pip freeze --disable-pip-version-check | grep -v -e '^-e' -e '@' | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > constraints.new
+	@(sed -n 1p constraints.txt; cat constraints.new) > constraints.tmp && mv constraints.tmp constraints.txt && rm constraints.new
+
+clean: ## remove caches and everything that runs wrote (.venv stays)
+	@rm -rf .phalanx .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
