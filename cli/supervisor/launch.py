@@ -185,9 +185,7 @@ def take_down(directory: Path, say: Say) -> None:
         if site is not None:
             run, pid = site.run, site.supervisor_pid
     if pid and _is_supervisor(pid, run):
-        with contextlib.suppress(CliError):
-            control.call(run, {"command": "stop"}, timeout_s=5.0)
-        processes.send(pid, signal.SIGCONT)
+        processes.send(pid, signal.SIGCONT)  # also a frozen one
         processes.send(pid, signal.SIGTERM)
         if not _wait_for_end(pid, DOWN_TIMEOUT_S):
             say(f"the supervisor did not end in {DOWN_TIMEOUT_S:g} s and is killed")
