@@ -1,0 +1,84 @@
+"""Command line of the cell agent: `python -m agents.cell`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+import structlog
+
+from agents.cell.config import CellConfig
+from agents.cell.observability import configure_logging
+
+EXIT_CANNOT_START = 2
+# Ray reads these when it is imported. The first keeps 127.0.0.1 from being replaced by the machine's address.
+_RAY_DEFAULTS = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+}
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return text
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of docs/design/0003-processes.md."""
+    parser = argparse.ArgumentParser(
+        prog="python -m agents.cell",
+        description="Cell agent of Phalanx: starts rank hosts through one Ray cluster and reports what Ray sees.",
+        epilog="Environment: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH. Exit status 2: it cannot start; 3: Ray is "
+        "lost, start a new one. SIGTERM ends it with 0; the actors stay.",
+    )
+    add = parser.add_argument
+    add("--controller", required=True, type=_address, metavar="HOST:PORT", help="where the controller listens")
+    add("--cell", required=True, metavar="NAME", help="name of this cell, unique in the site")
+    add("--ray-address", required=True, type=_address, metavar="HOST:PORT", help="address of the cell's GCS")
+    add("--store", required=True, type=_address, metavar="HOST:PORT", help="the cell's rendezvous store, probed")
+    add(
+        "--ray-limit-s",
+        default=20.0,
+        type=float,
+        metavar="S",
+        help="Ray may be silent this long (default: %(default)s)",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the agent until SIGTERM."""
+    parsed = build_parser().parse_args(arguments)
+    configure_logging()
+    structlog.contextvars.bind_contextvars(cell=parsed.cell)
+    log = structlog.get_logger(__name__)
+    if os.environ.get("RAY_AUTH_MODE") != "token" or not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        log.error("agent.failed", reason="RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH are needed: a cell is never open")
+        sys.exit(EXIT_CANNOT_START)
+    for name, value in _RAY_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    config = CellConfig(
+        controller=parsed.controller,
+        cell=parsed.cell,
+        ray_address=parsed.ray_address,
+        store=parsed.store,
+        ray_limit_s=parsed.ray_limit_s,
+    )
+    from agents.cell.agent import CellAgent, end_process  # noqa: PLC0415  imports Ray, which reads the environment
+
+    async def run() -> int:
+        return await CellAgent(config).run()
+
+    code = asyncio.run(run())
+    sys.stdout.flush()
+    end_process(code)
+
+
+if __name__ == "__main__":
+    main()
