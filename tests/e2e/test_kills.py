@@ -1,0 +1,173 @@
+"""Real processes, real signals; every story ends with the weights of the undisturbed run."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from phalanx.v1 import types_pb2
+
+from cli.commands.fault import Target, flip_byte
+from tests.e2e.site import RunningSite, poll
+
+pytestmark = pytest.mark.e2e
+
+
+def test_processes_of_ranks(site: RunningSite, reference: str) -> None:
+    """The training process, its rank host, its actor, rank 0, and all ranks at once, in one training."""
+    site.submit("kills")
+    site.running("kills", step=25)
+
+    before = site.warm("kills")
+    survivors = {rank: pid for rank, pid in site.pids("kills").items() if rank != 2}
+    site.kill("kills", 2)
+    after = site.recovered("kills", before)
+    assert {r.rank: r.pid for r in after.ranks if r.rank != 2} == survivors, "survivors keep their processes"
+    assert after.recoveries[-1].rung == "RESTART_RANK"
+
+    before = site.warm("kills")
+    site.kill("kills", 3, Target.HOST)
+    after = site.recovered("kills", before)
+    assert next(r.pid for r in after.ranks if r.rank == 3) != next(r.pid for r in before.ranks if r.rank == 3)
+
+    before = site.warm("kills")
+    site.kill("kills", 1, Target.ACTOR)
+    site.running("kills", step=site.job("kills").step + 5)
+    assert site.job("kills").generation == before.generation, "a rank outlives its Ray actor"
+
+    before = site.warm("kills")
+    site.kill("kills", 0)
+    site.recovered("kills", before)
+
+    before = site.warm("kills")
+    for rank in range(4):
+        site.kill("kills", rank)
+    after = site.recovered("kills", before)
+    assert any(r.rung == "RESTART_JOB" or len(r.ranks) == 4 for r in after.recoveries)
+
+    job = site.finished("kills")
+    assert job.result["weights_sha256"] == reference
+    assert any(recovery.steps_lost > 0 for recovery in job.recoveries)
+
+
+def test_processes_around_the_ranks(site: RunningSite, reference: str) -> None:
+    """Raylet, node agent, cell agent, GCS and controller die; ranks go on, and are still recovered."""
+    site.submit("around")
+    job = site.running("around", step=10)
+    node = job.ranks[0].node
+    pids = site.pids("around")
+
+    units = site.units()
+    for unit in (f"raylet-{node}", f"agent-{node}", "cell-agent"):
+        name = next(u for u in units if u == unit or u.endswith(unit) or _same(u, unit))
+        before = units[name]["restarts"]
+        site.kill_unit(name)
+        site.unit_back(name, before)
+        site.running("around", step=site.job("around").step + 3)
+        assert site.pids("around") == pids, f"ranks live on without {name}"
+
+    poll(lambda: site.nodes()[node].cell_member and site.nodes()[node].session_open, "the node is whole again")
+    current = site.warm("around")
+    site.kill_unit("cell-agent" if "cell-agent" in units else next(u for u in units if "cell" in u))
+    site.kill("around", 3)
+    site.recovered("around", current)
+
+    gcs = next(u for u in units if "gcs" in u)
+    restarts = site.units()[gcs]["restarts"]
+    current = site.running("around")
+    site.kill_unit(gcs)
+    site.unit_back(gcs, restarts)
+    poll(lambda: all(n.cell_member for n in site.nodes().values()), "the cell is whole again", 90)
+    assert site.job("around").generation == current.generation, "ranks outlive the GCS"
+
+    job = site.finished("around")
+    assert job.result["weights_sha256"] == reference
+
+
+def _same(unit: str, wanted: str) -> bool:
+    return set(unit.replace(":", "-").replace("/", "-").split("-")) == set(wanted.split("-"))
+
+
+def test_the_controller(site: RunningSite, reference: str) -> None:
+    """SIGKILL of the controller in the middle of a recovery; SIGSTOP for longer than the lease."""
+    site.submit("brain")
+    site.running("brain", step=25)
+    before = site.warm("brain")
+    units = site.units()
+    name = next(u for u in units if "controller" in u)
+    site.kill("brain", 1)
+    site.kill_unit(name)
+    site.unit_back(name, units[name]["restarts"])
+    after = site.recovered("brain", before)
+
+    epoch = _epoch(site)
+    pids = site.pids("brain")
+    site.phalanx("inject", "stop-controller", "--seconds", "5")
+    poll(lambda: site.job("brain").step > after.step, "steps go on", 30)
+    poll(lambda: all(n.session_open for n in site.nodes().values()), "sessions are open", 30)
+    assert site.pids("brain") == pids
+    assert _epoch(site) == epoch
+    dead = [e.message for e in site.events() if e.type == "LivenessChanged" and "DEAD" in e.body_json + e.message]
+    living = {name for name, node in site.nodes().items() if node.liveness == types_pb2.NODE_LIVENESS_ALIVE}
+    assert living == set(site.nodes()), f"no node was declared dead: {dead}"
+
+    job = site.finished("brain")
+    assert job.result["weights_sha256"] == reference
+
+
+def _epoch(site: RunningSite) -> int:
+    from phalanx.v1 import fleet_pb2
+
+    epoch: int = site.client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=5).epoch
+    return epoch
+
+
+def test_a_damaged_checkpoint_and_a_second_failure(site: RunningSite, reference: str) -> None:
+    """A flipped byte is found at restore and the one before is used; then a rank dies while others restore."""
+    site.submit("damage")
+    site.running("damage", step=45)
+    before = site.warm("damage")
+    newest = max(
+        (c for c in poll(lambda: [c for c in site.checkpoints("damage") if c.state in (2, 3)], "checkpoints")),
+        key=lambda c: c.step,
+    )
+    from pathlib import Path
+
+    flip_byte(Path(newest.folder))
+    site.kill("damage", 2)
+    after = site.recovered("damage", before)
+    if any(r.restore_step <= newest.step for r in after.recoveries):
+        states = {c.id: c.state for c in site.checkpoints("damage")}
+        poisoned = states.get(newest.id) == types_pb2.CHECKPOINT_STATE_POISONED
+        newer = max(r.restore_step for r in after.recoveries) > newest.step
+        assert poisoned or newer, f"{newest.id} was flipped and is {states.get(newest.id)}"
+
+    before = site.warm("damage")
+    site.kill("damage", 0)
+    poll(lambda: site.job("damage").generation > before.generation, "a new generation")
+    pid = next(r.pid for r in site.job("damage").ranks if r.rank == 3)
+    os.kill(pid, 9)
+    site.running("damage", generation=before.generation + 2)
+
+    job = site.finished("damage")
+    assert job.result["weights_sha256"] == reference
+
+
+def test_a_whole_node(site: RunningSite, reference: str) -> None:
+    """Agent, raylet, rank hosts, processes, memory, disk and sockets of a node, at once."""
+    site.submit("nodeloss")
+    job = site.running("nodeloss", step=25)
+    before = site.warm("nodeloss")
+    node = job.ranks[0].node
+    site.phalanx("inject", "destroy-node", node)
+    after = site.recovered("nodeloss", before)
+    assert all(rank.node != node for rank in after.ranks)
+    assert after.recoveries[-1].rung == "REPLACE_RANK"
+    assert set(after.recoveries[-1].phases_s) == {
+        "detect", "decide", "place", "start", "rendezvous", "restore", "first_step",
+    }  # fmt: skip
+    job = site.finished("nodeloss")
+    assert job.result["weights_sha256"] == reference
+    site.phalanx("inject", "restart-node", node)
+    poll(lambda: site.nodes()[node].liveness == types_pb2.NODE_LIVENESS_ALIVE, f"{node} is back", 60)
+    poll(lambda: site.nodes()[node].cell_member, f"{node} is in the cell", 60)
