@@ -18,6 +18,10 @@ WAIT_SLICE = timedelta(milliseconds=10)
 slice costs nothing on the way (measured: docs/design/0004-workload.md); it bounds the time to notice a change."""
 
 
+ADOPTED_LIMIT = 64
+"""Works issued past this class are forgotten once they are done; looked at when there are this many."""
+
+
 class Watch(Protocol):
     """What a wait has to know about its generation."""
 
@@ -136,6 +140,12 @@ class Group:
         while not self._ended(work):
             self._watch.check()
         self._forget(work)
+
+    def adopt(self, work: dist.Work) -> None:
+        """Count a work that was issued on `backend` directly among those in flight."""
+        if len(self._open) > ADOPTED_LIMIT:
+            self.settled()
+        self._open.append(work)
 
     def settled(self) -> bool:
         """True when no operation of this group is in flight."""

@@ -47,7 +47,7 @@ class TrainConfig:
     seed: int = 1234
     batch: int = 4
     """Sequences per rank and step."""
-    sequence: int = 64
+    sequence: int = 48
     """Tokens (bytes) per sequence."""
     lr: float = 4e-3
     warmup_steps: int = 10
