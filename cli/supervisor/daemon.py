@@ -70,6 +70,9 @@ class Supervisor:
         self._plan = plan
         self._run = Path(plan.run)
         self._units = {unit.name: Running(unit) for unit in plan.units}
+        named = {name for unit in plan.units for name in (*unit.needs, *unit.after, *unit.kills, *unit.rebuilds)}
+        if named - self._units.keys():
+            raise ValueError(f"the plan names units that it lacks: {sorted(named - self._units.keys())}")
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._wake_read, self._wake_write = socket.socketpair()
@@ -350,6 +353,7 @@ class Supervisor:
             if order > 1:
                 self._end_ranks()
             self._end_units([running for running in self._units.values() if running.unit.stop_order == order])
+        memory |= processes.shared_memory_of(self._ours())
         left = processes.kill_until_gone(self._ours, GONE_TIMEOUT_S, self._reap)
         processes.remove_shared_memory(memory)
         site_path(Path(self._plan.directory)).unlink(missing_ok=True)

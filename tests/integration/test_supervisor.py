@@ -189,8 +189,9 @@ def test_destroying_a_node_ends_all_of_it_at_once_and_for_good(stage: Stage) -> 
     assert stage.status("agent-b")["pid"] == survivor
     assert json.loads(site_path(stage.directory).read_text())["destroyed"] == ["a"]
     stage.call("restart_node", node="a")
-    stage.wait_state("agent-a", "ready")
-    assert folder.is_dir()
+    until(lambda: folder.is_dir() and shared.exists(), "the node is back")
+    take_down(stage.directory, lambda _: None)
+    assert not shared.exists()
 
 
 @pytest.mark.parametrize(
