@@ -26,7 +26,7 @@ class InterruptibleProcessGroup(dist.ProcessGroup):
     """
 
     def __init__(self, group: Group, generation: Generation) -> None:
-        super().__init__(group.rank, group.size)  # type: ignore[call-arg, arg-type]  # this overload is not in the stubs
+        super().__init__(group.rank, group.size)  # type: ignore[call-arg]  # this overload is not in the stubs
         self._group = group
         self._generation = generation
         self._open: set[_Work] = set()
@@ -46,30 +46,30 @@ class InterruptibleProcessGroup(dist.ProcessGroup):
         return self._track(self._group.backend.allreduce(tensors, opts or dist.AllreduceOptions()), tensors)
 
     def allreduce_coalesced(self, tensors: Any, opts: Any = None) -> dist.Work:  # noqa: D102
-        return self._track(self._any.allreduce_coalesced(tensors, opts or dist.AllreduceCoalescedOptions()), tensors)
+        return self._track(self._any.allreduce_coalesced(tensors, *_given(opts)), tensors)
 
     def broadcast(self, tensors: Any, opts: Any = None) -> dist.Work:  # type: ignore[override]  # noqa: D102
         return self._track(self._group.backend.broadcast(tensors, opts or dist.BroadcastOptions()), tensors)
 
-    def allgather(self, outputs: Any, inputs: Any, opts: Any = None) -> dist.Work:  # type: ignore[override]  # noqa: D102
-        return self._track(self._any.allgather(outputs, inputs, opts or dist.AllgatherOptions()), outputs)
+    def allgather(self, outputs: Any, inputs: Any, opts: Any = None) -> dist.Work:  # noqa: D102
+        return self._track(self._any.allgather(outputs, inputs, *_given(opts)), outputs)
 
-    def all_gather_single(self, output: Any, tensor: Any, opts: Any = None) -> dist.Work:  # type: ignore[override]  # noqa: D102
+    def all_gather_single(self, output: Any, tensor: Any, opts: Any = None) -> dist.Work:  # noqa: D102
         work = self._any._allgather_base(output, tensor)  # noqa: SLF001  the backend's only name for it
         return self._track(work, [output])
 
     _allgather_base = all_gather_single  # type: ignore[assignment]  # the older name of the same operation
 
     def reduce_scatter(self, outputs: Any, inputs: Any, opts: Any = None) -> dist.Work:  # type: ignore[override]  # noqa: D102
-        return self._track(self._any.reduce_scatter(outputs, inputs, opts or dist.ReduceScatterOptions()), outputs)
+        return self._track(self._any.reduce_scatter(outputs, inputs, *_given(opts)), outputs)
 
-    def all_to_all_single(  # type: ignore[override]  # noqa: D102
+    def all_to_all_single(  # noqa: D102
         self, output: Any, tensor: Any, output_splits: Any, input_splits: Any, opts: Any = None
     ) -> dist.Work:
         work = self._group.backend.alltoall_base(output, tensor, list(output_splits), list(input_splits))
         return self._track(work, [output])
 
-    def barrier(self, opts: Any = None) -> dist.Work:  # type: ignore[override]  # noqa: D102
+    def barrier(self, opts: Any = None) -> dist.Work:  # noqa: D102
         return self._track(self._group.backend.barrier(), [])
 
     @property
@@ -103,6 +103,10 @@ class InterruptibleProcessGroup(dist.ProcessGroup):
             works, self._open = self._open, set()
         for work in works:
             work.end(GenerationChanged("the generation is over"))
+
+
+def _given(options: Any) -> tuple[Any, ...]:
+    return () if options is None else (options,)
 
 
 class _Work(dist.Work):
@@ -140,7 +144,7 @@ class _Work(dist.Work):
             self._ended.set()
         self._trigger.set_result(None)
 
-    def wait(self, timeout: timedelta | None = None) -> bool:  # type: ignore[override]
+    def wait(self, timeout: timedelta | None = None) -> bool:
         """Wait for the outcome; raises GenerationChanged when it is an end without a result."""
         while not self._ended.wait(WAIT_SLICE.total_seconds()):
             self._group.check()
