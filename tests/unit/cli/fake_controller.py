@@ -1,0 +1,156 @@
+"""A controller that answers from tables, behind a real gRPC server: what the CLI sends and shows is tested against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent import futures
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import grpc
+from phalanx.v1 import (
+    checkpoint_pb2,
+    checkpoint_pb2_grpc,
+    event_pb2,
+    event_pb2_grpc,
+    fleet_pb2,
+    fleet_pb2_grpc,
+    job_pb2,
+    job_pb2_grpc,
+    types_pb2,
+)
+
+
+@dataclass
+class Refusal:
+    code: grpc.StatusCode
+    message: str
+    reason: str = ""
+    violations: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass
+class FakeController(
+    job_pb2_grpc.JobServiceServicer,
+    fleet_pb2_grpc.FleetServiceServicer,
+    event_pb2_grpc.EventServiceServicer,
+    checkpoint_pb2_grpc.CheckpointServiceServicer,
+):
+    jobs: dict[str, job_pb2.Job] = field(default_factory=dict)
+    nodes: dict[str, fleet_pb2.Node] = field(default_factory=dict)
+    checkpoints: list[checkpoint_pb2.Checkpoint] = field(default_factory=list)
+    events: list[event_pb2.Event] = field(default_factory=list)
+    watched: list[list[job_pb2.Job]] = field(default_factory=list)
+    site: fleet_pb2.GetSiteResponse = field(default_factory=lambda: fleet_pb2.GetSiteResponse(version="0.1.0"))
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    requests: list[Any] = field(default_factory=list)
+    chunks: list[bytes] = field(default_factory=list)
+
+    def _seen(self, request: Any, context: grpc.ServicerContext) -> None:
+        self.requests.append(request)
+        refusal = self.refusals.get(type(request).__name__)
+        if refusal:
+            self._refuse(context, refusal)
+
+    @staticmethod
+    def _refuse(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
+        metadata: list[tuple[str, str | bytes]] = [("phalanx-reason", refusal.reason)] if refusal.reason else []
+        for path, reason, fix in refusal.violations:
+            violation = types_pb2.FieldViolation(path=path, reason=reason, fix=fix)
+            metadata.append(("phalanx-violation-bin", violation.SerializeToString()))
+        context.set_trailing_metadata(tuple(metadata))
+        context.abort(refusal.code, refusal.message)
+
+    def _find(self, table: dict[str, Any], name: str, context: grpc.ServicerContext) -> Any:
+        if name not in table:
+            self._refuse(context, Refusal(grpc.StatusCode.NOT_FOUND, f"there is no `{name}`"))
+        return table[name]
+
+    def SubmitJob(self, request: Any, context: grpc.ServicerContext) -> job_pb2.SubmitJobResponse:
+        self._seen(request, context)
+        ranks = [
+            job_pb2.Rank(rank=n, node=f"node-{n // 2 + 1}", accelerators=[n % 2]) for n in range(request.spec.ranks)
+        ]
+        return job_pb2.SubmitJobResponse(name=request.spec.name, uid="u-1", placement=ranks, spare_nodes=["node-3"])
+
+    def ListJobs(self, request: Any, context: grpc.ServicerContext) -> job_pb2.ListJobsResponse:
+        self._seen(request, context)
+        return job_pb2.ListJobsResponse(jobs=self.jobs.values())
+
+    def GetJob(self, request: Any, context: grpc.ServicerContext) -> job_pb2.GetJobResponse:
+        self._seen(request, context)
+        return job_pb2.GetJobResponse(job=self._find(self.jobs, request.name, context))
+
+    def WatchJob(self, request: Any, context: grpc.ServicerContext) -> Iterator[job_pb2.WatchJobResponse]:
+        self._seen(request, context)
+        if not self.watched:  # nothing more to say: stay silent until the watcher gives up
+            while context.is_active():
+                yield job_pb2.WatchJobResponse(job=job_pb2.Job(name=request.name, state=types_pb2.JOB_STATE_RUNNING))
+        for job in self.watched.pop(0):
+            yield job_pb2.WatchJobResponse(job=job)
+
+    def CancelJob(self, request: Any, context: grpc.ServicerContext) -> job_pb2.CancelJobResponse:
+        self._seen(request, context)
+        return job_pb2.CancelJobResponse(revision=9)
+
+    def ReadLogs(self, request: Any, context: grpc.ServicerContext) -> Iterator[job_pb2.ReadLogsResponse]:
+        self._seen(request, context)
+        for chunk in self.chunks:
+            yield job_pb2.ReadLogsResponse(data=chunk)
+
+    def GetSite(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.GetSiteResponse:
+        self._seen(request, context)
+        return self.site
+
+    def ListNodes(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.ListNodesResponse:
+        self._seen(request, context)
+        return fleet_pb2.ListNodesResponse(nodes=self.nodes.values())
+
+    def GetNode(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.GetNodeResponse:
+        self._seen(request, context)
+        return fleet_pb2.GetNodeResponse(node=self._find(self.nodes, request.name, context))
+
+    def CordonNode(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.CordonNodeResponse:
+        self._seen(request, context)
+        return fleet_pb2.CordonNodeResponse(revision=7)
+
+    def UncordonNode(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.UncordonNodeResponse:
+        self._seen(request, context)
+        return fleet_pb2.UncordonNodeResponse(revision=8)
+
+    def InjectAcceleratorFault(
+        self, request: Any, context: grpc.ServicerContext
+    ) -> fleet_pb2.InjectAcceleratorFaultResponse:
+        self._seen(request, context)
+        return fleet_pb2.InjectAcceleratorFaultResponse(revision=5)
+
+    def ListCheckpoints(self, request: Any, context: grpc.ServicerContext) -> checkpoint_pb2.ListCheckpointsResponse:
+        self._seen(request, context)
+        found = [item for item in self.checkpoints if request.job in ("", item.job)]
+        return checkpoint_pb2.ListCheckpointsResponse(checkpoints=found)
+
+    def ListEvents(self, request: Any, context: grpc.ServicerContext) -> event_pb2.ListEventsResponse:
+        self._seen(request, context)
+        found = [event for event in self.events if event.revision > request.after_revision]
+        return event_pb2.ListEventsResponse(revision=max([0, *(e.revision for e in found)]), events=found)
+
+    def Explain(self, request: Any, context: grpc.ServicerContext) -> event_pb2.ExplainResponse:
+        self._seen(request, context)
+        return event_pb2.ExplainResponse(summary=f"because of {request.name}", chain=self.events)
+
+
+class Served:
+    """A `FakeController` on a port."""
+
+    def __init__(self) -> None:
+        self.controller = FakeController()
+        self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
+        job_pb2_grpc.add_JobServiceServicer_to_server(self.controller, self._server)
+        fleet_pb2_grpc.add_FleetServiceServicer_to_server(self.controller, self._server)
+        event_pb2_grpc.add_EventServiceServicer_to_server(self.controller, self._server)
+        checkpoint_pb2_grpc.add_CheckpointServiceServicer_to_server(self.controller, self._server)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop(0).wait()
