@@ -1,0 +1,224 @@
+"""Reports: nothing unconfirmed is lost, nothing grows without bound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from phalanx.v1 import agent_pb2, types_pb2
+
+from agents.node.outbox import FINDING_LIMIT, FINDINGS_BYTES, RESEND_AFTER_S, WINDOW, ReportOutbox, ShardFinding
+from agents.node.outcomes import OUTCOME_LIMIT, RUNNING_LIMIT, Outcome, OutcomeMemory
+
+
+class View:
+    """A node with hosts whose state is a number."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, int] = {}
+
+    def host_row(self, host_id: str, now: float) -> agent_pb2.HostStatus | None:
+        del now
+        pid = self.hosts.get(host_id)
+        return agent_pb2.HostStatus(host_id=host_id, pid=pid) if pid is not None else None
+
+    def host_ids(self) -> Iterable[str]:
+        return list(self.hosts)
+
+    def accelerator_row(self, serial: str) -> agent_pb2.AcceleratorStatus | None:
+        return agent_pb2.AcceleratorStatus(serial=serial)
+
+    def serials(self) -> Iterable[str]:
+        return ["d0"]
+
+
+def shard(step: int, files: int = 0) -> ShardFinding:
+    message = agent_pb2.ShardWritten(job_uid="j", generation=1, step=step, rank=0)
+    message.files.extend(types_pb2.ShardFile(path="p" * 1000) for _ in range(files))
+    return ShardFinding("h", message, 10.0)
+
+
+def test_rows_are_rendered_when_sent() -> None:
+    view = View()
+    outbox = ReportOutbox(view)
+    for pid in (1, 2, 3):
+        view.hosts["h"] = pid
+        outbox.touch_host("h")
+    report = outbox.next_report(0.0)
+    assert report is not None
+    assert [row.pid for row in report.hosts] == [3]
+    assert outbox.next_report(0.0) is None
+
+
+def test_a_change_after_sending_is_not_covered_by_the_old_acknowledgement() -> None:
+    view = View()
+    view.hosts["h"] = 1
+    outbox = ReportOutbox(view)
+    outbox.touch_host("h")
+    assert outbox.next_report(0.0) is not None
+    view.hosts["h"] = 2
+    outbox.touch_host("h")
+    outbox.acknowledge(1, 0.0)
+    report = outbox.next_report(0.0)
+    assert report is not None
+    assert [row.pid for row in report.hosts] == [2]
+
+
+def test_a_new_session_starts_with_rows_only_and_repeats_findings() -> None:
+    outbox = ReportOutbox(View())
+    outbox.add_finding(shard(1))
+    first = outbox.next_report(11.0)
+    assert first is not None
+    assert (first.sequence, first.shards[0].step_age_ms) == (1, 1000)
+    snapshot = outbox.hello_snapshot(12.0)
+    assert (snapshot.sequence, snapshot.full, len(snapshot.shards)) == (2, True, 0)
+    assert outbox.acknowledge(2, 12.0) == [], "the snapshot's acknowledgement confirms no finding"
+    again = outbox.next_report(13.0)
+    assert again is not None
+    assert (again.sequence, again.shards[0].step_age_ms) == (3, 3000)
+    assert [finding.key for finding in outbox.acknowledge(3, 13.0)] == [shard(1).key]
+    assert outbox.unacknowledged == 0
+
+
+def test_a_full_window_ends_in_one_full_snapshot() -> None:
+    view = View()
+    view.hosts["h"] = 1
+    outbox = ReportOutbox(view)
+    for _ in range(WINDOW):
+        outbox.touch_host("h")
+        assert outbox.next_report(0.0) is not None
+    outbox.touch_host("h")
+    assert outbox.next_report(0.0) is None
+    outbox.acknowledge(WINDOW, 0.0)
+    report = outbox.next_report(0.0)
+    assert report is not None
+    assert report.full
+
+
+def test_silence_of_the_controller_makes_everything_due_again() -> None:
+    outbox = ReportOutbox(View())
+    outbox.add_finding(shard(1))
+    assert outbox.next_report(0.0) is not None
+    assert outbox.next_report(RESEND_AFTER_S - 1) is None
+    again = outbox.next_report(RESEND_AFTER_S + 1)
+    assert again is not None
+    assert (again.full, len(again.shards)) == (True, 1)
+
+
+def test_large_findings_are_spread_over_reports() -> None:
+    outbox = ReportOutbox(View())
+    for step in range(10):
+        outbox.add_finding(shard(step, files=300))
+    sent = 0
+    while (report := outbox.next_report(0.0)) is not None:
+        assert report.ByteSize() < FINDINGS_BYTES + 400_000
+        sent += len(report.shards)
+    assert sent == 10
+
+
+def test_findings_are_bounded_and_the_oldest_go() -> None:
+    outbox = ReportOutbox(View())
+    for step in range(FINDING_LIMIT + 3):
+        outbox.add_finding(shard(step))
+    assert outbox.unacknowledged == FINDING_LIMIT
+    assert outbox.dropped_findings == 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["touch", "shard", "send", "ack", "break", "late"]), max_size=60))
+def test_the_controller_ends_up_with_the_truth(actions: list[str]) -> None:
+    """Whatever is lost with a broken session, a controller that applies reports in order converges."""
+    view, now, known, shards, step = View(), 0.0, {}, set(), 0
+    outbox = ReportOutbox(view)
+    wire: list[agent_pb2.Report] = [outbox.hello_snapshot(now)]
+
+    def deliver() -> None:
+        for report in wire:
+            if report.full:
+                known.clear()
+            known.update({row.host_id: row.pid for row in report.hosts})
+            shards.update(row.step for row in report.shards)
+        if wire:
+            outbox.acknowledge(wire[-1].sequence, now)
+        wire.clear()
+
+    for action in actions:
+        now += 0.1
+        match action:
+            case "touch":
+                host_id = f"h{step % 3}"
+                view.hosts[host_id] = step
+                step += 1
+                outbox.touch_host(host_id)
+            case "shard":
+                step += 1
+                outbox.add_finding(shard(step))
+            case "send":
+                report = outbox.next_report(now)
+                wire.extend([report] if report is not None else [])
+            case "ack":
+                deliver()
+            case "late":
+                now += RESEND_AFTER_S
+            case _:
+                wire[:] = [outbox.hello_snapshot(now)]
+    written = {finding.message.step for finding, _ in outbox._findings.values() if isinstance(finding, ShardFinding)}
+    while True:
+        deliver()
+        report = outbox.next_report(now)
+        if report is None:
+            break
+        wire.append(report)
+    assert known == view.hosts
+    assert written <= shards
+    assert outbox.unacknowledged == 0
+
+
+def test_one_outcome_per_effect() -> None:
+    memory = OutcomeMemory()
+    assert memory.begin("e")
+    assert not memory.begin("e"), "it is under way"
+    memory.end("e", Outcome(ok=True, message="first"), 0.0)
+    first = memory.next_result()
+    assert first is not None
+    assert not memory.begin("e")
+    again = memory.next_result()
+    assert again == first
+    assert memory.next_result() is None
+
+
+def test_an_effect_that_did_nothing_may_be_tried_again() -> None:
+    memory = OutcomeMemory()
+    assert memory.begin("e")
+    memory.end("e", Outcome(ok=False, message="need full table", final=False), 0.0)
+    assert memory.begin("e")
+
+
+def test_outcomes_and_running_effects_are_bounded() -> None:
+    memory = OutcomeMemory()
+    for number in range(RUNNING_LIMIT):
+        assert memory.begin(f"r{number}")
+    assert not memory.begin("one too many")
+    busy = memory.next_result()
+    assert busy is not None
+    assert not busy.ok
+    for number in range(OUTCOME_LIMIT + 10):
+        memory.end(f"e{number}", Outcome(ok=True), 0.0)
+    assert len(memory._outcomes) == OUTCOME_LIMIT
+    assert len(memory._due) == OUTCOME_LIMIT
+
+
+def test_results_of_the_last_minute_go_out_again_in_a_new_session() -> None:
+    memory = OutcomeMemory()
+    for effect_id, ended_at in (("old", 10.0), ("new", 95.0)):
+        memory.begin(effect_id)
+        memory.end(effect_id, Outcome(ok=True), ended_at)
+        memory.next_result()
+    memory.new_session(None)
+    assert memory.next_result() is None
+    memory.new_session(100.0)
+    again = memory.next_result()
+    assert again is not None
+    assert again.effect_id == "new"
+    assert memory.next_result() is None
