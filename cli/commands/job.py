@@ -8,7 +8,7 @@ import typer
 
 from cli import render
 from cli.client import CALL_TIMEOUT_S, SUBMIT_TIMEOUT_S, Client, Refused, connect, new_request_id
-from cli.errors import CliError
+from cli.errors import CliError, Exit
 from cli.following import watch_job
 from cli.manifest_file import ManifestFile, read_manifest
 from cli.options import DEFAULT_DIRECTORY, Address, Directory
@@ -31,8 +31,9 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
+    manifest_file: Annotated[str, typer.Argument(metavar="[FILE]", help="The same as --file.")] = "",
     *,
-    file: Annotated[str, typer.Option("--file", "-f", help="Manifest (YAML); `-` reads standard input.")],
+    file: Annotated[str, typer.Option("--file", "-f", help="Manifest (YAML); `-` reads standard input.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and place, but store nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Watch until the job has ended.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for --wait.")] = DEFAULT_WAIT_S,
@@ -40,7 +41,9 @@ def submit(
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Submit a job. With --wait the exit code tells how it ended: 0 succeeded, 1 not, 6 time-out."""
-    manifest = read_manifest(file)
+    if bool(file) == bool(manifest_file):
+        raise CliError("name one manifest", fix="phalanx submit -f job.yaml", code=Exit.USAGE)
+    manifest = read_manifest(file or manifest_file)
     with connect(address, directory) as client:
         answer = _submit(client, manifest, dry_run=dry_run)
         _show_answer(answer, dry_run=dry_run)

@@ -41,7 +41,7 @@ class State(StrEnum):
 
     WAITING = "waiting"
     STARTING = "starting"
-    READY = "ready"
+    RUNNING = "running"
     DONE = "done"
     DESTROYED = "destroyed"
 
@@ -199,7 +199,7 @@ class Supervisor:
     def _probe(self) -> None:
         for running in self._units.values():
             if running.state is State.STARTING and not running.unit.one_shot and _accepts(running.unit.probe):
-                running.state = State.READY
+                running.state = State.RUNNING
                 log("UnitReady", unit=running.unit.name, seconds=round(time.monotonic() - running.started_at, 3))
 
     def _start_due(self) -> None:
@@ -210,7 +210,7 @@ class Supervisor:
                 continue
             first = running.started_at == 0
             awaited = running.unit.needs + (running.unit.after if first else ())
-            if all(self._units[name].state in (State.READY, State.DONE) for name in awaited):
+            if all(self._units[name].state in (State.RUNNING, State.DONE) for name in awaited):
                 self._start(running, now)
                 started = True
         if started:

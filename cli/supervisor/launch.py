@@ -99,7 +99,7 @@ def wait_ready(plan: Plan, supervisor: subprocess.Popen[bytes], client: Client, 
         for name, unit in units.items():
             if unit["restarts"] >= MAX_RESTARTS:
                 raise _failed(f"`{name}` does not stay up ({unit['last_exit']})", Path(unit["log"]))
-        waiting = [name for name, unit in units.items() if unit["state"] not in ("ready", "done")]
+        waiting = [name for name, unit in units.items() if unit["state"] not in ("running", "done")]
         missing = ", ".join(waiting) or (_nodes_missing(plan, client) if units else missing)
         if not missing:
             return
@@ -118,9 +118,9 @@ def _status(run: Path) -> dict[str, dict[str, Any]]:
 
 def _announce(units: dict[str, dict[str, Any]], seen: dict[str, str], say: Say) -> None:
     for name, unit in units.items():
-        if unit["state"] in ("ready", "done") and seen.get(name) != "ready":
-            seen[name] = "ready"
-            say(f"  {name} runs" if unit["state"] == "ready" else f"  {name} done")
+        if unit["state"] in ("running", "done") and seen.get(name) != "running":
+            seen[name] = "running"
+            say(f"  {name} runs" if unit["state"] == "running" else f"  {name} done")
         if unit["restarts"] and seen.get(f"{name} restarts") != str(unit["restarts"]):
             seen[f"{name} restarts"] = str(unit["restarts"])
             say(f"  {name} died ({unit['last_exit']}), started again")
@@ -153,7 +153,7 @@ def _nodes_missing(plan: Plan, client: Client) -> str:
 def _guilty(units: dict[str, dict[str, Any]], directory: Path) -> Path:
     """The log that most likely says why: of the unit that died most, else of the first one that is not ready."""
     died = sorted((unit for unit in units.values() if unit["restarts"]), key=lambda unit: -int(unit["restarts"]))
-    late = [unit for unit in units.values() if unit["state"] not in ("ready", "done")]
+    late = [unit for unit in units.values() if unit["state"] not in ("running", "done")]
     for unit in (*died, *late):
         return Path(unit["log"])
     return directory / "controller" / "controller.log"

@@ -94,14 +94,14 @@ def test_units_start_in_order_and_only_when_what_they_need_is_ready(stage: Stage
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{stage.run}/first.sock")
         listener.listen()
-        stage.wait_state("third", "ready")
+        stage.wait_state("third", "running")
     assert stage.said("order") == ["first", "second", "third"]
     assert stage.status("second")["state"] == "done"
 
 
 def test_what_dies_is_restarted_with_growing_delays(stage: Stage) -> None:
     stage.start(stage.unit("weak", "date +%s.%N >> starts; exit 3"), stage.unit("strong", "exec sleep 60"))
-    strong = stage.wait_state("strong", "ready")["pid"]
+    strong = stage.wait_state("strong", "running")["pid"]
     until(lambda: len(stage.said("starts")) >= 4, "four starts")
     starts = [float(line) for line in stage.said("starts")]
     gaps = [later - earlier for earlier, later in itertools.pairwise(starts)][:3]
@@ -116,7 +116,7 @@ def test_a_killed_unit_comes_back_and_takes_its_group_and_dependants_along(stage
         stage.unit("head", "sleep 61 & exec sleep 60", kills=("agent",)),
         stage.unit("agent", "exec sleep 60", needs=("head",)),
     )
-    head, agent = stage.wait_state("head", "ready")["pid"], stage.wait_state("agent", "ready")["pid"]
+    head, agent = stage.wait_state("head", "running")["pid"], stage.wait_state("agent", "running")["pid"]
     helper = until(lambda: processes.descendants(head), "child of head").pop()
     stage.call("kill", name="head", signal=signal.SIGKILL)
     until(lambda: not any(map(processes.is_alive, (head, agent, helper))), "the old ones are gone")
@@ -138,8 +138,8 @@ def test_a_unit_that_cannot_come_back_rebuilds_its_group(stage: Stage) -> None:
         stage.unit("boot", "echo boot >> booted", one_shot=True),
         stage.unit("raylet", "exec sleep 60"),
     )
-    raylet = stage.wait_state("raylet", "ready")["pid"]
-    stage.wait_state("gcs", "ready")
+    raylet = stage.wait_state("raylet", "running")["pid"]
+    stage.wait_state("gcs", "running")
     until(lambda: len(stage.said("booted")) == 2, "the one-shot ran again")
     until(lambda: stage.status("raylet")["pid"] not in (0, raylet), "the raylet is another one")
     assert not storage.exists()
@@ -155,7 +155,7 @@ def test_orphans_become_the_supervisors_and_are_reaped(stage: Stage) -> None:
 
 def test_a_frozen_unit_goes_on_after_its_time(stage: Stage) -> None:
     stage.start(stage.unit("one", "exec sleep 60"))
-    pid = stage.wait_state("one", "ready")["pid"]
+    pid = stage.wait_state("one", "running")["pid"]
 
     def is_frozen() -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
@@ -178,7 +178,7 @@ def test_destroying_a_node_ends_all_of_it_at_once_and_for_good(stage: Stage) -> 
 
     stage.start(unit("a", rank), unit("b", "exec sleep 60"), node_paths={"a": (str(folder), f"{stage.run}/a.sock")})
     (stage.run / "a.sock").touch()
-    survivor = stage.wait_state("agent-b", "ready")["pid"]
+    survivor = stage.wait_state("agent-b", "running")["pid"]
     until(
         lambda: len(processes.marked(processes.NODE_MARKER, "a")) == 4 and shared.exists(), "agent, rank, its children"
     )
@@ -212,7 +212,7 @@ def test_requests_that_make_no_sense_are_refused(stage: Stage, request_: dict[st
         stage.unit("two", "exec sleep 60", needs=("gate",)),
         stage.unit("gate", "sleep 60", one_shot=True),
     )
-    stage.wait_state("one", "ready")
+    stage.wait_state("one", "running")
     with pytest.raises(CliError) as refused:
         control.call(stage.run, request_)
     assert refused.value.code == code
@@ -228,7 +228,7 @@ def test_down_ends_everything_in_order_also_what_ignores_sigterm(stage: Stage) -
         stage.unit("controller", trap.format("controller"), stop_order=0),
         stage.unit("cell-agent", trap.format("cell-agent"), stop_order=1),
     )
-    stage.wait_state("controller", "ready")
+    stage.wait_state("controller", "running")
     until(lambda: len(stage.alive()) >= 9, "all, each with its sleep")
     take_down(stage.directory, lambda _: None)
     assert stage.said("ended") == ["controller", "cell-agent", "rank", "agent"]
@@ -240,7 +240,7 @@ def test_down_ends_everything_in_order_also_what_ignores_sigterm(stage: Stage) -
 
 def test_down_works_after_the_supervisor_was_killed(stage: Stage) -> None:
     stage.start(stage.unit("one", "(setsid sleep 61 &); exec sleep 60"))
-    stage.wait_state("one", "ready")
+    stage.wait_state("one", "running")
     until(lambda: len(stage.alive()) == 3, "supervisor, unit, orphan")
     assert stage.supervisor is not None
     stage.supervisor.kill()
@@ -256,7 +256,7 @@ def test_down_works_after_the_supervisor_was_killed(stage: Stage) -> None:
 
 def test_a_frozen_supervisor_does_not_keep_its_site_up(stage: Stage) -> None:
     stage.start(stage.unit("one", "exec sleep 60"))
-    stage.wait_state("one", "ready")
+    stage.wait_state("one", "running")
     assert stage.supervisor is not None
     stage.supervisor.send_signal(signal.SIGSTOP)
     take_down(stage.directory, lambda _: None)
@@ -280,7 +280,7 @@ def test_in_the_foreground_the_site_ends_with_its_parent(stage: Stage) -> None:
 
 def test_up_cleans_what_a_killed_run_left_keeps_the_journal_and_refuses_a_second_up(stage: Stage) -> None:
     stage.start(stage.unit("one", "exec sleep 60"))
-    stage.wait_state("one", "ready")
+    stage.wait_state("one", "running")
     old = stage.alive()
     journal = stage.directory / "controller" / "journal.db"
     journal.parent.mkdir()

@@ -52,6 +52,14 @@ def test_a_good_manifest_is_sent_whole(phalanx: Phalanx, controller: FakeControl
     assert request.spec.timeouts.start_ms == 120_000
 
 
+def test_exactly_one_manifest_is_submitted(phalanx: Phalanx, controller: FakeController, tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    assert phalanx("submit", path).code == Exit.OK
+    assert phalanx("submit").code == Exit.USAGE
+    assert phalanx("submit", path, "-f", path).code == Exit.USAGE
+    assert len(controller.requests) == 1
+
+
 def test_dry_run_and_wait(phalanx: Phalanx, controller: FakeController, tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     assert "would be accepted" in phalanx("submit", "-f", path, "--dry-run").out
