@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import secrets
 import signal
@@ -38,6 +39,8 @@ class CellAgent:
         self._config = config
         self._boot_id = f"{time.time_ns() // 1000:020d}-{secrets.token_hex(4)}"  # later ones sort higher
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._stop = asyncio.Event()
         self._table = CellTable()
         self._ray = RayThread()
         self._ray_cell = RayCell(config.ray_address, self._event_from_ray)
@@ -49,15 +52,13 @@ class CellAgent:
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT (0) or until Ray is lost (3). Actors are left alone either way."""
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, stop.set)
+        self._take_signals()
         main = asyncio.create_task(self._serve(), name="serve")
-        stopping = asyncio.create_task(stop.wait(), name="stop")
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
         ends: set[asyncio.Future[object]] = {main, stopping, self._ray.lost}  # type: ignore[arg-type]  # only waited for
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         code, reason = 0, ""
-        if not stop.is_set():
+        if not self._stop.is_set():
             code, reason = EXIT_RAY_LOST, _loss(main, self._ray.lost)
         main.cancel()
         stopping.cancel()
@@ -69,10 +70,15 @@ class CellAgent:
             log.info("agent.stopped")
         return code
 
+    def _take_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop.set)
+
     async def _serve(self) -> None:
         """Connect, take over what is there, then watch and obey. Ends only by an error."""
         config = self._config
         self._incarnation = await self._ray.call(config.connect_limit_s, self._ray_cell.connect)
+        self._take_signals()  # again: Ray has put a handler of its own in place, which prints stacks
         epoch = await self._ray.call(config.ray_limit_s, self._ray_cell.load_epoch, config.cell)
         log.info("cell.connected", ray_address=config.ray_address, incarnation=self._incarnation, highest_epoch=epoch)
         await self._look_at_nodes()
@@ -183,7 +189,8 @@ class CellAgent:
             await asyncio.sleep(self._config.store_interval_s)
 
     def _event_from_ray(self, host_id: str, event: ActorEvent) -> None:
-        self._loop.call_soon_threadsafe(self._on_event, host_id, event)
+        # In the agent's own context, so that its log lines name the cell.
+        self._loop.call_soon_threadsafe(self._on_event, host_id, event, context=self._context)
 
     def _on_event(self, host_id: str, event: ActorEvent) -> None:
         match event:

@@ -20,6 +20,7 @@ NODE_LABEL = "phalanx.node"
 _HEAD_RESOURCE = "node:__internal_head__"
 _KV_NAMESPACE = b"phalanx"
 _REASON_LIMIT = 600
+_CAUSES = ("The actor is dead because", "The actor died because")
 _DEAD = (exceptions.ActorDiedError, exceptions.ActorUnschedulableError, exceptions.ActorPlacementGroupRemoved)
 
 
@@ -203,6 +204,8 @@ class RayCell:
 
 
 def one_line(error: BaseException) -> str:
-    """The error's text for a report: one line, bounded."""
-    text = " ".join(str(error).split())
+    """The error's text for a report: one line, bounded, without the part in which Ray names the actor."""
+    text = " ".join(str(error).split()) or repr(error)
+    at = max(text.find(mark) for mark in _CAUSES)
+    text = text[max(at, 0) :]
     return text if len(text) <= _REASON_LIMIT else text[: _REASON_LIMIT - 3] + "..."

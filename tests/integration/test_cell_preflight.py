@@ -1,0 +1,85 @@
+"""Preflight through the real agent: what it says of modules, paths and checkpoint folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from phalanx.v1 import cell_pb2, types_pb2
+
+from tests.fixtures.cell_peers import wait_for
+
+if TYPE_CHECKING:  # at run time pytest imports it as a plugin, once
+    from tests.fixtures.cell_fixtures import CellSite
+
+pytest_plugins = ["tests.fixtures.cell_fixtures"]
+
+
+@pytest.fixture
+def site(cell_site: CellSite) -> CellSite:
+    return cell_site
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Iterator[Path]:
+    """A folder of a user: one module that must not be run, and two packages."""
+    folder = tmp_path / "code"
+    (folder / "llm").mkdir(parents=True)
+    (folder / "broken").mkdir()
+    (folder / "train_moe.py").write_text("raise SystemExit('the module was imported')\n")
+    (folder / "llm" / "__init__.py").write_text("")
+    (folder / "llm" / "pretrain.py").write_text("raise SystemExit('the module was imported')\n")
+    (folder / "broken" / "__init__.py").write_text("import no_such_dependency\n")
+    (folder / "broken" / "train.py").write_text("")
+    return folder
+
+
+def ask(site: CellSite, module: str, path: str = "", folder: str = "") -> list[types_pb2.FieldViolation]:
+    request = cell_pb2.PreflightRequest(preflight_id=f"{module}|{path}|{folder}", checkpoint_folder=folder)
+    request.workload.module = module
+    request.workload.path = path
+    site.controller.send(cell_pb2.CellInstruction(preflight=request))
+    result = wait_for("preflight result", lambda: site.controller.preflights.get(request.preflight_id), 30)
+    return list(result.violations)
+
+
+def test_a_good_workload_and_a_folder_that_is_not_there_yet(site: CellSite, code: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / "deep"
+    assert ask(site, "train_moe", str(code), str(folder)) == []
+    assert ask(site, "llm.pretrain", str(code)) == []
+    assert not folder.parent.exists()  # nothing is left behind
+    assert ask(site, "json.tool") == []
+
+
+def test_a_wrong_module_gets_a_suggestion(site: CellSite, code: Path) -> None:
+    (found,) = ask(site, "train_mo", str(code))
+    assert found.path == "spec.workload.module"
+    assert "no module named train_mo" in found.reason
+    assert found.fix == "did you mean train_moe?"
+    (found,) = ask(site, "llm.pretraining", str(code))
+    assert found.fix == "did you mean llm.pretrain?"
+    (found,) = ask(site, "llm.pretrain.x", str(code))
+    assert "not a package" in found.reason
+    (found,) = ask(site, "broken.train", str(code))
+    assert "no_such_dependency" in found.reason
+    (found,) = ask(site, "not a name", str(code))
+    assert "not a module name" in found.reason
+
+
+def test_a_wrong_path(site: CellSite, code: Path) -> None:
+    (found,) = ask(site, "train_moe", str(code / "missing"))
+    assert found.path == "spec.workload.path"
+    assert "does not exist" in found.reason
+    (found,) = ask(site, "train_moe", "relative/code")
+    assert "absolute" in found.reason
+
+
+def test_a_folder_that_cannot_be_written(site: CellSite, code: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (found,) = ask(site, "train_moe", str(code), str(tmp_path / "file" / "checkpoints"))
+    assert found.path == "spec.checkpoint.folder"
+    assert "Not a directory" in found.reason
+    both = ask(site, "nothing_like_it", str(code), "relative")
+    assert {violation.path for violation in both} == {"spec.workload.module", "spec.checkpoint.folder"}
