@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from phalanx.v1 import types_pb2
@@ -41,6 +42,7 @@ class Endings:
         self._witness = Witness()
         self._endings: dict[str, _Ending] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._silences: dict[str, asyncio.TimerHandle] = {}
 
     def adopt(self) -> None:
         """Take over the hosts of the former agent: living ones are watched, gone ones are concluded at once.
@@ -63,7 +65,7 @@ class Endings:
         host_id = record.identity.host_id
 
         def gone() -> None:
-            self._spawn(self._vanished(host_id))
+            self._spawn(self._vanished(host_id), f"vanished {host_id}")
 
         living = self._witness.watch(_session(record), gone)
         if not living:
@@ -111,12 +113,14 @@ class Endings:
         """A process came with the id of a host whose end is on record: the controller counts on its being gone."""
         self._state.counters.add("late_arrivals_killed")
         log.warning("host.late_arrival", host_id=host_id, session=session.leader)
-        self._spawn(empty_session(session, KillPlan(kill_at=0.0)))
+        self._spawn(empty_session(session, KillPlan(kill_at=0.0)), f"late {host_id}")
 
     async def close(self) -> None:
         """Stop witnessing; what runs is left alone."""
         self._witness.close()
-        tasks = [*self._tasks, *(ending.task for ending in self._endings.values())]
+        for timer in self._silences.values():
+            timer.cancel()
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -124,7 +128,7 @@ class Endings:
     async def _fence_unknown(self, host_id: str, grace_s: float, reason: str, limit_s: float) -> bool:
         sessions = await asyncio.to_thread(sessions_of_host, host_id, self._node)
         plan = KillPlan(kill_at=time.monotonic() + grace_s, terminate=grace_s > 0)
-        tasks = {self._spawn(empty_session(session, plan)) for session in sessions}
+        tasks = {self._spawn(empty_session(session, plan), f"unknown {host_id}") for session in sessions}
         if tasks:
             _, pending = await asyncio.wait(tasks, timeout=limit_s)
             if pending:
@@ -153,7 +157,7 @@ class Endings:
         if ending is not None:
             ending.plan.hurry(plan.kill_at)
             return ending
-        ending = _Ending(plan, asyncio.create_task(self._end(record, plan), name=f"end {host_id}"))
+        ending = _Ending(plan, self._spawn(self._end(record, plan), f"end {host_id}"))
         self._endings[host_id] = ending
         return ending
 
@@ -183,9 +187,13 @@ class Endings:
         )
 
     def _expect(self, host_id: str, grace_s: float) -> None:
-        asyncio.get_running_loop().call_later(grace_s, self._still_silent, host_id)
+        former = self._silences.pop(host_id, None)
+        if former is not None:
+            former.cancel()
+        self._silences[host_id] = asyncio.get_running_loop().call_later(grace_s, self._still_silent, host_id)
 
     def _still_silent(self, host_id: str) -> None:
+        del self._silences[host_id]
         record = self._state.table.get(host_id)
         if record is None or record.exited or self._connections.get(host_id, Role.HOST) is not None:
             return
@@ -195,11 +203,17 @@ class Endings:
             record.lost = True
             self._state.host_changed(host_id)
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        """Nobody awaits these tasks to their end: what breaks one must be seen."""
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("ending.broke", task=task.get_name(), exc_info=task.exception())
 
 
 def _session(record: HostRecord) -> SessionIdentity:

@@ -91,6 +91,9 @@ class LocalServer:
             self._counters.add(f"local_closed.{error.kind}")
             if self._counters.first("socket", error.kind):
                 log.warning("local.closed", kind=error.kind, reason=str(error), host_id=connection.host_id)
+        except Exception:  # process edge: what breaks on one connection must not reach the others
+            self._counters.add("local_closed.broke")
+            log.exception("local.broke", host_id=connection.host_id)
         finally:
             self._open.discard(connection)
             connection.close()

@@ -102,19 +102,20 @@ def sessions_of_host(host_id: str, node: str) -> list[SessionIdentity]:
 def strike(session: SessionIdentity, number: signal.Signals | None, *, spare_leader: bool = False) -> list[int]:
     """Signal every living process of the session and return their ids; an empty list says that none was left.
 
-    `number` None only looks. The leader gets no signal while `spare_leader`, but is counted.
+    `number` None only looks. The leader gets no signal while `spare_leader`, but is counted. So is a process of
+    another user, which cannot be signalled: the session is then not empty, and shown as such.
     """
     members = session_members(session)
     if number is None or not members:
         return [member.pid for member in members]
     if not spare_leader:
         # The group in one call first: no member can fork its way out between a scan and a signal.
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(session.leader, number)
     for member in members:
         reached_by_group = not spare_leader and member.group == session.leader
         if member.pid != session.leader and not reached_by_group:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(member.pid, number)
     return [member.pid for member in members]
 

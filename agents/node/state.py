@@ -35,13 +35,21 @@ class NodeState:
         self._progress: dict[str, tuple[agent_pb2.StepProgress, float]] = {}
 
     def host_changed(self, host_id: str) -> None:
-        """A host's record has changed: keep it on disk, then tell the controller."""
-        self.save()
+        """A host's record has changed: keep it on disk, then tell the controller.
+
+        A full disk must not keep the controller from learning it; only a restart of the agent would then know less.
+        """
+        try:
+            self.save()
+        except OSError as error:
+            self.counters.add("hosts_not_saved")
+            if self.counters.first("hosts", str(error)):
+                log.error("hosts.not_saved", reason=str(error))  # noqa: TRY400  the reason is for an operator
         self.outbox.touch_host(host_id)
         self.wake.set()
 
     def save(self) -> None:
-        """Write the host table. The caller acknowledges nothing before this has returned."""
+        """Write the host table. Raises OSError; the caller acknowledges nothing before this has returned."""
         save_hosts(self._hosts_path, self.table)
 
     def note_progress(self, progress: agent_pb2.StepProgress) -> None:

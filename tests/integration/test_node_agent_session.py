@@ -20,8 +20,8 @@ async def test_hello_welcome_beats(site: Site) -> None:
     assert "fact/kernel" in hello.labels
     assert hello.snapshot.full
     assert [device.serial for device in hello.snapshot.accelerators] == ["sim-n1-0", "sim-n1-1"]
-    await until(lambda: len(session.beats) >= 10, "ten beats")
-    assert [beat.sequence for beat in session.beats[:10]] == list(range(1, 11))
+    await until(lambda: len(session.beats) >= 5, "five beats")
+    assert [beat.sequence for beat in session.beats[:5]] == list(range(1, 6))
     assert all(0 <= beat.loop_lag_s < 5 for beat in session.beats)
 
 
@@ -166,7 +166,7 @@ async def test_orphaned_ranks_are_stopped_when_the_grace_is_over(site: Site) -> 
 
 @with_site
 async def test_a_controller_in_time_saves_the_ranks(site: Site) -> None:
-    site.controller.welcome.orphan_grace_ms = 1500
+    site.controller.welcome.orphan_grace_ms = 1200
     agent, first = await site.started()
     host = await site.host(first, "h1")
     await site.controller.stop()
@@ -174,7 +174,7 @@ async def test_a_controller_in_time_saves_the_ranks(site: Site) -> None:
     await site.controller.start()
     second = await site.controller.session(2)
     beats = len(second.beats)
-    await until(lambda: len(second.beats) > beats + 36, "longer than the grace")
+    await until(lambda: len(second.beats) > beats + 26, "longer than the grace")
     assert not host.gone()
     assert not agent.logged("ranks.orphaned")
 
@@ -192,7 +192,7 @@ async def test_a_second_agent_is_refused(site: Site) -> None:
 @with_site
 async def test_logs_are_json_with_constant_events_and_none_per_beat(site: Site) -> None:
     agent, session = await site.started()
-    await until(lambda: len(session.beats) > 20, "beats")
+    await until(lambda: len(session.beats) > 12, "beats")
     await agent.kill(signal.SIGTERM)
     assert all({"event", "level", "timestamp", "node"} <= entry.keys() for entry in agent.events)
     assert len(agent.events) < 10, json.dumps(agent.events)
