@@ -125,10 +125,13 @@ def child_set_up(parent: int) -> Callable[[], None]:
 class RankHost:
     """One training process and what is said about it."""
 
-    def __init__(self, spec: cell_pb2.HostSpec, settings: HostSettings, grace_s: float, wake: int) -> None:
+    def __init__(
+        self, spec: cell_pb2.HostSpec, settings: HostSettings, *, grace_s: float, report_limit_s: float, wake: int
+    ) -> None:
         self._spec = spec
         self._settings = settings
         self._grace_s = grace_s
+        self._report_limit_s = report_limit_s
         self._folder = NodeFolder(settings.node_dir)
         self._log = os.open(settings.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._log_start = os.fstat(self._log).st_size
@@ -165,7 +168,7 @@ class RankHost:
                 return EXIT_NODE_GONE
             self._reap()
             self._stop_when_asked()
-        give_up_at = time.monotonic() + REPORT_LIMIT_S
+        give_up_at = time.monotonic() + self._report_limit_s
         while self._link.state is not LinkState.ACKNOWLEDGED or not self._exit.group_empty:
             if time.monotonic() >= give_up_at:
                 self._leave_exit_file()
@@ -281,7 +284,7 @@ class RankHost:
             file.flush()
             os.fsync(file.fileno())
         os.replace(path + ".new", path)
-        self.note(f"the node agent took no report for {REPORT_LIMIT_S:g} s: left it in {path}")
+        self.note(f"the node agent took no report for {self._report_limit_s:g} s: left it in {path}")
 
 
 def drain(descriptor: int) -> None:
@@ -320,6 +323,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=f"Environment: {', '.join(_NAMES)}.",
     )
     parser.add_argument("--grace", type=float, default=10.0, metavar="SECONDS", help="SIGTERM to SIGKILL (default 10)")
+    parser.add_argument(
+        "--report-limit",
+        type=float,
+        default=REPORT_LIMIT_S,
+        metavar="SECONDS",
+        help="offer the end to the node agent this long, then leave it in NODE_DIR/exits (default %(default)g)",
+    )
     options = parser.parse_args(arguments)
     try:
         spec = cell_pb2.HostSpec.FromString(sys.stdin.buffer.read())
@@ -327,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lead_session()
         os.makedirs(f"{settings.node_dir}/logs", mode=0o700, exist_ok=True)
         read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        host = RankHost(spec, settings, options.grace, read_end)
+        host = RankHost(spec, settings, grace_s=options.grace, report_limit_s=options.report_limit, wake=read_end)
     except (DecodeError, ValueError, OSError) as error:
         sys.stderr.write(f"phalanx: rank host not started: {error}\n")
         return EXIT_USAGE

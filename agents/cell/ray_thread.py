@@ -18,27 +18,31 @@ class RayLostError(Exception):
 
 
 class RayThread:
-    """Runs calls one after another on a daemon thread, each with a deadline from the moment it is asked for."""
+    """Runs calls one after another on a daemon thread. The deadline of a call begins when its turn comes."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
+        self._turn = asyncio.Lock()
         self.lost: asyncio.Future[RayLostError] = self._loop.create_future()
         threading.Thread(target=self._run, name="ray", daemon=True).start()
 
     async def call(self, limit_s: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run the function on the thread. Raises what it raises, or RayLostError, which also becomes `lost`."""
-        done: asyncio.Future[T] = self._loop.create_future()
-        self._calls.put((done, lambda: function(*args, **kwargs)))
-        try:
-            return await asyncio.wait_for(done, limit_s)
-        except TimeoutError:
-            if not done.cancelled():  # Ray's own timeout error, not ours
-                raise
-            error = RayLostError(f"{getattr(function, '__name__', 'a call')} did not return within {limit_s:g} s")
-            if not self.lost.done():
-                self.lost.set_result(error)
-            raise error from None
+        async with self._turn:
+            if self.lost.done():
+                raise self.lost.result()
+            done: asyncio.Future[T] = self._loop.create_future()
+            self._calls.put((done, lambda: function(*args, **kwargs)))
+            try:
+                return await asyncio.wait_for(done, limit_s)
+            except TimeoutError:
+                if not done.cancelled():  # Ray's own timeout error, not ours
+                    raise
+            name = getattr(function, "__name__", "a call")
+            error = RayLostError(f"{name} did not return within {limit_s:g} s")
+            self.lost.set_result(error)
+            raise error
 
     def _run(self) -> None:
         while True:

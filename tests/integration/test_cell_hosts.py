@@ -156,6 +156,17 @@ def test_the_rank_dies_with_its_host(site: CellSite) -> None:
     assert "signal 9" in site.controller.actor(spec.host_id, DEAD).reason
 
 
+def test_the_actor_ends_after_its_host(site: CellSite) -> None:
+    spec = site.spec("n0", SLEEP)
+    host_pid = site.run_host(spec)
+    actor = actor_pid(host_pid)
+    os.kill(site.child_of(host_pid), signal.SIGTERM)
+
+    assert site.nodes["n0"].end(spec.host_id).exit.signal == signal.SIGTERM
+    wait_for("the actor ends", lambda: not alive(actor))
+    assert not alive(host_pid)
+
+
 def test_a_new_agent_adopts_the_actors(site: CellSite) -> None:
     spec = site.spec("n1", SLEEP)
     host_pid = site.run_host(spec)

@@ -175,6 +175,16 @@ def test_the_real_rank_process_reports_a_workload_that_does_not_import(bench: Be
     assert "no_such_module_of_a_user" in exit_info.message
 
 
+def test_an_end_that_nobody_takes_is_left_in_a_file(bench: Bench) -> None:
+    bench.node.acknowledge = False
+    host = bench.start("h-1", {"exit": 6}, arguments=("--report-limit", "0.2"))
+
+    assert host.wait(10) == 0
+    left = json.loads((bench.node.directory / "exits" / "h-1.json").read_text())
+    assert left["host_id"] == "h-1"
+    assert left["exit"]["code"] == 6
+
+
 def test_wrong_use_says_what_is_missing(bench: Bench) -> None:
     out = subprocess.run(
         [sys.executable, "-m", "agents.cell.rank_host"],
