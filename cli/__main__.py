@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from cli import render
-from cli.commands import event, fault, job, node, resource, site
+from cli.commands import demo, event, fault, job, node, resource, site
 from cli.errors import CliError, Exit
 
 
@@ -23,7 +23,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for module in (site, job, resource, event, node, fault):
+    for module in (site, job, resource, event, node, fault, demo):
         module.register(app)
     return app
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,9 @@ from cli.errors import CliError
 from cli.wire import enum_word
 
 if TYPE_CHECKING:
+    import rich.progress
     from phalanx.v1 import event_pb2, job_pb2
+    from rich.progress import TaskID
 
 RICH_ROWS = 200
 BAR_WIDTH = 30
@@ -213,3 +216,59 @@ class Progress:
         if self._open:
             note("")
             self._open = False
+
+
+class Board:
+    """Bars of running jobs with lines above them, from several threads. Without a terminal: lines only."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._plain = Progress()
+        self._tasks: dict[str, TaskID] = {}
+        self._bars: rich.progress.Progress | None = None
+        if sys.stderr.isatty():
+            self._bars = self._make_bars()
+
+    @staticmethod
+    def _make_bars() -> rich.progress.Progress:
+        from rich.console import Console  # noqa: PLC0415 - only on a terminal
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+        )
+        bars = Progress(*columns, console=Console(stderr=True))
+        bars.start()
+        return bars
+
+    def line(self, text: str) -> None:
+        """One line above the bars."""
+        with self._lock:
+            if self._bars is None:
+                note(text)
+            else:
+                self._bars.console.print(text, markup=False, highlight=False)
+
+    def show(self, job: job_pb2.Job) -> None:
+        """The job's bar as it is now."""
+        with self._lock:
+            if self._bars is None:
+                self._plain.show(job)
+                return
+            if job.name not in self._tasks:
+                self._tasks[job.name] = self._bars.add_task(job.name, total=total_steps(job) or None, state="")
+            state = f"{job_state(job)} gen {job.generation} loss {loss(job.loss)}"
+            self._bars.update(self._tasks[job.name], completed=int(job.step), state=state)
+            if job.ended_at:
+                self._bars.stop_task(self._tasks[job.name])
+
+    def close(self) -> None:
+        """Ends the bars; they stay on the screen."""
+        with self._lock:
+            if self._bars is not None:
+                self._bars.stop()
+                self._bars = None

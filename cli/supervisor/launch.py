@@ -24,6 +24,7 @@ from cli.supervisor.plan import Plan, write_plan
 if TYPE_CHECKING:
     from cli.client import Client
 
+LOCK = "site.lock"
 DOWN_TIMEOUT_S = 30.0
 GONE_TIMEOUT_S = 10.0
 POLL_S = 0.1
@@ -34,8 +35,11 @@ MAX_RESTARTS = 4
 Say = Callable[[str], None]
 
 
-def bring_up(options: SiteOptions, say: Say) -> tuple[Plan, subprocess.Popen[bytes]]:
-    """Cleans what an earlier run left, starts the supervisor, and returns at once. The journal is kept."""
+def bring_up(options: SiteOptions, say: Say, *, fresh: bool = False) -> tuple[Plan, subprocess.Popen[bytes]]:
+    """Cleans what an earlier run left, starts the supervisor, and returns at once.
+
+    The journal and everything else in the folder is kept, unless `fresh`.
+    """
     directory = options.directory.resolve()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(directory) as lock:
@@ -44,15 +48,27 @@ def bring_up(options: SiteOptions, say: Say) -> tuple[Plan, subprocess.Popen[byt
         if left:
             say(f"ended {left} processes that an earlier run had left")
         shutil.rmtree(run, ignore_errors=True)
+        if fresh:
+            _empty(directory)
         make_run_folder(run)
         plan = make_plan(options, run)
         return plan, start_supervisor(plan, lock)
 
 
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.name == LOCK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 @contextmanager
 def _locked(directory: Path) -> Iterator[int]:
     """The lock that the supervisor of a site folder holds for life; it is inherited by descriptor."""
-    descriptor = os.open(directory / "site.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    descriptor = os.open(directory / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
