@@ -40,9 +40,11 @@ def test_only_render_prints() -> None:
         name = str(path.relative_to(ROOT))
         if name in allowed:
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
-                found.append(f"{name}:{node.lineno}")
+        found += [
+            f"{name}:{node.lineno}"
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        ]
     assert not found, f"print outside cli/render.py: {found}"
 
 
@@ -51,9 +53,11 @@ def test_core_takes_time_as_an_argument() -> None:
     for path in sources():
         if path.relative_to(ROOT).parts[:2] != ("controlplane", "core"):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today", "time", "monotonic"}:
-                found.append(f"{path.name}:{node.lineno} .{node.attr}")
+        found += [
+            f"{path.name}:{node.lineno} .{node.attr}"
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today", "time", "monotonic"}
+        ]
     assert not found, f"clocks in core: {found}"
 
 
