@@ -189,8 +189,8 @@ class RankHost:
             if self._folder.gone():
                 kill_leftovers(os.getpid(), KILL_LIMIT_S)
                 return False
-        self._link.step(now)
-        self._link.wait(time.monotonic(), min(limit, self._check_folder_at))
+        # Wait, then act, then let the caller look: what happened before the wait makes it return at once.
+        self._link.wait(now, min(limit, self._check_folder_at))
         drain(self._wake)
         self._link.step(time.monotonic())
         return True
