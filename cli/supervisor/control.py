@@ -34,11 +34,13 @@ class ControlServer:
         self._selector = selector
         self._handle = handle
         self._buffers: dict[socket.socket, bytes] = {}
-        path.unlink(missing_ok=True)
+        fresh = path.with_suffix(".new")  # appears under its name when it can be called, not before
+        fresh.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        path.chmod(0o600)
+        self._listener.bind(str(fresh))
+        fresh.chmod(0o600)
         self._listener.listen(MAX_CONNECTIONS)
+        fresh.rename(path)
         self._listener.setblocking(False)
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
 

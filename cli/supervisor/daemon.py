@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import selectors
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,6 +23,7 @@ from typing import Any
 from cli.site import site_path
 from cli.supervisor import processes
 from cli.supervisor.control import Answer, ControlServer, socket_path
+from cli.supervisor.machine import accepts, group_of, log, private, raise_file_limit, remove
 from cli.supervisor.plan import Plan, Unit, next_delay
 
 POLL_S = 0.05
@@ -82,7 +81,7 @@ class Supervisor:
         processes.become_subreaper()
         if self._plan.end_with_parent:
             processes.end_with_parent()
-        _raise_file_limit()
+        raise_file_limit()
         self._install_signals()
         server = ControlServer(socket_path(self._run), self._selector, self._handle)
         self._write_site()
@@ -198,7 +197,7 @@ class Supervisor:
 
     def _probe(self) -> None:
         for running in self._units.values():
-            if running.state is State.STARTING and not running.unit.one_shot and _accepts(running.unit.probe):
+            if running.state is State.STARTING and not running.unit.one_shot and accepts(running.unit.probe):
                 running.state = State.RUNNING
                 log("UnitReady", unit=running.unit.name, seconds=round(time.monotonic() - running.started_at, 3))
 
@@ -225,7 +224,7 @@ class Supervisor:
         running.restarts += running.started_at > 0
         running.started_at = now
         try:
-            with open(unit.log, "ab", opener=_private) as output:
+            with open(unit.log, "ab", opener=private) as output:
                 running.process = subprocess.Popen(
                     unit.argv,
                     stdin=subprocess.DEVNULL,
@@ -252,7 +251,7 @@ class Supervisor:
         }
         path = site_path(Path(self._plan.directory))
         fresh = path.with_suffix(".tmp")
-        with open(fresh, "w", encoding="utf-8", opener=_private) as file:
+        with open(fresh, "w", encoding="utf-8", opener=private) as file:
             json.dump(document, file, indent=2)
         fresh.replace(path)
 
@@ -320,7 +319,7 @@ class Supervisor:
         )
         processes.remove_shared_memory(memory)
         for path in self._plan.node_paths.get(node, ()):
-            _remove(Path(path))
+            remove(Path(path))
         self._write_site()
         log("NodeDestroyed", node=node, processes=len(victims), left=sorted(left))
         if left:
@@ -376,7 +375,7 @@ class Supervisor:
         groups = {running.pid for running in self._units.values() if running.pid}
 
         def ranks() -> set[int]:
-            return {pid for pid in self._ours() if _group_of(pid) not in groups}
+            return {pid for pid in self._ours() if group_of(pid) not in groups}
 
         for pid in ranks():
             processes.send(pid, signal.SIGTERM)
@@ -389,49 +388,3 @@ class Supervisor:
         while not done() and time.monotonic() < end:
             time.sleep(0.005)
             self._reap()
-
-
-def _group_of(pid: int) -> int:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return 0
-
-
-def _accepts(probe: str) -> bool:
-    """Whether the address takes a connection; an empty one always does."""
-    if not probe:
-        return True
-    family = socket.AF_UNIX if probe.startswith("unix:") else socket.AF_INET
-    host, _, port = probe.rpartition(":")
-    address: Any = probe.removeprefix("unix:") if family == socket.AF_UNIX else (host, int(port))
-    with socket.socket(family, socket.SOCK_STREAM) as one:
-        one.settimeout(0.2)
-        try:
-            one.connect(address)
-        except OSError:
-            return False
-    return True
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _raise_file_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def log(event: str, **values: object) -> None:
-    """One JSON line to the supervisor's log. Not structlog: the supervisor must start without anything installed."""
-    line = {"at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + "Z", "event": event} | values
-    sys.stderr.write(json.dumps(line) + "\n")
-    sys.stderr.flush()
