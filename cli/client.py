@@ -103,7 +103,7 @@ def translate(error: grpc.RpcError, address: str) -> Refused:
     details = getattr(error, "details", None)
     message = str(details() or "") if callable(details) else str(error)
     reason, violations = _metadata(error)
-    if status == "UNAVAILABLE":
+    if status == "UNAVAILABLE" and not reason:  # with a reason, it was the controller that said so
         what = f"the controller at {address} does not answer"
         return Refused(
             what,

@@ -95,6 +95,7 @@ def test_a_damaged_site_file_is_told(phalanx: Phalanx, tmp_path: Path, monkeypat
         (grpc.StatusCode.DEADLINE_EXCEEDED, Exit.TIMED_OUT),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, Exit.ERROR),
         (grpc.StatusCode.INTERNAL, Exit.ERROR),
+        (grpc.StatusCode.UNAVAILABLE, Exit.ERROR),
     ],
 )
 def test_every_refusal_has_its_exit_code(
