@@ -1,0 +1,289 @@
+"""Wires the controller together, starts it and ends it. The only place that knows all parts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import NoReturn
+
+import structlog
+from prometheus_client import start_http_server
+
+from controlplane.adapters.journal.sql import SqlJournal
+from controlplane.brain import Brain, BrainLimits, Clock, ExitCode
+from controlplane.config import Settings, parse_settings, split_address
+from controlplane.core import records as r
+from controlplane.core.draft import Policy
+from controlplane.core.health.suspicion import SuspicionPolicy
+from controlplane.core.machine import Machine
+from controlplane.core.records import UnknownRecord
+from controlplane.core.units import ms, to_s
+from controlplane.core.vocabulary import Bucket, NodeLiveness
+from controlplane.engine.ports import EpochLost, Journal, JournalCorrupt, JournalUnavailable
+from controlplane.engine.recover import lead
+from controlplane.engine.soft import SoftColumns
+from controlplane.engine.turn import Engine, TurnResult
+from controlplane.observability import Metrics, Sight, TimedJournal, configure_logging
+from controlplane.rpc.progress import ProgressGate
+from controlplane.rpc.router import Router
+from controlplane.rpc.server import AddressTaken, Edge, bind, serve
+from controlplane.rpc.site import Site
+
+WANTED_FILES = 65_536
+"""One descriptor a connection: 6,250 nodes, their relays and some air."""
+LEAST_FILES = 1_024
+PROBE_S = 0.1
+LEADER_LOOK_S = 2.0
+STOP_GRACE_S = 0.5
+STOP_LIMIT_S = 10.0
+FOLLOWER_BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
+FOLLOWER_STEADY_S = 120.0
+
+log = structlog.get_logger(__name__)
+
+
+class CannotStart(Exception):
+    """Why the controller does not start; the message is for people."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the controller until SIGTERM or SIGINT. Returns the exit status (see `brain.ExitCode`)."""
+    settings = parse_settings(arguments)
+    configure_logging()
+    try:
+        return asyncio.run(_Controller(settings).run())
+    except (CannotStart, AddressTaken, UnknownRecord, JournalCorrupt, JournalUnavailable) as error:
+        print(f"phalanx controller: {error}", file=sys.stderr)  # noqa: T201 - nobody reads the log of what did not start
+        return ExitCode.CANNOT_START
+    except EpochLost as error:
+        print(f"phalanx controller: {error}", file=sys.stderr)  # noqa: T201 - as above
+        return ExitCode.EPOCH_LOST
+
+
+def end_at_once(code: ExitCode) -> NoReturn:
+    """End the process without touching anything: what is durable is durable, what is not must not happen."""
+    sys.stdout.flush()
+    os._exit(code)
+
+
+@dataclass(slots=True)
+class _Parts:
+    """The running parts."""
+
+    journal: Journal
+    brain: Brain
+    site: Site
+    edge: Edge
+
+
+class _Controller:
+    """One life of a controller."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = Metrics()
+        self._stop = asyncio.Event()
+
+    async def run(self) -> int:
+        """Start, serve until a signal, end in order.
+
+        Raises:
+            CannotStart, AddressTaken, UnknownRecord, JournalCorrupt, JournalUnavailable: not started, nothing changed.
+            EpochLost: another controller took over while this one started.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        raise_file_limit()
+        parts = await self._start(loop)
+        beside = [
+            asyncio.create_task(work) for work in (_probe(parts.brain), _watch_leader(parts), self._keep_follower())
+        ]
+        await self._stop.wait()
+        log.info("controller_stopping", revision=parts.site.state.revision)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        return await self._end(parts)
+
+    async def _start(self, loop: asyncio.AbstractEventLoop) -> _Parts:
+        settings, metrics = self._settings, self._metrics
+        folder = Path(settings.dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CannotStart(f"cannot make the folder {folder}: {error.strerror}") from error
+        # Both ports first: a second controller that was started by mistake must not take the lead from the running one.
+        edge = bind(settings, metrics)
+        self._serve_metrics()
+        journal = TimedJournal(SqlJournal(settings.journal_url, busy_timeout_ms=settings.journal_busy_ms), metrics)
+        machine = Machine(_policy(settings))
+        began_s = time.monotonic()
+        holder = f"{socket.gethostname()}:{os.getpid()}"
+        state = lead(journal, machine, holder, version(), time.time_ns())
+        clock = Clock(max(time.time_ns(), state.at_ns))
+        soft = SoftColumns(clock.now_ns())
+        engine = Engine(machine, journal, soft, lambda effects: None, state)
+        limits = BrainLimits(settings.inbox_limit, settings.batch_limit, ms(settings.tick_ms), ms(settings.lease_ms))
+        brain = Brain(engine, soft, clock, limits, metrics=metrics, fatal=end_at_once)
+        site = Site(settings, brain, ProgressGate(soft), journal, metrics, version(), loop)
+        router = serve(edge, site)
+        engine.submit = router.submit
+        engine.on_commit = _on_commit(site, router, soft, clock)
+        metrics.watch(lambda: sight(site))
+        brain.start()
+        await edge.server.start()
+        await edge.set_serving(serving=True)
+        log.info(
+            "controller_started",
+            epoch=state.epoch,
+            revision=state.revision,
+            outstanding_effects=len(state.effects),
+            listen=settings.listen,
+            replay_s=round(time.monotonic() - began_s, 3),
+            version=version(),
+            pid=os.getpid(),
+        )
+        return _Parts(journal, brain, site, edge)
+
+    def _serve_metrics(self) -> None:
+        host, port = split_address(self._settings.metrics)
+        try:
+            start_http_server(port, addr=host, registry=self._metrics.registry)
+        except OSError as error:
+            text = f"cannot serve metrics on {self._settings.metrics}: {error.strerror}"
+            raise CannotStart(text) from error
+
+    async def _end(self, parts: _Parts) -> int:
+        """Stop accepting, finish the turn, close. Sessions end with us; the next start knows that."""
+        parts.site.stopping = True
+        await parts.edge.set_serving(serving=False)
+        stopping = asyncio.create_task(parts.edge.server.stop(STOP_GRACE_S))
+        ended = await asyncio.to_thread(parts.brain.stop, STOP_LIMIT_S)
+        await stopping
+        if not ended:
+            log.critical("turn_did_not_end", limit_s=STOP_LIMIT_S)
+            end_at_once(ExitCode.DEFECT)
+        parts.journal.close()
+        log.info("controller_stopped", revision=parts.site.state.revision)
+        return ExitCode.OK
+
+    async def _keep_follower(self) -> None:
+        """Keep a follower running, with longer pauses while it does not hold."""
+        settings, failures = self._settings, 0
+        while True:
+            began_s = time.monotonic()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "controlplane.follower",
+                "--journal", settings.journal_url,
+                "--parent", str(os.getpid()),
+                "--records", str(settings.snapshot_records),
+                "--every-ms", str(settings.snapshot_every_ms),
+            )  # fmt: skip
+            try:
+                code = await process.wait()
+            except asyncio.CancelledError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+                await process.wait()
+                raise
+            failures = 0 if time.monotonic() - began_s >= FOLLOWER_STEADY_S else failures + 1
+            pause_s = FOLLOWER_BACKOFF_S[min(failures, len(FOLLOWER_BACKOFF_S)) - 1] if failures else 0.0
+            log.warning("follower_ended", code=code, pause_s=pause_s)
+            await asyncio.sleep(pause_s)
+
+
+def version() -> str:
+    """Version of the installed distribution."""
+    try:
+        return metadata.version("phalanx")
+    except metadata.PackageNotFoundError:
+        return "unpackaged"
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as the system lets us.
+
+    Raises:
+        CannotStart: that is too few for even a small site.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft < LEAST_FILES:
+        raise CannotStart(f"only {soft} open files are allowed: raise the limit to {LEAST_FILES} or more (ulimit -n)")
+
+
+def _policy(settings: Settings) -> Policy:
+    suspicion = SuspicionPolicy(
+        lease_s=settings.lease_ms / 1000, dead_without_witness_s=settings.dead_without_witness_ms / 1000
+    )
+    return Policy(suspicion, settings.orphan_grace_ms, settings.effect_ms, settings.max_active_jobs)
+
+
+def _on_commit(site: Site, router: Router, soft: SoftColumns, clock: Clock) -> Callable[[TurnResult], None]:
+    """What follows every durable turn, in the brain's thread, before the next one."""
+
+    def committed(result: TurnResult) -> None:
+        site.progress.committed(result.records)
+        for record in result.records:
+            if isinstance(record, r.NodeSessionChanged) and record.open:
+                # A hello is a sign of life: without this, the next tick would see a node that has never beaten.
+                soft.beat(result.state.fleet.index[record.node], clock.now_ns())
+            elif isinstance(record, r.RecoveryDecided):
+                site.metrics.recoveries.labels(record.rung.value).inc()
+        router.committed(result.records)
+
+    return committed
+
+
+def sight(site: Site) -> Sight:
+    """What a scrape shows."""
+    state = site.state.ledger_at(site.now_ns())
+    return Sight(
+        nodes=Counter(NodeLiveness(int(value)) for value in state.fleet.liveness),
+        jobs=Counter(job.state for job in state.jobs.values()),
+        buckets_s={Bucket(name): to_s(value) for name, value in state.ledger.site.items()},
+        inbox_depth=site.brain.depth,
+        loop_lag_s=site.brain.lag_s(),
+        epoch=state.epoch,
+        revision=state.revision,
+        effects=len(state.effects),
+        degraded=site.brain.degraded(),
+        journal_blocked=bool(site.brain.blocked),
+    )
+
+
+async def _probe(brain: Brain) -> None:
+    """Tell the brain that the edge's loop runs: when it does not, beats wait unread and silence means nothing."""
+    while True:
+        now_ns = time.monotonic_ns()
+        brain.edge_alive(now_ns, now_ns + int(PROBE_S * 1e9))
+        await asyncio.sleep(PROBE_S)
+
+
+async def _watch_leader(parts: _Parts) -> None:
+    """End as soon as the journal shows a later epoch, also when this controller has nothing to write."""
+    mine = parts.site.state.epoch
+    while True:
+        await asyncio.sleep(LEADER_LOOK_S)
+        try:
+            newest = await asyncio.to_thread(parts.journal.newest, 1)
+        except JournalUnavailable:
+            continue
+        if newest and newest[-1].epoch > mine:
+            log.critical("epoch_lost", epoch=mine, leader=newest[-1].epoch)
+            end_at_once(ExitCode.EPOCH_LOST)

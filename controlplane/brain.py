@@ -1,0 +1,227 @@
+"""The brain's thread: a bounded inbox, turns over it, ticks, and the measure of its own lateness.
+
+One thread owns the engine. Everybody else posts events and reads the published state. Lateness is taken from the same
+monotonic reading that the turn's time comes from, before the tick is judged: a process that was stopped for ten seconds
+first says so, and only then looks at the silence of others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NoReturn
+
+import structlog
+
+from controlplane.core.draft import Refusal
+from controlplane.core.events import Event, Tick
+from controlplane.core.state import State
+from controlplane.core.units import ms, to_s
+from controlplane.engine.ports import EpochLost
+from controlplane.engine.soft import STALL_TOLERANCE_NS, SoftColumns
+from controlplane.engine.turn import Engine, Reply, Request
+from controlplane.observability import Metrics
+
+SHOWN_EVENTS = 20
+"""Events of a broken turn that are logged."""
+
+log = structlog.get_logger(__name__)
+
+
+class ExitCode(IntEnum):
+    """Exit statuses of the controller; part of its interface."""
+
+    OK = 0
+    CANNOT_START = 2
+    EPOCH_LOST = 3
+    DEFECT = 4
+
+
+class Clock:
+    """Unix nanoseconds that never go back: the monotonic clock, anchored once."""
+
+    def __init__(self, start_ns: int) -> None:
+        self._offset_ns = start_ns - time.monotonic_ns()
+
+    def at(self, monotonic_ns: int) -> int:
+        """The time of a monotonic reading."""
+        return self._offset_ns + monotonic_ns
+
+    def now_ns(self) -> int:
+        """The time now."""
+        return self.at(time.monotonic_ns())
+
+
+@dataclass(frozen=True, slots=True)
+class BrainLimits:
+    """Bounds of the brain: events in the inbox, events a turn, time between ticks and the lease (nanoseconds)."""
+
+    inbox: int
+    batch: int
+    tick_ns: int
+    lease_ns: int
+
+
+class Brain:
+    """Runs turns until stopped. `fatal` must end the process at once and not return."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        soft: SoftColumns,
+        clock: Clock,
+        limits: BrainLimits,
+        *,
+        metrics: Metrics,
+        fatal: Callable[[ExitCode], NoReturn],
+    ) -> None:
+        self._engine = engine
+        self._soft = soft
+        self._limits = limits
+        self._metrics = metrics
+        self._fatal = fatal
+        self.clock = clock
+        self._inbox: deque[Request] = deque()
+        self._ready = threading.Condition()
+        self._stopping = False
+        self._due_ns = time.monotonic_ns() + limits.tick_ns
+        self._edge_due_ns: int | None = None
+        self._distrust_until_ns = 0
+        self._worst_late_ns = 0
+        self._shown_degraded = False
+        self._shown_blocked = ""
+        self._thread = threading.Thread(target=self._run, name="brain", daemon=True)
+
+    @property
+    def state(self) -> State:
+        """The published state; never changed."""
+        return self._engine.state
+
+    @property
+    def blocked(self) -> str:
+        """Why the journal takes nothing now; "" when it does."""
+        return self._engine.blocked
+
+    @property
+    def depth(self) -> int:
+        """Events that wait."""
+        return len(self._inbox)
+
+    def start(self) -> None:
+        """Begin with turns."""
+        self._due_ns = time.monotonic_ns() + self._limits.tick_ns
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Finish the running turn, refuse what waits, end. False when it did not end in time."""
+        with self._ready:
+            self._stopping = True
+            self._ready.notify()
+        self._thread.join(timeout_s)
+        for request in self._inbox:
+            if request.reply is not None:
+                request.reply(Refusal("unavailable", "SHUTTING_DOWN", "the controller is shutting down: try again"))
+        self._inbox.clear()
+        return not self._thread.is_alive()
+
+    def post(self, event: Event, reply: Reply | None = None) -> bool:
+        """Put an event in the inbox; False when it is full or the controller is going down."""
+        with self._ready:
+            if self._stopping or len(self._inbox) >= self._limits.inbox:
+                return False
+            self._inbox.append(Request(event, reply))
+            self._ready.notify()
+            return True
+
+    def edge_alive(self, monotonic_ns: int, next_ns: int) -> None:
+        """The edge's loop ran just now and will again at `next_ns`: when it is late, beats have waited unread."""
+        self._edge_due_ns = next_ns
+        if monotonic_ns - self._due_ns > STALL_TOLERANCE_NS:
+            self._show(degraded=True, late_ns=monotonic_ns - self._due_ns)
+
+    def lag_s(self) -> float:
+        """How late the brain's and the edge's loops are just now, or were in the last lease, in seconds."""
+        now_ns = time.monotonic_ns()
+        worst_ns = self._worst_late_ns if now_ns < self._distrust_until_ns else 0
+        return to_s(max(0, worst_ns, self._late_ns(now_ns)))
+
+    def degraded(self) -> bool:
+        """Whether silence is not trusted: a loop is late, or was within the last lease."""
+        now_ns = time.monotonic_ns()
+        return now_ns < self._distrust_until_ns or self._late_ns(now_ns) > STALL_TOLERANCE_NS
+
+    def _late_ns(self, monotonic_ns: int) -> int:
+        edge_ns = 0 if self._edge_due_ns is None else monotonic_ns - self._edge_due_ns
+        return max(0, monotonic_ns - self._due_ns, edge_ns)
+
+    def _run(self) -> None:
+        while True:
+            batch = self._next_batch()
+            if batch is None:
+                return
+            monotonic_ns = time.monotonic_ns()
+            now_ns = self.clock.at(monotonic_ns)
+            if monotonic_ns >= self._due_ns:
+                # The tick goes first: a node that says hello in this batch has not beaten yet and must not be judged.
+                batch.insert(0, Request(Tick(self._tick(monotonic_ns, now_ns))))
+            if batch:
+                self._turn(batch, now_ns)
+                self._metrics.turn_seconds.observe(to_s(time.monotonic_ns() - monotonic_ns))
+                self._show_blocked()
+
+    def _next_batch(self) -> list[Request] | None:
+        with self._ready:
+            while not self._inbox and not self._stopping:
+                left_ns = self._due_ns - time.monotonic_ns()
+                if left_ns <= 0:
+                    break
+                self._ready.wait(to_s(left_ns))
+            if self._stopping:
+                return None
+            return [self._inbox.popleft() for _ in range(min(len(self._inbox), self._limits.batch))]
+
+    def _tick(self, monotonic_ns: int, now_ns: int) -> int:
+        """Account for the lateness of this tick and plan the next one. Returns the lateness in nanoseconds."""
+        late_ns = self._late_ns(monotonic_ns)
+        if self._soft.stalled(late_ns, now_ns):
+            self._worst_late_ns = late_ns
+            self._distrust_until_ns = monotonic_ns + self._limits.lease_ns
+            self._show(degraded=True, late_ns=late_ns)
+        elif monotonic_ns >= self._distrust_until_ns:
+            self._show(degraded=False, late_ns=late_ns)
+        self._due_ns = monotonic_ns + self._limits.tick_ns
+        return late_ns
+
+    def _turn(self, batch: list[Request], now_ns: int) -> None:
+        try:
+            self._engine.turn(batch, now_ns)
+        except EpochLost as error:
+            log.critical("epoch_lost", reason=str(error), epoch=self.state.epoch)
+            self._fatal(ExitCode.EPOCH_LOST)
+        except Exception:
+            shown = [repr(request.event)[:2_000] for request in batch[:SHOWN_EVENTS]]
+            log.critical("turn_broke", events=shown, count=len(batch), revision=self.state.revision, exc_info=True)
+            self._fatal(ExitCode.DEFECT)
+
+    def _show(self, *, degraded: bool, late_ns: int) -> None:
+        if degraded is self._shown_degraded:
+            return
+        self._shown_degraded = degraded
+        if degraded:
+            log.warning("detector_degraded", late_ms=late_ns // ms(1), inbox=self.depth)
+        else:
+            log.info("detector_restored")
+
+    def _show_blocked(self) -> None:
+        blocked = self.blocked
+        if bool(blocked) == bool(self._shown_blocked):
+            return
+        self._shown_blocked = blocked
+        if blocked:
+            log.error("journal_blocked", reason=blocked)
+        else:
+            log.info("journal_writable", revision=self.state.revision)

@@ -1,0 +1,127 @@
+"""Settings of the controller: one frozen value, parsed once from the command line. Each names its unit and its reason."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+
+def _setting(default: Any = MISSING, *, unit: str, why: str) -> Any:
+    metadata = {"unit": unit, "why": why}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that a site may set. Times are integer milliseconds."""
+
+    dir: str = _setting(unit="folder", why="holds journal.db; on a local disk, because SQLite needs working locks")
+    listen: str = _setting(unit="host:port", why="gRPC for agents, cells and operators")
+    metrics: str = _setting(unit="host:port", why="Prometheus scrapes /metrics here; keep it on loopback")
+    checkpoints: str = _setting(unit="folder", why="root on shared storage for jobs that name no folder of their own")
+
+    lease_ms: int = _setting(3_000, unit="ms", why="a node that is silent for longer is SUSPECT; six missed beats")
+    beat_ms: int = _setting(500, unit="ms", why="how often agents beat: progress is at most this old")
+    orphan_grace_ms: int = _setting(
+        600_000, unit="ms", why="ranks run on this long without a controller: longer than any restart of it takes"
+    )
+    dead_without_witness_ms: int = _setting(
+        300_000, unit="ms", why="a silent node is DEAD after this even when nobody else has seen it die"
+    )
+    effect_ms: int = _setting(120_000, unit="ms", why="an agent must answer an effect within; then it expires")
+    tick_ms: int = _setting(100, unit="ms", why="how often silence and deadlines are judged")
+    inbox_limit: int = _setting(
+        20_000, unit="events", why="three per node of the largest site; beyond it commands are refused, reports wait"
+    )
+    batch_limit: int = _setting(256, unit="events", why="one turn's share of the inbox: one fsync for all of them")
+    preflight_ms: int = _setting(20_000, unit="ms", why="a cell imports the workload before the job is stored")
+    hello_ms: int = _setting(10_000, unit="ms", why="a stream without a hello is cut, so that idle peers hold nothing")
+    request_ms: int = _setting(60_000, unit="ms", why="deadline of calls that bring none; above preflight_ms")
+    session_queue: int = _setting(
+        4_096, unit="messages", why="instructions that wait for one slow agent; beyond it the session is cut"
+    )
+    report_queue: int = _setting(
+        256, unit="messages", why="reports of one agent that wait for the brain; agents keep 64 open"
+    )
+    journal_busy_ms: int = _setting(
+        2_000, unit="ms", why="an append waits this long for another process's write (the follower's snapshot)"
+    )
+    snapshot_records: int = _setting(2_000, unit="records", why="replay of a start stays below a second")
+    snapshot_every_ms: int = _setting(60_000, unit="ms", why="a quiet site gets a fresh snapshot too")
+    max_message_bytes: int = _setting(
+        16 << 20, unit="bytes", why="transport limit; each method has a lower one of its own"
+    )
+    max_active_jobs: int = _setting(1_000, unit="jobs", why="every one is looked at in every turn that concerns it")
+
+    @property
+    def journal_url(self) -> str:
+        """URL of the journal in `dir`."""
+        path = Path(self.dir).absolute() / "journal.db"
+        return f"sqlite:///{quote(str(path))}"
+
+    @property
+    def root(self) -> str:
+        """Absolute root for checkpoints of jobs that name none."""
+        return str(Path(self.checkpoints).absolute())
+
+
+def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
+    """The settings of a command line (default: this process's).
+
+    Raises:
+        SystemExit: the line is wrong (status 2), or asked for help.
+    """
+    parser = argparse.ArgumentParser(prog="python -m controlplane", description="The Phalanx controller.")
+    for item in fields(Settings):
+        required = item.default is MISSING
+        shown = "" if required else f" (default {item.default})"
+        parser.add_argument(
+            f"--{item.name.replace('_', '-')}",
+            dest=item.name,
+            required=required,
+            type=str if required else _positive,
+            default=None if required else item.default,
+            metavar=item.metadata["unit"].upper(),
+            help=f"{item.metadata['why']} [{item.metadata['unit']}]{shown}",
+        )
+    settings = Settings(**vars(parser.parse_args(arguments)))
+    for problem in _problems(settings):
+        parser.error(problem)
+    return settings
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _problems(settings: Settings) -> list[str]:
+    found = []
+    for name in ("listen", "metrics"):
+        try:
+            split_address(getattr(settings, name))
+        except ValueError as error:
+            found.append(f"--{name}: {error}")
+    if settings.lease_ms < 2 * settings.beat_ms:
+        found.append(f"--lease-ms {settings.lease_ms} must hold at least two beats of --beat-ms {settings.beat_ms}")
+    if settings.tick_ms > settings.lease_ms:
+        found.append(f"--tick-ms {settings.tick_ms} must not exceed --lease-ms {settings.lease_ms}")
+    return found
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port` (IPv6 hosts in brackets).
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise ValueError(f"{address!r} is not host:port with a port of 1 to 65535")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,1 @@
+"""The edge: asyncio gRPC, messages to core values and back. Decides nothing and knows no database."""

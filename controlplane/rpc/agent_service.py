@@ -1,0 +1,165 @@
+"""AgentService: sessions of node agents, and the log chunks that they push."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from phalanx.v1 import agent_pb2, agent_pb2_grpc
+
+from controlplane.core import events as ev
+from controlplane.core.draft import Refusal
+from controlplane.core.effects import Effect
+from controlplane.rpc import observations
+from controlplane.rpc.codec import at_from_age
+from controlplane.rpc.effects import agent_effect
+from controlplane.rpc.errors import RequestRefused, refuse
+from controlplane.rpc.guard import Context
+from controlplane.rpc.logs import LogRelays
+from controlplane.rpc.sessions import Conversation, Registry, Work
+from controlplane.rpc.site import Site
+
+log = structlog.get_logger(__name__)
+
+
+def welcome(site: Site) -> agent_pb2.Welcome:
+    """What every agent is told first."""
+    state, settings = site.state, site.settings
+    return agent_pb2.Welcome(
+        epoch=state.epoch,
+        beat_interval_ms=settings.beat_ms,
+        lease_ms=settings.lease_ms,
+        orphan_grace_ms=settings.orphan_grace_ms,
+        revision=state.revision,
+    )
+
+
+def check_epoch(site: Site, name: str, highest: int) -> None:
+    """Refuse to lead an agent that has obeyed a later controller."""
+    mine = site.state.epoch
+    if highest > mine:
+        log.error("epoch_behind_agent", agent=name, epoch=mine, highest_epoch=highest)
+        text = (
+            f"{name} has obeyed epoch {highest}, this controller has epoch {mine}: it must not lead; "
+            "was its journal restored from an older copy?"
+        )
+        refuse("stale", "STALE_CONTROLLER", text)
+
+
+class AgentConversation(Conversation):
+    """The stream of one node agent."""
+
+    kind = "agent"
+
+    def __init__(self, site: Site, registry: Registry, context: Context) -> None:
+        super().__init__(site, registry, context)
+        self._number = -1
+
+    async def greet(self, message: agent_pb2.AgentMessage) -> None:
+        """The hello opens the session; its rows are the whole truth of the node."""
+        if message.WhichOneof("body") != "hello":
+            refuse("invalid", "NO_HELLO", "the first message of a session must be a hello")
+        hello = message.hello
+        site = self.site
+        event = observations.node_hello(hello, site.now_ns(), site.state)
+        found = observations.findings(hello.snapshot, site.now_ns())
+        async with self.registry.lock(hello.node):
+            if self.ended:
+                return
+            check_epoch(site, hello.node, hello.highest_epoch)
+            outcome = await site.tell(event)
+            if isinstance(outcome, Refusal):
+                raise RequestRefused(outcome)
+            self.name, self.boot_id = hello.node, hello.boot_id
+            number = site.state.fleet.number(self.name)
+            assert number is not None
+            self._number = number
+            site.progress.beat(number, site.now_ns())
+            self.send(agent_pb2.AgentInstruction(welcome=welcome(site)))
+            self.accept()
+        log.info("session_opened", kind=self.kind, name=self.name, boot_id=self.boot_id, peer=self.context.peer())
+        self.send_effects(effect for effect in site.state.effects.values() if effect.node == self.name)
+        if any(found):
+            report = ev.NodeReport(self.name, self.boot_id, False, (), (), *found)
+            self.queue(Work(report, self._ack(hello.snapshot.sequence)))
+        else:
+            self._ack(hello.snapshot.sequence)()
+
+    def handle(self, message: agent_pb2.AgentMessage) -> None:
+        """Beats renew the lease, reports and outcomes go to the brain."""
+        match message.WhichOneof("body"):
+            case "beat":
+                self._beat(message.beat)
+            case "report":
+                self._report(message.report)
+            case "effect_result":
+                result = message.effect_result
+                self.effect_result(result.effect_id, ok=result.ok, message=result.message)
+            case "hello":
+                refuse("invalid", "SECOND_HELLO", f"{self.name} said hello twice in one session")
+            case None:
+                self.site.metrics.refuse("UNKNOWN_MESSAGE")
+
+    def lost(self, reason: str) -> ev.NodeSessionLost:
+        """The end of this session, as an event."""
+        return ev.NodeSessionLost(self.name, self.boot_id, reason)
+
+    def effect_message(self, effect: Effect) -> agent_pb2.AgentInstruction:
+        """An effect as an instruction."""
+        site = self.site
+        message = agent_effect(effect, site.state, site.settings.root, site.now_ns())
+        return agent_pb2.AgentInstruction(effect=message)
+
+    def open_log(self, order: agent_pb2.OpenLog) -> None:
+        """Ask the agent to push a log."""
+        self.send(agent_pb2.AgentInstruction(open_log=order))
+
+    def _beat(self, beat: agent_pb2.Beat) -> None:
+        site, now_ns = self.site, self.site.now_ns()
+        site.progress.beat(self._number, now_ns)
+        for row in beat.progress:
+            if row.step == 0:
+                continue
+            kept = site.progress.step(
+                lambda: site.state,
+                job=row.job_uid,
+                rank=row.rank,
+                node=self._number,
+                generation=row.generation,
+                step=row.step,
+                at_ns=at_from_age(row.age_ms, now_ns),
+                loss=row.loss,
+                step_time_s=row.step_time_s,
+            )
+            if not kept:
+                site.metrics.refuse("OLD_GENERATION")
+
+    def _report(self, message: agent_pb2.Report) -> None:
+        site = self.site
+        event = observations.node_report(self.name, self.boot_id, message, site.now_ns(), site.state)
+        self.queue(Work(event, self._ack(message.sequence)))
+
+    def _ack(self, sequence: int) -> Callable[[], None]:
+        def send() -> None:
+            self.send(agent_pb2.AgentInstruction(report_ack=agent_pb2.ReportAck(sequence=sequence)))
+
+        return send
+
+
+class AgentService(agent_pb2_grpc.AgentServiceServicer):
+    """See proto/phalanx/v1/agent.proto."""
+
+    def __init__(self, site: Site, sessions: Registry, relays: LogRelays) -> None:
+        self._site = site
+        self._sessions = sessions
+        self._relays = relays
+
+    async def Session(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override] # reads and writes by itself
+        """One node agent's stream."""
+        await AgentConversation(self._site, self._sessions, context).run()
+
+    async def PushLog(self, request_iterator: Any, context: Any) -> agent_pb2.PushLogResponse:
+        """Chunks of one log for one reader; ends when the reader leaves."""
+        await self._relays.take(context)
+        return agent_pb2.PushLogResponse()

@@ -1,0 +1,172 @@
+"""CellService: sessions of cell agents, and the questions that a job's submission asks them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any, cast
+
+import structlog
+from phalanx.v1 import agent_pb2, cell_pb2, cell_pb2_grpc
+
+from controlplane.core import events as ev
+from controlplane.core.draft import Refusal
+from controlplane.core.effects import Effect
+from controlplane.core.spec import JobSpec, Violation
+from controlplane.rpc import observations
+from controlplane.rpc.agent_service import check_epoch, welcome
+from controlplane.rpc.codec import workload_message
+from controlplane.rpc.effects import cell_effect
+from controlplane.rpc.errors import RequestRefused, refuse, violation_value
+from controlplane.rpc.guard import Context
+from controlplane.rpc.sessions import Conversation, Registry, Work
+from controlplane.rpc.site import Site
+
+log = structlog.get_logger(__name__)
+
+
+class CellConversation(Conversation):
+    """The stream of one cell agent.
+
+    `members` remembers what the cell last said of every node: a node agent may come after its raylet, and the core
+    keeps membership of registered nodes only.
+    """
+
+    kind = "cell"
+
+    def __init__(self, site: Site, registry: Registry, context: Context) -> None:
+        super().__init__(site, registry, context)
+        self.members: dict[str, bool] = {}
+        self.store_address = ""
+        self._questions: dict[str, asyncio.Future[tuple[Violation, ...]]] = {}
+
+    async def greet(self, message: cell_pb2.CellMessage) -> None:
+        """The hello opens the session; its list is the whole membership."""
+        if message.WhichOneof("body") != "hello":
+            refuse("invalid", "NO_HELLO", "the first message of a session must be a hello")
+        hello = message.hello
+        event = observations.cell_hello(hello)
+        async with self.registry.lock(hello.cell):
+            if self.ended:
+                return
+            check_epoch(self.site, hello.cell, hello.highest_epoch)
+            outcome = await self.site.tell(event)
+            if isinstance(outcome, Refusal):
+                raise RequestRefused(outcome)
+            self.name, self.boot_id = hello.cell, hello.boot_id
+            self.members, self.store_address = dict(event.nodes), event.store_address
+            self.send(cell_pb2.CellInstruction(welcome=welcome(self.site)))
+            self.accept()
+        log.info("session_opened", kind=self.kind, name=self.name, boot_id=self.boot_id, peer=self.context.peer())
+        target = f"cell:{self.name}"
+        self.send_effects(effect for effect in self.site.state.effects.values() if effect.target == target)
+        known = tuple(row for row in event.nodes if self.site.state.fleet.number(row[0]) is not None)
+        gone = observations.dead_actors(hello.snapshot)
+        report = ev.CellReport(self.name, self.boot_id, known, gone, event.store_address, store_known=True)
+        self._report(report, hello.snapshot.sequence)
+
+    def handle(self, message: cell_pb2.CellMessage) -> None:
+        """Reports and outcomes go to the brain, answers to whoever asked."""
+        match message.WhichOneof("body"):
+            case "beat":
+                return
+            case "report":
+                event = observations.cell_report(self.name, self.boot_id, message.report)
+                if message.report.full:
+                    self.members = {}
+                self.members.update(event.nodes)
+                self.store_address = event.store_address
+                self._report(event, message.report.sequence)
+            case "effect_result":
+                result = message.effect_result
+                self.effect_result(result.effect_id, ok=result.ok, message=result.message)
+            case "preflight_result":
+                found = tuple(violation_value(item) for item in message.preflight_result.violations)
+                waiting = self._questions.pop(message.preflight_result.preflight_id, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(found)
+            case "hello":
+                refuse("invalid", "SECOND_HELLO", f"{self.name} said hello twice in one session")
+            case None:
+                self.site.metrics.refuse("UNKNOWN_MESSAGE")
+
+    def lost(self, reason: str) -> ev.CellSessionLost:
+        """The end of this session, as an event."""
+        for waiting in self._questions.values():
+            waiting.cancel()
+        return ev.CellSessionLost(self.name, self.boot_id, reason)
+
+    def effect_message(self, effect: Effect) -> cell_pb2.CellInstruction:
+        """An effect as an instruction."""
+        return cell_pb2.CellInstruction(effect=cell_effect(effect, self.site.state, self.site.now_ns()))
+
+    def node_registered(self, node: str) -> None:
+        """A node said hello after the cell had named it: tell the core what the cell knows."""
+        if node in self.members:
+            rows = ((node, self.members[node]),)
+            event = ev.CellReport(self.name, self.boot_id, rows, (), self.store_address, store_known=True)
+            self.queue(Work(event))
+
+    async def preflight(self, spec: JobSpec, folder: str) -> tuple[Violation, ...] | None:
+        """What the cell finds wrong with a job; None when its session ended before it answered.
+
+        Raises:
+            TimeoutError: no answer in time.
+        """
+        question = secrets.token_hex(8)
+        answer: asyncio.Future[tuple[Violation, ...]] = self.site.loop.create_future()
+        self._questions[question] = answer
+        request = cell_pb2.PreflightRequest(
+            preflight_id=question, workload=workload_message(spec.workload), checkpoint_folder=folder
+        )
+        self.send(cell_pb2.CellInstruction(preflight=request))
+        try:
+            async with asyncio.timeout(self.site.settings.preflight_ms / 1000):
+                await asyncio.wait({answer})
+        finally:
+            self._questions.pop(question, None)
+        return None if answer.cancelled() else answer.result()
+
+    def _report(self, event: ev.CellReport, sequence: int) -> None:
+        def ack() -> None:
+            self.send(cell_pb2.CellInstruction(report_ack=agent_pb2.ReportAck(sequence=sequence)))
+
+        self.queue(Work(event, ack))
+
+
+async def preflight(site: Site, cells: Registry, spec: JobSpec) -> None:
+    """Ask a connected cell whether it can run a job; without one, nobody is asked.
+
+    Raises:
+        RequestRefused: it cannot, or it did not answer in time.
+    """
+    session = next(iter(cells.current.values()), None)
+    if session is None:
+        return
+    cell = cast("CellConversation", session)
+    try:
+        violations = await cell.preflight(spec, spec.checkpoint.folder or site.settings.root)
+    except TimeoutError:
+        text = (
+            f"cell {cell.name} did not say within {site.settings.preflight_ms / 1000:g} s whether it can run "
+            f"{spec.workload.module}: nothing was stored, try again"
+        )
+        raise RequestRefused(Refusal("too_late", "PREFLIGHT_TIMED_OUT", text)) from None
+    if violations is None:
+        log.warning("preflight_skipped", cell=cell.name, job=spec.name, reason="the cell's session ended")
+    elif violations:
+        first = violations[0]
+        text = f"cell {cell.name} cannot run the job: {first.path} {first.reason}: {first.fix}"
+        raise RequestRefused(Refusal("invalid", "PREFLIGHT_FAILED", text, violations))
+
+
+class CellService(cell_pb2_grpc.CellServiceServicer):
+    """See proto/phalanx/v1/cell.proto."""
+
+    def __init__(self, site: Site, sessions: Registry) -> None:
+        self._site = site
+        self._sessions = sessions
+
+    async def Session(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override] # reads and writes by itself
+        """One cell agent's stream."""
+        await CellConversation(self._site, self._sessions, context).run()

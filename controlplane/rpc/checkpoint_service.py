@@ -1,0 +1,49 @@
+"""CheckpointService: what the journal knows of checkpoints, and reading one back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phalanx.v1 import checkpoint_pb2, checkpoint_pb2_grpc
+
+from controlplane.core import events as ev
+from controlplane.rpc.codec import check_request
+from controlplane.rpc.errors import refuse
+from controlplane.rpc.site import Site
+from controlplane.rpc.views import checkpoint_message
+
+
+class CheckpointService(checkpoint_pb2_grpc.CheckpointServiceServicer):
+    """See proto/phalanx/v1/checkpoint.proto."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def ListCheckpoints(
+        self, request: checkpoint_pb2.ListCheckpointsRequest, context: Any
+    ) -> checkpoint_pb2.ListCheckpointsResponse:
+        """Checkpoints of a job by step, or of all jobs when none is named."""
+        state = self._site.state
+        jobs = list(state.jobs.values())
+        if request.job:
+            job = state.job_named(request.job) or state.jobs.get(request.job)
+            if job is None:
+                text = f"no job is named {request.job}: `phalanx get jobs` lists what there is"
+                refuse("not_found", "NO_SUCH_JOB", text)
+            jobs = [job]
+        return checkpoint_pb2.ListCheckpointsResponse(
+            revision=state.revision,
+            checkpoints=[
+                checkpoint_message(job, checkpoint)
+                for job in jobs
+                for checkpoint in sorted(job.checkpoints.values(), key=lambda c: (c.step, c.generation))
+            ],
+        )
+
+    async def VerifyCheckpoint(
+        self, request: checkpoint_pb2.VerifyCheckpointRequest, context: Any
+    ) -> checkpoint_pb2.VerifyCheckpointResponse:
+        """Have a node read a checkpoint back; the verdict arrives as an event."""
+        check_request(request.request_id, ("job", request.job), ("checkpoint_id", request.checkpoint_id))
+        await self._site.command(ev.VerifyCheckpoint(request.request_id, request.job, request.checkpoint_id))
+        return checkpoint_pb2.VerifyCheckpointResponse(revision=self._site.state.revision)

@@ -1,0 +1,206 @@
+"""Values of `phalanx.v1` to values of the core and back: times, states, specifications."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import Message
+from phalanx.v1 import types_pb2 as pb
+
+from controlplane.core.manifest import complete
+from controlplane.core.spec import (
+    UNLIMITED,
+    Backoff,
+    Budget,
+    CheckpointPolicy,
+    JobSpec,
+    Parallel,
+    RestartPolicy,
+    SparePolicy,
+    Timeouts,
+    Violation,
+    Workload,
+)
+from controlplane.core.units import NS_PER_MS, NS_PER_S
+from controlplane.rpc.errors import refuse_fields
+
+MAX_TEXT = 1_000
+"""Longest reason, owner or name in a request, characters."""
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def rfc3339(at_ns: int) -> str:
+    """A time in UTC with milliseconds; "" for 0."""
+    if not at_ns:
+        return ""
+    whole, rest = divmod(at_ns, NS_PER_S)
+    text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{rest // NS_PER_MS:03d}Z"
+
+
+def at_from_age(age_ms: int, now_ns: int) -> int:
+    """When something happened that is `age_ms` old, on our clock; ages before the epoch of time are cut."""
+    return max(1, now_ns - age_ms * NS_PER_MS)
+
+
+def duration_ns(duration_s: float) -> int:
+    """Seconds from a peer as nanoseconds; what is no duration is 0, a day at most."""
+    return int(duration_s * NS_PER_S) if 0 <= duration_s <= 86_400 else 0
+
+
+def require(path: str, value: str, *, most: int = MAX_TEXT) -> Iterable[Violation]:
+    """The violation of an empty or overlong text field."""
+    if not value:
+        yield Violation(path, "is missing", "fill it in")
+    elif len(value) > most:
+        yield Violation(path, f"has {len(value)} characters", f"use at most {most}")
+
+
+def require_request_id(request_id: str) -> Iterable[Violation]:
+    """The violation of a request id that cannot make a repeat recognisable."""
+    if not _REQUEST_ID.fullmatch(request_id):
+        yield Violation(
+            "request_id", "is no id", "send 1 to 128 printable characters, the same ones when you repeat the call"
+        )
+
+
+def check_request(request_id: str, *named: tuple[str, str]) -> None:
+    """Refuse a mutating request without an id, or without one of the named fields."""
+    refuse_fields([*require_request_id(request_id), *(v for path, value in named for v in require(path, value))])
+
+
+# --- specifications --------------------------------------------------------------------------------------------------
+
+_SECTIONS = (
+    ("workload", "spec.workload"),
+    ("parallel", "spec.parallel"),
+    ("spares", "spec.spares"),
+    ("checkpoint", "spec.checkpoint"),
+    ("restart_policy", "spec.restartPolicy"),
+    ("timeouts", "spec.timeouts"),
+)
+_POLICY_SECTIONS = (
+    ("user", "spec.restartPolicy.budgets.user"),
+    ("infrastructure", "spec.restartPolicy.budgets.infrastructure"),
+    ("preemption", "spec.restartPolicy.budgets.preemption"),
+    ("backoff", "spec.restartPolicy.backoff"),
+)
+
+
+def missing_sections(message: pb.TrainingJobSpec) -> tuple[Violation, ...]:
+    """Parts of a specification that are not there. Clients send all, defaults written out."""
+    found = [*_missing(message, _SECTIONS)]
+    if message.HasField("restart_policy"):
+        found += _missing(message.restart_policy, _POLICY_SECTIONS)
+    return tuple(found)
+
+
+def _missing(message: Message, sections: tuple[tuple[str, str], ...]) -> Iterable[Violation]:
+    for name, path in sections:
+        if not message.HasField(name):
+            yield Violation(path, "is missing", "send it with its defaults written out")
+
+
+def spec_value(message: pb.TrainingJobSpec) -> JobSpec:
+    """A specification; its rules are `core.manifest.check_spec`'s to check."""
+    policy, limits = message.restart_policy, message.timeouts
+    spec = JobSpec(
+        name=message.name,
+        labels=tuple(sorted(message.labels.items())),
+        workload=Workload(message.workload.module, message.workload.path, _args(message.workload)),
+        ranks=message.ranks,
+        accelerators_per_rank=message.accelerators_per_rank,
+        parallel=Parallel(
+            message.parallel.tp, message.parallel.pp, message.parallel.cp, message.parallel.dp, message.parallel.ep
+        ),
+        spares=SparePolicy(message.spares.warm_nodes, message.spares.parked_per_node),
+        checkpoint=CheckpointPolicy(message.checkpoint.folder, message.checkpoint.every_steps, message.checkpoint.keep),
+        restart_policy=RestartPolicy(
+            collect_window_ms=policy.collect_window_ms,
+            user=_budget(policy.user),
+            infrastructure=_budget(policy.infrastructure),
+            preemption=_budget(policy.preemption),
+            backoff=Backoff(policy.backoff.initial_ms, policy.backoff.factor, policy.backoff.max_ms),
+        ),
+        timeouts=Timeouts(limits.start_ms, limits.join_ms, limits.stop_ms),
+        priority=message.priority,
+    )
+    return complete(spec)
+
+
+def _budget(message: pb.BudgetSpec) -> Budget:
+    return Budget(UNLIMITED if message.unlimited else message.max, message.window_ms, message.reset_on_progress_steps)
+
+
+def _args(message: pb.WorkloadSpec) -> str:
+    """Canonical JSON of the arguments; doubles that are whole numbers become integers, as they were written."""
+    return json.dumps(_whole(MessageToDict(message.args)), sort_keys=True)
+
+
+def _whole(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _whole(item) for key, item in value.items()}
+        case list():
+            return [_whole(item) for item in value]
+        case float() if value.is_integer() and abs(value) <= 2**53:
+            return int(value)
+        case _:
+            return value
+
+
+def workload_message(workload: Workload) -> pb.WorkloadSpec:
+    """The wire form of a workload."""
+    message = pb.WorkloadSpec(module=workload.module, path=workload.path)
+    ParseDict(json.loads(workload.args), message.args)
+    return message
+
+
+def parallel_message(parallel: Parallel) -> pb.ParallelDegrees:
+    """The wire form of parallel degrees."""
+    return pb.ParallelDegrees(tp=parallel.tp, pp=parallel.pp, cp=parallel.cp, dp=parallel.dp, ep=parallel.ep)
+
+
+def spec_message(spec: JobSpec) -> pb.TrainingJobSpec:
+    """The wire form of a specification, every field written out."""
+    policy = spec.restart_policy
+    return pb.TrainingJobSpec(
+        name=spec.name,
+        labels=dict(spec.labels),
+        workload=workload_message(spec.workload),
+        ranks=spec.ranks,
+        accelerators_per_rank=spec.accelerators_per_rank,
+        parallel=parallel_message(spec.parallel),
+        spares=pb.SpareSpec(warm_nodes=spec.spares.warm_nodes, parked_per_node=spec.spares.parked_per_node),
+        checkpoint=pb.CheckpointSpec(
+            folder=spec.checkpoint.folder, every_steps=spec.checkpoint.every_steps, keep=spec.checkpoint.keep
+        ),
+        restart_policy=pb.RestartPolicySpec(
+            collect_window_ms=policy.collect_window_ms,
+            user=_budget_message(policy.user),
+            infrastructure=_budget_message(policy.infrastructure),
+            preemption=_budget_message(policy.preemption),
+            backoff=pb.BackoffSpec(
+                initial_ms=policy.backoff.initial_ms, factor=policy.backoff.factor, max_ms=policy.backoff.max_ms
+            ),
+        ),
+        timeouts=pb.TimeoutSpec(
+            start_ms=spec.timeouts.start_ms, join_ms=spec.timeouts.join_ms, stop_ms=spec.timeouts.stop_ms
+        ),
+        priority=spec.priority,
+    )
+
+
+def _budget_message(budget: Budget) -> pb.BudgetSpec:
+    unlimited = budget.max == UNLIMITED
+    return pb.BudgetSpec(
+        unlimited=unlimited,
+        max=0 if unlimited else budget.max,
+        window_ms=budget.window_ms,
+        reset_on_progress_steps=budget.reset_on_progress,
+    )

@@ -1,0 +1,173 @@
+"""Effects as messages, filled in from the published state. An effect that its job has left behind is superseded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from phalanx.v1 import agent_pb2, cell_pb2
+from phalanx.v1 import types_pb2 as pb
+
+from controlplane.core.checkpoints import ShardFile
+from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.jobs import NONE, Job, host_id, split_host_id
+from controlplane.core.state import State
+from controlplane.core.units import NS_PER_MS
+from controlplane.rpc.codec import parallel_message, workload_message
+
+
+class Superseded(Exception):
+    """The state has moved on: nobody needs this effect any more. The message says why."""
+
+
+def agent_effect(effect: Effect, state: State, root: str, now_ns: int) -> agent_pb2.AgentEffect:
+    """The message for a node agent. `root`: folder for checkpoints of jobs that name none.
+
+    Raises:
+        Superseded: the effect must be finished without being sent.
+    """
+    message = agent_pb2.AgentEffect(effect_id=effect.id, epoch=state.epoch, deadline_ms=_left_ms(effect, now_ns))
+    match effect.kind:
+        case EffectKind.APPLY_GENERATION:
+            message.apply_generation.CopyFrom(_generation(effect, state, root))
+        case EffectKind.FENCE_HOSTS:
+            message.fence_hosts.CopyFrom(
+                agent_pb2.FenceHosts(
+                    host_ids=effect.items, grace_ms=effect.grace_ms, reason=_fence_reason(effect, state)
+                )
+            )
+        case EffectKind.FORGET_HOSTS:
+            message.forget_hosts.host_ids.extend(effect.items)
+        case EffectKind.VERIFY_CHECKPOINT:
+            message.verify_checkpoint.CopyFrom(_verification(effect, state))
+        case EffectKind.SWEEP_FOLDERS:
+            message.sweep_folders.folders.extend(effect.items)
+        case EffectKind.INJECT_FAULT:
+            index, code, text = effect.items
+            message.inject_fault.CopyFrom(agent_pb2.InjectFault(accelerator=int(index), code=code, message=text))
+        case EffectKind.START_HOSTS | EffectKind.STOP_HOSTS:
+            raise Superseded(f"{effect.kind} is for a cell, not for a node")
+        case _:
+            assert_never(effect.kind)
+    return message
+
+
+def cell_effect(effect: Effect, state: State, now_ns: int) -> cell_pb2.CellEffect:
+    """The message for a cell agent.
+
+    Raises:
+        Superseded: the effect must be finished without being sent.
+    """
+    message = cell_pb2.CellEffect(effect_id=effect.id, epoch=state.epoch, deadline_ms=_left_ms(effect, now_ns))
+    match effect.kind:
+        case EffectKind.START_HOSTS:
+            message.start_hosts.hosts.extend(_host_specs(effect, state))
+        case EffectKind.STOP_HOSTS:
+            message.stop_hosts.host_ids.extend(effect.items)
+        case _:
+            raise Superseded(f"{effect.kind} is for a node, not for a cell")
+    return message
+
+
+def checkpoint_folder(job: Job, root: str) -> str:
+    """Where a job's checkpoints lie."""
+    return f"{(job.spec.checkpoint.folder or root).rstrip('/')}/{job.uid}"
+
+
+def _left_ms(effect: Effect, now_ns: int) -> int:
+    return max(1, (effect.deadline_ns - now_ns) // NS_PER_MS)
+
+
+def _job(effect: Effect, state: State) -> Job:
+    job = state.jobs.get(effect.job)
+    if job is None or job.terminal:
+        raise Superseded(f"job {effect.job} has ended")
+    return job
+
+
+def _fence_reason(effect: Effect, state: State) -> str:
+    job = state.jobs.get(effect.job)
+    if job is None:
+        return "unknown to the controller"
+    if job.ending:
+        return f"{job.name} is {job.ending.name}: {job.end_reason}"[:500]
+    return f"left behind by {job.name} in generation {job.generation}"
+
+
+def _generation(effect: Effect, state: State, root: str) -> agent_pb2.ApplyGeneration:
+    job = _job(effect, state)
+    if job.generation != effect.generation:
+        raise Superseded(f"superseded: {job.name} is in generation {job.generation}")
+    number = state.fleet.number(effect.node)
+    cell = state.cell()
+    ranks = range(job.spec.ranks) if effect.full else (int(item) for item in effect.items)
+    message = agent_pb2.ApplyGeneration(
+        job_uid=job.uid,
+        job_name=job.name,
+        generation=job.generation,
+        base_generation=0 if effect.full else job.generation - 1,
+        world_size=job.spec.ranks,
+        rows=_rows(job, state, ranks),
+        parallel=parallel_message(job.spec.parallel),
+        restore=_restore_point(job),
+        store_address=cell.store_address if cell else "",
+        checkpoint_folder=f"{checkpoint_folder(job, root)}/g{job.generation}",
+        checkpoint_every_steps=job.spec.checkpoint.every_steps,
+        join_timeout_ms=job.spec.timeouts.join_ms,
+    )
+    for rank, (node, serial) in enumerate(zip(job.rank_node.tolist(), job.rank_host.tolist(), strict=True)):
+        if node == number and serial != NONE:
+            message.bindings.add(rank=rank, host_id=host_id(job.uid, serial), accelerators=job.rank_acc[rank].tolist())
+    return message
+
+
+def _rows(job: Job, state: State, ranks: Iterable[int]) -> list[agent_pb2.RankRow]:
+    facts = state.fleet.facts
+    rows = []
+    for rank in ranks:
+        node = facts[int(job.rank_node[rank])]
+        rows.append(
+            agent_pb2.RankRow(rank=rank, node=node.name, address=node.address, accelerators=job.rank_acc[rank].tolist())
+        )
+    return rows
+
+
+def _restore_point(job: Job) -> pb.RestorePoint:
+    checkpoint = job.checkpoints.get(job.restore_id)
+    if checkpoint is None:
+        return pb.RestorePoint()
+    files = file_messages(checkpoint.files)
+    return pb.RestorePoint(checkpoint_id=checkpoint.id, step=checkpoint.step, folder=checkpoint.folder, files=files)
+
+
+def file_messages(files: Iterable[ShardFile]) -> list[pb.ShardFile]:
+    """The wire form of files."""
+    return [pb.ShardFile(path=file.path, bytes=file.bytes, sha256=file.sha256) for file in files]
+
+
+def _verification(effect: Effect, state: State) -> agent_pb2.VerifyCheckpoint:
+    name = effect.items[0]
+    job = state.jobs.get(effect.job)
+    checkpoint = job.checkpoints.get(name) if job else None
+    if job is None or checkpoint is None:
+        raise Superseded(f"checkpoint {name} is gone")
+    return agent_pb2.VerifyCheckpoint(
+        job_uid=job.uid, checkpoint_id=name, folder=checkpoint.folder, files=file_messages(checkpoint.files)
+    )
+
+
+def _host_specs(effect: Effect, state: State) -> list[cell_pb2.HostSpec]:
+    job = _job(effect, state)
+    workload = workload_message(job.spec.workload)
+    specs = []
+    for name in effect.items:
+        parts = split_host_id(name)
+        row = job.hosts.row(parts[1]) if parts else NONE
+        if row != NONE and job.hosts.live()[row]:
+            node = state.fleet.name(int(job.hosts.node[row]))
+            specs.append(
+                cell_pb2.HostSpec(host_id=name, node=node, job_uid=job.uid, job_name=job.name, workload=workload)
+            )
+    if not specs:
+        raise Superseded("none of these processes is wanted any more")
+    return specs

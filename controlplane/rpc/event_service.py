@@ -1,0 +1,150 @@
+"""EventService: the journal for people. Reads run in worker threads, on connections that cannot write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+from phalanx.v1 import event_pb2, event_pb2_grpc
+
+from controlplane.core import records as r
+from controlplane.core.draft import Refusal
+from controlplane.engine.ports import Compacted, JournalEntry, JournalUnavailable
+from controlplane.rpc.codec import rfc3339
+from controlplane.rpc.errors import OLDEST_KEY, RequestRefused, refuse
+from controlplane.rpc.explain import Explanation, explain
+from controlplane.rpc.history import History, decode
+from controlplane.rpc.narrate import VISIBLE, Names, narrate, shown
+from controlplane.rpc.site import Site, wait_for
+
+DEFAULT_LIMIT = 200
+MAX_LIMIT = 5_000
+OVERFETCH = 4
+"""Entries are hidden after the read: this many times the limit are read first."""
+WATCH_PAGE = 500
+BOOKMARK_S = 5.0
+NAMES_MANY_NODES = (r.LivenessChanged.__name__, r.CellMembershipChanged.__name__)
+"""Types that are about several nodes: the journal's node column is empty for them."""
+
+
+class EventService(event_pb2_grpc.EventServiceServicer):
+    """See proto/phalanx/v1/event.proto."""
+
+    def __init__(self, site: Site, history: History) -> None:
+        self._site = site
+        self._history = history
+
+    async def ListEvents(self, request: event_pb2.ListEventsRequest, context: Any) -> event_pb2.ListEventsResponse:
+        """The newest events that match, oldest first."""
+        limit = min(request.limit or DEFAULT_LIMIT, MAX_LIMIT)
+        revision = self._site.state.revision
+        job = self._uid(request.job)
+        entries = await self._newest(limit * OVERFETCH, request.after_revision, job, request.node)
+        events = await self.events(entries)
+        return event_pb2.ListEventsResponse(revision=revision, events=events[-limit:])
+
+    async def WatchEvents(
+        self, request: event_pb2.WatchEventsRequest, context: Any
+    ) -> AsyncIterator[event_pb2.WatchEventsResponse]:
+        """Events after a revision, then live ones; bookmarks in between."""
+        site = self._site
+        cursor = request.after_revision
+        newest = site.state.revision
+        if cursor > newest:
+            text = f"revision {cursor} does not exist yet, the newest is {newest}: watch from there"
+            refuse("out_of_range", "REVISION_IN_FUTURE", text)
+        job = self._uid(request.job)
+        told_at = site.loop.time()
+        while True:
+            ticket = site.commits.ticket()
+            entries = await self._read(cursor)
+            events: list[event_pb2.Event] = []
+            if entries:
+                cursor = entries[-1].revision
+                events = await self.events(entry for entry in entries if _matches(entry, job, request.node))
+            if events or site.loop.time() - told_at >= BOOKMARK_S:
+                told_at = site.loop.time()
+                yield event_pb2.WatchEventsResponse(revision=cursor, events=events)
+            if len(entries) < WATCH_PAGE:
+                await wait_for(ticket, max(0.0, told_at + BOOKMARK_S - site.loop.time()))
+
+    async def Explain(self, request: event_pb2.ExplainRequest, context: Any) -> event_pb2.ExplainResponse:
+        """Why something is as it is: a summary from the state, and the decisions that led there, newest last."""
+        if request.kind == event_pb2.SUBJECT_KIND_UNSPECIFIED:
+            refuse("invalid", "INVALID_FIELD", "kind is unspecified: name job, node, rank or checkpoint")
+        state = self._site.state
+        explanation: Explanation = explain(state, self._site.progress, request.kind, request.name)
+        entries = await self._newest(explanation.limit, 0, explanation.job, explanation.node, types=explanation.types)
+        kept = [entry for entry in entries if explanation.about(decode(entry))]
+        return event_pb2.ExplainResponse(
+            revision=state.revision, summary=explanation.summary, chain=(await self.events(kept))[-explanation.shown :]
+        )
+
+    async def events(self, entries: Iterable[JournalEntry]) -> list[event_pb2.Event]:
+        """Entries as events, without those that are bookkeeping."""
+        pairs = [(entry, record) for entry in entries if shown(record := decode(entry))]
+        names = Names(self._site.state, await self._host_nodes(record for _, record in pairs))
+        return [
+            event_pb2.Event(
+                revision=entry.revision,
+                at=rfc3339(entry.at_ns),
+                type=entry.type,
+                job=names.job(entry.job) if entry.job else "",
+                node=entry.node,
+                message=narrate(record, names),
+                epoch=entry.epoch,
+                body_json=entry.body,
+            )
+            for entry, record in pairs
+        ]
+
+    async def _host_nodes(self, records: Iterable[r.Record]) -> dict[tuple[str, int], int]:
+        jobs = {record.job for record in records if isinstance(record, r.HostEnded | r.StartFailed)}
+        return {(uid, serial): node for uid in jobs for serial, node in (await self._history.nodes(uid)).items()}
+
+    async def _newest(
+        self, limit: int, after: int, job: str, node: str, types: Sequence[str] = VISIBLE
+    ) -> list[JournalEntry]:
+        journal = self._site.journal
+        try:
+            found = await asyncio.to_thread(journal.newest, limit, after=after, job=job, node=node, types=types)
+            many = tuple(name for name in types if name in NAMES_MANY_NODES)
+            if node and many and not job:
+                others = await asyncio.to_thread(journal.newest, limit, after=after, types=many)
+                found += [entry for entry in others if _names_node(entry, node)]
+                found = sorted(found, key=lambda entry: entry.revision)[-limit:]
+        except JournalUnavailable as error:
+            refuse("unavailable", "JOURNAL_UNAVAILABLE", str(error))
+        return found
+
+    async def _read(self, cursor: int) -> list[JournalEntry]:
+        try:
+            return await asyncio.to_thread(self._site.journal.read, cursor, WATCH_PAGE)
+        except Compacted as error:
+            text = f"{error}"
+            metadata = ((OLDEST_KEY, str(error.oldest)),)
+            raise RequestRefused(Refusal("out_of_range", "COMPACTED", text), metadata) from error
+        except JournalUnavailable as error:
+            refuse("unavailable", "JOURNAL_UNAVAILABLE", str(error))
+
+    def _uid(self, job: str) -> str:
+        """Uid of the newest job of a name; what is no name is taken as a uid."""
+        return self._site.state.names.get(job, job)
+
+
+def _matches(entry: JournalEntry, job: str, node: str) -> bool:
+    if job and entry.job != job:
+        return False
+    return not node or entry.node == node or (entry.type in NAMES_MANY_NODES and _names_node(entry, node))
+
+
+def _names_node(entry: JournalEntry, node: str) -> bool:
+    record = decode(entry)
+    match record:
+        case r.LivenessChanged():
+            return node in record.nodes
+        case r.CellMembershipChanged():
+            return node in record.joined or node in record.left
+        case _:
+            return False

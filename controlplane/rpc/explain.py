@@ -1,0 +1,232 @@
+"""Why: a summary from the state, and which records of the journal make up the chain of decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from phalanx.v1 import event_pb2
+
+from controlplane.core import records as r
+from controlplane.core.accounting.ledger import ettr
+from controlplane.core.draft import Refusal
+from controlplane.core.fleet import FREE
+from controlplane.core.jobs import NONE, Job, host_id, root_cause
+from controlplane.core.state import State
+from controlplane.core.vocabulary import Blame, CheckpointState, JobState, NodeLiveness, NodeService, RankState
+from controlplane.rpc.errors import RequestRefused, refuse
+from controlplane.rpc.narrate import ranks_text
+from controlplane.rpc.progress import ProgressGate
+from controlplane.rpc.views import step_of
+
+CHAIN = 40
+"""Links of a chain that are told."""
+READ = 400
+"""Entries that are looked through for it."""
+
+_DECISIONS = (
+    r.JobSubmitted, r.JobPlaced, r.RanksMoved, r.HostEnded, r.StartFailed, r.RanksLost, r.RecoveryDecided,
+    r.SurvivorsGivenUp, r.GenerationStarted, r.JoinFailed, r.JobStateChanged, r.CheckpointPoisoned, r.JobEnding,
+    r.JobEnded,
+)  # fmt: skip
+_NODE_DECISIONS = (
+    r.NodeRegistered, r.NodeSessionChanged, r.LivenessChanged, r.AcceleratorsChanged, r.NodeCordoned, r.NodeUncordoned,
+    r.CellMembershipChanged,
+)  # fmt: skip
+_CHECKPOINT_DECISIONS = (
+    r.ShardReported, r.CheckpointCommitted, r.CheckpointVerified, r.CheckpointPoisoned, r.CheckpointsExpired,
+    r.GenerationStarted,
+)  # fmt: skip
+
+
+def _always(record: r.Record) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A summary, and what to read for the chain: entries of a job or node, of these types, for which `about` holds."""
+
+    summary: str
+    types: tuple[str, ...]
+    job: str = ""
+    node: str = ""
+    about: Callable[[r.Record], bool] = _always
+    limit: int = READ
+    shown: int = CHAIN
+
+
+def explain(state: State, progress: ProgressGate, kind: int, name: str) -> Explanation:
+    """The explanation of a subject.
+
+    Raises:
+        RequestRefused: there is no such thing.
+    """
+    match kind:
+        case event_pb2.SUBJECT_KIND_JOB:
+            job = _job(state, name)
+            summary = job_summary(state, job, step_of(job, progress.view(job.uid)))
+            return Explanation(summary, _names(_DECISIONS), job=job.uid)
+        case event_pb2.SUBJECT_KIND_NODE:
+            return Explanation(node_summary(state, name), _names(_NODE_DECISIONS), node=name)
+        case event_pb2.SUBJECT_KIND_RANK:
+            return _rank(state, name)
+        case event_pb2.SUBJECT_KIND_CHECKPOINT:
+            return _checkpoint(state, name)
+        case _:
+            text = f"kind {kind} is unknown: name job, node, rank or checkpoint"
+            raise RequestRefused(Refusal("invalid", "INVALID_FIELD", text))
+
+
+def _names(kinds: Iterable[type[object]]) -> tuple[str, ...]:
+    return tuple(kind.__name__ for kind in kinds)
+
+
+def _job(state: State, name: str) -> Job:
+    job = state.job_named(name) or state.jobs.get(name)
+    if job is None:
+        refuse("not_found", "NO_SUCH_JOB", f"no job is named {name}: `phalanx get jobs` lists what there is")
+    return job
+
+
+def job_summary(state: State, job: Job, step: int) -> str:
+    """State, reason, what it waits for, what last went wrong and what was done about it."""
+    parts = [f"{job.name} is {job.state.name}"]
+    if job.generation:
+        parts[0] += f" in generation {job.generation} at step {step}"
+    if job.terminal:
+        parts.append(job.end_reason)
+    elif job.ending:
+        parts.append(f"it is ending as {job.ending.name}: {job.end_reason}")
+    if job.blocker:
+        parts.append(f"it waits: {job.blocker}")
+    if job.incident:
+        root = root_cause(job.incident.lost)
+        lost = ranks_text([entry.rank for entry in job.incident.lost]) if job.incident.lost else "no rank"
+        verdict = f", {job.incident.rung} was decided" if job.incident.rung else ", not yet decided"
+        parts.append(f"an incident is open: {root.cause if root else job.incident.cause} ({lost} lost{verdict})")
+    elif job.recoveries:
+        last = job.recoveries[-1]
+        parts.append(
+            f"its last recovery made generation {last.generation} by {last.rung} because {last.cause}, "
+            f"{last.steps_lost} steps lost"
+        )
+    elif job.state is JobState.RUNNING:
+        parts.append("nothing has gone wrong so far")
+    charged = [f"{blame.value} {count}" for blame in Blame if (count := _charges(job, blame))]
+    if charged:
+        parts.append(f"restarts charged: {', '.join(charged)}")
+    if job.ledger_ns:
+        parts.append(f"productive share {ettr(job.ledger_ns):.3f}")
+    return "; ".join(part for part in parts if part)
+
+
+def _charges(job: Job, blame: Blame) -> int:
+    return sum(1 for restart in job.restarts if restart.blame is blame)
+
+
+def node_summary(state: State, name: str) -> str:
+    """What is witnessed of a node, and whether it takes work."""
+    fleet = state.fleet
+    number = fleet.number(name)
+    if number is None:
+        refuse("not_found", "NO_SUCH_NODE", f"no node is named {name}: `phalanx get nodes` lists them")
+    facts = fleet.facts[number]
+    takes = bool(fleet.schedulable()[number])
+    why_not = [
+        text
+        for text, wrong in (
+            (f"it is {NodeLiveness(int(fleet.liveness[number])).name}", fleet.liveness[number] != NodeLiveness.ALIVE),
+            (f"it is {NodeService(int(fleet.service[number])).name}", fleet.service[number] != NodeService.IN_SERVICE),
+            ("its agent has no session", not fleet.session[number]),
+            ("it is no member of a cell", not fleet.cell_member[number]),
+        )
+        if wrong
+    ] + [f"{cordon.owner} cordoned it: {cordon.reason}" for cordon in facts.cordons]
+    owners = set(fleet.acc_owner[number].tolist()) - {FREE}
+    holds = [job.name for job in state.active_jobs() if job.serial in owners]
+    spare = [job.name for job in state.active_jobs() if job.serial == int(fleet.reserved[number])]
+    parts = [f"{name} {'takes' if takes else 'does not take'} new work"]
+    parts += [", ".join(why_not)] if why_not else []
+    parts += [f"it holds ranks of {', '.join(holds)}"] if holds else []
+    parts += [f"it is a warm spare of {', '.join(spare)}"] if spare else []
+    return "; ".join(parts)
+
+
+def _rank(state: State, name: str) -> Explanation:
+    job_name, _, number = name.rpartition("/")
+    if not job_name or not number.isdigit():
+        refuse("invalid", "INVALID_FIELD", f"{name} is no rank: write job/rank, for example moe/3")
+    job, rank = _job(state, job_name), int(number)
+    if rank >= job.spec.ranks:
+        text = f"job {job.name} has ranks 0 to {job.spec.ranks - 1}: there is no rank {rank}"
+        refuse("not_found", "NO_SUCH_RANK", text)
+    return Explanation(
+        rank_summary(state, job, rank), _names(_DECISIONS), job=job.uid, about=lambda record: _concerns(record, rank)
+    )
+
+
+def rank_summary(state: State, job: Job, rank: int) -> str:
+    """Where a rank is and what its process does."""
+    if not job.placed:
+        return f"rank {rank} of {job.name} has no place yet: {job.blocker or job.state.name}"
+    node = state.fleet.name(int(job.rank_node[rank]))
+    devices = ", ".join(map(str, job.rank_acc[rank].tolist()))
+    place = f"rank {rank} of {job.name} belongs on {node}, accelerators {devices}"
+    serial = int(job.rank_host[rank])
+    if serial == NONE:
+        waits = f": {job.blocker}" if job.blocker else ""
+        return f"{place}; it has no process now{waits}"
+    row = job.hosts.row(serial)
+    what = RankState(int(job.hosts.state[row])).name if row != NONE else "gone"
+    return f"{place}; its process {host_id(job.uid, serial)} is {what} in generation {job.generation}"
+
+
+def _concerns(record: r.Record, rank: int) -> bool:
+    match record:
+        case r.HostEnded():
+            return record.rank == rank
+        case r.RanksLost():
+            return not record.lost or any(entry.rank == rank for entry in record.lost)
+        case r.RecoveryDecided():
+            return not record.ranks or rank in record.ranks
+        case r.RanksMoved() | r.SurvivorsGivenUp():
+            return rank in record.ranks
+        case r.GenerationStarted():
+            return rank in record.changed_ranks or not record.changed_ranks
+        case r.JoinFailed():
+            return rank in record.laggards
+        case _:
+            return isinstance(record, r.JobSubmitted | r.JobPlaced | r.JobEnding | r.JobEnded)
+
+
+def _checkpoint(state: State, name: str) -> Explanation:
+    uid = name.partition("/")[0]
+    job = state.jobs.get(uid) or next((job for job in state.jobs.values() if name in job.checkpoints), None)
+    if job is None:
+        refuse(
+            "not_found", "NO_SUCH_CHECKPOINT", f"no job has a checkpoint {name}: `phalanx get checkpoints` lists them"
+        )
+
+    def about(record: r.Record) -> bool:
+        match record:
+            case r.CheckpointsExpired():
+                return name in record.checkpoints
+            case r.GenerationStarted():
+                return record.restore_id == name
+            case _:
+                return getattr(record, "checkpoint", "") == name
+
+    checkpoint = job.checkpoints.get(name)
+    if checkpoint is None:
+        summary = f"checkpoint {name} is not kept any more"
+    else:
+        size = sum(file.bytes for file in checkpoint.files)
+        summary = f"checkpoint {name} is {checkpoint.state.name}: {len(checkpoint.files)} files, {size} bytes"
+        if checkpoint.state is CheckpointState.WRITING:
+            summary += f", {len(checkpoint.shards)} of {job.spec.ranks} ranks have reported"
+        if checkpoint.reason:
+            summary += f"; {checkpoint.reason}"
+        if job.restore_id == name:
+            summary += f"; generation {job.generation} of {job.name} started from it"
+    return Explanation(summary, _names(_CHECKPOINT_DECISIONS), job=job.uid, about=about, limit=5_000)

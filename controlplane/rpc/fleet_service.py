@@ -1,0 +1,87 @@
+"""FleetService: the site, its nodes, cordons, and faults of simulated devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phalanx.v1 import fleet_pb2, fleet_pb2_grpc
+
+from controlplane.core import events as ev
+from controlplane.rpc.codec import check_request
+from controlplane.rpc.errors import refuse
+from controlplane.rpc.site import Site
+from controlplane.rpc.views import age_s, ledger_s, node_message
+
+OPERATOR = "operator"
+
+
+class FleetService(fleet_pb2_grpc.FleetServiceServicer):
+    """See proto/phalanx/v1/fleet.proto."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def GetSite(self, request: fleet_pb2.GetSiteRequest, context: Any) -> fleet_pb2.GetSiteResponse:
+        """The site and its controller."""
+        site = self._site
+        now_ns = site.now_ns()
+        state = site.state.ledger_at(now_ns)
+        return fleet_pb2.GetSiteResponse(
+            revision=state.revision,
+            epoch=state.epoch,
+            version=site.version,
+            nodes=state.fleet.size,
+            accelerators=state.fleet.total_accelerators(),
+            ledger_s=ledger_s(state.ledger.site),
+            wall_s=age_s(state.ledger.begun_ns or now_ns, now_ns),
+            detector_degraded=site.brain.degraded(),
+            loop_lag_s=site.brain.lag_s(),
+            journal_state=site.brain.blocked or "ok",
+            orphan_grace_ms=site.settings.orphan_grace_ms,
+            refused=site.metrics.refused(),
+        )
+
+    async def ListNodes(self, request: fleet_pb2.ListNodesRequest, context: Any) -> fleet_pb2.ListNodesResponse:
+        """All nodes, in order of first registration."""
+        site = self._site
+        state, now_ns = site.state, site.now_ns()
+        beats = site.progress.last_beat_ns(state.fleet.size)
+        nodes = [node_message(state, number, beats[number], now_ns) for number in range(state.fleet.size)]
+        return fleet_pb2.ListNodesResponse(revision=state.revision, nodes=nodes)
+
+    async def GetNode(self, request: fleet_pb2.GetNodeRequest, context: Any) -> fleet_pb2.GetNodeResponse:
+        """One node."""
+        site = self._site
+        state = site.state
+        number = state.fleet.number(request.name)
+        if number is None:
+            refuse("not_found", "NO_SUCH_NODE", f"no node is named {request.name}: `phalanx get nodes` lists them")
+        beat_ns = site.progress.last_beat_ns(state.fleet.size)[number]
+        node = node_message(state, number, beat_ns, site.now_ns())
+        return fleet_pb2.GetNodeResponse(revision=state.revision, node=node)
+
+    async def CordonNode(self, request: fleet_pb2.CordonNodeRequest, context: Any) -> fleet_pb2.CordonNodeResponse:
+        """Add an owned reason for which the node takes no new work."""
+        check_request(request.request_id, ("name", request.name), ("reason", request.reason))
+        owner = request.owner or OPERATOR
+        await self._site.command(ev.CordonNode(request.request_id, request.name, owner, request.reason))
+        return fleet_pb2.CordonNodeResponse(revision=self._site.state.revision)
+
+    async def UncordonNode(
+        self, request: fleet_pb2.UncordonNodeRequest, context: Any
+    ) -> fleet_pb2.UncordonNodeResponse:
+        """Remove one owner's reason."""
+        check_request(request.request_id, ("name", request.name))
+        await self._site.command(ev.UncordonNode(request.request_id, request.name, request.owner or OPERATOR))
+        return fleet_pb2.UncordonNodeResponse(revision=self._site.state.revision)
+
+    async def InjectAcceleratorFault(
+        self, request: fleet_pb2.InjectAcceleratorFaultRequest, context: Any
+    ) -> fleet_pb2.InjectAcceleratorFaultResponse:
+        """Make a simulated accelerator report a fault; an empty code clears it."""
+        check_request(request.request_id, ("node", request.node))
+        event = ev.InjectFault(
+            request.request_id, request.node, request.accelerator, request.code[:100], request.message[:1_000]
+        )
+        await self._site.command(event)
+        return fleet_pb2.InjectAcceleratorFaultResponse(revision=self._site.state.revision)

@@ -1,0 +1,198 @@
+"""Around every call: message limits, a deadline, refusals as statuses, one log line per mutating call."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+from grpc import aio
+
+from controlplane.core.draft import Refusal
+from controlplane.observability import Metrics
+from controlplane.rpc.errors import RequestRefused, message_of, metadata_of, status_of
+
+OURS = "/phalanx.v1."
+KIB, MIB = 1 << 10, 1 << 20
+DEFAULT_LIMIT = 64 * KIB
+LIMITS: Mapping[str, int] = {
+    "AgentService/Session": 8 * MIB,  # a snapshot of a node with hundreds of processes and their last output
+    "AgentService/PushLog": 128 * KIB,  # chunks of 64 KiB
+    "CellService/Session": 8 * MIB,  # the actors of 250 nodes
+    "JobService/SubmitJob": MIB,
+}
+"""Largest request message by method, bytes."""
+
+if TYPE_CHECKING:  # grpc's classes are generic in its stubs only
+    Context = aio.ServicerContext[Any, Any]
+    Handler = grpc.RpcMethodHandler[Any, Any]
+else:
+    Context = aio.ServicerContext
+    Handler = grpc.RpcMethodHandler
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands in for a message that is too large or no message of its type."""
+
+    reason: str
+    message: str
+
+    def refusal(self) -> Refusal:
+        """What the sender is told."""
+        return Refusal("invalid", self.reason, self.message)
+
+
+class Guard(aio.ServerInterceptor):
+    """Wraps every method of `phalanx.v1`; reflection and health pass untouched."""
+
+    def __init__(self, metrics: Metrics, deadline_ms: int) -> None:
+        self._metrics = metrics
+        self._deadline_s = deadline_ms / 1000
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """See grpc.aio.ServerInterceptor."""
+        handler = await continuation(handler_call_details)
+        name = str(handler_call_details.method)
+        if handler is None or not name.startswith(OURS):
+            return handler
+        method = name.removeprefix(OURS)
+        read = self._reader(method, cast("Callable[[bytes], Any]", handler.request_deserializer))
+        write = handler.response_serializer
+        if handler.request_streaming:
+            if handler.response_streaming:
+                behaviour = self._streaming(method, cast("Any", handler.stream_stream))
+                return grpc.stream_stream_rpc_method_handler(cast("Any", behaviour), read, write)
+            behaviour = self._streaming(method, cast("Any", handler.stream_unary))
+            return grpc.stream_unary_rpc_method_handler(cast("Any", behaviour), read, write)
+        if handler.response_streaming:
+            watch = self._watching(method, cast("Any", handler.unary_stream))
+            return grpc.unary_stream_rpc_method_handler(cast("Any", watch), read, write)
+        unary = self._unary(method, cast("Any", handler.unary_unary))
+        return grpc.unary_unary_rpc_method_handler(cast("Any", unary), read, write)
+
+    def _reader(self, method: str, parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        limit = LIMITS.get(method, DEFAULT_LIMIT)
+
+        def read(raw: bytes) -> Any:
+            if len(raw) > limit:
+                text = f"a message of {method} may have {limit} bytes, this one has {len(raw)}"
+                return Unreadable("MESSAGE_TOO_LARGE", text)
+            try:
+                return parse(raw)
+            except DecodeError as error:
+                return Unreadable("MALFORMED_MESSAGE", f"this is no request of {method}: {error}")
+
+        return read
+
+    def _unary(self, method: str, behaviour: Callable[[Any, Context], Awaitable[Any]]) -> Any:
+        async def call(request: Any, context: Context) -> Any:
+            began = time.monotonic()
+            code = "OK"
+            try:
+                _check(request)
+                async with asyncio.timeout(_limit_s(context, self._deadline_s)):
+                    return await behaviour(request, context)
+            except RequestRefused as error:
+                code = status_of(error.refusal).name
+                await self._abort(method, context, error)
+            except TimeoutError:
+                code = "DEADLINE_EXCEEDED"
+                text = f"{method} took longer than {self._deadline_s:g} s; what it asked for may still happen"
+                await self._abort(method, context, RequestRefused(Refusal("too_late", "DEADLINE", text)))
+            except Exception:  # noqa: BLE001 - process edge: a defect in one call must not reach the others
+                code = "INTERNAL"
+                await self._broke(method, context)
+            finally:
+                _log_mutation(method, request, code, began)
+
+        return call
+
+    def _watching(self, method: str, behaviour: Callable[[Any, Context], AsyncIterator[Any]]) -> Any:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            try:
+                _check(request)
+                async for response in behaviour(request, context):
+                    yield response
+            except RequestRefused as error:
+                await self._abort(method, context, error)
+            except Exception:  # noqa: BLE001 - process edge: a defect in one call must not reach the others
+                await self._broke(method, context)
+
+        return call
+
+    def _streaming(self, method: str, behaviour: Callable[[Any, Context], Awaitable[Any]]) -> Any:
+        assert inspect.iscoroutinefunction(behaviour)
+
+        async def call(requests: Any, context: Context) -> Any:
+            try:
+                return await behaviour(requests, context)
+            except RequestRefused as error:
+                await self._abort(method, context, error)
+            except Exception:  # noqa: BLE001 - process edge: a defect in one call must not reach the others
+                await self._broke(method, context)
+
+        return call
+
+    async def _abort(self, method: str, context: Context, error: RequestRefused) -> None:
+        refusal = error.refusal
+        self._metrics.refuse(refusal.reason)
+        if self._metrics.first(method, f"{context.peer()} {refusal.reason}"):
+            log.warning(
+                "request_refused",
+                method=method,
+                reason=refusal.reason,
+                message=message_of(refusal),
+                peer=context.peer(),
+            )
+        await context.abort(status_of(refusal), message_of(refusal), (*metadata_of(refusal), *error.metadata))
+
+    async def _broke(self, method: str, context: Context) -> None:
+        log.exception("request_broke", method=method)
+        self._metrics.refuse("INTERNAL")
+        text = f"{method} failed by a defect of the controller; its log has the details"
+        await self._abort(method, context, RequestRefused(Refusal("internal", "INTERNAL", text)))
+
+
+async def read_message(context: Context) -> Any:
+    """The next message of a stream, None at its end. Never put a time limit around this: a cancelled read leaks.
+
+    Raises:
+        RequestRefused: the message cannot be read.
+    """
+    message = await context.read()
+    if message is aio.EOF:
+        return None
+    _check(message)
+    return message
+
+
+def _check(request: object) -> None:
+    if isinstance(request, Unreadable):
+        raise RequestRefused(request.refusal())
+
+
+def _limit_s(context: Context, default_s: float) -> float | None:
+    """Our limit when the caller set none; grpc itself ends a call whose deadline has passed."""
+    left_s = cast("float | None", context.time_remaining())
+    return default_s if left_s is None or not math.isfinite(left_s) or left_s > default_s else None
+
+
+def _log_mutation(method: str, request: object, code: str, began: float) -> None:
+    request_id = getattr(request, "request_id", "")
+    if request_id:
+        took_ms = round((time.monotonic() - began) * 1000, 1)
+        log.info("request_done", method=method, request_id=request_id[:128], code=code, took_ms=took_ms)

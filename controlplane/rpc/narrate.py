@@ -1,0 +1,267 @@
+"""One sentence for people per record, and which records are bookkeeping that nobody asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from controlplane.core import records as r
+from controlplane.core.jobs import NONE
+from controlplane.core.observe import describe_exit
+from controlplane.core.state import State
+from controlplane.core.vocabulary import AcceleratorState, JobState, Rung
+
+SHOWN = 8
+"""Names in a sentence before it says how many more there are."""
+
+HIDDEN: frozenset[str] = frozenset(
+    kind.__name__ for kind in (r.EffectsIssued, r.RequestAnswered, r.HostsObserved, r.HostsForgotten, r.ShardReported)
+)
+"""Bookkeeping: left out of listings. `EffectsFinished` is shown when something failed."""
+
+VISIBLE: tuple[str, ...] = tuple(name for name in r.TYPES if name not in HIDDEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Names for the numbers in records. `host_nodes`: node number by (job uid, serial), as far as known."""
+
+    state: State
+    host_nodes: Mapping[tuple[str, int], int] = field(default_factory=dict)
+
+    def node(self, number: int) -> str:
+        """Name of a node number."""
+        fleet = self.state.fleet
+        return fleet.name(number) if 0 <= number < fleet.size else f"node number {number}"
+
+    def nodes(self, numbers: Sequence[int]) -> str:
+        """Names of node numbers, each once."""
+        return listed([self.node(number) for number in sorted(set(numbers))])
+
+    def job(self, uid: str) -> str:
+        """Name of a job; of one that is no longer listed, from its uid."""
+        job = self.state.jobs.get(uid)
+        return job.name if job else uid.rpartition("-")[0] or uid
+
+    def host_node(self, uid: str, serial: int) -> str:
+        """ " on NODE" where a process runs or ran, "" when nobody knows."""
+        number = self.host_nodes.get((uid, serial))
+        return f" on {self.node(number)}" if number is not None else ""
+
+
+def shown(record: r.Record) -> bool:
+    """Whether a listing shows the record."""
+    if isinstance(record, r.EffectsFinished):
+        return not record.ok and "superseded" not in record.message
+    return type(record).__name__ not in HIDDEN
+
+
+def listed(names: Sequence[object]) -> str:
+    """A few names and how many more."""
+    text = ", ".join(str(name) for name in names[:SHOWN])
+    return text + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def ranks_text(ranks: Sequence[int]) -> str:
+    """`rank 3` or `ranks 1, 2`."""
+    return f"rank{'s' * (len(ranks) != 1)} {listed(sorted(ranks))}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 'es' if what.endswith('s') else 's'}"
+
+
+def narrate(record: r.Record, names: Names) -> str:
+    """The sentence. What a record says is past; names are those of the state at hand."""
+    match record:
+        case (
+            r.ControllerStarted() | r.NodeRegistered() | r.NodeSessionChanged() | r.LivenessChanged()
+            | r.AcceleratorsChanged() | r.NodeCordoned() | r.NodeUncordoned() | r.CellSessionChanged()
+            | r.CellMembershipChanged()
+        ):  # fmt: skip
+            return _fleet(record)
+        case (
+            r.JobSubmitted() | r.JobPlaced() | r.RanksMoved() | r.SparesChanged() | r.JobStateChanged() | r.JobEnding()
+            | r.JobEnded() | r.GenerationStarted() | r.GenerationReached() | r.JoinFailed()
+        ):  # fmt: skip
+            return _job(record, names)
+        case (
+            r.HostsRequested() | r.HostsObserved() | r.HostEnded() | r.HostsForgotten() | r.StartFailed()
+            | r.RanksLost() | r.RecoveryDecided() | r.SurvivorsGivenUp()
+        ):  # fmt: skip
+            return _process(record, names)
+        case (
+            r.ShardReported() | r.CheckpointCommitted() | r.CheckpointVerified() | r.CheckpointPoisoned()
+            | r.CheckpointsExpired()
+        ):  # fmt: skip
+            return _checkpoint(record, names)
+        case r.EffectsIssued():
+            return f"to do: {listed([f'{effect.kind} at {effect.target}' for effect in record.effects])}"
+        case r.EffectsFinished():
+            outcome = "done" if record.ok else "not answered in time" if record.expired else f"failed: {record.message}"
+            return f"{_counted(len(record.ids), 'order')} to agents ({listed(record.ids)}): {outcome}"
+        case r.RequestAnswered():
+            return f"request {record.request_id} was answered"
+        case _:
+            assert_never(record)
+
+
+Fleet = (
+    r.ControllerStarted | r.NodeRegistered | r.NodeSessionChanged | r.LivenessChanged | r.AcceleratorsChanged
+    | r.NodeCordoned | r.NodeUncordoned | r.CellSessionChanged | r.CellMembershipChanged
+)  # fmt: skip
+
+
+def _fleet(record: Fleet) -> str:
+    match record:
+        case r.ControllerStarted():
+            return f"controller {record.version} took the lead with epoch {record.epoch}"
+        case r.NodeRegistered():
+            count = _counted(len(record.accelerators), "accelerator")
+            return f"{record.node} registered with {count} at {record.address} (agent {record.version})"
+        case r.NodeSessionChanged():
+            return f"the agent of {record.node} " + (
+                "connected" if record.open else f"lost its session: {record.reason}"
+            )
+        case r.LivenessChanged():
+            return f"{listed(record.nodes)} {_are(len(record.nodes))} {record.liveness.name}: {record.reason}"
+        case r.AcceleratorsChanged():
+            parts = [
+                f"accelerator {row.index} is {AcceleratorState(row.state).name}"
+                + (f" ({row.device.fault_code})" if row.device.fault_code else "")
+                for row in record.rows
+            ]
+            return f"on {record.node} {listed(parts)}"
+        case r.NodeCordoned():
+            return f"{record.owner} cordoned {record.node}: {record.reason}"
+        case r.NodeUncordoned():
+            return f"{record.owner} removed its cordon from {record.node}"
+        case r.CellSessionChanged():
+            store = (
+                f"; its rendezvous store is at {record.store_address}" if record.store_address else "; it has no store"
+            )
+            return f"cell {record.cell} " + (
+                f"connected{store}" if record.open else f"lost its session: {record.reason}"
+            )
+        case r.CellMembershipChanged():
+            joined = f"{listed(record.joined)} joined" if record.joined else ""
+            left = f"{listed(record.left)} left" if record.left else ""
+            return f"{' and '.join(part for part in (joined, left) if part)} cell {record.cell}"
+        case _:
+            assert_never(record)
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+JobRecord = (
+    r.JobSubmitted | r.JobPlaced | r.RanksMoved | r.SparesChanged | r.JobStateChanged | r.JobEnding | r.JobEnded
+    | r.GenerationStarted | r.GenerationReached | r.JoinFailed
+)  # fmt: skip
+
+
+def _job(record: JobRecord, names: Names) -> str:
+    name = record.name if isinstance(record, r.JobSubmitted) else names.job(record.job)
+    match record:
+        case r.JobSubmitted():
+            return f"{name} was submitted: {record.spec.ranks} ranks of {record.spec.workload.module}"
+        case r.JobPlaced():
+            spares = f", warm spares {names.nodes(record.spares)}" if record.spares else ""
+            return f"{name} was placed on {names.nodes(record.nodes)}{spares}"
+        case r.RanksMoved():
+            return f"{ranks_text(record.ranks)} of {name} moved to {names.nodes(record.nodes)}"
+        case r.SparesChanged():
+            return f"warm spares of {name}: {names.nodes(record.nodes) or 'none'}"
+        case r.JobStateChanged():
+            return f"{name} is {record.state.name}" + (f": {record.blocker}" if record.blocker else "")
+        case r.JobEnding():
+            return f"{name} is ending as {record.state.name}: {record.reason}"
+        case r.JobEnded():
+            tail = "" if record.state is JobState.SUCCEEDED else f": {record.reason}"
+            return f"{name} {record.state.name}{tail}"
+        case r.GenerationStarted():
+            source = f"checkpoint {record.restore_id}" if record.restore_id else "initial weights"
+            changed = f", new processes for {ranks_text(record.changed_ranks)}" if record.changed_ranks else ""
+            return f"{name} starts generation {record.generation} from step {record.restore_step} ({source}){changed}"
+        case r.GenerationReached():
+            return f"all ranks of generation {record.generation} of {name} have passed {record.phase.value}"
+        case r.JoinFailed():
+            laggards = f": {ranks_text(record.laggards)} did not come" if record.laggards else ""
+            return f"generation {record.generation} of {name} did not come to run in time{laggards}"
+        case _:
+            assert_never(record)
+
+
+ProcessRecord = (
+    r.HostsRequested | r.HostsObserved | r.HostEnded | r.HostsForgotten | r.StartFailed | r.RanksLost | r.RecoveryDecided
+    | r.SurvivorsGivenUp
+)  # fmt: skip
+
+
+def _process(record: ProcessRecord, names: Names) -> str:
+    name = names.job(record.job)
+    match record:
+        case r.HostsRequested():
+            return f"{_counted(len(record.serials), 'process')} of {name} requested on {names.nodes(record.nodes)}"
+        case r.HostsObserved():
+            return f"{_counted(len(record.rows), 'process')} of {name} changed on {names.node(record.node)}"
+        case r.HostEnded():
+            who = f"rank {record.rank} of {name}" if record.rank != NONE else f"process {record.serial} of {name}"
+            if record.exit.finished:
+                return f"{who} finished{names.host_node(record.job, record.serial)}"
+            return f"{who} {describe_exit(record.exit)}{names.host_node(record.job, record.serial)}"
+        case r.HostsForgotten():
+            return f"{_counted(len(record.serials), 'ended process')} of {name} put away"
+        case r.StartFailed():
+            where = names.host_node(record.job, record.serial)
+            return f"process {record.serial} of {name}{where} ended before it held a rank: {_last_line(record.message)}"
+        case r.RanksLost():
+            if not record.lost:
+                return f"{name} cannot go on: {record.cause}"
+            lost = [entry.rank for entry in record.lost]
+            return f"{name} lost {ranks_text(lost)} at step {record.step}: {record.cause}"
+        case r.RecoveryDecided():
+            charge = f", charged to {record.blame}" if record.charged else ""
+            return f"recovery of {name}: {record.rung} ({_MEANS[record.rung]}), because {record.reason}{charge}"
+        case r.SurvivorsGivenUp():
+            return f"{name} gives up {ranks_text(record.ranks)}: all processes start anew"
+        case _:
+            assert_never(record)
+
+
+_MEANS: Mapping[Rung, str] = {
+    Rung.ROLLBACK: "every rank keeps its process and restores",
+    Rung.RESTART_RANK: "new processes in the same place, the others stay",
+    Rung.REPLACE_RANK: "new processes in another place, the others stay",
+    Rung.RESTART_JOB: "all processes anew",
+    Rung.SUSPEND: "wait until there is room",
+    Rung.FAIL: "no further try",
+}
+
+CheckpointRecord = (
+    r.ShardReported | r.CheckpointCommitted | r.CheckpointVerified | r.CheckpointPoisoned | r.CheckpointsExpired
+)
+
+
+def _checkpoint(record: CheckpointRecord, names: Names) -> str:
+    name = names.job(record.job)
+    match record:
+        case r.ShardReported():
+            return f"rank {record.shard.rank} of {name} wrote its part of {record.checkpoint}"
+        case r.CheckpointCommitted():
+            return f"checkpoint of {name} at step {record.step} is complete"
+        case r.CheckpointVerified():
+            return f"checkpoint {record.checkpoint} of {name} was read back: every digest is right"
+        case r.CheckpointPoisoned():
+            return f"checkpoint {record.checkpoint} of {name} is damaged and will not be restored: {record.reason}"
+        case r.CheckpointsExpired():
+            return f"{_counted(len(record.checkpoints), 'checkpoint')} of {name} expired: {listed(record.checkpoints)}"
+        case _:
+            assert_never(record)
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1][:300] if lines else "no output"

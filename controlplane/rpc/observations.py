@@ -1,0 +1,246 @@
+"""Messages of agents and cells as events of the core. Ages become times on our clock; what makes no sense is refused.
+
+A peer may be older, newer or broken: nothing that it sends may reach the core as a value that the core's columns cannot
+hold.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from phalanx.v1 import agent_pb2, cell_pb2
+from phalanx.v1 import types_pb2 as pb
+
+from controlplane.core import events as ev
+from controlplane.core.checkpoints import ShardFile
+from controlplane.core.fleet import Accelerator
+from controlplane.core.jobs import Exit, split_host_id
+from controlplane.core.spec import Violation
+from controlplane.core.state import State
+from controlplane.core.vocabulary import AcceleratorState, RankState
+from controlplane.rpc.codec import at_from_age, duration_ns, require
+from controlplane.rpc.errors import refuse_fields
+
+MAX_ACCELERATORS = 256
+"""Devices of one node; the widest systems today have 64 to 128 behind one host."""
+MAX_LABELS = 64
+MAX_NUMBER = 2**31 - 1
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+
+_RANK_STATES = frozenset(int(state) for state in RankState)
+_ACCELERATOR_STATES = frozenset(int(state) for state in AcceleratorState)
+_SENDERS = {
+    pb.ExitInfo.SENDER_UNSPECIFIED: "",
+    pb.ExitInfo.SENDER_UNKNOWN: "unknown",
+    pb.ExitInfo.SENDER_AGENT: "agent",
+    pb.ExitInfo.SENDER_OOM: "oom",
+}
+
+
+def node_hello(message: agent_pb2.AgentHello, now_ns: int, state: State) -> ev.NodeHello:
+    """An agent's hello; rows of ranks that their job does not have are left out.
+
+    Raises:
+        RequestRefused: a field is missing or makes no sense.
+    """
+    refuse_fields(_hello_problems(message))
+    rows = sorted(_accelerators(message.snapshot), key=lambda row: row.index)
+    return ev.NodeHello(
+        message.node,
+        message.boot_id,
+        tuple(sorted(message.labels.items())),
+        message.address,
+        message.agent_version,
+        _hosts(message.snapshot, now_ns, state),
+        tuple(rows),
+    )
+
+
+def _hello_problems(message: agent_pb2.AgentHello) -> Iterator[Violation]:
+    if not _NODE.fullmatch(message.node):
+        yield Violation("hello.node", "is no node name", "use letters, digits, `.`, `_` and `-`")
+    yield from require("hello.boot_id", message.boot_id, most=128)
+    yield from require("hello.address", message.address, most=256)
+    if len(message.labels) > MAX_LABELS:
+        yield Violation("hello.labels", f"has {len(message.labels)} entries", f"use at most {MAX_LABELS}")
+    if not message.HasField("snapshot") or not message.snapshot.full:
+        yield Violation("hello.snapshot", "is no full report", "send all rows with full = true")
+    yield from _report_problems(message.snapshot, "hello.snapshot")
+    indexes = sorted(row.index for row in message.snapshot.accelerators)
+    if indexes != list(range(len(indexes))):
+        yield Violation("hello.snapshot.accelerators", "have gaps or repeats", "number them from 0")
+
+
+def node_report(node: str, boot_id: str, message: agent_pb2.Report, now_ns: int, state: State) -> ev.NodeReport:
+    """A report of a node; rows of ranks that their job does not have are left out.
+
+    Raises:
+        RequestRefused: a field is missing or makes no sense.
+    """
+    refuse_fields(_report_problems(message, "report"))
+    hosts = _hosts(message, now_ns, state)
+    return ev.NodeReport(node, boot_id, message.full, hosts, tuple(_accelerators(message)), *findings(message, now_ns))
+
+
+def findings(
+    message: agent_pb2.Report, now_ns: int
+) -> tuple[tuple[ev.ShardRow, ...], tuple[ev.RestoreFailedRow, ...], tuple[ev.CheckedRow, ...]]:
+    """What a report says once: shards, failed restores, checked checkpoints."""
+    shards = tuple(
+        ev.ShardRow(
+            row.job_uid, row.generation, row.step, row.rank, row.folder, files_value(row.files),
+            duration_ns(row.save_stall_s), at_from_age(row.step_age_ms, now_ns),
+        )
+        for row in message.shards
+    )  # fmt: skip
+    failures = tuple(
+        ev.RestoreFailedRow(row.job_uid, row.generation, row.rank, row.checkpoint_id, row.file, row.reason[:1_000])
+        for row in message.restore_failures
+    )
+    checked = tuple(
+        ev.CheckedRow(row.job_uid, row.checkpoint_id, row.ok, row.file, row.reason[:1_000]) for row in message.checked
+    )
+    return shards, failures, checked
+
+
+def files_value(messages: object) -> tuple[ShardFile, ...]:
+    """Files of a shard."""
+    return tuple(ShardFile(file.path, file.bytes, file.sha256) for file in messages)  # type: ignore[attr-defined] # repeated field
+
+
+def _rank_exists(uid: str, rank: int, state: State) -> bool:
+    job = state.jobs.get(uid)
+    return job is None or rank < job.spec.ranks
+
+
+def _report_problems(message: agent_pb2.Report, path: str) -> Iterator[Violation]:
+    for number, host in enumerate(message.hosts):
+        at = f"{path}.hosts[{number}]"
+        parts = split_host_id(host.host_id)
+        if parts is None or parts[1] > MAX_NUMBER:
+            yield Violation(f"{at}.host_id", "is no host id", "send back the id that the controller chose")
+        if int(host.state) not in _RANK_STATES:
+            yield Violation(f"{at}.state", f"{host.state} is no state", "name the state of the process")
+        if host.rank < -1:
+            yield Violation(f"{at}.rank", f"{host.rank} is no rank", "use -1 for a process that holds none")
+        if int(host.state) == RankState.EXITED and not host.HasField("exit"):
+            yield Violation(f"{at}.exit", "is missing", "an EXITED process says how it ended")
+    if len(message.accelerators) > MAX_ACCELERATORS:
+        yield Violation(
+            f"{path}.accelerators", f"has {len(message.accelerators)} rows", f"send at most {MAX_ACCELERATORS}"
+        )
+    for number, device in enumerate(message.accelerators):
+        at = f"{path}.accelerators[{number}]"
+        if int(device.state) not in _ACCELERATOR_STATES:
+            yield Violation(f"{at}.state", f"{device.state} is no state", "use UNKNOWN when the probe cannot tell")
+        if device.index >= MAX_ACCELERATORS:
+            yield Violation(f"{at}.index", f"{device.index} is too large", f"use at most {MAX_ACCELERATORS - 1}")
+
+
+def _hosts(message: agent_pb2.Report, now_ns: int, state: State) -> tuple[ev.HostRow, ...]:
+    rows = (_host(row, now_ns) for row in message.hosts)
+    return tuple(row for row in rows if _rank_exists(row.job, row.rank, state))
+
+
+def _host(row: agent_pb2.HostStatus, now_ns: int) -> ev.HostRow:
+    uid, serial = split_host_id(row.host_id) or ("", 0)
+    times = row.times
+
+    def moment(age_ms: int) -> int:
+        return at_from_age(age_ms, now_ns) if age_ms else 0
+
+    return ev.HostRow(
+        uid,
+        serial,
+        RankState(row.state),
+        row.rank,
+        row.generation,
+        row.pid,
+        row.host_pid,
+        at_from_age(row.age_ms, now_ns),
+        _exit(row.exit) if row.HasField("exit") else None,
+        moment(times.joining_age_ms),
+        moment(times.rendezvous_age_ms),
+        moment(times.restored_age_ms),
+        moment(times.first_step_age_ms),
+    )
+
+
+def _exit(message: pb.ExitInfo) -> Exit:
+    return Exit(
+        message.observed,
+        message.code,
+        message.signal,
+        _SENDERS.get(message.sender, "unknown"),
+        message.final_marker,
+        message.message[:4_096],
+        message.group_empty,
+        dict(message.result),
+    )
+
+
+def _accelerators(message: agent_pb2.Report) -> Iterator[ev.AcceleratorRow]:
+    for row in message.accelerators:
+        device = Accelerator(
+            row.serial, row.pci_address, row.vendor, row.model, row.fault_code, row.fault_message[:1_000]
+        )
+        yield ev.AcceleratorRow(row.index, row.state, device)
+
+
+def cell_hello(message: cell_pb2.CellHello) -> ev.CellHello:
+    """A cell agent's hello.
+
+    Raises:
+        RequestRefused: a field is missing or makes no sense.
+    """
+    refuse_fields(_cell_problems(message))
+    nodes = tuple((node.node, node.alive) for node in message.snapshot.nodes)
+    address = message.snapshot.store_address or message.store_address
+    return ev.CellHello(message.cell, message.boot_id, message.incarnation, address, nodes)
+
+
+def _cell_problems(message: cell_pb2.CellHello) -> Iterator[Violation]:
+    if not _NODE.fullmatch(message.cell):
+        yield Violation("hello.cell", "is no cell name", "use letters, digits, `.`, `_` and `-`")
+    yield from require("hello.boot_id", message.boot_id, most=128)
+    if not message.HasField("snapshot") or not message.snapshot.full:
+        yield Violation("hello.snapshot", "is no full report", "send all nodes and actors with full = true")
+    yield from _actor_problems(message.snapshot, "hello.snapshot")
+
+
+def cell_report(cell: str, boot_id: str, message: cell_pb2.CellReport) -> ev.CellReport:
+    """A report of a cell. Its store address is always the present one: empty says that the store does not answer.
+
+    Raises:
+        RequestRefused: a field is missing or makes no sense.
+    """
+    refuse_fields(_actor_problems(message, "report"))
+    return ev.CellReport(
+        cell,
+        boot_id,
+        tuple((node.node, node.alive) for node in message.nodes),
+        dead_actors(message),
+        message.store_address,
+        store_known=True,
+    )
+
+
+def dead_actors(message: cell_pb2.CellReport) -> tuple[tuple[str, str], ...]:
+    """Actors that Ray calls dead, with its reason."""
+    return tuple(
+        (actor.host_id, actor.reason[:1_000])
+        for actor in message.actors
+        if actor.state == cell_pb2.ACTOR_STATE_DEAD and split_host_id(actor.host_id)
+    )
+
+
+def _actor_problems(message: cell_pb2.CellReport, path: str) -> Iterator[Violation]:
+    for number, actor in enumerate(message.actors):
+        if actor.state == cell_pb2.ACTOR_STATE_UNSPECIFIED:
+            yield Violation(f"{path}.actors[{number}].state", "is unspecified", "name the state of the actor")
+
+
+def effect_done(message: agent_pb2.EffectResult) -> ev.EffectDone:
+    """The outcome of an effect."""
+    return ev.EffectDone(message.effect_id, message.ok, message.message)

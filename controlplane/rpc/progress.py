@@ -1,0 +1,75 @@
+"""Steps of ranks on their way from beats into the soft columns: only those of the current generation count."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from controlplane.core import records as r
+from controlplane.core.state import State
+from controlplane.engine.soft import Progress, SoftColumns
+
+REMEMBERED_JOBS = 200
+"""Ended jobs whose last progress is still shown; as many as the state keeps."""
+
+
+class ProgressGate:
+    """Keeps steps of a generation that was left out of the columns, however the edge and the brain interleave.
+
+    The check against the published state and the write are one critical section, and so is the rewind that follows a
+    publication: a step of the old generation is either refused or cleared by the rewind.
+    """
+
+    def __init__(self, columns: SoftColumns) -> None:
+        self._columns = columns
+        self._lock = threading.Lock()
+        self._ended: OrderedDict[str, Progress] = OrderedDict()
+
+    def beat(self, node: int, now_ns: int) -> None:
+        """A node's lease is renewed."""
+        self._columns.beat(node, now_ns)
+
+    def last_beat_ns(self, size: int) -> Sequence[int]:
+        """Last beat of each node by number; 0: none yet."""
+        beats: list[int] = self._columns.last_beat_ns(size).tolist()
+        return beats
+
+    def step(
+        self,
+        state: Callable[[], State],
+        *,
+        job: str,
+        rank: int,
+        node: int,
+        generation: int,
+        step: int,
+        at_ns: int,
+        loss: float,
+        step_time_s: float,
+    ) -> bool:
+        """A rank finished a step. False: not of the job's current generation, or no such rank; nothing was kept."""
+        with self._lock:
+            known = state().jobs.get(job)
+            if known is None or known.terminal or known.generation != generation or not 0 <= rank < known.spec.ranks:
+                return False
+            self._columns.step(job, rank, node, step, at_ns, loss=loss, step_time_s=step_time_s, generation=generation)
+            return True
+
+    def committed(self, records: Sequence[r.Record]) -> None:
+        """A turn was published: generations rewind, ended jobs are forgotten. Called in the brain's thread."""
+        for record in records:
+            if isinstance(record, r.GenerationStarted):
+                with self._lock:
+                    self._columns.rewind(record.job, record.restore_step)
+            elif isinstance(record, r.JobEnded):
+                with self._lock:
+                    self._ended[record.job] = self._columns.view(record.job)
+                    self._columns.forget(record.job)
+                    while len(self._ended) > REMEMBERED_JOBS:
+                        self._ended.popitem(last=False)
+
+    def view(self, job: str) -> Progress:
+        """A copy of a job's progress; of an ended job the last one."""
+        with self._lock:
+            return self._ended.get(job) or self._columns.view(job)

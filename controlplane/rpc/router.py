@@ -1,0 +1,53 @@
+"""From the brain to the streams: effects to the session of their target, commits to whoever must know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from controlplane.core import records as r
+from controlplane.core.draft import Refusal
+from controlplane.core.effects import Effect
+from controlplane.core.vocabulary import NodeLiveness
+from controlplane.rpc.cell_service import CellConversation
+from controlplane.rpc.history import History
+from controlplane.rpc.sessions import Registry
+from controlplane.rpc.site import Site
+
+
+class Router:
+    """Hands durable effects to sessions. Without a session they stay outstanding, and the next hello takes them along."""
+
+    def __init__(self, site: Site, agents: Registry, cells: Registry, history: History) -> None:
+        self._site = site
+        self._history = history
+        self._agents = agents
+        self._cells = cells
+
+    def submit(self, effects: Sequence[Effect]) -> None:
+        """Take effects over from the brain's thread."""
+        self._site.loop.call_soon_threadsafe(self._dispatch, tuple(effects))
+
+    def committed(self, records: Sequence[r.Record]) -> None:
+        """A turn is durable and published; called in the brain's thread."""
+        self._site.loop.call_soon_threadsafe(self._after, tuple(records))
+
+    def _dispatch(self, effects: tuple[Effect, ...]) -> None:
+        for effect in effects:
+            kind, _, name = effect.target.partition(":")
+            registry = self._agents if kind == "node" else self._cells
+            session = registry.current.get(name)
+            if session is not None:
+                session.send_effects((effect,))
+
+    def _after(self, records: tuple[r.Record, ...]) -> None:
+        self._history.observe(records)
+        for record in records:
+            if isinstance(record, r.LivenessChanged) and record.liveness is NodeLiveness.DEAD:
+                for node in record.nodes:
+                    text = f"{node} was declared DEAD ({record.reason}): say hello again"
+                    self._agents.end(node, Refusal("stale", "DECLARED_DEAD", text))
+            elif isinstance(record, r.NodeRegistered):
+                for session in self._cells.current.values():
+                    if isinstance(session, CellConversation):
+                        session.node_registered(record.node)
+        self._site.commits.notify()

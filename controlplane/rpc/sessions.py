@@ -1,0 +1,243 @@
+"""Long-lived streams of agents and cells: one reader, one writer, one worker each, and who speaks for which name.
+
+The reader is never cancelled and never timed (a cancelled read leaks inside grpc): when the call ends, its read returns
+by itself. The worker takes observations to the brain one by one, in order, so that an acknowledgement covers all earlier
+reports. Whoever wants a session to end says so through `end`; the call then ends with that refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+from weakref import WeakValueDictionary
+
+import structlog
+from grpc import aio
+
+from controlplane.core.draft import Refusal
+from controlplane.core.effects import Effect
+from controlplane.core.events import EffectDone, Observation
+from controlplane.rpc.effects import Superseded
+from controlplane.rpc.errors import RequestRefused
+from controlplane.rpc.guard import Context, read_message
+from controlplane.rpc.site import Outcome, Site
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """An observation on its way to the brain, and what to do once it is durable."""
+
+    event: Observation
+    done: Callable[[], None] | None = None
+
+
+@dataclass(slots=True)
+class Registry:
+    """Who speaks for a name now. The lock of a name orders hellos and ends."""
+
+    current: dict[str, Conversation] = field(default_factory=dict)
+    _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+    def lock(self, name: str) -> asyncio.Lock:
+        """The lock of a name."""
+        found = self._locks.get(name)
+        if found is None:
+            found = self._locks[name] = asyncio.Lock()
+        return found
+
+    def end(self, name: str, refusal: Refusal) -> None:
+        """End the session of a name, if there is one."""
+        session = self.current.get(name)
+        if session is not None:
+            session.end(refusal)
+
+
+class Conversation:
+    """One stream from its first message to its end. Subclasses know the messages."""
+
+    kind = "session"
+
+    def __init__(self, site: Site, registry: Registry, context: Context) -> None:
+        self.site = site
+        self.registry = registry
+        self.context = context
+        self.name = ""
+        self.boot_id = ""
+        self.ended = False
+        self._closing: asyncio.Future[Refusal] = site.loop.create_future()
+        self._outgoing: asyncio.Queue[Any] = asyncio.Queue(site.settings.session_queue)
+        self._work: asyncio.Queue[Work] = asyncio.Queue(site.settings.report_queue)
+        self._sent: set[str] = set()
+
+    # What subclasses provide
+
+    async def greet(self, message: Any) -> None:
+        """Handle the first message; raises RequestRefused. Must call `accept` inside the name's lock."""
+        raise NotImplementedError
+
+    def handle(self, message: Any) -> None:
+        """Handle a later message."""
+        raise NotImplementedError
+
+    def lost(self, reason: str) -> Observation:
+        """The event for the end of this session."""
+        raise NotImplementedError
+
+    def effect_message(self, effect: Effect) -> Any:
+        """The instruction for an effect; raises Superseded."""
+        raise NotImplementedError
+
+    # What they use
+
+    def send(self, instruction: Any) -> None:
+        """Queue an instruction; a peer that reads too slowly is cut."""
+        try:
+            self._outgoing.put_nowait(instruction)
+        except asyncio.QueueFull:
+            text = f"{self.name} has left {self._outgoing.qsize()} instructions unread: connect again"
+            self.end(Refusal("exhausted", "SLOW_READER", text))
+
+    def queue(self, work: Work) -> None:
+        """Queue an observation; a peer that tells more than the brain can take is cut."""
+        try:
+            self._work.put_nowait(work)
+        except asyncio.QueueFull:
+            text = f"{self._work.qsize()} reports of {self.name} wait for the controller: connect again"
+            self.end(Refusal("exhausted", "BACKLOG", text))
+
+    def end(self, refusal: Refusal) -> None:
+        """End the session with a status."""
+        if not self._closing.done():
+            self._closing.set_result(refusal)
+
+    def send_effects(self, effects: Iterable[Effect]) -> None:
+        """Send effects that this session has not carried yet, in order."""
+        for effect in effects:
+            if effect.id in self._sent:
+                continue
+            self._sent.add(effect.id)
+            try:
+                self.send(self.effect_message(effect))
+            except Superseded as reason:
+                event = EffectDone(effect.id, ok=False, message=str(reason))
+                self.site.spawn(self.site.tell_until_durable(event))
+        outstanding = self.site.state.effects
+        if len(self._sent) > 2 * len(outstanding) + 64:
+            self._sent &= outstanding.keys()
+
+    def accept(self) -> None:
+        """From now on this session speaks for its name; an earlier one ends."""
+        earlier = self.registry.current.get(self.name)
+        self.registry.current[self.name] = self
+        if earlier is not None:
+            text = f"another session of {self.name} has taken over"
+            earlier.end(Refusal("conflict", "SESSION_REPLACED", text))
+
+    def effect_result(self, effect_id: str, *, ok: bool, message: str) -> None:
+        """An outcome goes to the brain, after the reports that came before it."""
+        self.queue(Work(EffectDone(effect_id, ok, message)))
+
+    # The stream
+
+    async def run(self) -> None:
+        """Serve the stream until either side ends it.
+
+        Raises:
+            RequestRefused: we end it.
+        """
+        site = self.site
+        reader = asyncio.create_task(self._read(), name=f"{self.kind} reader")
+        helpers = [asyncio.create_task(self._write()), asyncio.create_task(self._carry())]
+        hello = site.loop.call_later(site.settings.hello_ms / 1000, self._late_hello)
+        reason = "the stream was reset"
+        try:
+            ends: set[asyncio.Future[Any]] = {reader, *helpers, self._closing}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            _raise_from(reader, *helpers)
+            if self._closing.done():
+                _raise(self._closing.result())
+            reason = "the agent closed its stream"
+        except RequestRefused as error:
+            reason = error.refusal.message
+            raise
+        finally:
+            self.ended = True
+            hello.cancel()
+            for helper in helpers:
+                helper.cancel()
+            reader.add_done_callback(_settle)
+            site.spawn(self._leave(reason))
+
+    async def _read(self) -> None:
+        message = await read_message(self.context)
+        if message is None:
+            return
+        await self.greet(message)
+        while not self.ended:
+            message = await read_message(self.context)
+            if message is None:
+                return
+            self.handle(message)
+
+    async def _write(self) -> None:
+        while True:
+            instruction = await self._outgoing.get()
+            try:
+                await self.context.write(instruction)
+            except (aio.BaseError, asyncio.InvalidStateError):
+                return  # the call has ended; the reader says how
+
+    async def _carry(self) -> None:
+        while True:
+            work = await self._work.get()
+            outcome = await self.site.tell_until_durable(work.event)
+            if isinstance(outcome, Refusal):
+                raise RequestRefused(outcome)
+            if work.done is not None:
+                work.done()
+
+    def _late_hello(self) -> None:
+        if not self.name:
+            text = f"no hello within {self.site.settings.hello_ms} ms: the first message must be one"
+            self.end(Refusal("invalid", "NO_HELLO", text))
+
+    async def _leave(self, reason: str) -> None:
+        """Tell the brain once that the name has lost its session, unless another one speaks for it already."""
+        if not self.name:
+            return
+        async with self.registry.lock(self.name):
+            if self.registry.current.get(self.name) is not self:
+                return
+            del self.registry.current[self.name]
+        log.info("session_ended", kind=self.kind, name=self.name, boot_id=self.boot_id, reason=reason)
+        await self._tell_lost(self.lost(reason))
+
+    async def _tell_lost(self, event: Observation) -> None:
+        outcome: Outcome = Refusal("unavailable", "", "")
+        while isinstance(outcome, Refusal) and outcome.code == "unavailable" and not self.site.stopping:
+            async with self.registry.lock(self.name):
+                if self.name in self.registry.current:
+                    return
+                outcome = await self.site.tell(event)
+            if isinstance(outcome, Refusal):
+                await asyncio.sleep(0.5)
+
+
+def _raise_from(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        if task.done():
+            task.result()
+
+
+def _raise(refusal: Refusal) -> NoReturn:
+    raise RequestRefused(refusal)
+
+
+def _settle(task: asyncio.Task[None]) -> None:
+    """Look at what a reader left behind ended with: the call is over, so nothing of it matters."""
+    if not task.cancelled():
+        task.exception()

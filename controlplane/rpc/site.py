@@ -1,0 +1,134 @@
+"""What all services share: the way to the brain, the published state, commits to wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from controlplane.config import Settings
+from controlplane.core.draft import Answer, Refusal
+from controlplane.core.events import Command, Observation
+from controlplane.core.state import State
+from controlplane.engine.ports import Journal
+from controlplane.observability import Metrics
+from controlplane.rpc.errors import RequestRefused, refuse
+from controlplane.rpc.ports import Brain
+from controlplane.rpc.progress import ProgressGate
+
+RETRY_S = 0.5
+"""Between tries while the journal takes nothing."""
+ROOM_S = 0.02
+"""Between looks at a full inbox."""
+
+Outcome = Answer | Refusal | None
+
+log = structlog.get_logger(__name__)
+
+
+class Commits:
+    """Wakes whoever waits for the next durable turn. One event loop only."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+
+    def ticket(self) -> asyncio.Event:
+        """Set at the next commit. Take it before looking at the state, or a commit in between is missed."""
+        return self._next
+
+    def notify(self) -> None:
+        """A turn is durable."""
+        self._next.set()
+        self._next = asyncio.Event()
+
+
+async def wait_for(ticket: asyncio.Event, seconds: float) -> None:
+    """Wait for a ticket, at most so long."""
+    try:
+        async with asyncio.timeout(seconds):
+            await ticket.wait()
+    except TimeoutError:
+        return
+
+
+@dataclass(slots=True)
+class Site:
+    """The edge's view of the controller. Everything here lives in the edge's event loop."""
+
+    settings: Settings
+    brain: Brain
+    progress: ProgressGate
+    journal: Journal
+    metrics: Metrics
+    version: str
+    loop: asyncio.AbstractEventLoop
+    commits: Commits = field(default_factory=Commits)
+    stopping: bool = False
+    _tasks: set[asyncio.Task[object]] = field(default_factory=set)
+
+    @property
+    def state(self) -> State:
+        """The published state."""
+        return self.brain.state
+
+    def now_ns(self) -> int:
+        """The brain's time."""
+        return self.brain.clock.now_ns()
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run something beside the calls; its failure is logged."""
+        task: asyncio.Task[object] = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("background_task_broke", exc_info=error)
+
+    async def command(self, event: Command) -> Answer:
+        """Have a command decided; returns once its answer is durable.
+
+        Raises:
+            RequestRefused: by the machine, by a full inbox, or because the journal takes nothing.
+        """
+        answer = self._post(event)
+        if answer is None:
+            refuse(
+                "exhausted", "INBOX_FULL", f"{self.brain.depth} events wait for the controller: try again in a second"
+            )
+        outcome = await answer
+        if isinstance(outcome, Refusal):
+            raise RequestRefused(outcome)
+        return outcome or Answer()
+
+    async def tell(self, event: Observation) -> Outcome:
+        """Have an observation recorded, waiting while the inbox is full. The outcome is durable, or a refusal."""
+        while (answer := self._post(event)) is None:
+            await asyncio.sleep(ROOM_S)
+        return await answer
+
+    async def tell_until_durable(self, event: Observation) -> Outcome:
+        """The same, again and again while the journal takes nothing."""
+        while True:
+            outcome = await self.tell(event)
+            if not (isinstance(outcome, Refusal) and outcome.code == "unavailable"):
+                return outcome
+            await asyncio.sleep(RETRY_S)
+
+    def _post(self, event: Command | Observation) -> asyncio.Future[Outcome] | None:
+        future: asyncio.Future[Outcome] = self.loop.create_future()
+
+        def reply(outcome: Outcome) -> None:
+            self.loop.call_soon_threadsafe(_resolve, future, outcome)
+
+        return future if self.brain.post(event, reply) else None
+
+
+def _resolve(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not future.done():
+        future.set_result(outcome)
