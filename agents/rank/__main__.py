@@ -41,7 +41,7 @@ def main() -> int:
         workload = _load(settings)
         _warm_up(workload, context)
         context.park()
-        workload.main(context)
+        _work(workload, context)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_WORKLOAD_ERROR
     except ReplicaDivergence:
@@ -59,6 +59,20 @@ def main() -> int:
         note("main() returned without context.finish(): the job is not done, this counts as a failure")
         return EXIT_WORKLOAD_ERROR
     return 0
+
+
+def _work(workload: ModuleType, context: RankContext) -> None:
+    """Call `main`, again where it let an exception out that only says that a generation is over."""
+    while True:
+        try:
+            workload.main(context)
+        except Exception as error:  # the edge of the workload: only what the library itself caused is handled here
+            if not context.superseded(error):
+                raise
+            note(f"main() left by {type(error).__name__} at the end of a generation, calling it again")
+            context.close()
+        else:
+            return
 
 
 def _load(settings: RankSettings) -> ModuleType:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from phalanx.v1 import agent_pb2, local_pb2, types_pb2
 
 from agents.rank.assignment import Assignment
+from agents.rank.backends import backend_for
 from agents.rank.control import Control
+from agents.rank.errors import GenerationChanged
 from agents.rank.generation import Generation, Reporter
 from agents.rank.link import FINAL_KEY, AgentLink, note
 from agents.rank.outbox import Outbox, RankFacts, age_ms
@@ -66,7 +68,7 @@ class RankContext(Reporter):
         """The device for this rank's tensors. Only cpu is runnable so far (agents/rank/backends.py)."""
         import torch  # noqa: PLC0415  importing the library must not import torch
 
-        return torch.device("cpu")
+        return torch.device(backend_for("cpu").device_type)
 
     def seed(self, *parts: int | str) -> int:
         """A 63-bit seed that is a pure function of `parts`: the same in every process, generation and release."""
@@ -162,6 +164,10 @@ class RankContext(Reporter):
     def request_stop(self) -> None:
         """Make every wait raise SystemExit(143). Safe in a signal handler."""
         self._control.stopping = True
+
+    def superseded(self, error: Exception) -> bool:
+        """True when `error` is only a consequence of the generation's end: `main` is to be called again."""
+        return isinstance(error, GenerationChanged) or (self._generation is not None and self._generation.over)
 
     def close(self) -> None:
         """Drop the current generation's groups."""

@@ -299,7 +299,7 @@ class Generation:
     def _interrupt(self) -> None:
         if self._endpoints:
             shut_down_connections(self._endpoints)
-        for callback in self._on_end:
+        for callback in tuple(self._on_end):
             callback()
 
     @property

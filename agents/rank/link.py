@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -74,7 +75,9 @@ class AgentLink:
                     if self._talk(connection):
                         delay = FIRST_RETRY_S
             except (OSError, _Lost):
-                pass
+                pass  # the agent is away, which is an ordinary state: nothing to say
+            except Exception:  # noqa: BLE001  the edge of a thread that has to outlive any bug: a deaf rank is worse
+                note(f"link to the node agent failed, reconnecting:\n{traceback.format_exc()}")
             time.sleep(delay)
             delay = min(delay * 2, LAST_RETRY_S)
 

@@ -99,7 +99,9 @@ class Joiner(threading.Thread):
         told = False
         while True:
             try:
-                store = TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT)
+                store = TCPStore(
+                    host.strip("[]"), int(port), is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT
+                )
                 store.set(keys[self._assignment.rank], _pack(mine))
                 while not _all_present(store, keys):
                     self._stop_if_abandoned()

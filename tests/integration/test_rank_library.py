@@ -229,6 +229,17 @@ def test_a_workload_that_fails_ends_with_its_code_and_its_reason(site: RankSite)
         assert said in site.tail(hosts[how])
 
 
+def test_a_workload_that_lets_the_end_of_a_generation_out_is_called_again(site: RankSite) -> None:
+    a, b, c = start_other(site, "rank_plain_workload", 3, steps=2000)
+    site.parked([a, b, c])
+    site.announce([a, b])
+    site.wait_step(5)
+    site.kill(b)
+    generation = site.announce([a, c])
+    assert site.results() == [{"generation": str(generation)}] * 2
+    assert "main() left by GenerationChanged" in site.tail(a)
+
+
 def test_waiting_in_slices_costs_little_against_plain_gloo(site: RankSite, capsys: pytest.CaptureFixture[str]) -> None:
     hosts = start_other(site, "rank_bench_workload", 2)
     site.parked(hosts)

@@ -191,7 +191,7 @@ def restore(state: TrainState, point: RestorePoint) -> None:
         raise BadFile(point.checkpoint_id, f"no part holds {', '.join(sorted(missing))}")
     for unit in units.values():
         unit.unstage()
-    state.after_load()
+    state.loaded(point.step)
 
 
 def parts_needed(present: set[str], units: Mapping[str, Unit]) -> list[str]:

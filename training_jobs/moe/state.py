@@ -14,6 +14,7 @@ from training_jobs.moe.model import LanguageModel
 from training_jobs.moe.parallel import ExpertParallel
 
 STEP_NAME = "train.step"
+LOSS_NAME = "train.loss"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -32,6 +33,8 @@ class TrainState:
             moments = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
             self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
         self._counter = torch.zeros((), dtype=torch.int64)
+        self.loss = torch.full((), float("nan"))
+        """Of the last step, over all replicas; saved, so that a run restored at its end reports the same result."""
 
     @property
     def step(self) -> int:
@@ -47,14 +50,15 @@ class TrainState:
         for name, tensor in [*named_dense(self.model), *named_experts(self.model)]:
             initialise(name, tensor, seed)
 
-    def after_load(self) -> None:
-        """Make the optimizer's own step counters agree with the loaded one."""
+    def loaded(self, step: int) -> None:
+        """Set all step counters, exactly: the staging tensors are float32 and exact only up to 2^24."""
+        self.step = step
         for values in self.optimizer.state.values():
             values["step"].fill_(float(self.step))
 
     def dense_tensors(self) -> dict[str, Tensor]:
         """Live tensors that all data-parallel replicas hold alike: parameters, moments, buffers, the counter."""
-        tensors = {STEP_NAME: self._counter}
+        tensors = {STEP_NAME: self._counter, LOSS_NAME: self.loss}
         tensors.update(named_dense(self.model))
         tensors.update(self.model.named_buffers_to_save())
         for name, parameter in named_dense(self.model):

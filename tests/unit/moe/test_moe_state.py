@@ -48,7 +48,7 @@ def load(target: TrainState, source: TrainState) -> None:
     ):
         for name, tensor in mine.items():
             tensor.copy_(theirs[name])
-    target.after_load()
+    target.loaded(source.step)
 
 
 def test_batches_are_a_function_of_seed_step_and_rank() -> None:

@@ -65,7 +65,6 @@ def train(context: RankContext, generation: Generation, config: TrainConfig, tex
     generation.restored()
 
     saver = checkpoint.CheckpointSaver(state, layout, generation, config.model)
-    loss = float("nan")
     with Metrics(config, generation) as metrics:
         while state.step < config.steps:
             started = time.monotonic()
@@ -77,7 +76,7 @@ def train(context: RankContext, generation: Generation, config: TrainConfig, tex
     if not saver.wait(FINAL_SAVE_PATIENCE_S):
         note("the last checkpoint is still not written: finishing without it")
     digest = state_digest(state, groups)
-    context.finish({"weights_sha256": digest, "final_loss": repr(loss), "steps": state.step})
+    context.finish({"weights_sha256": digest, "final_loss": repr(state.loss.item()), "steps": state.step})
 
 
 def save_if_due(saver: checkpoint.CheckpointSaver, step: int, every: int, last: int) -> float:
@@ -126,7 +125,8 @@ class Trainer:
         if state.step == config.drop_buffer:  # negative control
             for router in self.routers:
                 router.bias.zero_()
-        return extra[0].item() / self.layout.dp_size
+        state.loss.copy_(extra[0] / self.layout.dp_size)
+        return state.loss.item()
 
     def batch(self, step: int) -> Tensor:
         """This rank's text for a step."""
