@@ -53,7 +53,7 @@ soak-property: $(STAMP) ## the machine under random events, many examples
 	@PHALANX_PROPERTY_EXAMPLES=2000 $(BIN)/python -m pytest tests/property --timeout=7200
 
 bench-core: $(STAMP) ## 54 days of 6,250 nodes: what the decisions cost
-	@$(BIN)/python tests/benchmarks/core_spike.py
+	@$(BIN)/python -m tests.benchmarks.core_spike
 
 constraints: $(STAMP) ## write constraints.txt from what is installed
 	@$(BIN)/python -m pip freeze --disable-pip-version-check | grep -v -e '^-e' -e '@' | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > constraints.new
