@@ -154,8 +154,7 @@ def _concerns(draft: Draft, row: ev.HostRow, number: int, *, ended: bool) -> boo
     at = job.hosts.row(row.serial) if job and not job.terminal else NONE
     if job is None or at == NONE or int(job.hosts.node[at]) != number:
         return False
-    state = job.hosts.state[at]
-    return state not in ENDED_PROCESS or (ended and state == RankState.LOST)
+    return job.hosts.state[at] not in ENDED_PROCESS or (ended and not job.hosts.empty[at])
 
 
 def _fence_cordon(draft: Draft, node: str, number: int, strays: list[str]) -> None:
@@ -199,10 +198,11 @@ def _job_rows(draft: Draft, job: Job, number: int, rows: list[ev.HostRow]) -> No
                 live.append(row if current or row.rank == NONE else _parked(row))
             continue
         exit_ = row.exit or Exit(observed=False, group_empty=True)
+        first = hosts.state[at] not in ENDED_PROCESS
         fault_ns = row.since_ns or draft.now_ns
         draft.write(r.HostEnded(job.uid, row.serial, rank, fault_ns, exit_))
         if rank == NONE:
-            if int(hosts.generation[at]) == 0 and not job.ending:
+            if first and int(hosts.generation[at]) == 0 and not job.ending:
                 _start_failed(draft, job, row.serial, exit_)
             if exit_.group_empty:
                 forgotten.append(row.serial)

@@ -71,7 +71,8 @@ def _blocking(draft: Draft, job: Job) -> list[int]:
 def _finish_ending(draft: Draft, job: Job, target: JobState) -> None:
     hosts = job.hosts
     dead = draft.fleet.liveness[hosts.node] == NodeLiveness.DEAD
-    left = int(np.count_nonzero((hosts.live() | (hosts.state == RankState.LOST)) & ~dead))
+    gone = (hosts.state == RankState.EXITED) & (hosts.empty == 1)
+    left = int(np.count_nonzero(~gone & ~dead))
     if left == 0:
         draft.write(r.JobEnded(job.uid, target, job.end_reason))
         folders = _unreachable_folders(job)
@@ -206,7 +207,7 @@ def _bind(draft: Draft, job: Job) -> None:
         return
     blocking = _blocking(draft, job)
     if blocking:
-        _say(draft, job, f"waits until {len(blocking)} processes of the last generation are gone")
+        _say(draft, job, f"waits until processes of the last generation are gone: {len(blocking)}")
         return
     cell = draft.state.cell()
     if cell is None or not cell.store_address:
