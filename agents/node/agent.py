@@ -56,7 +56,7 @@ class NodeAgent:
         self._state = NodeState(config.hosts_path, load_hosts(config.hosts_path), probes)
         self._memory = AgentMemory(config.memory_path, config.orphan_grace_ms)
         connections = Connections()
-        self._endings = Endings(self._state, connections, config.node)
+        self._endings = Endings(self._state, connections, node=config.node, exits_folder=config.exits_path)
         generations = GenerationStore(config.generations_path)
         self._desk = LocalDesk(
             self._state,

@@ -47,6 +47,11 @@ class AgentConfig:
         return self.directory / "generations"
 
     @property
+    def exits_path(self) -> Path:
+        """Folder in which a rank host leaves how its process ended when no agent listened (agents.cell.rank_host)."""
+        return self.directory / "exits"
+
+    @property
     def logs_path(self) -> Path:
         """Folder with the output of rank processes."""
         return self.directory / "logs"

@@ -14,7 +14,7 @@ from phalanx.v1 import agent_pb2, local_pb2, types_pb2
 from agents.node.connections import Connection, Connections, Role
 from agents.node.endings import Endings
 from agents.node.generations import GenerationTables, assignment_message
-from agents.node.hosts import HostIdentity, HostRecord, Refusal
+from agents.node.hosts import HostIdentity, HostRecord, Refusal, well_formed
 from agents.node.outbox import Finding, RestoreFailedFinding, ShardFinding
 from agents.node.processes import SessionIdentity, read_stat
 from agents.node.state import NodeState
@@ -110,6 +110,8 @@ class LocalDesk:
         refusal = self._check_proof(message.host_id, message.proof)
         if refusal is not None:
             return refusal
+        if not well_formed(message.host_id, message.job_uid):
+            return Refusal("host_id", f"{message.host_id!r} is not <job_uid>-<serial> of job {message.job_uid!r}")
         stat = read_stat(message.host_pid)
         if stat is None or connection.peer_pid != message.host_pid:
             return Refusal("foreign_process", f"the peer is process {connection.peer_pid}, not {message.host_pid}")

@@ -23,6 +23,8 @@ from agents.node.outcomes import Outcome, OutcomeMemory
 from agents.node.probes.simulated import SimulatedProbe
 from agents.node.state import NodeState
 
+FENCE_LEAST_S = 2.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -134,7 +136,8 @@ class Effects:
         grace_s = order.grace_ms / 1000
         limit_s = grace_s + FENCE_LIMIT_S
         if deadline_ms:
-            limit_s = min(limit_s, deadline_ms / 1000)
+            # An order that comes late, sent again by a new controller, still gets the time that a fence takes.
+            limit_s = min(limit_s, max(deadline_ms / 1000, grace_s + FENCE_LEAST_S))
         fences = (
             self._endings.fence(host_id, grace_s=grace_s, reason=order.reason, limit_s=limit_s)
             for host_id in order.host_ids
@@ -152,7 +155,7 @@ class Effects:
         for job_uid in [job for job in self._generations.tables.jobs if job not in jobs_left]:
             self._generations.drop(job_uid)
         if kept:
-            return Outcome(ok=False, message=f"not reported empty yet: {', '.join(kept)}", final=False)
+            return Outcome(ok=False, message=f"not reported empty yet: {', '.join(kept)}")
         return Outcome(ok=True)
 
     async def _verify(self, order: agent_pb2.VerifyCheckpoint) -> Outcome:

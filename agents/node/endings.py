@@ -6,10 +6,12 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
-from phalanx.v1 import types_pb2
+from google.protobuf import json_format
+from phalanx.v1 import local_pb2, types_pb2
 
 from agents.node.connections import Connections, Role
 from agents.node.executioner import KillPlan, Witness, empty_session
@@ -19,7 +21,8 @@ from agents.node.state import NodeState
 
 RECONNECT_GRACE_S = 3.0
 RESTART_GRACE_S = 5.0
-HOST_EXIT_GRACE_S = 1.0
+HOST_EXIT_GRACE_S = 0.05
+"""The rank host may end by itself after its report. It is not waited for longer: its accelerators are wanted back."""
 DRAIN_LIMIT_S = 0.2
 FENCE_LIMIT_S = 30.0
 
@@ -35,10 +38,11 @@ class _Ending:
 class Endings:
     """Carries out and witnesses ends. A host has at most one ending under way; a second order hurries it."""
 
-    def __init__(self, state: NodeState, connections: Connections, node: str) -> None:
+    def __init__(self, state: NodeState, connections: Connections, *, node: str, exits_folder: Path) -> None:
         self._state = state
         self._connections = connections
         self._node = node
+        self._exits_folder = exits_folder
         self._witness = Witness()
         self._endings: dict[str, _Ending] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -167,6 +171,7 @@ class Endings:
             await empty_session(_session(record), plan)
             # Its last words may still lie in the socket: how the process ended is worth a moment.
             await self._connections.drained(host_id, DRAIN_LIMIT_S)
+            self._read_exit_file(record)
             self._state.table.group_empty(host_id, time.monotonic())
         finally:
             del self._endings[host_id]
@@ -185,6 +190,18 @@ class Endings:
             final_marker=record.exit.final_marker,
             fence_reason=record.fence_reason,
         )
+
+    def _read_exit_file(self, record: HostRecord) -> None:
+        """A host to which no agent listened for long enough has left its last words in a file."""
+        path = self._exits_folder / f"{record.identity.host_id}.json"
+        if record.exit is not None or not path.is_file():
+            return
+        try:
+            left = json_format.Parse(path.read_text(encoding="utf-8"), local_pb2.HostExit())
+        except (OSError, ValueError, json_format.ParseError) as error:
+            log.warning("exit_file.unreadable", host_id=record.identity.host_id, reason=str(error))
+            return
+        self._state.table.exit_seen(record.identity.host_id, left.exit, time.monotonic())
 
     def _expect(self, host_id: str, grace_s: float) -> None:
         former = self._silences.pop(host_id, None)

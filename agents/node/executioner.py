@@ -63,8 +63,9 @@ async def empty_session(session: SessionIdentity, plan: KillPlan) -> None:
                 shown = True
                 log.error("session.not_empty", session=session.leader, pids=left[:32])
         plan.hurried.clear()
+        due_in_s = [at - now for at in (plan.kill_at, plan.leader_kill_at) if at > now]
         try:
-            await asyncio.wait_for(plan.hurried.wait(), look_s)
+            await asyncio.wait_for(plan.hurried.wait(), min(look_s, *due_in_s) if due_in_s else look_s)
         except TimeoutError:
             continue
 

@@ -7,6 +7,7 @@ ages, because clocks of two machines are never compared.
 from __future__ import annotations
 
 import hmac
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from phalanx.v1 import agent_pb2, local_pb2, types_pb2
 
 ARCHIVE_LIMIT = 1024
 NO_RANK = -1
+_JOB_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_SERIAL = re.compile(r"[0-9]{1,9}")
 _RANK_MAY_REPORT = frozenset(
     (
         types_pb2.RANK_STATE_STARTING,
@@ -164,6 +167,12 @@ class ArchivedHost:
     log_path: str
 
 
+def well_formed(host_id: str, job_uid: str) -> bool:
+    """Whether an id is `<job_uid>-<serial>`: a controller refuses a whole report for one row whose id is not."""
+    uid, _, serial = host_id.rpartition("-")
+    return uid == job_uid and _JOB_UID.fullmatch(uid) is not None and _SERIAL.fullmatch(serial) is not None
+
+
 def age_ms(moment: float, now: float) -> int:
     """Milliseconds since `moment`, at least 1, because 0 means "not yet" on the wire."""
     return max(1, round((now - moment) * 1000))
@@ -232,7 +241,8 @@ class HostTable:
             return Refusal("exited", f"host {status.host_id} has exited")
         if status.state not in _RANK_MAY_REPORT:
             return Refusal("state", f"a rank does not report state {status.state} itself")
-        if record.assigned is None and status.generation and status.token and status.generation >= newest_generation:
+        speaks_of_one = status.generation > 0 and status.rank >= 0 and status.token
+        if record.assigned is None and speaks_of_one and status.generation >= newest_generation:
             record.assigned = HeldAssignment(status.generation, status.rank, status.token)
         if status.generation == 0 and not status.token and record.generation == 0:
             if status.state not in _HOLDS_NO_RANK:
@@ -344,7 +354,7 @@ class HostTable:
 
     def add_absent(self, host_id: str, reason: str, now: float) -> None:
         """Record a fenced host that this node has never seen and of which no process is left."""
-        identity = HostIdentity(host_id, "", "", 0, 0, 0, "")
+        identity = HostIdentity(host_id, host_id.rpartition("-")[0], "", 0, 0, 0, "")
         self.records[host_id] = HostRecord(
             identity=identity, serial=self.next_serial, state_since=now, fence_reason=reason
         )

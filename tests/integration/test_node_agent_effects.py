@@ -58,9 +58,9 @@ async def test_verify_finds_a_flipped_byte(site: Site) -> None:
 @with_site
 async def test_sweep_deletes_only_checkpoint_folders(site: Site) -> None:
     _, session = await site.started()
-    await site.host(session, "h1")
+    await site.host(session, "j-1")
     root = site.directory.parent / "ckpt"
-    order = apply_generation(2, {0: "h1"})
+    order = apply_generation(2, {0: "j-1"})
     order.checkpoint_folder = str(root / JOB / "g2")
     old, current, precious = root / JOB / "g1" / "step-10", root / JOB / "g2" / "step-20", root.parent / "home" / "work"
     for folder in (old, current, precious):
@@ -92,13 +92,13 @@ async def test_sweep_deletes_only_checkpoint_folders(site: Site) -> None:
 @with_site
 async def test_log_tail_follow_and_exited_rank(site: Site) -> None:
     _, session = await site.started()
-    host = await site.host(session, "h1")
-    path = site.directory / "logs" / "h1.log"
+    host = await site.host(session, "j-1")
+    path = site.directory / "logs" / "j-1.log"
     path.write_bytes(b"0123456789" * 1000)
-    session.effect("e1", apply_generation=apply_generation(1, {0: "h1"}))
+    session.effect("e1", apply_generation=apply_generation(1, {0: "j-1"}))
     await host.assignment(1)
     logs = site.controller
-    session.send(open_log=agent_pb2.OpenLog(stream_id="tail", host_id="h1", tail_bytes=15))
+    session.send(open_log=agent_pb2.OpenLog(stream_id="tail", host_id="j-1", tail_bytes=15))
     await until(lambda: "tail" in logs.logs_ended, "the tail")
     assert logs.log_text("tail") == b"567890123456789"
     # By rank, followed: what is added comes, until the process has ended.
@@ -107,10 +107,10 @@ async def test_log_tail_follow_and_exited_rank(site: Site) -> None:
     with path.open("ab") as file:
         file.write(b"more")
     await until(lambda: logs.log_text("f") == b"56789more", "then what is added")
-    assert {chunk.host_id for chunk in logs.logs["f"]} == {"h1"}
-    session.effect("e2", fence_hosts=agent_pb2.FenceHosts(host_ids=["h1"]))
+    assert {chunk.host_id for chunk in logs.logs["f"]} == {"j-1"}
+    session.effect("e2", fence_hosts=agent_pb2.FenceHosts(host_ids=["j-1"]))
     await until(lambda: "f" in logs.logs_ended, "the stream ends with the process")
-    session.effect("e3", forget_hosts=agent_pb2.ForgetHosts(host_ids=["h1"]))
+    session.effect("e3", forget_hosts=agent_pb2.ForgetHosts(host_ids=["j-1"]))
     await until(lambda: session.result("e3"), "forgotten")
     session.send(open_log=agent_pb2.OpenLog(stream_id="dead", job_uid=JOB, rank=0, tail_bytes=4))
     await until(lambda: "dead" in logs.logs_ended, "the log of an ended rank")
@@ -123,22 +123,22 @@ async def test_log_tail_follow_and_exited_rank(site: Site) -> None:
 @with_site
 async def test_at_most_eight_readers_and_a_reader_that_leaves_frees_its_place(site: Site) -> None:
     agent, session = await site.started()
-    await site.host(session, "h1")
-    (site.directory / "logs" / "h1.log").write_bytes(b"text")
+    await site.host(session, "j-1")
+    (site.directory / "logs" / "j-1.log").write_bytes(b"text")
     for number in range(9):
-        session.send(open_log=agent_pb2.OpenLog(stream_id=f"s{number}", host_id="h1", follow=True))
+        session.send(open_log=agent_pb2.OpenLog(stream_id=f"s{number}", host_id="j-1", follow=True))
     await until(lambda: len(site.controller.logs) == 8, "eight streams")
     await until(lambda: agent.logged("log.refused"), "the ninth is refused")
     assert agent.logged("log.refused")[0]["stream_id"] == "s8"
     site.controller.cut_logs.add("s0")
-    with (site.directory / "logs" / "h1.log").open("ab") as file:
+    with (site.directory / "logs" / "j-1.log").open("ab") as file:
         file.write(b"more")
     opened = 0
 
     def again() -> bool:
         nonlocal opened
         opened += 1
-        session.send(open_log=agent_pb2.OpenLog(stream_id=f"again{opened}", host_id="h1"))
+        session.send(open_log=agent_pb2.OpenLog(stream_id=f"again{opened}", host_id="j-1"))
         return any(stream.startswith("again") for stream in site.controller.logs)
 
     await until(again, "a place is free again")

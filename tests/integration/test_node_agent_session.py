@@ -28,7 +28,7 @@ async def test_hello_welcome_beats(site: Site) -> None:
 @with_site
 async def test_sigterm_closes_the_session_and_leaves_ranks_alone(site: Site) -> None:
     agent, session = await site.started()
-    host = await site.host(session, "h1")
+    host = await site.host(session, "j-1")
     assert await agent.kill(signal.SIGTERM) == 0
     await until(lambda: session.ended_cleanly, "a clean close")
     assert alive(host.process.pid)
@@ -40,12 +40,12 @@ async def test_sigterm_closes_the_session_and_leaves_ranks_alone(site: Site) -> 
 @with_site
 async def test_reconnects_after_a_clean_close_with_a_snapshot(site: Site) -> None:
     _, first = await site.started()
-    await site.host(first, "h1")
+    await site.host(first, "j-1")
     first.close()
     second = await site.controller.session(2)
     assert second.hello.boot_id == first.hello.boot_id
     assert second.hello.snapshot.full
-    assert [row.host_id for row in second.hello.snapshot.hosts] == ["h1"]
+    assert [row.host_id for row in second.hello.snapshot.hosts] == ["j-1"]
 
 
 @with_site
@@ -70,13 +70,13 @@ async def test_survives_a_restart_of_the_controller(site: Site) -> None:
 @with_site
 async def test_unacknowledged_findings_are_sent_again(site: Site) -> None:
     _, first = await site.started()
-    host = await site.host(first, "h1")
-    first.effect("e1", apply_generation=apply_generation(1, {0: "h1"}))
+    host = await site.host(first, "j-1")
+    first.effect("e1", apply_generation=apply_generation(1, {0: "j-1"}))
     assignment = await host.assignment(1)
     host.status(types_pb2.RANK_STATE_RUNNING, 1, assignment.token, 0)
-    await until(first.seen("h1", types_pb2.RANK_STATE_RUNNING), "running")
+    await until(first.seen("j-1", types_pb2.RANK_STATE_RUNNING), "running")
     site.controller.acknowledge = False
-    shard = agent_pb2.ShardWritten(job_uid="job-1", generation=1, step=20, rank=0, folder="/f", step_age_ms=7)
+    shard = agent_pb2.ShardWritten(job_uid="j", generation=1, step=20, rank=0, folder="/f", step_age_ms=7)
     host.send(shard=shard)
     await until(lambda: any(report.shards for report in first.reports), "the shard")
     assert not host.instructions("shard_ack")
@@ -95,7 +95,7 @@ async def test_unacknowledged_findings_are_sent_again(site: Site) -> None:
 @with_site
 async def test_snapshot_on_request(site: Site) -> None:
     _, session = await site.started()
-    await site.host(session, "h1")
+    await site.host(session, "j-1")
     before = len(session.reports)
     session.send(snapshot_request=agent_pb2.SnapshotRequest())
     await until(lambda: any(report.full for report in session.reports[before:]), "a full report")
@@ -149,7 +149,7 @@ async def test_an_effect_id_has_one_outcome(site: Site) -> None:
 async def test_orphaned_ranks_are_stopped_when_the_grace_is_over(site: Site) -> None:
     site.controller.welcome.orphan_grace_ms = 700
     agent, session = await site.started()
-    host = await site.host(session, "h1")
+    host = await site.host(session, "j-1")
     await site.controller.stop()
     await until(lambda: agent.logged("controller.away"), "the time left is shown")
     assert 0 < agent.logged("controller.away")[0]["orphan_grace_left_s"] <= 0.7
@@ -168,7 +168,7 @@ async def test_orphaned_ranks_are_stopped_when_the_grace_is_over(site: Site) -> 
 async def test_a_controller_in_time_saves_the_ranks(site: Site) -> None:
     site.controller.welcome.orphan_grace_ms = 1200
     agent, first = await site.started()
-    host = await site.host(first, "h1")
+    host = await site.host(first, "j-1")
     await site.controller.stop()
     await until(lambda: agent.logged("controller.away"), "away")
     await site.controller.start()

@@ -8,7 +8,7 @@ import pytest
 from phalanx.v1 import agent_pb2, local_pb2, types_pb2
 
 from agents.node import hosts_file
-from agents.node.hosts import ARCHIVE_LIMIT, HeldAssignment, HostIdentity, HostTable
+from agents.node.hosts import ARCHIVE_LIMIT, HeldAssignment, HostIdentity, HostTable, well_formed
 
 PARKED, JOINING, RUNNING = types_pb2.RANK_STATE_PARKED, types_pb2.RANK_STATE_JOINING, types_pb2.RANK_STATE_RUNNING
 EXITED, LOST = types_pb2.RANK_STATE_EXITED, types_pb2.RANK_STATE_LOST
@@ -95,6 +95,25 @@ def test_a_process_whose_assignment_was_lost_with_the_agents_files(newest: int, 
     table = table_with("h")
     refusal = table.apply_status(status(RUNNING, 2, "t"), newest, NOW)
     assert (refusal is None) == believed
+
+
+@pytest.mark.parametrize(
+    ("host_id", "job_uid", "fits"),
+    [
+        ("j-1-7", "j-1", True),
+        ("j-0", "j", True),
+        ("j-1", "k", False),
+        ("j-x", "j", False),
+        ("j-", "j", False),
+        ("-1", "", False),
+        ("j", "", False),
+        ("../j-1", "../j", False),
+        ("a/b-1", "a/b", False),
+        ("j-1\n", "j", False),
+    ],
+)
+def test_the_shape_of_a_host_id(host_id: str, job_uid: str, fits: bool) -> None:
+    assert well_formed(host_id, job_uid) == fits
 
 
 def test_another_process_under_a_living_id_is_refused() -> None:
