@@ -20,11 +20,13 @@ class Policy:
     """Site-wide settings of the decisions. Times in milliseconds.
 
     `orphan_grace_ms`: ranks run on this long without a controller. `effect_ms`: an agent must answer within.
+    `patience_ms`: a lost rank waits this long for its node to be seen whole again before it moves to another.
     """
 
     suspicion: SuspicionPolicy = field(default_factory=SuspicionPolicy)
     orphan_grace_ms: int = 600_000
     effect_ms: int = 120_000
+    patience_ms: int = 6_000
     max_active_jobs: int = 1_000
 
 

@@ -13,7 +13,7 @@ from controlplane.core.jobs import NONE, Job, LostRank, host_id
 from controlplane.core.observe import lose_ranks
 from controlplane.core.placement.gang import Blocked, place, refill_spares
 from controlplane.core.recovery.budgets import backoff_ns
-from controlplane.core.recovery.decide import Verdict, decide, misplaced
+from controlplane.core.recovery.decide import Verdict, decide, misplaced, survivors, unsure
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import Blame, CheckpointState, JobState, NodeLiveness, Phase, RankState, Rung
 
@@ -110,9 +110,22 @@ def _decide(draft: Draft, job: Job) -> None:
     if finished:
         draft.write(r.RanksLost(job.uid, finished, incident.collect_until_ns, incident.step, incident.cause))
         return
+    lost = tuple(int(rank) for rank in np.flatnonzero(~survivors(job)))
+    if _waits_to_see(draft, job, lost, incident.detected_ns):
+        return
     step = max(incident.step, draft.soft.progress(job.uid)[0])
     verdict = decide(job, draft.fleet, draft.now_ns, step)
     _write_verdict(draft, job, verdict, step)
+
+
+def _waits_to_see(draft: Draft, job: Job, ranks: tuple[int, ...], since_ns: int) -> bool:
+    """Whether to wait a moment for nodes of `ranks` that we merely do not see whole; says so."""
+    if draft.now_ns >= max(since_ns, draft.soft.trusted_since_ns()) + ms(draft.policy.patience_ms):
+        return False
+    hidden = unsure(job, draft.fleet, ranks)
+    if hidden:
+        _say(draft, job, f"waits to see {', '.join(draft.fleet.name(node) for node in hidden)} whole again")
+    return bool(hidden)
 
 
 def _ended_ranks(job: Job) -> tuple[LostRank, ...]:
@@ -190,6 +203,9 @@ def _needs_generation(job: Job) -> bool:
 def _bind(draft: Draft, job: Job) -> None:
     """Find a parked process for every rank without one; when all are there, a new generation begins."""
     open_ranks = tuple(int(rank) for rank in np.flatnonzero(job.rank_host == NONE))
+    since_ns = job.incident.decided_ns if job.incident else job.submitted_ns
+    if _waits_to_see(draft, job, open_ranks, since_ns):
+        return
     homeless = misplaced(job, draft.fleet, open_ranks)
     if homeless:
         lost = tuple(_homeless(draft, job, rank) for rank in homeless)

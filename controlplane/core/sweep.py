@@ -78,7 +78,7 @@ def _witnesses(ground: Ground) -> tuple[str, ...]:
             return ("lease",)
         case Ground.PROOF_OF_LIFE:
             return ("rank progress",)
-        case Ground.SESSION_LOST | Ground.BEAT | Ground.NONE:
+        case Ground.BEAT | Ground.NONE:
             return ("session",)
 
 

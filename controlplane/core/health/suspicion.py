@@ -30,19 +30,17 @@ class Ground(IntEnum):
 
     NONE = 0
     BEAT = 1
-    SESSION_LOST = 2
-    LEASE = 3
-    CELL_WITNESS = 4
-    STEPS_WITNESS = 5
-    LONG_SILENCE = 6
-    CORRELATED = 7
-    PROOF_OF_LIFE = 8
+    LEASE = 2
+    CELL_WITNESS = 3
+    STEPS_WITNESS = 4
+    LONG_SILENCE = 5
+    CORRELATED = 6
+    PROOF_OF_LIFE = 7
 
 
 GROUND_TEXT = {
     Ground.NONE: "",
     Ground.BEAT: "beats arrive again",
-    Ground.SESSION_LOST: "the agent's stream was reset",
     Ground.LEASE: "silent past its lease",
     Ground.CELL_WITNESS: "silent past its lease, and its raylet is gone from the cell",
     Ground.STEPS_WITNESS: "silent past its lease, and the steps of its job have stopped",
@@ -69,14 +67,17 @@ class Sight:
 
 
 def judge(sight: Sight, policy: SuspicionPolicy) -> tuple[ByteColumn, ByteColumn]:
-    """(liveness, ground) per node; where the ground is NONE nothing changes. DEAD nodes stay DEAD until they say hello."""
+    """(liveness, ground) per node; where the ground is NONE nothing changes.
+
+    DEAD nodes stay DEAD until they say hello. A missing session means nothing by itself: a reset stream is an event of its
+    own, and after a restart of the controller every session is missing until the agents have dialled again.
+    """
     live = sight.liveness
     result = live.copy()
     ground = np.zeros(len(live), dtype=np.uint8)
     judged = live != NodeLiveness.DEAD
     silent = judged & (sight.silence_s > policy.lease_s)
     heard = judged & ~silent & sight.session & (live != NodeLiveness.ALIVE)
-    reset = judged & ~silent & ~sight.session & (live == NodeLiveness.ALIVE)
 
     def conclude(mask: np.ndarray, verdict: NodeLiveness, why: Ground) -> None:
         changed = mask & (live != verdict) & (ground == Ground.NONE)
@@ -84,7 +85,6 @@ def judge(sight: Sight, policy: SuspicionPolicy) -> tuple[ByteColumn, ByteColumn
         ground[changed] = why
 
     conclude(heard, NodeLiveness.ALIVE, Ground.BEAT)
-    conclude(reset, NodeLiveness.SUSPECT, Ground.SESSION_LOST)
     cell_says = silent & ~sight.member & ~sight.stepping
     steps_say = silent & sight.stopped & ~sight.stepping
     conclude(cell_says, NodeLiveness.DEAD, Ground.CELL_WITNESS)

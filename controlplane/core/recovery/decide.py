@@ -14,7 +14,7 @@ from controlplane.core.fleet import Fleet
 from controlplane.core.jobs import NONE, Job, root_cause
 from controlplane.core.placement.gang import Blocked, Placement, replace_ranks
 from controlplane.core.recovery.budgets import Reading, backoff_ns, read_budget
-from controlplane.core.vocabulary import Blame, Rung
+from controlplane.core.vocabulary import Blame, NodeLiveness, NodeService, Rung
 
 MAX_FAILED_GENERATIONS = 2
 """After this many generations in one incident that did not come to run, survivors are given up."""
@@ -59,6 +59,16 @@ def misplaced(job: Job, fleet: Fleet, ranks: tuple[int, ...]) -> tuple[int, ...]
         if not good_node[node] or not good_device[node, job.rank_acc[rank]].all():
             bad.append(rank)
     return tuple(bad)
+
+
+def unsure(job: Job, fleet: Fleet, ranks: tuple[int, ...]) -> tuple[int, ...]:
+    """Node numbers of `ranks` that cannot start there now only because we do not see enough of the node: no session (an
+    agent or this controller was restarted), no raylet, or SUSPECT. They are worth a short wait; the others are not."""
+    hidden = ~fleet.schedulable() & ~fleet.cordoned & (fleet.service == NodeService.IN_SERVICE)
+    hidden &= (fleet.liveness == NodeLiveness.ALIVE) | (fleet.liveness == NodeLiveness.SUSPECT)
+    good = fleet.usable_accelerators()
+    places = {int(job.rank_node[rank]) for rank in ranks if good[job.rank_node[rank], job.rank_acc[rank]].all()}
+    return tuple(sorted(node for node in places if hidden[node]))
 
 
 def decide(job: Job, fleet: Fleet, now_ns: int, step: int) -> Verdict:
