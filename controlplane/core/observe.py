@@ -168,17 +168,11 @@ def _fence_cordon(draft: Draft, node: str, number: int, strays: list[str]) -> No
 
 
 def _missing(draft: Draft, node: str, number: int, seen: set[tuple[str, int]]) -> None:
-    """Processes that we believe in and the agent does not know: fence, so that it scans and says that they are gone."""
+    """Processes that we think may run and the agent does not know: fence, so that it scans and says that they are gone."""
     for job in draft.state.active_jobs():
         hosts = job.hosts
-        gone = [
-            int(serial)
-            for serial, at, state in zip(
-                hosts.serial.tolist(), hosts.node.tolist(), hosts.state.tolist(), strict=True
-            )
-            if at == number and state not in ENDED_PROCESS and state != RankState.STARTING
-            if (job.uid, int(serial)) not in seen
-        ]  # fmt: skip
+        maybe = (hosts.node == number) & (hosts.empty == 0) & (hosts.state != RankState.STARTING)
+        gone = [serial for serial in hosts.serial[maybe].tolist() if (job.uid, serial) not in seen]
         if gone:
             items = tuple(host_id(job.uid, serial) for serial in gone)
             draft.effect(EffectKind.FENCE_HOSTS, f"node:{node}", job=job.uid, items=items)
