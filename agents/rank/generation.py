@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -209,8 +210,7 @@ class Generation:
     def peer_lost(self, group: str, error: RuntimeError) -> Exception:
         """A collective of `group` failed; wait for the next generation and return what to raise."""
         if self._control.newest_generation <= self.number:
-            text = str(error).partition("\n")[0]
-            note(f"generation {self.number}: lost a peer in group {group}: {text}")
+            note(f"generation {self.number}: lost a peer in group {group}: {_short(error)}")
         return self._await_successor(f"a collective of group {group} failed")
 
     def mark_broken(self) -> None:
@@ -287,7 +287,7 @@ class Generation:
 
         built, joiner.built = joiner.built, None
         if built is None:
-            text = str(joiner.error).partition("\n")[0]
+            text = _short(joiner.error)
             if not self.over:
                 note(f"generation {self.number}: building the process groups failed: {text}")
             raise self._await_successor(f"building the process groups failed: {text}")
@@ -317,6 +317,12 @@ class Generation:
         self.mark_broken()
         self.next_assignment()
         return GenerationChanged(f"generation {self.number} is over: {reason}")
+
+
+def _short(error: Exception | None) -> str:
+    """The fact in a backend's message, without the source position before it and the advice after it."""
+    line = str(error).partition("\n")[0].partition(". This is typically")[0]
+    return re.sub(r"^\[[^\]]*\] ", "", line)[:300]
 
 
 _unfreeable: list[Group] = []
