@@ -112,13 +112,20 @@ def _cancel(draft: Draft, event: ev.CancelJob) -> None:
 
 
 def end_job(draft: Draft, job: Job, state: JobState, reason: str, grace_ms: int) -> None:
-    """Begin the end of a job: every live process is asked to stop, then killed. Idempotent."""
+    """Begin the end of a job: every process that may still run is asked to stop, then killed; nothing else is begun."""
     draft.write(r.JobEnding(job.uid, state, reason, job.result))
+    withdrawn = tuple(
+        effect.id
+        for effect in draft.state.effects.values()
+        if effect.job == job.uid and effect.kind in (EffectKind.START_HOSTS, EffectKind.APPLY_GENERATION)
+    )
+    if withdrawn:
+        draft.write(r.EffectsFinished(withdrawn, ok=False, message="the job is ending", expired=True))
     by_node: dict[int, list[str]] = {}
     hosts = job.hosts
-    for serial, node, live in zip(hosts.serial.tolist(), hosts.node.tolist(), hosts.live().tolist(), strict=True):
-        if live:
-            by_node.setdefault(node, []).append(host_id(job.uid, serial))
+    left = ~hosts.gone() & (draft.fleet.liveness[hosts.node] != NodeLiveness.DEAD)
+    for serial, node in zip(hosts.serial[left].tolist(), hosts.node[left].tolist(), strict=True):
+        by_node.setdefault(node, []).append(host_id(job.uid, serial))
     for node, names in by_node.items():
         target = f"node:{draft.fleet.name(node)}"
         draft.effect(EffectKind.FENCE_HOSTS, target, job=job.uid, items=tuple(names), grace_ms=grace_ms)
@@ -139,6 +146,8 @@ def _cordon(draft: Draft, event: ev.CordonNode) -> None:
         return
     draft.write(r.NodeCordoned(event.node, event.owner or "operator", event.reason))
     draft.reply = Answer()
+    for job in draft.state.active_jobs():
+        draft.settle(job.uid)
 
 
 def _uncordon(draft: Draft, event: ev.UncordonNode) -> None:

@@ -29,6 +29,7 @@ from controlplane.core.vocabulary import (
     NodeService,
     Phase,
     RankState,
+    Rung,
 )
 
 
@@ -61,7 +62,7 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
         case r.NodeCordoned():
             fleet, number = _node(state, record.node)
             kept = tuple(c for c in fleet.facts[number].cordons if c.owner != record.owner)
-            cordons = (*kept, Cordon(record.owner, record.reason))
+            cordons = (*kept, Cordon(record.owner, record.reason, record.items))
             fleet.set_facts(number, replace(fleet.facts[number], cordons=cordons))
             state.touch_counts()
         case r.NodeUncordoned():
@@ -101,7 +102,9 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             job.hosts = _select(job.hosts, keep)
         case r.StartFailed():
             job = state.own_job(record.job)
-            job.failed_starts += 1
+            if record.serial >= job.failed_below:
+                job.failed_starts += 1
+                job.failed_below = job.next_host
             job.last_error = record.message
         case r.RanksLost():
             _ranks_lost(state, record, at_ns)
@@ -346,16 +349,19 @@ def _ranks_lost(state: State, record: r.RanksLost, at_ns: int) -> None:
     fault_ns = min((lost.fault_ns for lost in record.lost), default=at_ns)
     first_notice = job.incident is None
     if job.incident is None:
+        job.failed_starts = 0
         job.incident = Incident(fault_ns, at_ns, record.collect_until_ns, record.lost, record.step, record.cause)
     else:
-        known = {lost.rank for lost in job.incident.lost}
-        added = tuple(lost for lost in record.lost if lost.rank not in known)
         overtaken = job.incident.decided_ns > 0
         if overtaken:
             job.recoveries = _keep(job.recoveries, _recovery(job, overtaken=True))
+        # What was decided and charged is not judged again; what was only suspended still has to be.
+        earlier = () if overtaken and job.incident.rung != Rung.SUSPEND else job.incident.lost
+        known = {lost.rank for lost in earlier}
+        added = tuple(lost for lost in record.lost if lost.rank not in known)
         job.incident = replace(
             job.incident,
-            lost=(*job.incident.lost, *added),
+            lost=(*earlier, *added),
             decided_ns=0,
             placed_ns=0,
             collect_until_ns=record.collect_until_ns,

@@ -27,10 +27,11 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True)
 class Cordon:
-    """One owned reason why a node takes no new work."""
+    """One owned reason why a node takes no new work. `items`: what must go before the owner takes it back, where it knows."""
 
     owner: str
     reason: str
+    items: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,18 @@ class Hosts:
         at = int(np.searchsorted(self.serial, serial))
         return at if at < len(self.serial) and self.serial[at] == serial else NONE
 
+    def rows(self, serials: np.ndarray) -> np.ndarray:
+        """Rows of hosts by serial, NONE where unknown."""
+        if not len(self.serial):
+            return np.full(len(serials), NONE, dtype=np.int64)
+        at = np.minimum(np.searchsorted(self.serial, serials), len(self.serial) - 1)
+        return np.where(self.serial[at] == serials, at, NONE)
+
+    def gone(self) -> np.ndarray:
+        """Mask of hosts of which nothing is left, as their node agent said."""
+        mask: np.ndarray = (self.state == RankState.EXITED) & (self.empty == 1)
+        return mask
+
     def live(self) -> np.ndarray:
         """Mask of hosts whose process has not ended."""
         mask: np.ndarray = (self.state != RankState.EXITED) & (self.state != RankState.LOST)
@@ -154,7 +166,8 @@ class Restart:
 class Job:
     """One job. Rank columns have `spec.ranks` rows; `rank_acc` is (ranks, accelerators per rank), positions on the node.
     `rank_times` is (ranks, 4): Unix ns at which each rank of the current generation was joining, had its groups, had
-    restored, had made its first step; 0: not yet.
+    restored, had made its first step; 0: not yet. `failed_starts` counts rounds of starts, not processes: processes with
+    serials below `failed_below` belong to a round that is counted already.
 
     Mutable only while an apply works on its own clone; arrays and tuples inside are always replaced.
     """
@@ -183,6 +196,7 @@ class Job:
     restarts: tuple[Restart, ...] = ()
     not_before_ns: int = 0
     failed_starts: int = 0
+    failed_below: int = 0
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     ending: JobState | None = None
     end_reason: str = ""

@@ -72,11 +72,12 @@ class AcceleratorsChanged:
 
 @dataclass(frozen=True, slots=True)
 class NodeCordoned:
-    """An owner gave a reason for which the node takes no new work."""
+    """An owner gave a reason for which the node takes no new work, in place of its earlier one."""
 
     node: str
     owner: str
     reason: str
+    items: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,26 +55,33 @@ def _all_finished(job: Job) -> bool:
     if not job.placed or (job.rank_host == NONE).any() or not job.generation:
         return False
     hosts = job.hosts
-    rows = np.searchsorted(hosts.serial, job.rank_host)
+    rows = hosts.rows(job.rank_host)
     return bool((hosts.state[rows] == RankState.EXITED).all())
 
 
-def _blocking(draft: Draft, job: Job) -> list[int]:
-    """Serials of processes of older generations that may still run, on nodes that are not DEAD (S1)."""
-    hosts = job.hosts
-    gone = (hosts.state == RankState.EXITED) & (hosts.empty == 1)
-    dead = draft.fleet.liveness[hosts.node] == NodeLiveness.DEAD
-    old = (hosts.generation > 0) & (hosts.rank == NONE) & ~gone & ~dead
-    return [int(serial) for serial in hosts.serial[old]]
+def _blocking(draft: Draft, job: Job) -> list[str]:
+    """Processes of older generations that may still run, on nodes that are not DEAD (S1): the job's own, and those that
+    other jobs left on its nodes when their ranks moved away."""
+    names = []
+    for other in draft.state.active_jobs():
+        hosts = other.hosts
+        dead = draft.fleet.liveness[hosts.node] == NodeLiveness.DEAD
+        old = (hosts.generation > 0) & (hosts.rank == NONE) & ~hosts.gone() & ~dead
+        if other.uid != job.uid and old.any():
+            old &= np.isin(hosts.node, job.rank_node)
+        names += [host_id(other.uid, int(serial)) for serial in hosts.serial[old]]
+    return names
 
 
 def _finish_ending(draft: Draft, job: Job, target: JobState) -> None:
     hosts = job.hosts
     dead = draft.fleet.liveness[hosts.node] == NodeLiveness.DEAD
-    gone = (hosts.state == RankState.EXITED) & (hosts.empty == 1)
-    left = int(np.count_nonzero(~gone & ~dead))
+    left = int(np.count_nonzero(~hosts.gone() & ~dead))
     if left == 0:
         draft.write(r.JobEnded(job.uid, target, job.end_reason))
+        for other in draft.state.active_jobs():
+            if other.uid != job.uid:
+                draft.settle(other.uid)
         folders = _unreachable_folders(job)
         if folders:
             _sweep(draft, job, folders)
@@ -131,15 +138,19 @@ def _waits_to_see(draft: Draft, job: Job, ranks: tuple[int, ...], since_ns: int)
 def _ended_ranks(job: Job) -> tuple[LostRank, ...]:
     """Ranks that had already finished when another was lost: they must run again from the restore point."""
     hosts = job.hosts
+    rows = hosts.rows(job.rank_host)
     lost = []
-    for rank, serial in enumerate(job.rank_host.tolist()):
-        row = hosts.row(serial) if serial != NONE else NONE
-        if row != NONE and hosts.state[row] == RankState.EXITED:
+    for rank in np.flatnonzero((rows != NONE) & (job.rank_host != NONE)):
+        row = rows[rank]
+        if hosts.state[row] == RankState.EXITED:
             text = f"rank {rank} had finished, but not the whole gang"
             lost.append(
-                LostRank(rank, serial, text, Blame.INFRASTRUCTURE, int(hosts.since_ms[row]) * 1_000_000, text, True)
+                LostRank(
+                    int(rank), int(job.rank_host[rank]), text, Blame.INFRASTRUCTURE, ms(int(hosts.since_ms[row])), text, True
+                )
             )
     return tuple(lost)
+
 
 
 def _write_verdict(draft: Draft, job: Job, verdict: Verdict, step: int) -> None:
@@ -202,6 +213,10 @@ def _needs_generation(job: Job) -> bool:
 
 def _bind(draft: Draft, job: Job) -> None:
     """Find a parked process for every rank without one; when all are there, a new generation begins."""
+    finished = _ended_ranks(job)
+    if finished:
+        lose_ranks(draft, job, finished, finished[0].cause)
+        return
     open_ranks = tuple(int(rank) for rank in np.flatnonzero(job.rank_host == NONE))
     since_ns = job.incident.decided_ns if job.incident else job.submitted_ns
     if _waits_to_see(draft, job, open_ranks, since_ns):

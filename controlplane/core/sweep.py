@@ -38,13 +38,16 @@ def _sight(draft: Draft) -> Sight:
     for job in draft.state.active_jobs() if len(suspects) else ():
         if job.state is not JobState.RUNNING:
             continue
+        nodes = np.unique(job.rank_node)
+        here = suspects[np.isin(suspects, nodes)]
+        if not len(here):
+            continue
         _, moved_ns = draft.soft.progress(job.uid)
-        for node in suspects:
-            if node not in job.rank_node:
-                continue
-            quiet_s = (draft.now_ns - max(moved_ns, trusted, job.clock.running_ns)) / NS_PER_S
-            stopped[node] |= quiet_s > lease
-            stepping[node] |= moved_ns > int(heard[node]) + seconds(lease / 2) and quiet_s < lease
+        quiet_s = (draft.now_ns - max(moved_ns, trusted, job.clock.running_ns)) / NS_PER_S
+        # Steps are told by agents: when every node of the job is silent, nobody is left to witness that they stopped.
+        told = len(here) < len(nodes)
+        stopped[here] |= told and quiet_s > lease
+        stepping[here] |= (moved_ns > heard[here] + seconds(lease / 2)) & (quiet_s < lease)
     return Sight(fleet.liveness, fleet.session, silence, fleet.cell_member, stopped, stepping)
 
 
@@ -104,6 +107,9 @@ def _bury(draft: Draft, rows: np.ndarray, reason: str) -> None:
             if rank != NONE:
                 text = f"node {draft.fleet.name(node)} is DEAD: {reason}"
                 lost.append(LostRank(rank, serial, text, Blame.INFRASTRUCTURE, fault_ns, text))
+        if job.ending:  # keeps its rank table; LOST processes of DEAD nodes do not delay the end
+            draft.settle(job.uid)
+            continue
         if lost:
             lose_ranks(draft, job, tuple(lost), lost[0].cause)
         draft.write(r.HostsForgotten(job.uid, tuple(serials)))
@@ -114,7 +120,13 @@ def _bury(draft: Draft, rows: np.ndarray, reason: str) -> None:
 
 
 def _effects(draft: Draft) -> None:
-    """Effects that nobody answered in time end; a fence is asked for again until its processes are gone."""
+    """Effects that nobody answered in time end; a fence is asked for again until its processes are gone.
+
+    After our own lag or a restart every outstanding effect has the whole time of an effect again: it goes out anew when
+    its agent is back.
+    """
+    if draft.now_ns <= draft.soft.trusted_since_ns() + ms(draft.policy.effect_ms):
+        return
     late = [effect for effect in draft.state.effects.values() if effect.deadline_ns < draft.now_ns]
     if not late:
         return

@@ -6,6 +6,7 @@ Nothing of the product is copied here: every decision comes from `controlplane.c
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -46,6 +47,12 @@ class Process:
     times: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     exit: Exit | None = None
     obeys: bool = True
+    devices: tuple[int, ...] = ()
+
+    @property
+    def occupies(self) -> bool:
+        """Whether something of it still runs."""
+        return self.exit is None or not self.exit.group_empty
 
     def row(self) -> ev.HostRow:
         return ev.HostRow(
@@ -65,12 +72,19 @@ class Machine_:
     up: bool = True
     agent: bool = True
     raylet: bool = True
+    frozen: bool = False
+    session: bool = False
     faults: dict[int, str] = field(default_factory=dict)
     processes: dict[tuple[str, int], Process] = field(default_factory=dict)
 
     @property
     def boot_id(self) -> str:
         return f"{self.boot:04d}"
+
+    @property
+    def talks(self) -> bool:
+        """Whether its agent's session carries anything now."""
+        return self.up and self.agent and self.session and not self.frozen
 
     def devices(self) -> tuple[ev.AcceleratorRow, ...]:
         return tuple(
@@ -84,7 +98,7 @@ class Machine_:
 
 
 class WorldSoft:
-    """Soft state in closed form: living agents have always just beaten."""
+    """Soft state in closed form: living agents have always just beaten; steps are known when any agent of the job talks."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -124,6 +138,10 @@ class World:
         self.cell_open = True
         self.lines: list[str] = []
         self.sent: list[Effect] = []
+        self.steps: dict[str, int] = {}
+        self.corrupt: set[str] = set()
+        self.broken: dict[str, str] = {}
+        self.checked = True
         self.delays = {"park": 2.0, "join": 0.05, "rendezvous": 0.1, "restore": 0.2, "step": 0.1}
         self.engine = self._lead()
         self.join_all()
@@ -141,25 +159,24 @@ class World:
 
     def after(self, delay_s: float, action: Callable[[], None]) -> None:
         self.sequence += 1
-        self.later.append((self.now_ns + seconds(delay_s), self.sequence, action))
+        heapq.heappush(self.later, (self.now_ns + seconds(delay_s), self.sequence, action))
 
-    def run(self, duration_s: float) -> None:
+    def run(self, duration_s: float, tick_s: float = 0.1) -> None:
         """Let virtual time pass, one tick of 100 ms at a time."""
         end = self.now_ns + seconds(duration_s)
         while self.now_ns < end:
-            self.now_ns += TICK_NS
-            for item in sorted(i for i in self.later if i[0] <= self.now_ns):
-                self.later.remove(item)
-                item[2]()
+            self.now_ns += seconds(tick_s)
+            while self.later and self.later[0][0] <= self.now_ns:
+                heapq.heappop(self.later)[2]()
             self._advance_steps()
             self.turn(ev.Tick())
 
-    def run_until(self, condition: Callable[[], bool], limit_s: float = 120.0) -> None:
+    def run_until(self, condition: Callable[[], bool], limit_s: float = 120.0, tick_s: float = 0.1) -> None:
         end = self.now_ns + seconds(limit_s)
         while not condition():
             if self.now_ns >= end:
                 raise AssertionError("not reached in virtual time:\n" + "\n".join(self.lines[-40:]))
-            self.run(0.1)
+            self.run(tick_s, tick_s)
 
     # -- turns ------------------------------------------------------------------------------------------------------
 
@@ -172,22 +189,47 @@ class World:
         after = self.engine.state
         for record in result.records:
             self.lines.append(f"{(self.now_ns - START_NS) / NS_PER_S:8.1f} {type(record).__name__} {brief(record)}")
+        if self.engine.blocked:
+            self._tell_later(events)
+            return answers
+        if not result.records:
+            return answers
         found = check(after) + check_step(before, after) + self.truth()
         if found:
             raise AssertionError("\n".join([*self.lines[-30:], "VIOLATED:", *found]))
         return answers
 
+    def _tell_later(self, events: Sequence[ev.Event]) -> None:
+        """The edge keeps what was not stored and tells it again; refused reports and hellos end the session instead."""
+        for event in events:
+            match event:
+                case ev.NodeSessionLost():
+                    self.after(0.3, lambda e=event: None if self.nodes[e.node].session else self._again(e))
+                case ev.CellSessionLost():
+                    self.after(0.3, lambda e=event: None if self.cell_open else self._again(e))
+                case ev.CellHello():
+                    self.after(0.3, lambda: self.cell_hello() if self.cell_open else None)
+                case ev.CellReport() | ev.EffectDone():
+                    self.after(0.3, lambda e=event: self._again(e))
+                case _:
+                    pass
+
+    def _again(self, event: ev.Event) -> None:
+        self.turn(event)
+
     def truth(self) -> list[str]:
-        """S1 on the world's truth: at most one live process with a rank per accelerator."""
-        held: dict[tuple[str, int], list[str]] = {}
-        for job in self.engine.state.active_jobs():
-            for rank, serial in enumerate(job.rank_host.tolist()):
-                name = self.engine.state.fleet.name(int(job.rank_node[rank]))
-                process = self.nodes[name].processes.get((job.uid, serial))
-                if process and process.state in (RankState.JOINING, RankState.RESTORING, RankState.RUNNING):
-                    for position in job.rank_acc[rank].tolist():
-                        held.setdefault((name, position), []).append(f"{job.uid}-{serial}")
-        return [f"S1 (truth): {where} runs {who}" for where, who in held.items() if len(who) > 1]
+        """S1 on the world's truth: at most one process that held a rank is left on any accelerator."""
+        found = []
+        for node in self.nodes.values():
+            held: dict[int, str] = {}
+            for process in node.processes.values():
+                if process.generation and process.occupies:
+                    who = f"{process.job}-{process.serial} of generation {process.generation}"
+                    for position in process.devices:
+                        if position in held:
+                            found.append(f"S1 (truth): {node.name}/{position} runs {held[position]} and {who}")
+                        held[position] = who
+        return found
 
     def _submit(self, effects: Sequence[Effect]) -> None:
         self.sent.extend(effects)
@@ -201,7 +243,10 @@ class World:
             self._start_hosts(effect)
             return
         node = self.nodes.get(effect.node)
-        if node is None or not node.up or not node.agent:
+        if node is None or not node.up or not node.agent or not node.session:
+            return
+        if node.frozen:
+            self.after(0.5, lambda: self._perform(effect))
             return
         ok, text = True, ""
         match effect.kind:
@@ -214,16 +259,16 @@ class World:
             case EffectKind.FORGET_HOSTS:
                 for item in effect.items:
                     key = split_host_id(item) or ("", 0)
-                    if key in node.processes and node.processes[key].state is RankState.EXITED:
+                    if key in node.processes and not node.processes[key].occupies:
                         del node.processes[key]
             case EffectKind.INJECT_FAULT:
                 index, code, _ = effect.items
-                node.faults.pop(int(index), None)
-                if code:
-                    node.faults[int(index)] = code
-                self.report(node, accelerators=node.devices())
+                self.set_fault(node.name, int(index), code)
             case EffectKind.VERIFY_CHECKPOINT:
-                row = ev.CheckedRow(effect.job, effect.items[0], ok=True, file="", reason="")
+                name = effect.items[0]
+                bad = name in self.corrupt
+                file, reason = ("r0", "the digest differs") if bad else ("", "")
+                row = ev.CheckedRow(effect.job, name, ok=not bad, file=file, reason=reason)
                 self.turn(ev.NodeReport(node.name, node.boot_id, checked=(row,)))
             case EffectKind.SWEEP_FOLDERS | EffectKind.STOP_HOSTS | EffectKind.START_HOSTS:
                 pass
@@ -239,34 +284,66 @@ class World:
             return
         job = self.job(effect.job)
         self.turn(ev.EffectDone(effect.id, ok=True, message=""))
+        dead: list[str] = []
         for item in effect.items:
             uid, serial = split_host_id(item) or ("", 0)
             row = job.hosts.row(serial)
             if row < 0:
                 continue
             node = self.nodes[self.engine.state.fleet.name(int(job.hosts.node[row]))]
-            if not node.up or not node.raylet or (uid, serial) in node.processes:
+            if (uid, serial) in node.processes:
+                continue
+            if not node.up or not node.raylet:
+                dead.append(item)
                 continue
             process = Process(uid, serial, node.name, since_ns=self.now_ns)
             node.processes[(uid, serial)] = process
             self.report(node, [process])
-            self.after(self.delays["park"], lambda p=process, n=node: self._become(n, p, RankState.PARKED))
+            self.after(self.delays["park"], lambda p=process, n=node: self._park(n, p))
+        if dead:
+            self.after(1.0, lambda: self._actors_died(dead))
+
+    def _actors_died(self, names: list[str]) -> None:
+        if self.cell_open:
+            self.turn(ev.CellReport("cell-0", "1", dead_actors=tuple((name, "its node left") for name in names)))
+
+    def _park(self, node: Machine_, process: Process) -> None:
+        error = self.broken.get(self.job(process.job).name)
+        if error is None:
+            self._become(node, process, RankState.PARKED)
+        elif process.exit is None and node.up:
+            self._exit(node, process, Exit(observed=True, code=1, message=error, group_empty=True))
+
+    def _exit(self, node: Machine_, process: Process, exit_: Exit) -> None:
+        """A process ends; what lingers of its group goes half a second later."""
+        process.state, process.exit, process.since_ns = RankState.EXITED, exit_, self.now_ns
+        self.report(node, [process])
+        if not exit_.group_empty:
+            self.after(0.5, lambda: self._emptied(node, process))
+
+    def _emptied(self, node: Machine_, process: Process) -> None:
+        if process.exit is not None and not process.exit.group_empty:
+            process.exit = replace(process.exit, group_empty=True)
+            self.report(node, [process])
 
     def _become(self, node: Machine_, process: Process, state: RankState) -> None:
-        if process.state is RankState.EXITED or not node.up:
+        if process.state is RankState.EXITED or not node.up or not process.obeys:
             return
         process.state, process.since_ns = state, self.now_ns
         self.report(node, [process])
 
     def _apply_generation(self, node: Machine_, effect: Effect) -> tuple[bool, str]:
         job = self.job(effect.job)
-        if job.generation != effect.generation:
+        if job.generation != effect.generation or job.terminal:
             return False, "superseded"
         for rank in np.flatnonzero(job.rank_node == self.engine.state.fleet.number(node.name)):
             process = node.processes.get((job.uid, int(job.rank_host[rank])))
-            if process is None or process.state is RankState.EXITED:
+            if process is None or process.state is RankState.EXITED or process.generation == job.generation:
                 continue
             process.rank, process.generation, process.times = int(rank), job.generation, [0, 0, 0, 0]
+            process.devices = tuple(job.rank_acc[rank].tolist())
+            if not process.obeys:
+                continue
             process.state, process.since_ns = RankState.JOINING, self.now_ns
             process.times[0] = self.now_ns
             self.report(node, [process])
@@ -302,6 +379,14 @@ class World:
             self.after(self.delays["restore"], lambda: self._restored(node, process, generation))
 
     def _restored(self, node: Machine_, process: Process, generation: int) -> None:
+        job = self.job(process.job)
+        if job.restore_id in self.corrupt and process.generation == job.generation == generation and not job.terminal:
+            if process.state is not RankState.EXITED and process.obeys and node.talks:
+                row = ev.RestoreFailedRow(
+                    job.uid, generation, process.rank, job.restore_id, f"r{process.rank}", "the digest differs"
+                )
+                self.turn(ev.NodeReport(node.name, node.boot_id, restore_failures=(row,)))
+            return
         if self._stage(node, process, generation, 2, lambda: self._restored(node, process, generation)):
             self.report(node, [process])
             self.after(self.delays["step"], lambda: self._first_step(node, process, generation))
@@ -309,23 +394,29 @@ class World:
     def _first_step(self, node: Machine_, process: Process, generation: int) -> None:
         if self._stage(node, process, generation, 3, lambda: self._first_step(node, process, generation)):
             job = self.job(process.job)
-            self.soft.steps[process.job] = (job.restore_step + 1, self.now_ns)
+            self.steps[job.uid] = job.restore_step + 1
+            self._learn_step(job)
             self._become(node, process, RankState.RUNNING)
+
+    def _learn_step(self, job: Job) -> None:
+        """Steps are told by the agents of the job's nodes: what none of them can say is not known."""
+        if any(self.nodes[self.engine.state.fleet.name(number)].talks for number in job.nodes()):
+            self.soft.steps[job.uid] = (self.steps[job.uid], self.now_ns)
 
     def _advance_steps(self) -> None:
         for job in self.engine.state.active_jobs():
             if job.generation and self._whole(job, 3):
-                step, _ = self.soft.steps.get(job.uid, (0, 0))
-                self.soft.steps[job.uid] = (step + 1, self.now_ns)
+                self.steps[job.uid] = self.steps.get(job.uid, 0) + 1
+                self._learn_step(job)
 
     def _fence(self, node: Machine_, uid: str, serial: int) -> None:
         process = node.processes.get((uid, serial))
         if process is None:
-            process = Process(uid, serial, node.name)
-        elif process.state is not RankState.EXITED:
+            process = Process(uid, serial, node.name, exit=Exit(observed=False, sender="agent", group_empty=True))
+        elif process.exit is None:
             process.exit = Exit(observed=True, signal=9, sender="agent", group_empty=True)
         process.state, process.since_ns = RankState.EXITED, self.now_ns
-        process.exit = process.exit or Exit(observed=False, group_empty=True)
+        process.exit = replace(process.exit, group_empty=True) if process.exit else None
         node.processes[(uid, serial)] = process
         self.report(node, [process])
 
@@ -333,11 +424,15 @@ class World:
 
     def hello(self, name: str) -> list[Answer | Refusal | None]:
         node = self.nodes[name]
-        node.agent = True
+        if not node.up or not node.agent or node.frozen:
+            return []
         self.soft.silent_since.pop(name, None)
         rows = tuple(process.row() for process in node.processes.values())
         labels = (("rack", node.rack),)
         answers = self.turn(ev.NodeHello(name, node.boot_id, labels, "127.0.0.1", "0", rows, node.devices()))
+        node.session = isinstance(answers[0], Answer)
+        if isinstance(answers[0], Refusal) and answers[0].code == "unavailable":
+            self.after(0.5, lambda: self.hello(name))
         self.resend(f"node:{name}")
         return answers
 
@@ -353,11 +448,27 @@ class World:
             self.turn(ev.CellReport("cell-0", "1", nodes=nodes))
 
     def report(
-        self, node: Machine_, processes: Sequence[Process] = (), accelerators: tuple[ev.AcceleratorRow, ...] = ()
+        self,
+        node: Machine_,
+        processes: Sequence[Process] = (),
+        accelerators: tuple[ev.AcceleratorRow, ...] = (),
+        *,
+        full: bool = False,
     ) -> None:
-        if node.up and node.agent:
-            rows = tuple(process.row() for process in processes)
-            self.turn(ev.NodeReport(node.name, node.boot_id, hosts=rows, accelerators=accelerators))
+        """Rows that changed; a refusal ends the stream and the agent dials again, as the edge does it."""
+        if not node.talks:
+            return
+        rows = tuple(process.row() for process in processes)
+        report = ev.NodeReport(node.name, node.boot_id, full=full, hosts=rows, accelerators=accelerators)
+        answer = self.turn(report)[0]
+        if isinstance(answer, Refusal):
+            node.session = False
+            self.after(0.0 if answer.code == "unavailable" else 0.2, lambda: self.hello(node.name))
+
+    def snapshot(self, name: str) -> None:
+        """A full report within a session."""
+        node = self.nodes[name]
+        self.report(node, list(node.processes.values()), node.devices(), full=True)
 
     # -- commands and faults ----------------------------------------------------------------------------------------
 
@@ -368,24 +479,31 @@ class World:
         state = self.engine.state
         return state.jobs.get(name) or state.jobs[state.names[name]]
 
-    def process(self, job: str, rank: int) -> tuple[Machine_, Process]:
+    def process(self, job: str, rank: int) -> tuple[Machine_, Process | None]:
+        """Where a rank is placed, and the process that holds it there."""
         found = self.job(job)
         node = self.nodes[self.engine.state.fleet.name(int(found.rank_node[rank]))]
-        return node, node.processes[(found.uid, int(found.rank_host[rank]))]
+        return node, node.processes.get((found.uid, int(found.rank_host[rank])))
 
-    def end(self, job: str, rank: int, exit_: Exit) -> None:
+    def end(self, job: str, rank: int, exit_: Exit) -> bool:
+        """The process of a rank ends. False: it has none that lives."""
+        found = self.job(job)
+        if not found.placed or found.rank_host[rank] < 0:
+            return False
         node, process = self.process(job, rank)
-        process.state, process.exit, process.since_ns = RankState.EXITED, exit_, self.now_ns
-        self.report(node, [process])
+        if process is None or process.exit is not None:
+            return False
+        self._exit(node, process, exit_)
+        return True
 
-    def kill_rank(self, job: str, rank: int) -> None:
-        self.end(job, rank, Exit(observed=True, signal=9, group_empty=True))
+    def kill_rank(self, job: str, rank: int, *, lingers: bool = False) -> bool:
+        return self.end(job, rank, Exit(observed=True, signal=9, group_empty=not lingers))
 
     def destroy(self, name: str) -> None:
         node = self.nodes[name]
-        node.up = node.agent = node.raylet = False
+        node.up = node.agent = node.raylet = node.session = node.frozen = False
         node.processes.clear()
-        self.soft.silent_since[name] = self.now_ns
+        self.soft.silent_since.setdefault(name, self.now_ns)
         self.turn(ev.NodeSessionLost(name, node.boot_id, "stream reset"))
         self.after(0.5, self.cell_nodes)
 
@@ -393,18 +511,51 @@ class World:
         node = self.nodes[name]
         node.up = node.agent = node.raylet = True
         node.boot += 1
+        node.faults.clear()
         self.hello(name)
         self.cell_nodes()
 
     def lose_agent(self, name: str) -> None:
         node = self.nodes[name]
-        node.agent = False
-        self.soft.silent_since[name] = self.now_ns
+        node.agent = node.session = node.frozen = False
+        self.soft.silent_since.setdefault(name, self.now_ns)
         self.turn(ev.NodeSessionLost(name, node.boot_id, "stream reset"))
 
     def return_agent(self, name: str) -> None:
+        self.nodes[name].agent = True
         self.nodes[name].boot += 1
         self.hello(name)
+
+    def freeze(self, name: str) -> None:
+        """Nothing of the node gets through any more, its stream stays open; its ranks go on."""
+        self.nodes[name].frozen = True
+        self.soft.silent_since.setdefault(name, self.now_ns)
+
+    def thaw(self, name: str) -> None:
+        """The path is whole again: beats arrive and what changed meanwhile is told."""
+        node = self.nodes[name]
+        node.frozen = False
+        if node.session:
+            self.soft.silent_since.pop(name, None)
+            self.snapshot(name)
+        else:
+            self.hello(name)
+
+    def set_raylet(self, name: str, *, up: bool) -> None:
+        self.nodes[name].raylet = up
+        self.cell_nodes()
+
+    def lose_cell(self) -> None:
+        self.cell_open = False
+        self.turn(ev.CellSessionLost("cell-0", "1", "stream reset"))
+
+    def set_fault(self, name: str, index: int, code: str) -> None:
+        """An accelerator reports a fault, or none ("")."""
+        node = self.nodes[name]
+        node.faults.pop(index, None)
+        if code:
+            node.faults[index] = code
+        self.report(node, accelerators=node.devices())
 
     def checkpoint(self, job: str, step: int, ranks: Sequence[int] | None = None) -> None:
         found = self.job(job)
@@ -414,24 +565,31 @@ class World:
                 found.uid, found.generation, step, rank, f"/s/{found.uid}/g{found.generation}/step-{step}",
                 (ShardFile(f"r{rank}", 10, "0" * 64),), 1_000_000, self.now_ns,
             )  # fmt: skip
-            self.turn(ev.NodeReport(node.name, node.boot_id, shards=(row,)))
+            if node.talks:
+                self.turn(ev.NodeReport(node.name, node.boot_id, shards=(row,)))
 
-    def finish(self, job: str) -> None:
-        for rank in range(self.job(job).spec.ranks):
-            self.end(job, rank, Exit(observed=True, final_marker=True, group_empty=True, result={"ok": "1"}))
+    def finish(self, job: str, ranks: Sequence[int] | None = None) -> None:
+        uid = self.job(job).uid
+        for rank in range(self.job(job).spec.ranks) if ranks is None else ranks:
+            self.end(uid, rank, Exit(observed=True, final_marker=True, group_empty=True, result={"ok": "1"}))
 
-    def restart_controller(self, stall_s: float = 0.5) -> None:
-        """SIGKILL and a new one: state from the journal, fresh leases, agents say hello again."""
+    def restart_controller(self, stall_s: float = 0.5, reconnect_s: float = 0.3) -> None:
+        """SIGKILL and a new one: state from the journal, fresh leases; it ticks before the agents say hello again."""
         digest = self.engine.state.digest()
         assert load(self.journal).digest() == digest, "S6: replay gives another state"
         self.now_ns += seconds(stall_s)
         self.engine = self._lead()
         self.soft.trusted_ns = self.now_ns
         for node in self.nodes.values():
-            if node.up and node.agent:
-                self.hello(node.name)
+            node.session = False
+            self.after(reconnect_s, lambda name=node.name: self.hello(name))
         if self.cell_open:
-            self.cell_hello()
+            self.after(reconnect_s, lambda: self.cell_hello() if self.cell_open else None)
+
+    def stall_controller(self, stall_s: float) -> None:
+        """The brain sleeps; agents beat and wait. What they said meanwhile is still to be read."""
+        self.now_ns += seconds(stall_s)
+        self.soft.trusted_ns = self.now_ns
 
     def state(self) -> State:
         return self.engine.state
@@ -446,7 +604,9 @@ def brief(record: r.Record) -> str:
             if name == "effects":
                 value = " ".join(f"{e.kind}->{e.target}" for e in value)
             elif name == "rows":
-                value = " ".join(f"{row.serial}:{row.state.name}" if hasattr(row, "serial") else str(row.index) for row in value)
+                value = " ".join(
+                    f"{row.serial}:{row.state.name}" if hasattr(row, "serial") else str(row.index) for row in value
+                )
             else:
                 continue
         if name == "lost":
