@@ -102,3 +102,36 @@ def report(options: Options, compare_days: float) -> None:
     print(f"same seed, new process: same trace {main['trace']}")
     print("replay of the encoded journal gives the same state; a failed append changes nothing, in both turns")
     print("columns and objects, fork and in place: same trace and state; sweeping every 0.5 s: same trace")
+    write_figures(options, facts, main, ample)
+
+
+def figure(name: str, value: float, unit: str, n: int, must: float | None = None) -> dict[str, Any]:
+    """One figure in the form that all benchmarks share."""
+    return {
+        "id": name,
+        "value": round(value, 3),
+        "unit": unit,
+        "n": n,
+        "spread": None,
+        "must": must,
+        "goal": None,
+        "peers": {},
+    }
+
+
+def write_figures(options: Options, facts: dict[str, Any], main: dict[str, Any], ample: dict[str, Any]) -> None:
+    """The figures as JSON beside those of the other benchmarks."""
+    figures = []
+    for label, r in (("spares_50", main), ("spares_tenth", ample)):
+        figures += [
+            figure(f"core_{label}_s", r["seconds"], "s", 1, 60.0),
+            figure(f"core_{label}_turn_us", r["turn_us"]["median"], "us", r["turns"]),
+            figure(f"core_{label}_turn_p99_us", r["turn_us"]["p99"], "us", r["turns"]),
+            figure(f"core_{label}_rss_mb", r["peak_rss_mb"], "MB", 1),
+        ]
+    path = ROOT / ".phalanx" / "bench" / "core.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    simulated = ["nodes", "accelerators", "ranks", "faults", "repairs", "latencies", "journal"]
+    body = {"machine": facts, "commit": commit(), "seed": options.seed, "simulated": simulated, "figures": figures}
+    path.write_text(json.dumps(body, indent=1) + "\n")
+    print(f"written to {path.relative_to(ROOT)}")
