@@ -139,8 +139,9 @@ def count_bytes(value: int) -> str:
 
 
 def amounts(values: Mapping[str, float]) -> str:
-    """Named seconds on one line, largest first."""
-    return ", ".join(f"{name} {seconds(value)}" for name, value in sorted(values.items(), key=lambda item: -item[1]))
+    """Named seconds on one line, largest first; what rounds to nothing is left out."""
+    shown = sorted(((name, value) for name, value in values.items() if value >= 0.005), key=lambda item: -item[1])
+    return ", ".join(f"{name} {seconds(value)}" for name, value in shown)
 
 
 def clock(at: str) -> str:

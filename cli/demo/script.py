@@ -24,8 +24,8 @@ from controlplane.core.spec import (
 MODULE = "training_jobs.moe.train"
 RANKS = 4
 EVERY = 20
-STEPS = 240
-STEP_FLOOR_MS = 40
+STEPS = 160
+STEP_FLOOR_MS = 30
 """A step takes at least this long, so that bars can be watched and checkpoints are committed before the next one."""
 DEFAULT_SEED = 1234
 REQUIRED_LOSS_SHARE = 0.35
@@ -62,13 +62,13 @@ def plan_faults(seed: int, steps: int = STEPS, every: int = EVERY, ranks: int = 
     """A kill around 40 % of the way and the loss of a node around 70 %, each in the middle half of its interval."""
     chance = random.Random(seed)
 
-    def step_near(share: float) -> int:
-        interval = int(steps * share) // every + chance.choice((-1, 0, 1))
+    def step_near(share: float, *shifts: int) -> int:
+        interval = int(steps * share) // every + chance.choice(shifts)
         return interval * every + chance.randint(every // 4, every - every // 4 - 1)
 
     return (
-        Fault(KILL_RANK, step_near(0.4), chance.randrange(ranks)),
-        Fault(DESTROY_NODE, step_near(0.7), chance.randrange(ranks)),
+        Fault(KILL_RANK, step_near(0.4, -1, 0), chance.randrange(ranks)),
+        Fault(DESTROY_NODE, step_near(0.7, 0, 1), chance.randrange(ranks)),
     )
 
 

@@ -108,9 +108,13 @@ class Demo:
         saboteur = Saboteur(client, self._site, Scene(name, metrics, faults), self._board.line)
         saboteur.start()
         last: job_pb2.Job | None = None
-        for job in watch_job(client, name, RUN_TIMEOUT_S):
-            self._board.show(job)
-            last = job
+        try:
+            for job in watch_job(client, name, RUN_TIMEOUT_S):
+                self._board.show(job)
+                last = job
+        except CliError as error:
+            state = render.job_line(last, bar=False) if last else "nothing was heard of it"
+            raise CliError(f"{name} did not end in {RUN_TIMEOUT_S:g} s", why=state, code=error.code) from error
         saboteur.finish()
         for strike in saboteur.strikes:
             self._evidence.add_fault(strike.fault, strike.step, strike.target)
