@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.checkpoints import Shard, checkpoint_id
 from controlplane.core.draft import Answer, Draft, Refusal
 from controlplane.core.effects import EffectKind
 from controlplane.core.jobs import NONE, PEER_LOST_EXIT, Exit, Job, LostRank, host_id, split_host_id
-from controlplane.core.units import ms
+from controlplane.core.units import NS_PER_MS, ms
 from controlplane.core.vocabulary import (
     ENDED_PROCESS,
     AcceleratorState,
@@ -60,6 +62,8 @@ def node_hello(draft: Draft, event: ev.NodeHello) -> None:
     draft.reply = Answer()
     if number is None:
         number = fleet.size
+    else:
+        _failed_devices(draft, event.node, number, event.accelerators)
     _host_rows(draft, event.node, number, event.hosts, full=True)
     for job in draft.state.active_jobs():
         draft.settle(job.uid)
@@ -70,6 +74,10 @@ def node_report(draft: Draft, event: ev.NodeReport) -> None:
     number = draft.fleet.number(event.node)
     if number is None or draft.fleet.facts[number].boot_id != event.boot_id:
         draft.reply = Refusal("stale", "OLDER_BOOT", f"report of an earlier boot of {event.node}: dropped")
+        return
+    if draft.fleet.liveness[number] == NodeLiveness.DEAD:
+        text = f"{event.node} was judged DEAD: only a new session with its whole truth makes it ALIVE again"
+        draft.reply = Refusal("stale", "NODE_DEAD", text)
         return
     draft.reply = Answer()
     _device_rows(draft, event, number)
@@ -105,45 +113,54 @@ def _device_rows(draft: Draft, event: ev.NodeReport, number: int) -> None:
     if not changed:
         return
     draft.write(r.AcceleratorsChanged(event.node, changed))
-    failed = {row.index: row for row in changed if row.state == AcceleratorState.FAILED}
     for job in draft.state.active_jobs():
         draft.settle(job.uid)
-        if not failed or not job.placed:
+    _failed_devices(draft, event.node, number, changed)
+
+
+def _failed_devices(draft: Draft, node: str, number: int, rows: tuple[ev.AcceleratorRow, ...]) -> None:
+    """Ranks on FAILED devices are lost; their processes are fenced."""
+    failed = {row.index: row for row in rows if row.state == AcceleratorState.FAILED}
+    if not failed:
+        return
+    for job in draft.state.active_jobs():
+        if not job.placed or job.ending:
             continue
         lost = []
-        for rank in range(job.spec.ranks):
-            hit = [failed[int(p)] for p in job.rank_acc[rank] if int(p) in failed]
-            if int(job.rank_node[rank]) == number and hit and job.rank_host[rank] != NONE:
-                text = f"accelerator {hit[0].index} of {event.node} reports {hit[0].device.fault_code or 'FAILED'}"
+        for rank in np.flatnonzero((job.rank_node == number) & (job.rank_host != NONE)).tolist():
+            hit = [failed[p] for p in job.rank_acc[rank].tolist() if p in failed]
+            if hit:
+                text = f"accelerator {hit[0].index} of {node} reports {hit[0].device.fault_code or 'FAILED'}"
                 serial = int(job.rank_host[rank])
                 lost.append(LostRank(rank, serial, text, Blame.INFRASTRUCTURE, draft.now_ns, f"probe: {text}"))
         if lost:
             names = tuple(host_id(job.uid, entry.serial) for entry in lost)
-            draft.effect(EffectKind.FENCE_HOSTS, f"node:{event.node}", job=job.uid, items=names)
+            draft.effect(EffectKind.FENCE_HOSTS, f"node:{node}", job=job.uid, items=names)
             lose_ranks(draft, job, tuple(lost), lost[0].cause)
 
 
 def _host_rows(draft: Draft, node: str, number: int, rows: Iterable[ev.HostRow], *, full: bool) -> None:
     strays: list[str] = []
-    forget: list[str] = []
+    gone: list[str] = []
     by_job: dict[str, list[ev.HostRow]] = {}
     seen: set[tuple[str, int]] = set()
     for row in rows:
         seen.add((row.job, row.serial))
         ended = row.state in ENDED_PROCESS
-        if ended and (row.exit is None or row.exit.group_empty):
-            forget.append(host_id(row.job, row.serial))
+        empty = ended and (row.exit is None or row.exit.group_empty)
+        if empty:
+            gone.append(host_id(row.job, row.serial))
         if _concerns(draft, row, number, ended=ended):
             by_job.setdefault(row.job, []).append(row)
-        elif not ended:
+        elif not empty:
             strays.append(host_id(row.job, row.serial))
     for uid, job_rows in by_job.items():
         _job_rows(draft, draft.state.jobs[uid], number, job_rows)
-    if forget:
-        draft.effect(EffectKind.FORGET_HOSTS, f"node:{node}", items=tuple(forget))
+    if gone:
+        draft.effect(EffectKind.FORGET_HOSTS, f"node:{node}", items=tuple(gone))
     if full:
         _missing(draft, node, number, seen)
-        _fence_cordon(draft, node, number, strays)
+    _fence_cordon(draft, node, number, strays, gone, full=full)
     if strays:
         draft.effect(EffectKind.FENCE_HOSTS, f"node:{node}", items=tuple(strays))
 
@@ -157,14 +174,21 @@ def _concerns(draft: Draft, row: ev.HostRow, number: int, *, ended: bool) -> boo
     return job.hosts.state[at] not in ENDED_PROCESS or (ended and not job.hosts.empty[at])
 
 
-def _fence_cordon(draft: Draft, node: str, number: int, strays: list[str]) -> None:
-    """Keep new ranks off a node while strays live there (S1); only a full snapshot without any lifts it."""
+def _fence_cordon(draft: Draft, node: str, number: int, strays: list[str], gone: list[str], *, full: bool) -> None:
+    """Keep new ranks off a node while strays live there (S1). A full snapshot says which; between two of them strays are
+    added as they show and taken away as they are reported gone."""
     cordons = draft.fleet.facts[number].cordons if number < draft.fleet.size else ()
-    held = any(cordon.owner == FENCING for cordon in cordons)
-    if strays and not held:
-        draft.write(r.NodeCordoned(node, FENCING, f"processes of old generations live: {', '.join(strays[:8])}"))
-    elif not strays and held:
+    held = next((cordon for cordon in cordons if cordon.owner == FENCING), None)
+    known = held.items if held else ()
+    left = {*strays} if full else {*known, *strays} - {*gone}
+    if left and left != {*known}:
+        names = tuple(sorted(left))
+        text = f"processes of old generations live: {', '.join(names[:8])}"
+        draft.write(r.NodeCordoned(node, FENCING, text, names))
+    elif held and not left:
         draft.write(r.NodeUncordoned(node, FENCING))
+        for job in draft.state.active_jobs():
+            draft.settle(job.uid)
 
 
 def _missing(draft: Draft, node: str, number: int, seen: set[tuple[str, int]]) -> None:
@@ -197,7 +221,7 @@ def _job_rows(draft: Draft, job: Job, number: int, rows: list[ev.HostRow]) -> No
         draft.write(r.HostEnded(job.uid, row.serial, rank, fault_ns, exit_))
         if rank == NONE:
             if first and int(hosts.generation[at]) == 0 and not job.ending:
-                _start_failed(draft, job, row.serial, exit_)
+                _start_failed(draft, job, at, exit_)
             if exit_.group_empty:
                 forgotten.append(row.serial)
         elif not exit_.finished and not job.ending:
@@ -218,12 +242,21 @@ def _parked(row: ev.HostRow) -> ev.HostRow:
     return ev.HostRow(row.job, row.serial, row.state, NONE, 0, row.pid, row.host_pid, row.since_ns)
 
 
-def _start_failed(draft: Draft, job: Job, serial: int, exit_: Exit) -> None:
-    """A parked (or parking) process ended by itself; what we fenced does not count."""
-    if exit_.sender == "agent":
+def _start_failed(draft: Draft, job: Job, at: int, exit_: Exit) -> None:
+    """A parked (or parking) process ended by itself, or had to be ended because it did not park in time.
+
+    What we fenced for other reasons does not count.
+    """
+    start_ms = job.spec.timeouts.start_ms
+    age_ms = draft.now_ns // NS_PER_MS - int(job.hosts.since_ms[at])
+    late = job.hosts.state[at] == RankState.STARTING and age_ms > start_ms
+    if late:
+        text = f"it did not park within {start_ms / 1000:g} s"
+    elif exit_.sender == "agent":
         return
-    text = (exit_.message or describe_exit(exit_)) if exit_.observed else "it vanished before it held a rank"
-    draft.write(r.StartFailed(job.uid, serial, text))
+    else:
+        text = (exit_.message or describe_exit(exit_)) if exit_.observed else "it vanished before it held a rank"
+    draft.write(r.StartFailed(job.uid, int(job.hosts.serial[at]), text))
 
 
 def describe_exit(exit_: Exit) -> str:

@@ -138,19 +138,15 @@ def _waits_to_see(draft: Draft, job: Job, ranks: tuple[int, ...], since_ns: int)
 def _ended_ranks(job: Job) -> tuple[LostRank, ...]:
     """Ranks that had already finished when another was lost: they must run again from the restore point."""
     hosts = job.hosts
+    if not len(hosts.serial):
+        return ()
     rows = hosts.rows(job.rank_host)
     lost = []
-    for rank in np.flatnonzero((rows != NONE) & (job.rank_host != NONE)):
-        row = rows[rank]
-        if hosts.state[row] == RankState.EXITED:
-            text = f"rank {rank} had finished, but not the whole gang"
-            lost.append(
-                LostRank(
-                    int(rank), int(job.rank_host[rank]), text, Blame.INFRASTRUCTURE, ms(int(hosts.since_ms[row])), text, True
-                )
-            )
+    for rank in np.flatnonzero((job.rank_host != NONE) & (hosts.state[rows] == RankState.EXITED)).tolist():
+        text = f"rank {rank} had finished, but not the whole gang"
+        since_ns = ms(int(hosts.since_ms[rows[rank]]))
+        lost.append(LostRank(rank, int(job.rank_host[rank]), text, Blame.INFRASTRUCTURE, since_ns, text, True))
     return tuple(lost)
-
 
 
 def _write_verdict(draft: Draft, job: Job, verdict: Verdict, step: int) -> None:
