@@ -209,7 +209,11 @@ class World:
                     self.after(0.3, lambda e=event: None if self.cell_open else self._again(e))
                 case ev.CellHello():
                     self.after(0.3, lambda: self.cell_hello() if self.cell_open else None)
-                case ev.CellReport() | ev.EffectDone():
+                case ev.CellReport():
+                    self.after(0.3, self.cell_nodes)
+                    if event.dead_actors:
+                        self.after(0.3, lambda e=event: self._actors_died([name for name, _ in e.dead_actors]))
+                case ev.EffectDone():
                     self.after(0.3, lambda e=event: self._again(e))
                 case _:
                     pass
@@ -575,6 +579,7 @@ class World:
 
     def restart_controller(self, stall_s: float = 0.5, reconnect_s: float = 0.3) -> None:
         """SIGKILL and a new one: state from the journal, fresh leases; it ticks before the agents say hello again."""
+        self.journal = self.journal.open_again()
         digest = self.engine.state.digest()
         assert load(self.journal).digest() == digest, "S6: replay gives another state"
         self.now_ns += seconds(stall_s)
