@@ -20,8 +20,8 @@ from cli.site import Site, require_site
 from cli.supervisor import control
 
 ENDED = (types_pb2.JOB_STATE_SUCCEEDED, types_pb2.JOB_STATE_FAILED, types_pb2.JOB_STATE_CANCELLED)
-SMALL = {"steps": 240, "seed": 7, "step_floor_ms": 25, "data_bytes": 400_000}
-"""Arguments of the tests' workload: the small model; the floor leaves time for several kills in one training."""
+SMALL = {"steps": 240, "seed": 7, "step_floor_ms": 120, "data_bytes": 400_000}
+"""Arguments of the tests' workload: the small model; the floor leaves time and processor for several kills in one training."""
 
 
 def poll(condition: Callable[[], Any], what: str, limit_s: float = 60.0, every_s: float = 0.02) -> Any:
