@@ -181,6 +181,7 @@ def gcs_command(cell: Cell, ray: Path) -> list[str]:
         "kill_child_processes_on_worker_exit_with_raylet_subreaper": False,
         "process_group_cleanup_enabled": False,
         "memory_monitor_refresh_ms": 0,
+        "worker_niceness": 0,
         "enable_worker_prestart": False,
         "prestart_worker_first_driver": False,
         "enable_metrics_collection": False,
