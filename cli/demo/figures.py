@@ -48,6 +48,10 @@ def _losses(axes: Axes, evidence: Evidence) -> None:
         points = [point for point in disturbed.curve if point.generation == generation]
         label = "disturbed" if index == 0 else None
         axes.plot([p.step for p in points], [p.loss for p in points], color="#c0392b", linewidth=1.1, label=label)
+    for index, recovery in enumerate(disturbed.job.recoveries):
+        label = "lost and done again" if index == 0 else None
+        first, last = recovery.restore_step, recovery.restore_step + recovery.steps_lost
+        axes.axvspan(first, last, color="#f5c6c0", linewidth=0, label=label)
     for fault in evidence.faults:
         axes.axvline(fault["step"], color="#333333", linewidth=0.8, linestyle="--")
         word = "rank killed" if fault["kind"] == "kill-rank" else "node destroyed"

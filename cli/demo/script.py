@@ -25,8 +25,8 @@ MODULE = "training_jobs.moe.train"
 RANKS = 4
 EVERY = 20
 STEPS = 160
-STEP_FLOOR_MS = 30
-"""A step takes at least this long, so that bars can be watched and checkpoints are committed before the next one."""
+STEP_FLOOR_MS = 60
+"""A step of the two main runs takes at least this long: parked processes are warm before the first fault then."""
 DEFAULT_SEED = 1234
 REQUIRED_LOSS_SHARE = 0.35
 """The mean loss of the last ten steps must lie this share below that of the first ten."""
@@ -59,7 +59,7 @@ class Control:
 
 
 def plan_faults(seed: int, steps: int = STEPS, every: int = EVERY, ranks: int = RANKS) -> tuple[Fault, Fault]:
-    """A kill around 40 % of the way and the loss of a node around 70 %, each in the middle half of its interval."""
+    """A kill around half-way and the loss of a node around three quarters, each in the middle half of its interval."""
     chance = random.Random(seed)
 
     def step_near(share: float, *shifts: int) -> int:
@@ -67,8 +67,8 @@ def plan_faults(seed: int, steps: int = STEPS, every: int = EVERY, ranks: int = 
         return interval * every + chance.randint(every // 4, every - every // 4 - 1)
 
     return (
-        Fault(KILL_RANK, step_near(0.4, -1, 0), chance.randrange(ranks)),
-        Fault(DESTROY_NODE, step_near(0.7, 0, 1), chance.randrange(ranks)),
+        Fault(KILL_RANK, step_near(0.55, -1, 0), chance.randrange(ranks)),
+        Fault(DESTROY_NODE, step_near(0.8, -1, 0), chance.randrange(ranks)),
     )
 
 
@@ -82,8 +82,9 @@ def plan_controls(seed: int, steps: int = STEPS) -> tuple[Control, ...]:
 
 
 def job_spec(name: str, metrics: Path, args: Mapping[str, int], *, spares: bool) -> JobSpec:
-    """The demo's training job. `metrics`: the file that gets one line per step."""
-    values: dict[str, Any] = {"steps": STEPS, "step_floor_ms": STEP_FLOOR_MS, "metrics": str(metrics), **args}
+    """The demo's training job. `metrics`: the file that gets one line per step. Without spares it runs unpaced."""
+    pace = STEP_FLOOR_MS if spares else 0
+    values: dict[str, Any] = {"steps": STEPS, "step_floor_ms": pace, "metrics": str(metrics), **args}
     return JobSpec(
         name=name,
         labels=(("purpose", "demo"),),
