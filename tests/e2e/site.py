@@ -51,6 +51,14 @@ class RunningSite:
         assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
+    def error(self, *arguments: str, code: int | None = 2) -> str:
+        """Stderr of a command that must fail (with `code`, when given)."""
+        command = [sys.executable, "-m", "cli", *arguments, "--dir", str(self.folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode != 0, done.stdout
+        assert code is None or done.returncode == code, done.stderr
+        return done.stderr
+
     def down(self) -> None:
         self.client.close()
         self.phalanx("down")
