@@ -191,7 +191,7 @@ def restore(state: TrainState, point: RestorePoint) -> None:
         raise BadFile(point.checkpoint_id, f"no part holds {', '.join(sorted(missing))}")
     for unit in units.values():
         unit.unstage()
-    state.loaded(point.step)
+    state.step = point.step  # exactly: the staging tensors are float32, and exact only up to 2^24
 
 
 def parts_needed(present: set[str], units: Mapping[str, Unit]) -> list[str]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.rank import Generation, Group, Groups, WorkloadRefused
 from training_jobs.moe.config import ModelConfig
+from training_jobs.moe.optimizer import FlatAdamW
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,45 +92,21 @@ class ExpertParallel:
 # --- data parallelism -------------------------------------------------------------------------------------------------
 
 
-class GradientReducer:
-    """Averages gradients over replicas by hand: one all-reduce per replica set, always in the same layout.
+def reduce_gradients(dense: FlatAdamW, experts: FlatAdamW, groups: Groups | None, replicas: int) -> None:
+    """Average gradients over the `replicas` of the batch by hand: one all-reduce per replica set, in a fixed layout.
 
     DDP's buckets are rebuilt after the first step of a process, so a restored run sums in another order than an
-    undisturbed one (floors.md, G). Here each parameter's `.grad` is a fixed slice of one flat buffer. The dense buffer
-    ends with `extra` numbers that travel along: the loss and the experts' load.
+    undisturbed one (floors.md, G); these buffers never change. An expert's gradient already holds what its
+    expert-parallel peers sent, so it is summed over the expert-data-parallel group only, and divided by the same
+    number. The dense buffer's `extra` is summed, not averaged.
     """
-
-    def __init__(self, dense: Sequence[nn.Parameter], experts: Sequence[nn.Parameter], extra: int) -> None:
-        self._dense = _flat_gradients(dense, extra)
-        self._experts = _flat_gradients(experts, 0)
-        self.extra = self._dense[-extra:]
-
-    def zero(self) -> None:
-        """Before the backward pass."""
-        self._dense.zero_()
-        self._experts.zero_()
-
-    def reduce(self, groups: Groups | None, replicas: int) -> None:
-        """After it. `extra` is summed, gradients are averaged over all `replicas` of the batch.
-
-        An expert's gradient already holds what its expert-parallel peers sent, so it is summed over the
-        expert-data-parallel group only, and divided by the same number.
-        """
-        gradients = self._dense[: -len(self.extra)]
-        if groups is not None:
-            dense = groups.data_parallel.all_reduce(self._dense, async_op=True)
-            experts = groups.expert_data_parallel.all_reduce(self._experts, async_op=True)
-            for pending in (dense, experts):
-                assert pending is not None
-                pending.wait()
-        gradients.div_(replicas)
-        self._experts.div_(replicas)
-
-
-def _flat_gradients(parameters: Sequence[nn.Parameter], extra: int) -> Tensor:
-    flat = torch.zeros(sum(parameter.numel() for parameter in parameters) + extra)
-    start = 0
-    for parameter in parameters:
-        parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
-        start += parameter.numel()
-    return flat
+    if groups is not None:
+        pending = (
+            groups.data_parallel.all_reduce(dense.gradients, async_op=True),
+            groups.expert_data_parallel.all_reduce(experts.gradients, async_op=True),
+        )
+        for operation in pending:
+            assert operation is not None
+            operation.wait()
+    dense.gradients[: len(dense.values)].div_(replicas)
+    experts.gradients.div_(replicas)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from training_jobs.moe.config import TrainConfig
 from training_jobs.moe.experts import Experts
 from training_jobs.moe.model import LanguageModel
+from training_jobs.moe.optimizer import FlatAdamW
 from training_jobs.moe.parallel import ExpertParallel
 
 STEP_NAME = "train.step"
 LOSS_NAME = "train.loss"
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class TrainState:
@@ -23,15 +23,10 @@ class TrainState:
 
     def __init__(self, config: TrainConfig, parallel: ExpertParallel) -> None:
         self.model = LanguageModel(config.model, parallel)
-        self.experts = [parameter for mixture in self.model.mixtures() for parameter in mixture.experts.parameters()]
-        owned = {id(parameter) for parameter in self.experts}
-        self.dense = [parameter for parameter in self.model.parameters() if id(parameter) not in owned]
-        self.optimizer = torch.optim.AdamW(
-            [*self.dense, *self.experts], lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
-        for parameter in (*self.dense, *self.experts):
-            moments = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
-            self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+        self.routers = [mixture.router for mixture in self.model.mixtures()]
+        statistics = 1 + sum(router.load.numel() for router in self.routers)  # the loss and the experts' load
+        self.dense = FlatAdamW([parameter for _, parameter in named_dense(self.model)], extra=statistics)
+        self.experts = FlatAdamW([p for _, experts in _experts(self.model) for p in experts.parameters()])
         self._counter = torch.zeros((), dtype=torch.int64)
         self.loss = torch.full((), float("nan"))
         """Of the last step, over all replicas; saved, so that a run restored at its end reports the same result."""
@@ -50,20 +45,14 @@ class TrainState:
         for name, tensor in [*named_dense(self.model), *named_experts(self.model)]:
             initialise(name, tensor, seed)
 
-    def loaded(self, step: int) -> None:
-        """Set all step counters, exactly: the staging tensors are float32 and exact only up to 2^24."""
-        self.step = step
-        for values in self.optimizer.state.values():
-            values["step"].fill_(float(self.step))
-
     def dense_tensors(self) -> dict[str, Tensor]:
         """Live tensors that all data-parallel replicas hold alike: parameters, moments, buffers, the counter."""
         tensors = {STEP_NAME: self._counter, LOSS_NAME: self.loss}
         tensors.update(named_dense(self.model))
         tensors.update(self.model.named_buffers_to_save())
         for name, parameter in named_dense(self.model):
-            for moment in MOMENTS:
-                tensors[f"{name}.{moment}"] = self.optimizer.state[parameter][moment]
+            for moment, tensor in self.dense.moments(parameter).items():
+                tensors[f"{name}.{moment}"] = tensor
         return tensors
 
     def expert_tensors(self) -> dict[str, Tensor]:
@@ -71,8 +60,7 @@ class TrainState:
         tensors = dict(named_experts(self.model))
         for prefix, experts in _experts(self.model):
             for kind, parameter in experts.named_parameters():
-                for moment in MOMENTS:
-                    stacked = self.optimizer.state[parameter][moment]
+                for moment, stacked in self.experts.moments(parameter).items():
                     for index, slice_ in enumerate(stacked.unbind()):
                         tensors[f"{prefix}.{experts.first + index}.{kind}.{moment}"] = slice_
         return tensors

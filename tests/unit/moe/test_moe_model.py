@@ -6,13 +6,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from agents.rank import WorkloadRefused
+from agents.rank import Groups, WorkloadRefused
 from tests.fixtures.rank_threads import local_group, on_ranks
 from training_jobs.moe.attention import LatentAttention, rope_table, rotate
 from training_jobs.moe.config import ModelConfig, train_config
 from training_jobs.moe.experts import MixtureOfExperts, Router
 from training_jobs.moe.model import LanguageModel
-from training_jobs.moe.parallel import ExpertParallel, GradientReducer
+from training_jobs.moe.optimizer import FlatAdamW
+from training_jobs.moe.parallel import ExpertParallel, reduce_gradients
 from training_jobs.moe.state import TrainState, named_experts
 
 CONFIG = ModelConfig()
@@ -115,15 +116,13 @@ def test_expert_parallel_gives_the_results_and_gradients_of_one_rank() -> None:
     def work(rank: int, store: dist.Store) -> tuple[float, dict[str, torch.Tensor], TrainState]:
         ep = local_group(store, "ep", [0, 1], rank)
         state = built(ExpertParallel(ep, rank, 2))
-        reducer = GradientReducer(state.dense, state.experts, 1)
         loss = state.model.loss(text[2 * rank : 2 * rank + 2])
         loss.backward()
-        reducer.extra[0] = loss.detach()
-        ep.all_reduce(reducer._dense)
-        for gradients in (reducer._dense, reducer._experts):
-            gradients.div_(2)
+        alone = local_group(store, "edp", [rank], rank)
+        state.dense.extra[0] = loss.detach() / 2
+        reduce_gradients(state.dense, state.experts, Groups(ep, ep, ep, alone), 2)
         grads = {name: p.grad for name, p in state.model.named_parameters() if p.grad is not None}
-        return reducer.extra[0].item(), grads, state
+        return state.dense.extra[0].item(), grads, state
 
     results = on_ranks(2, work)
     for rank, (loss, grads, state) in enumerate(results):
@@ -164,3 +163,22 @@ def test_whole_numbers_from_json_are_integers() -> None:
     config = train_config({"steps": 20.0, "hidden": 32.0, "lr": 1})
     assert (config.steps, config.model.hidden, config.lr) == (20, 32, 1.0)
     assert isinstance(config.steps, int)
+
+
+def test_the_flat_optimizer_computes_what_torch_computes() -> None:
+    torch.manual_seed(4)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((5, 3), (7,))]
+    theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    flat = FlatAdamW(ours, extra=2)
+    reference = torch.optim.AdamW(theirs, lr=0.01, weight_decay=0.1)
+    for count in range(1, 6):
+        flat.gradients.zero_()
+        for mine, other in zip(ours, theirs, strict=True):
+            (mine.square().sum() + mine.sum()).backward()
+            other.grad = mine.grad.clone() if mine.grad is not None else None
+        flat.step(count, lr=0.01, weight_decay=0.1)
+        reference.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(mine, other, atol=1e-6)
+        assert torch.allclose(flat.moments(mine)["exp_avg_sq"], reference.state[other]["exp_avg_sq"], atol=1e-7)
+    assert len(flat.extra) == 2
