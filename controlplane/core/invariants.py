@@ -34,12 +34,12 @@ def check_step(before: State, after: State) -> list[str]:
         if keeper and keeper.id not in new.checkpoints:
             found.append(f"S10: pinned checkpoint {keeper.id} is gone")
         if new.generation > old.generation:
-            found += _fresh_generation(after, new)
+            found += _fresh_generation(after, old, new)
     return found
 
 
-def _fresh_generation(state: State, job: Job) -> list[str]:
-    """S1 and S2 at the moment a generation starts."""
+def _fresh_generation(state: State, old: Job, job: Job) -> list[str]:
+    """S1 and S2 at the moment a generation starts. `old`: the job before, which tells who held a rank already."""
     found = []
     hosts = job.hosts
     serials = set(job.rank_host.tolist())
@@ -53,8 +53,8 @@ def _fresh_generation(state: State, job: Job) -> list[str]:
             found.append(f"S1: host {serial} of {job.uid} may still run as generation {job.generation} starts")
     takes_work = state.fleet.schedulable()
     for rank, serial in enumerate(job.rank_host.tolist()):
-        row = hosts.row(serial)
-        fresh = row != NONE and hosts.state[row] == RankState.PARKED
+        row = old.hosts.row(serial)
+        fresh = row == NONE or old.hosts.generation[row] == 0
         if fresh and not takes_work[job.rank_node[rank]]:
             found.append(f"S2: rank {rank} of {job.uid} starts on {state.fleet.name(int(job.rank_node[rank]))}")
     return found

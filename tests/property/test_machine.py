@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from controlplane.core import events as ev
 from controlplane.core.draft import Policy
@@ -37,8 +37,9 @@ TIMEOUTS = Timeouts(start_ms=8_000, join_ms=6_000, stop_ms=2_000)
 RESTARTS = RestartPolicy(user=Budget(3, 600_000, 50), infrastructure=Budget(60, 3_600_000))
 
 small = st.integers(0, 7)
-short = st.sampled_from([0.1, 0.3, 0.6, 1.0, 2.5, 4.0])
-names = st.sampled_from(["ant", "bee", "cat"])
+short = st.sampled_from([0.0, 0.1, 0.3, 0.6, 1.0, 3.0, 5.0])
+names = st.sampled_from(["ant", "ant", "bee", "cat"])
+placed = precondition(lambda site: any(job.placed for job in site.world.state().active_jobs()))
 
 
 class Site(RuleBasedStateMachine):
@@ -54,14 +55,22 @@ class Site(RuleBasedStateMachine):
     def node(self, pick: int) -> str:
         return sorted(self.world.nodes)[pick % NODES]
 
-    def active(self, name: str) -> Job | None:
-        job = self.world.state().job_named(name)
-        return job if job and not job.terminal else None
+    def with_job(self, pick: int, act: Callable[[Job], object], then_s: float) -> None:
+        """Act on one of the placed jobs, then let time pass."""
+        jobs = [job for job in self.world.state().active_jobs() if job.placed]
+        act(jobs[pick % len(jobs)])
+        self.world.run(then_s)
 
-    def with_job(self, name: str, act: Callable[[Job], object]) -> None:
-        job = self.active(name)
-        if job is not None and job.placed:
-            act(job)
+    @initialize(
+        jobs=st.lists(
+            st.tuples(st.integers(1, 5), st.integers(1, 2), st.integers(0, 1), st.integers(0, 1)), max_size=3
+        ),
+        calm=st.sampled_from([0.0, 1.0, 5.0]),
+    )
+    def begin(self, jobs: list[tuple[int, int, int, int]], calm: float) -> None:
+        for name, (ranks, width, warm, parked) in zip(["ant", "bee", "cat"], jobs, strict=False):
+            self.submit(name, ranks, width, warm, parked)
+        self.world.run(calm)
 
     # -- operators --------------------------------------------------------------------------------------------------
 
@@ -76,20 +85,18 @@ class Site(RuleBasedStateMachine):
         )  # fmt: skip
         self.world.submit(job, f"submit-{self.submitted}")
 
-    @rule(name=names)
-    def cancel(self, name: str) -> None:
-        self.world.turn(ev.CancelJob("", name, ""))
+    @placed
+    @rule(job=small, then=short)
+    def cancel(self, job: int, then: float) -> None:
+        self.with_job(job, lambda found: self.world.turn(ev.CancelJob("", found.name, "")), then)
 
-    @rule(pick=small, on=st.booleans())
-    def cordon(self, pick: int, on: bool) -> None:
+    @rule(pick=small, on=st.booleans(), then=short)
+    def cordon(self, pick: int, on: bool, then: float) -> None:
         event = (
             ev.CordonNode("", self.node(pick), "operator", "look") if on else ev.UncordonNode("", self.node(pick), "")
         )
         self.world.turn(event)
-
-    @rule(name=names)
-    def verify(self, name: str) -> None:
-        self.with_job(name, lambda job: [self.world.turn(ev.VerifyCheckpoint("", name, c)) for c in job.checkpoints])
+        self.world.run(then)
 
     # -- time -------------------------------------------------------------------------------------------------------
 
@@ -97,53 +104,66 @@ class Site(RuleBasedStateMachine):
     def wait(self, duration: float) -> None:
         self.world.run(duration)
 
-    @rule()
-    def wait_until_calm(self) -> None:
-        self.world.run(8.0, 0.2)
+    @rule(duration=st.sampled_from([8.0, 40.0]))
+    def wait_long(self, duration: float) -> None:
+        self.world.run(duration, 0.4)
 
     # -- processes --------------------------------------------------------------------------------------------------
 
-    @rule(name=names, ranks=st.sets(st.integers(0, 4), min_size=1, max_size=3), lingers=st.booleans())
-    def kill(self, name: str, ranks: set[int], lingers: bool) -> None:
+    @placed
+    @rule(job=small, ranks=st.sets(st.integers(0, 4), min_size=1, max_size=3), lingers=st.booleans(), then=short)
+    def kill(self, job: int, ranks: set[int], lingers: bool, then: float) -> None:
+        def act(found: Job) -> None:
+            for rank in sorted({rank % found.spec.ranks for rank in ranks}):
+                self.world.kill_rank(found.uid, rank, lingers=lingers)
+
+        self.with_job(job, act, then)
+
+    @placed
+    @rule(job=small, then=short)
+    def kill_all(self, job: int, then: float) -> None:
+        self.with_job(job, lambda found: [self.world.kill_rank(found.uid, k) for k in range(found.spec.ranks)], then)
+
+    @placed
+    @rule(job=small, rank=small, code=st.sampled_from([1, 42, PEER_LOST_EXIT, 0]), lingers=st.booleans(), then=short)
+    def fail(self, job: int, rank: int, code: int, lingers: bool, then: float) -> None:
+        exit_ = Exit(observed=True, code=code, message="Traceback\nValueError: boom", group_empty=not lingers)
+        self.with_job(job, lambda found: self.world.end(found.uid, rank % found.spec.ranks, exit_), then)
+
+    @placed
+    @rule(job=small, ranks=st.sets(st.integers(0, 4), min_size=1, max_size=3), then=short)
+    def finish_some(self, job: int, ranks: set[int], then: float) -> None:
         self.with_job(
-            name,
-            lambda job: [
-                self.world.kill_rank(job.uid, k, lingers=lingers) for k in sorted(ranks) if k < job.spec.ranks
-            ],
+            job, lambda found: self.world.finish(found.uid, sorted({k % found.spec.ranks for k in ranks})), then
         )
 
-    @rule(name=names)
-    def kill_all(self, name: str) -> None:
-        self.with_job(name, lambda job: [self.world.kill_rank(job.uid, k) for k in range(job.spec.ranks)])
+    @placed
+    @rule(job=small, then=short)
+    def finish(self, job: int, then: float) -> None:
+        self.with_job(job, lambda found: self.world.finish(found.uid), then)
 
-    @rule(name=names, rank=small, code=st.sampled_from([1, 1, 42, PEER_LOST_EXIT, 0]), lingers=st.booleans())
-    def fail(self, name: str, rank: int, code: int, lingers: bool) -> None:
-        exit_ = Exit(observed=True, code=code, message="Traceback\nValueError: boom", group_empty=not lingers)
-        self.with_job(name, lambda job: self.world.end(job.uid, rank % job.spec.ranks, exit_))
-
-    @rule(name=names, ranks=st.sets(st.integers(0, 4), max_size=2))
-    def finish_some(self, name: str, ranks: set[int]) -> None:
-        self.with_job(name, lambda job: self.world.finish(job.uid, [k for k in sorted(ranks) if k < job.spec.ranks]))
-
-    @rule(name=names)
-    def finish(self, name: str) -> None:
-        self.with_job(name, lambda job: self.world.finish(job.uid))
-
-    @rule(pick=small, index=small)
-    def kill_parked(self, pick: int, index: int) -> None:
-        node = self.world.nodes[self.node(pick)]
-        idle = [p for p in node.processes.values() if p.exit is None and p.rank < 0]
+    @placed
+    @rule(pick=small, index=small, then=short)
+    def kill_parked(self, pick: int, index: int, then: float) -> None:
+        idle = [
+            (node, process)
+            for node in self.world.nodes.values()
+            for process in node.processes.values()
+            if process.exit is None and process.rank < 0
+        ]
         if idle:
-            self.world._exit(node, idle[index % len(idle)], Exit(observed=True, signal=9, group_empty=True))
+            self.world.exit(*idle[(pick * 8 + index) % len(idle)], Exit(observed=True, signal=9, group_empty=True))
+        self.world.run(then)
 
-    @rule(name=names, rank=small)
-    def hang(self, name: str, rank: int) -> None:
-        def act(job: Job) -> None:
-            _, process = self.world.process(job.uid, rank % job.spec.ranks)
+    @placed
+    @rule(job=small, rank=small, then=short)
+    def hang(self, job: int, rank: int, then: float) -> None:
+        def act(found: Job) -> None:
+            _, process = self.world.process(found.uid, rank % found.spec.ranks)
             if process is not None:
                 process.obeys = False
 
-        self.with_job(name, act)
+        self.with_job(job, act, then)
 
     @rule(name=names, on=st.booleans())
     def broken_code(self, name: str, on: bool) -> None:
@@ -153,40 +173,55 @@ class Site(RuleBasedStateMachine):
 
     # -- nodes ------------------------------------------------------------------------------------------------------
 
-    @rule(pick=small)
-    def destroy(self, pick: int) -> None:
-        if self.world.nodes[self.node(pick)].up:
-            self.world.destroy(self.node(pick))
+    @rule(pick=small, then=short)
+    def destroy_or_repair(self, pick: int, then: float) -> None:
+        node = self.world.nodes[self.node(pick)]
+        if node.up:
+            self.world.destroy(node.name)
+        else:
+            self.world.repair(node.name)
+        self.world.run(then)
 
-    @rule(pick=small)
-    def repair(self, pick: int) -> None:
-        if not self.world.nodes[self.node(pick)].up:
-            self.world.repair(self.node(pick))
-
-    @rule(pick=small)
-    def agent(self, pick: int) -> None:
+    @rule(pick=small, then=short)
+    def agent(self, pick: int, then: float) -> None:
         node = self.world.nodes[self.node(pick)]
         if node.up and node.agent:
             self.world.lose_agent(node.name)
         elif node.up:
             self.world.return_agent(node.name)
+        self.world.run(then)
 
-    @rule(pick=small)
-    def path(self, pick: int) -> None:
+    @rule(pick=small, then=short)
+    def path(self, pick: int, then: float) -> None:
         node = self.world.nodes[self.node(pick)]
         if node.up and node.agent:
             (self.world.thaw if node.frozen else self.world.freeze)(node.name)
+        self.world.run(then)
 
-    @rule(pick=small)
-    def raylet(self, pick: int) -> None:
+    @rule(pick=small, lasts=st.sampled_from([3.5, 6.0, 12.0]))
+    def partition(self, pick: int, lasts: float) -> None:
+        """Nothing of one node gets through, its raylet included, while its ranks go on; then all is whole again."""
+        node = self.world.nodes[self.node(pick)]
+        if node.up and node.agent and not node.frozen:
+            self.world.freeze(node.name)
+            self.world.set_raylet(node.name, up=False)
+            self.world.run(lasts, 0.2)
+            self.world.set_raylet(node.name, up=True)
+            self.world.thaw(node.name)
+
+    @rule(pick=small, then=short)
+    def raylet(self, pick: int, then: float) -> None:
         node = self.world.nodes[self.node(pick)]
         if node.up:
             self.world.set_raylet(node.name, up=not node.raylet)
+        self.world.run(then)
 
-    @rule(pick=small, index=st.integers(0, 1), code=st.sampled_from(["XID-79", ""]))
-    def accelerator(self, pick: int, index: int, code: str) -> None:
-        if self.world.nodes[self.node(pick)].up:
-            self.world.set_fault(self.node(pick), index, code)
+    @rule(pick=small, index=st.integers(0, 1), then=short)
+    def accelerator(self, pick: int, index: int, then: float) -> None:
+        node = self.world.nodes[self.node(pick)]
+        if node.up:
+            self.world.set_fault(node.name, index, "" if index in node.faults else "XID-79")
+        self.world.run(then)
 
     @rule(pick=small)
     def snapshot(self, pick: int) -> None:
@@ -194,16 +229,18 @@ class Site(RuleBasedStateMachine):
 
     # -- cell and controller ----------------------------------------------------------------------------------------
 
-    @rule()
-    def cell(self) -> None:
+    @rule(then=short)
+    def cell(self, then: float) -> None:
         if self.world.cell_open:
             self.world.lose_cell()
         else:
             self.world.cell_hello()
+        self.world.run(then)
 
-    @rule(stall=st.sampled_from([0.2, 2.0, 20.0]))
-    def restart_controller(self, stall: float) -> None:
+    @rule(stall=st.sampled_from([0.2, 2.0, 20.0]), then=short)
+    def restart_controller(self, stall: float, then: float) -> None:
         self.world.restart_controller(stall)
+        self.world.run(then)
 
     @rule(stall=st.sampled_from([0.5, 5.0]))
     def stall(self, stall: float) -> None:
@@ -215,20 +252,26 @@ class Site(RuleBasedStateMachine):
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
-    @rule(name=names, keep=st.integers(1, 5))
-    def checkpoint(self, name: str, keep: int) -> None:
-        def act(job: Job) -> None:
-            if job.state is JobState.RUNNING and job.clock.running_ns:
-                step = self.world.soft.progress(job.uid)[0]
-                self.world.checkpoint(
-                    job.uid, step, list(range(job.spec.ranks))[: keep if keep < 3 else job.spec.ranks]
-                )
+    @placed
+    @rule(job=small, ranks=st.sampled_from([1, 2, 5, 5, 5]), then=short)
+    def checkpoint(self, job: int, ranks: int, then: float) -> None:
+        def act(found: Job) -> None:
+            if found.state is JobState.RUNNING:
+                step = self.world.soft.progress(found.uid)[0]
+                self.world.checkpoint(found.uid, step, list(range(found.spec.ranks))[:ranks])
 
-        self.with_job(name, act)
+        self.with_job(job, act, then)
 
-    @rule(name=names)
-    def corrupt(self, name: str) -> None:
-        self.with_job(name, lambda job: self.world.corrupt.update(list(job.checkpoints)[-1:]))
+    @placed
+    @rule(job=small, verify=st.booleans())
+    def corrupt(self, job: int, verify: bool) -> None:
+        def act(found: Job) -> None:
+            newest = list(found.checkpoints)[-1:]
+            self.world.corrupt.update(newest)
+            for name in newest if verify else ():
+                self.world.turn(ev.VerifyCheckpoint("", found.name, name))
+
+        self.with_job(job, act, 0.1)
 
     # -- what must hold ---------------------------------------------------------------------------------------------
 
@@ -251,7 +294,6 @@ class Site(RuleBasedStateMachine):
         """Everything is repaired and told, nothing new happens."""
         world = self.world
         world.journal._failures.clear()
-        world.engine.blocked = ""
         world.broken.clear()
         world.corrupt.clear()
         for node in world.nodes.values():

@@ -189,7 +189,7 @@ class World:
         after = self.engine.state
         for record in result.records:
             self.lines.append(f"{(self.now_ns - START_NS) / NS_PER_S:8.1f} {type(record).__name__} {brief(record)}")
-        if self.engine.blocked:
+        if any(isinstance(answer, Refusal) and answer.code == "unavailable" for answer in answers):
             self._tell_later(events)
             return answers
         if not result.records:
@@ -316,9 +316,9 @@ class World:
         if error is None:
             self._become(node, process, RankState.PARKED)
         elif process.exit is None and node.up:
-            self._exit(node, process, Exit(observed=True, code=1, message=error, group_empty=True))
+            self.exit(node, process, Exit(observed=True, code=1, message=error, group_empty=True))
 
-    def _exit(self, node: Machine_, process: Process, exit_: Exit) -> None:
+    def exit(self, node: Machine_, process: Process, exit_: Exit) -> None:
         """A process ends; what lingers of its group goes half a second later."""
         process.state, process.exit, process.since_ns = RankState.EXITED, exit_, self.now_ns
         self.report(node, [process])
@@ -497,7 +497,7 @@ class World:
         node, process = self.process(job, rank)
         if process is None or process.exit is not None:
             return False
-        self._exit(node, process, exit_)
+        self.exit(node, process, exit_)
         return True
 
     def kill_rank(self, job: str, rank: int, *, lingers: bool = False) -> bool:
