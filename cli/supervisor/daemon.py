@@ -365,7 +365,11 @@ class Supervisor:
                 processes.send(running.pid, signal.SIGCONT)
                 processes.send(running.pid, signal.SIGTERM)
         grace_s = max((running.unit.grace_s for running in units), default=0.0)
+        started = time.monotonic()
         self._reap_until(lambda: not any(running.pid for running in units), grace_s)
+        late = [running.unit.name for running in units if running.pid]
+        names = [running.unit.name for running in units]
+        log("UnitsStopped", units=names, killed=late, seconds=round(time.monotonic() - started, 3))
         for running in units:
             self._kill_unit(running)
         self._reap_until(lambda: not any(running.pid for running in units), 1.0)
@@ -377,10 +381,15 @@ class Supervisor:
         def ranks() -> set[int]:
             return {pid for pid in self._ours() if group_of(pid) not in groups}
 
-        for pid in ranks():
+        started = time.monotonic()
+        found = ranks()
+        for pid in found:
             processes.send(pid, signal.SIGTERM)
         self._reap_until(lambda: not ranks(), RANK_GRACE_S)
+        late = ranks()
         processes.kill_until_gone(ranks, GONE_TIMEOUT_S, self._reap)
+        if found:
+            log("RanksStopped", processes=len(found), killed=len(late), seconds=round(time.monotonic() - started, 3))
 
     def _reap_until(self, done: Any, timeout_s: float) -> None:
         end = time.monotonic() + timeout_s

@@ -174,7 +174,7 @@ def _store(directory: Path, address: str) -> Unit:
         argv=_python("agents.cell.store", "--listen", address),
         log=str(directory / "cell" / "store.log"),
         probe=address,
-        stop_order=6,
+        stop_order=7,
     )
 
 
