@@ -24,7 +24,7 @@ from controlplane.adapters.journal.sql import SqlJournal
 from controlplane.brain import Brain, BrainLimits, Clock, ExitCode
 from controlplane.config import Settings, parse_settings, split_address
 from controlplane.core import records as r
-from controlplane.core.draft import Policy
+from controlplane.core.draft import Policy, Refusal
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.machine import Machine
 from controlplane.core.records import UnknownRecord
@@ -47,6 +47,8 @@ PROBE_S = 0.1
 LEADER_LOOK_S = 2.0
 STOP_GRACE_S = 0.5
 STOP_LIMIT_S = 10.0
+FOLLOWER_DELAY_S = 3.0
+"""A start is busy enough with agents that come back."""
 FOLLOWER_BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 FOLLOWER_STEADY_S = 120.0
 
@@ -85,6 +87,7 @@ class _Parts:
     brain: Brain
     site: Site
     edge: Edge
+    router: Router
 
 
 class _Controller:
@@ -155,7 +158,7 @@ class _Controller:
             version=version(),
             pid=os.getpid(),
         )
-        return _Parts(journal, brain, site, edge)
+        return _Parts(journal, brain, site, edge, router)
 
     def _serve_metrics(self) -> None:
         host, port = split_address(self._settings.metrics)
@@ -169,6 +172,7 @@ class _Controller:
         """Stop accepting, finish the turn, close. Sessions end with us; the next start knows that."""
         parts.site.stopping = True
         await parts.edge.set_serving(serving=False)
+        parts.router.end_all(Refusal("unavailable", "SHUTTING_DOWN", "the controller is shutting down: connect again"))
         stopping = asyncio.create_task(parts.edge.server.stop(STOP_GRACE_S))
         ended = await asyncio.to_thread(parts.brain.stop, STOP_LIMIT_S)
         await stopping
@@ -182,6 +186,7 @@ class _Controller:
     async def _keep_follower(self) -> None:
         """Keep a follower running, with longer pauses while it does not hold."""
         settings, failures = self._settings, 0
+        await asyncio.sleep(FOLLOWER_DELAY_S)
         while True:
             began_s = time.monotonic()
             process = await asyncio.create_subprocess_exec(

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+LEAST_LEASE_MS = 800
+"""Twice the lateness that `engine.soft` tolerates: below it, a lag that is not yet noticed could outlast a lease."""
+
 
 def _setting(default: Any = MISSING, *, unit: str, why: str) -> Any:
     metadata = {"unit": unit, "why": why}
@@ -110,6 +113,8 @@ def _problems(settings: Settings) -> list[str]:
             found.append(f"--{name}: {error}")
     if settings.lease_ms < 2 * settings.beat_ms:
         found.append(f"--lease-ms {settings.lease_ms} must hold at least two beats of --beat-ms {settings.beat_ms}")
+    if settings.lease_ms < LEAST_LEASE_MS:
+        found.append(f"--lease-ms {settings.lease_ms} is below {LEAST_LEASE_MS}: our own lag could pass for silence")
     if settings.tick_ms > settings.lease_ms:
         found.append(f"--tick-ms {settings.tick_ms} must not exceed --lease-ms {settings.lease_ms}")
     return found

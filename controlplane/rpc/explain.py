@@ -39,6 +39,11 @@ _CHECKPOINT_DECISIONS = (
 )  # fmt: skip
 
 
+def _held_a_rank(record: r.Record) -> bool:
+    """Ends of processes that held no rank explain nothing about the job; `StartFailed` says what went wrong there."""
+    return not (isinstance(record, r.HostEnded) and record.rank == NONE)
+
+
 def _always(record: r.Record) -> bool:
     return True
 
@@ -66,7 +71,7 @@ def explain(state: State, progress: ProgressGate, kind: int, name: str) -> Expla
         case event_pb2.SUBJECT_KIND_JOB:
             job = _job(state, name)
             summary = job_summary(state, job, step_of(job, progress.view(job.uid)))
-            return Explanation(summary, _names(_DECISIONS), job=job.uid)
+            return Explanation(summary, _names(_DECISIONS), job=job.uid, about=_held_a_rank)
         case event_pb2.SUBJECT_KIND_NODE:
             return Explanation(node_summary(state, name), _names(_NODE_DECISIONS), node=name)
         case event_pb2.SUBJECT_KIND_RANK:

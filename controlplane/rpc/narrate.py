@@ -209,9 +209,12 @@ def _process(record: ProcessRecord, names: Names) -> str:
             return f"{_counted(len(record.rows), 'process')} of {name} changed on {names.node(record.node)}"
         case r.HostEnded():
             who = f"rank {record.rank} of {name}" if record.rank != NONE else f"process {record.serial} of {name}"
+            where = names.host_node(record.job, record.serial)
             if record.exit.finished:
-                return f"{who} finished{names.host_node(record.job, record.serial)}"
-            return f"{who} {describe_exit(record.exit)}{names.host_node(record.job, record.serial)}"
+                return f"{who} finished{where}"
+            if not record.exit.observed:
+                return f"{who}{where} {describe_exit(record.exit)}"
+            return f"{who} {describe_exit(record.exit)}{where}"
         case r.HostsForgotten():
             return f"{_counted(len(record.serials), 'ended process')} of {name} put away"
         case r.StartFailed():

@@ -31,6 +31,12 @@ class Router:
         """A turn is durable and published; called in the brain's thread."""
         self._site.loop.call_soon_threadsafe(self._after, tuple(records))
 
+    def end_all(self, refusal: Refusal) -> None:
+        """End every session."""
+        for registry in (self._agents, self._cells):
+            for session in registry.current.values():
+                session.end(refusal)
+
     def _dispatch(self, effects: tuple[Effect, ...]) -> None:
         for effect in effects:
             kind, _, name = effect.target.partition(":")

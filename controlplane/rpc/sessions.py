@@ -24,6 +24,9 @@ from controlplane.rpc.errors import RequestRefused
 from controlplane.rpc.guard import Context, read_message
 from controlplane.rpc.site import Outcome, Site
 
+LAST_WRITE_S = 1.0
+"""A peer that does not take one more message in this time gets its status without."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -72,6 +75,7 @@ class Conversation:
         self._outgoing: asyncio.Queue[Any] = asyncio.Queue(site.settings.session_queue)
         self._work: asyncio.Queue[Work] = asyncio.Queue(site.settings.report_queue)
         self._sent: set[str] = set()
+        self._writing = False
 
     # What subclasses provide
 
@@ -151,13 +155,15 @@ class Conversation:
         """
         site = self.site
         reader = asyncio.create_task(self._read(), name=f"{self.kind} reader")
-        helpers = [asyncio.create_task(self._write()), asyncio.create_task(self._carry())]
+        writer = asyncio.create_task(self._write(), name=f"{self.kind} writer")
+        worker = asyncio.create_task(self._carry(), name=f"{self.kind} worker")
         hello = site.loop.call_later(site.settings.hello_ms / 1000, self._late_hello)
         reason = "the stream was reset"
         try:
-            ends: set[asyncio.Future[Any]] = {reader, *helpers, self._closing}
+            ends: set[asyncio.Future[Any]] = {reader, writer, worker, self._closing}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            _raise_from(reader, *helpers)
+            await self._last_write(writer)
+            _raise_from(reader, writer, worker)
             if self._closing.done():
                 _raise(self._closing.result())
             reason = "the agent closed its stream"
@@ -167,9 +173,11 @@ class Conversation:
         finally:
             self.ended = True
             hello.cancel()
-            for helper in helpers:
-                helper.cancel()
-            reader.add_done_callback(_settle)
+            worker.cancel()
+            if not self._writing:
+                writer.cancel()
+            for task in (reader, writer):
+                task.add_done_callback(_settle)
             site.spawn(self._leave(reason))
 
     async def _read(self) -> None:
@@ -184,12 +192,21 @@ class Conversation:
             self.handle(message)
 
     async def _write(self) -> None:
-        while True:
+        while not self.ended:
             instruction = await self._outgoing.get()
+            self._writing = True
             try:
                 await self.context.write(instruction)
             except (aio.BaseError, asyncio.InvalidStateError):
                 return  # the call has ended; the reader says how
+            finally:
+                self._writing = False
+
+    async def _last_write(self, writer: asyncio.Task[None]) -> None:
+        """Let the write under way end before a status is sent: cut short, grpc sends the headers twice and no status."""
+        self.ended = True
+        if self._writing:
+            await asyncio.wait({writer}, timeout=LAST_WRITE_S)
 
     async def _carry(self) -> None:
         while True:

@@ -1,0 +1,153 @@
+"""The brain's thread: lateness before judgement, a bounded inbox, defects end the process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import NoReturn
+
+import pytest
+
+from controlplane.adapters.journal.memory import MemoryJournal
+from controlplane.brain import Brain, BrainLimits, Clock, ExitCode
+from controlplane.core import events as ev
+from controlplane.core.draft import Answer, Policy, Refusal
+from controlplane.core.health.suspicion import SuspicionPolicy
+from controlplane.core.machine import Decision, Machine
+from controlplane.core.softstate import SoftState
+from controlplane.core.state import State
+from controlplane.core.vocabulary import NodeLiveness
+from controlplane.engine.recover import lead
+from controlplane.engine.soft import SoftColumns
+from controlplane.engine.turn import Engine
+from controlplane.observability import Metrics
+from tests.fixtures.controller_process import until
+
+MS = 1_000_000
+
+
+class Bench:
+    """A brain over a journal in memory; its thread is started by the test."""
+
+    def __init__(self, machine: Machine, *, inbox: int = 8) -> None:
+        self.journal = MemoryJournal()
+        state = lead(self.journal, machine, "test", "test", time.time_ns())
+        self.clock = Clock(state.at_ns)
+        self.soft = SoftColumns(self.clock.now_ns())
+        self.engine = Engine(machine, self.journal, self.soft, lambda effects: None, state)
+        self.engine.on_commit = lambda result: self.soft.beat(0, self.clock.now_ns())
+        self.codes: list[ExitCode] = []
+        limits = BrainLimits(inbox=inbox, batch=4, tick_ns=20 * MS, lease_ns=800 * MS)
+        self.brain = Brain(self.engine, self.soft, self.clock, limits, metrics=Metrics(), fatal=self.fatal)
+
+    def fatal(self, code: ExitCode) -> NoReturn:
+        self.codes.append(code)
+        raise SystemExit  # ends this thread without a trace
+
+    def ask(self, event: ev.Event) -> Answer | Refusal | None:
+        answered = threading.Event()
+        answers: list[Answer | Refusal | None] = []
+
+        def reply(answer: Answer | Refusal | None) -> None:
+            answers.append(answer)
+            answered.set()
+
+        assert self.brain.post(event, reply)
+        assert answered.wait(10)
+        return answers[0]
+
+
+def policy() -> Policy:
+    return Policy(SuspicionPolicy(lease_s=0.8))
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench(Machine(policy()))
+    bench.brain.start()
+    yield bench
+    assert bench.brain.stop(10)
+
+
+def hello(node: str = "n") -> ev.NodeHello:
+    return ev.NodeHello(node, "1", (), "127.0.0.1", "test", (), ())
+
+
+def test_a_node_is_not_judged_in_the_turn_of_its_hello(bench: Bench) -> None:
+    until(lambda: bench.clock.now_ns() - bench.soft.trusted_since_ns() > 900 * MS, "longer than a lease")
+    assert isinstance(bench.ask(hello()), Answer)
+    assert bench.brain.state.fleet.liveness[0] == NodeLiveness.ALIVE
+
+
+def test_a_late_edge_makes_silence_untrusted(bench: Bench) -> None:
+    assert isinstance(bench.ask(hello()), Answer)
+    now_ns = time.monotonic_ns()
+    bench.brain.edge_alive(now_ns, now_ns)  # and never again: beats wait unread from here on
+    until(bench.brain.degraded, "degraded")
+    until(lambda: bench.soft.stalls > 60, "each tick is late, for more than a lease")
+    assert bench.brain.lag_s() > 0.4
+    assert bench.brain.state.fleet.liveness[0] == NodeLiveness.ALIVE, "many leases of silence, and nobody is blamed"
+
+
+def test_a_full_inbox_takes_nothing_and_a_stop_answers_everybody() -> None:
+    bench = Bench(Machine(policy()), inbox=3)
+    answers: list[Answer | Refusal | None] = []
+    taken = [bench.brain.post(hello(f"n{number}"), answers.append) for number in range(5)]
+    assert taken == [True, True, True, False, False]
+    assert bench.brain.depth == 3
+    bench.brain.start()
+    until(lambda: len(answers) == 3, "all that was taken is answered")
+    assert bench.brain.stop(10)
+    assert not bench.brain.post(hello())
+
+
+def test_time_never_goes_back_and_continues_after_the_journal() -> None:
+    future_ns = time.time_ns() + 3_600_000 * MS
+    clock = Clock(future_ns)
+    seen = [clock.now_ns() for _ in range(1_000)]
+    assert seen == sorted(seen)
+    assert seen[0] >= future_ns
+
+
+class BrokenMachine(Machine):
+    """A machine with a defect."""
+
+    def step(self, state: State, event: ev.Event, now_ns: int, soft: SoftState) -> Decision:
+        if isinstance(event, ev.CordonNode):
+            raise IndexError("a defect")
+        return Machine.step(self, state, event, now_ns, soft)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_defect_ends_the_process_and_leaves_the_journal_alone() -> None:
+    bench = Bench(BrokenMachine(policy()))
+    bench.brain.start()
+    assert isinstance(bench.ask(hello()), Answer)
+    revision = bench.brain.state.revision
+    bench.brain.post(ev.CordonNode("r", "n", "me", "test"))
+    until(lambda: bench.codes, "the end")
+    assert bench.codes == [ExitCode.DEFECT]
+    assert bench.journal.bounds()[1] == revision
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_lost_epoch_ends_the_process() -> None:
+    bench = Bench(Machine(policy()))
+    bench.brain.start()
+    bench.journal.lose_leadership()
+    bench.brain.post(hello())
+    until(lambda: bench.codes, "the end")
+    assert bench.codes == [ExitCode.EPOCH_LOST]
+
+
+def test_a_blocked_journal_refuses_and_recovers(bench: Bench) -> None:
+    assert isinstance(bench.ask(hello()), Answer)
+    bench.journal.set_full(True)
+    refused = bench.ask(ev.CordonNode("r", "n", "me", "test"))
+    assert isinstance(refused, Refusal)
+    assert refused.reason == "JOURNAL_UNAVAILABLE"
+    assert "disk is full" in bench.brain.blocked
+    bench.journal.set_full(False)
+    assert isinstance(bench.ask(ev.CordonNode("r", "n", "me", "test")), Answer)
+    assert bench.brain.blocked == ""
