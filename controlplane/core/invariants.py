@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from controlplane.core.checkpoints import pinned
+from controlplane.core.checkpoints import Checkpoint, pinned
 from controlplane.core.fleet import FREE
 from controlplane.core.jobs import NONE, Job
 from controlplane.core.state import State
-from controlplane.core.vocabulary import JobState, NodeLiveness, RankState
+from controlplane.core.vocabulary import CheckpointState, JobState, NodeLiveness, RankState
 
 
 def check(state: State) -> list[str]:
@@ -31,11 +31,18 @@ def check_step(before: State, after: State) -> list[str]:
         if new.generation < old.generation:
             found.append(f"S4: generation of {uid} went from {old.generation} to {new.generation}")
         keeper = pinned(old.checkpoints.values())
-        if keeper and keeper.id not in new.checkpoints:
+        if keeper and keeper.id not in new.checkpoints and not _as_good(pinned(new.checkpoints.values()), keeper):
             found.append(f"S10: pinned checkpoint {keeper.id} is gone")
         if new.generation > old.generation:
             found += _fresh_generation(after, old, new)
     return found
+
+
+def _as_good(heir: Checkpoint | None, keeper: Checkpoint) -> bool:
+    """Whether a newer checkpoint, read back if the old one was, took the pinned one's place in the same turn."""
+    if heir is None or heir.step < keeper.step:
+        return False
+    return heir.state is CheckpointState.VERIFIED or keeper.state is not CheckpointState.VERIFIED
 
 
 def _fresh_generation(state: State, old: Job, job: Job) -> list[str]:
