@@ -47,6 +47,7 @@ class Settings:
     session_queue: int = _setting(
         4_096, unit="messages", why="instructions that wait for one slow agent; beyond it the session is cut"
     )
+    write_ms: int = _setting(10_000, unit="ms", why="an agent that takes longer to read one message is cut")
     report_queue: int = _setting(
         256, unit="messages", why="reports of one agent that wait for the brain; agents keep 64 open"
     )

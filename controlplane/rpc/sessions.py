@@ -8,6 +8,7 @@ reports. Whoever wants a session to end says so through `end`; the call then end
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -24,6 +25,9 @@ from controlplane.rpc.errors import RequestRefused
 from controlplane.rpc.guard import Context, read_message
 from controlplane.rpc.site import Outcome, Site
 
+BATCH = 64
+"""Outcomes of effects that go to the brain together."""
+PAUSE_LIMIT_S = 5.0
 LAST_WRITE_S = 1.0
 """A peer that does not take one more message in this time gets its status without."""
 
@@ -72,9 +76,12 @@ class Conversation:
         self.boot_id = ""
         self.ended = False
         self._closing: asyncio.Future[Refusal] = site.loop.create_future()
-        self._outgoing: asyncio.Queue[Any] = asyncio.Queue(site.settings.session_queue)
-        self._work: asyncio.Queue[Work] = asyncio.Queue(site.settings.report_queue)
-        self._sent: set[str] = set()
+        self._outgoing: deque[Any] = deque()
+        self._effects: deque[Effect] = deque()
+        self._carried: set[str] = set()
+        self._wake = asyncio.Event()
+        self._work: asyncio.Queue[Work] = asyncio.Queue()  # bounded by its reader, which pauses
+        self._room = asyncio.Event()
         self._writing = False
 
     # What subclasses provide
@@ -98,20 +105,16 @@ class Conversation:
     # What they use
 
     def send(self, instruction: Any) -> None:
-        """Queue an instruction; a peer that reads too slowly is cut."""
-        try:
-            self._outgoing.put_nowait(instruction)
-        except asyncio.QueueFull:
-            text = f"{self.name} has left {self._outgoing.qsize()} instructions unread: connect again"
-            self.end(Refusal("exhausted", "SLOW_READER", text))
+        """Queue an instruction; a peer that leaves too many unread is cut."""
+        if len(self._outgoing) >= self.site.settings.session_queue:
+            self.end(self._slow(f"has left {len(self._outgoing)} instructions unread"))
+            return
+        self._outgoing.append(instruction)
+        self._wake.set()
 
     def queue(self, work: Work) -> None:
-        """Queue an observation; a peer that tells more than the brain can take is cut."""
-        try:
-            self._work.put_nowait(work)
-        except asyncio.QueueFull:
-            text = f"{self._work.qsize()} reports of {self.name} wait for the controller: connect again"
-            self.end(Refusal("exhausted", "BACKLOG", text))
+        """Queue an observation for the brain."""
+        self._work.put_nowait(work)
 
     def end(self, refusal: Refusal) -> None:
         """End the session with a status."""
@@ -119,19 +122,19 @@ class Conversation:
             self._closing.set_result(refusal)
 
     def send_effects(self, effects: Iterable[Effect]) -> None:
-        """Send effects that this session has not carried yet, in order."""
+        """Send effects that this session has not carried yet, in order.
+
+        They wait as they are (there are never more than the state has outstanding), and are filled in when it is
+        their turn.
+        """
         for effect in effects:
-            if effect.id in self._sent:
-                continue
-            self._sent.add(effect.id)
-            try:
-                self.send(self.effect_message(effect))
-            except Superseded as reason:
-                event = EffectDone(effect.id, ok=False, message=str(reason))
-                self.site.spawn(self.site.tell_until_durable(event))
+            if effect.id not in self._carried:
+                self._carried.add(effect.id)
+                self._effects.append(effect)
         outstanding = self.site.state.effects
-        if len(self._sent) > 2 * len(outstanding) + 64:
-            self._sent &= outstanding.keys()
+        if len(self._carried) > 2 * len(outstanding) + 64:
+            self._carried &= outstanding.keys() | {effect.id for effect in self._effects}
+        self._wake.set()
 
     def accept(self) -> None:
         """From now on this session speaks for its name; an earlier one ends."""
@@ -190,17 +193,54 @@ class Conversation:
             if message is None:
                 return
             self.handle(message)
+            if self._work.qsize() >= self.site.settings.report_queue:
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Read no further until the brain has caught up; a peer that waits too long is cut, its beats wait too."""
+        self._room.clear()
+        try:
+            async with asyncio.timeout(PAUSE_LIMIT_S):
+                await self._room.wait()
+        except TimeoutError:
+            text = f"{self._work.qsize()} reports of {self.name} wait for the controller: connect again"
+            self.end(Refusal("exhausted", "BACKLOG", text))
 
     async def _write(self) -> None:
+        limit_s = self.site.settings.write_ms / 1000
         while not self.ended:
-            instruction = await self._outgoing.get()
+            instruction = self._next_instruction()
+            if instruction is None:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
             self._writing = True
+            stuck = self.site.loop.call_later(limit_s, self.end, self._slow(f"has read nothing for {limit_s:g} s"))
             try:
                 await self.context.write(instruction)
             except (aio.BaseError, asyncio.InvalidStateError):
                 return  # the call has ended; the reader says how
             finally:
+                stuck.cancel()
                 self._writing = False
+
+    def _next_instruction(self) -> Any:
+        """What to write now, None when nothing waits."""
+        if self._outgoing:
+            return self._outgoing.popleft()
+        while self._effects:
+            effect = self._effects.popleft()
+            if effect.id not in self.site.state.effects:
+                continue
+            try:
+                return self.effect_message(effect)
+            except Superseded as reason:
+                event = EffectDone(effect.id, ok=False, message=str(reason))
+                self.site.spawn(self.site.tell_until_durable(event))
+        return None
+
+    def _slow(self, what: str) -> Refusal:
+        return Refusal("exhausted", "SLOW_READER", f"{self.name or 'the peer'} {what}: connect again")
 
     async def _last_write(self, writer: asyncio.Task[None]) -> None:
         """Let the write under way end before a status is sent: cut short, grpc sends the headers twice and no status."""
@@ -209,13 +249,24 @@ class Conversation:
             await asyncio.wait({writer}, timeout=LAST_WRITE_S)
 
     async def _carry(self) -> None:
+        """One report at a time, in order; outcomes of effects that follow each other together."""
         while True:
-            work = await self._work.get()
-            outcome = await self.site.tell_until_durable(work.event)
-            if isinstance(outcome, Refusal):
-                raise RequestRefused(outcome)
-            if work.done is not None:
-                work.done()
+            batch = [await self._work.get()]
+            while isinstance(batch[-1].event, EffectDone) and not self._work.empty() and len(batch) < BATCH:
+                batch.append(self._work.get_nowait())
+            together = [work for work in batch if isinstance(work.event, EffectDone)]
+            await asyncio.gather(*(self._deliver(work) for work in together))
+            for work in batch[len(together) :]:
+                await self._deliver(work)
+            if self._work.qsize() < self.site.settings.report_queue // 2:
+                self._room.set()
+
+    async def _deliver(self, work: Work) -> None:
+        outcome = await self.site.tell_until_durable(work.event)
+        if isinstance(outcome, Refusal):
+            raise RequestRefused(outcome)
+        if work.done is not None:
+            work.done()
 
     def _late_hello(self) -> None:
         if not self.name:

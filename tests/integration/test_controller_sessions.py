@@ -19,7 +19,7 @@ ALIVE, SUSPECT, DEAD = types_pb2.NODE_LIVENESS_ALIVE, types_pb2.NODE_LIVENESS_SU
 
 @pytest.fixture(scope="module")
 def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
-    controller = Controller(tmp_path_factory.mktemp("controller")).start()
+    controller = Controller(tmp_path_factory.mktemp("controller"), write_ms=1_000).start()
     yield controller
     controller.close()
 
@@ -179,6 +179,25 @@ def test_cordons_belong_to_their_owners(controller: Controller) -> None:
     fleet.InjectAcceleratorFault(fault, timeout=5)
     order = until(lambda: next((e for e in agent.effects if e.HasField("inject_fault")), None), "the agent is told")
     assert (order.inject_fault.accelerator, order.inject_fault.code, order.epoch) == (1, "XID-79", 1)
+    agent.stream.close()
+
+
+def test_a_slow_reader_is_cut_and_holds_nobody_up(controller: Controller) -> None:
+    agent = FakeAgent(controller, "slow").connect()
+    FakeCell(controller, [agent], boot_id="4").connect()
+    until(lambda: controller.node("slow").cell_member, "it is a member: silence alone kills no member")
+    agent.stream.reading.clear()
+    for number in range(300):
+        fault = fleet_pb2.InjectAcceleratorFaultRequest(
+            request_id=f"slow-{number}", node="slow", accelerator=0, code="X", message="m" * 1_000
+        )
+        controller.fleet.InjectAcceleratorFault(fault, timeout=5)
+    until(lambda: not controller.node("slow").session_open, "the session is cut")
+    assert "has read nothing for 1 s" in controller.log_lines("session_ended")[-1]
+    agent.stream.reading.set()
+    assert refused(agent.stream) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_READER")
+    agent.connect()
+    until(lambda: len({e.effect_id for e in agent.effects}) == 300, "all of it arrives with the next session")
     agent.stream.close()
 
 
