@@ -171,6 +171,13 @@ class Site(RuleBasedStateMachine):
         if on:
             self.world.broken[name] = "ImportError: no module named flash"
 
+    @rule(name=names, lasts=st.sampled_from([2.0, 8.0, 20.0]))
+    def jam(self, name: str, lasts: float) -> None:
+        """No generation of the job comes together for a while."""
+        self.world.jammed.add(name)
+        self.world.run(lasts, 0.2)
+        self.world.jammed.clear()
+
     # -- nodes ------------------------------------------------------------------------------------------------------
 
     @rule(pick=small, then=short)

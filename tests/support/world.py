@@ -141,6 +141,7 @@ class World:
         self.steps: dict[str, int] = {}
         self.corrupt: set[str] = set()
         self.broken: dict[str, str] = {}
+        self.jammed: set[str] = set()
         self.checked = True
         self.delays = {"park": 2.0, "join": 0.05, "rendezvous": 0.1, "restore": 0.2, "step": 0.1}
         self.engine = self._lead()
@@ -371,7 +372,7 @@ class World:
         job = self.job(process.job)
         if job.generation != generation or job.terminal:
             return False
-        if not self._whole(job, column - 1):
+        if job.name in self.jammed or not self._whole(job, column - 1):
             self.after(0.1, retry)
             return False
         process.times[column] = self.now_ns

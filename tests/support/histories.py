@@ -1,0 +1,69 @@
+"""A rich run of a small site: at least one record of every type."""
+
+from __future__ import annotations
+
+from controlplane.core import events as ev
+from controlplane.core.draft import Policy
+from controlplane.core.health.suspicion import SuspicionPolicy
+from controlplane.core.jobs import Exit
+from controlplane.core.spec import Budget, RestartPolicy, SparePolicy, Timeouts
+from controlplane.core.vocabulary import JobState
+from tests.support.world import World, spec
+
+
+def eventful() -> World:  # noqa: PLR0915 - one line per event of a long day
+    """Failures of every kind one after the other, and every ending of a job."""
+    policy = Policy(suspicion=SuspicionPolicy(dead_without_witness_s=30.0), effect_ms=15_000)
+    world = World(6, accelerators=2, racks=2, policy=policy)
+    timeouts = Timeouts(start_ms=8_000, join_ms=6_000, stop_ms=2_000)
+
+    def running(name: str) -> None:
+        world.run_until(lambda: world.job(name).state is JobState.RUNNING)
+
+    world.submit(spec("moe", 4, timeouts=timeouts))
+    running("moe")
+    world.submit(spec("small", 2, timeouts=timeouts, spares=SparePolicy()))
+    running("small")
+    world.run(2)
+    for step in (20, 40, 60, 80):
+        world.checkpoint("moe", step)
+        world.run(1)
+    world.checkpoint("moe", 90, [0, 1])
+    world.kill_rank("moe", 2, lingers=True)
+    running("moe")
+    world.end("moe", 1, Exit(observed=True, code=1, message="Traceback\nValueError: boom", group_empty=True))
+    running("moe")
+    world.corrupt.add("moe-1/g1/step-80")
+    world.kill_rank("moe", 0)
+    running("moe")
+    world.turn(ev.CordonNode("c1", "node-05", "operator", "look"))
+    world.turn(ev.UncordonNode("c2", "node-05", "operator"))
+    world.turn(ev.InjectFault("f1", world.process("moe", 3)[0].name, 0, "XID-79", "fell off the bus"))
+    running("moe")
+    world.run(3)
+    world.destroy(world.process("moe", 0)[0].name)
+    world.run(4)
+    running("moe")
+    _, process = world.process("moe", 2)
+    assert process is not None
+    process.obeys = False
+    world.kill_rank("moe", 3)
+    world.run(15)
+    running("moe")
+    world.jammed.add("moe")
+    world.kill_rank("moe", 0)
+    world.run(25)
+    world.jammed.clear()
+    running("moe")
+    world.lose_cell()
+    world.restart_controller()
+    world.run(1)
+    world.cell_hello()
+    world.finish("moe")
+    world.run(2)
+    world.turn(ev.CancelJob("k1", "small", "no longer needed"))
+    world.run(2)
+    world.broken["bad"] = "ImportError: no module named flash"
+    world.submit(spec("bad", 1, timeouts=timeouts, restart_policy=RestartPolicy(user=Budget(1, 60_000))))
+    world.run_until(lambda: world.job("bad").terminal)
+    return world
