@@ -27,8 +27,12 @@ PEER_LOSS_PATIENCE = 10
 """Join time-outs to wait for a new generation after a peer was lost; then exit code 75."""
 
 JOIN_POLL_S = 0.02
-SETTLE_TIMEOUT_S = 2.0
+SETTLE_TIMEOUT_S = 0.1
 """For operations in flight to end with an error after their connections were shut down (measured: 1-2 ms)."""
+
+_lingering: list[Group] = []
+"""Groups with an operation that gloo has not ended yet; their destructor would block. Looked at again at every drop: the
+operation ends with its own time-out (`rendezvous.COLLECTIVE_PATIENCE`) at the latest."""
 
 
 class Reporter(Protocol):
@@ -242,17 +246,17 @@ class Generation:
         self._control.on_change(None)
         self._interrupt()
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
-        groups = list(self._groups.values())
-        while groups and not all(group.settled() for group in groups):
-            if time.monotonic() > deadline:
-                note(f"generation {self.number}: an operation did not end after its connections were shut; keeping it")
-                _unfreeable.extend(groups)
+        waiting = [*self._groups.values(), *_lingering]
+        self._groups.clear()
+        _lingering.clear()
+        while waiting:
+            for group in [group for group in waiting if group.settled()]:
+                group.release()
+                waiting.remove(group)
+            if not waiting or time.monotonic() > deadline:
                 break
             time.sleep(0.001)
-        else:
-            for group in groups:
-                group.release()
-        self._groups.clear()
+        _lingering.extend(waiting)
 
     def __enter__(self) -> Generation:
         return self
@@ -323,7 +327,3 @@ def _short(error: Exception | None) -> str:
     """The fact in a backend's message, without the source position before it and the advice after it."""
     line = str(error).partition("\n")[0].partition(". This is typically")[0]
     return re.sub(r"^\[[^\]]*\] ", "", line)[:300]
-
-
-_unfreeable: list[Group] = []
-"""Groups whose destructor would block; kept for the life of the process, said in its log."""

@@ -24,8 +24,9 @@ from agents.rank.sockets import Endpoint, listening_endpoints
 STORE_TIMEOUT = timedelta(seconds=2)
 PRESENCE_SLICE = timedelta(milliseconds=200)
 CONNECT_TIMEOUT = timedelta(seconds=10)
-COLLECTIVE_TIMEOUT = timedelta(hours=1)
-"""A stopped peer is the controller's to notice: the flag ends the wait long before this."""
+COLLECTIVE_PATIENCE = 60
+"""Join time-outs after which the backend itself gives up an operation. A stopped peer is the controller's to notice, and
+the flag ends the wait long before; this bounds the life of an operation that gloo never wakes (see `generation.drop`)."""
 
 GLOO_THREADS = 2
 STORE_RETRY_S = 0.1
@@ -73,6 +74,7 @@ class Joiner(threading.Thread):
             mine = listening_endpoints() - before
         store, endpoints = self._meet(mine)
         built = Built(endpoints=frozenset(endpoints | mine))
+        patience = timedelta(seconds=COLLECTIVE_PATIENCE * self._assignment.join_timeout_s)
         for name, ranks in self._members.items():
             options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # noqa: SLF001  not in the stubs
             options._devices = [device]  # noqa: SLF001  torch offers no other way to name the device
@@ -84,7 +86,7 @@ class Joiner(threading.Thread):
                 len(ranks),
                 options,
             )
-            backend._set_default_timeout(COLLECTIVE_TIMEOUT)  # noqa: SLF001
+            backend._set_default_timeout(patience)  # noqa: SLF001
             built.backends[name] = backend
         return built
 

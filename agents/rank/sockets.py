@@ -25,7 +25,11 @@ def listening_endpoints() -> set[Endpoint]:
 
 
 def shut_down_connections(endpoints: frozenset[Endpoint]) -> int:
-    """Shut down each connection of this process that has one of `endpoints` at either end; returns how many.
+    """Shut down reading from each connection that has one of `endpoints` at either end; returns how many.
+
+    Reading only: gloo's loop then sees the end of the stream, fails what is pending and closes the connection itself.
+    A connection that is shut for writing too lets a send that comes first fail with EPIPE, and gloo (as of 2.13's)
+    forgets to wake the waiter of such a send: `Pair::signalException` skips the unbound buffers in its `tx_`.
 
     The check and the shutdown work on one duplicated descriptor, so that a number reused meanwhile cannot be hit.
     """
@@ -36,7 +40,7 @@ def shut_down_connections(endpoints: frozenset[Endpoint]) -> int:
                 continue
             ends = {_endpoint(connection.getsockname()), _endpoint(connection.getpeername())}
             if ends & endpoints:
-                connection.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RD)
                 count += 1
     return count
 
