@@ -282,10 +282,12 @@ def lost_rank(node: str, rank: int, serial: int, exit_: Exit, fault_ns: int) -> 
 
 
 def lose_ranks(draft: Draft, job: Job, lost: tuple[LostRank, ...], cause: str) -> None:
-    """Open or widen the job's incident. What the machine did is decided at once; what the code did is collected first."""
+    """Open or widen the job's incident. What the machine did first is decided at once; what the code did is collected,
+    and so is all that follows within an incident: a whole gang that ends together must not cost a verdict per rank."""
     if job.ending or job.state in (JobState.QUEUED,):
         return
-    window = job.spec.restart_policy.collect_window_ms if any(entry.blame is Blame.USER for entry in lost) else 0
+    collect = any(entry.blame is Blame.USER for entry in lost) or (bool(lost) and job.incident is not None)
+    window = job.spec.restart_policy.collect_window_ms if collect else 0
     step = max(draft.soft.progress(job.uid)[0], job.restore_step)
     draft.write(r.RanksLost(job.uid, lost, draft.now_ns + ms(window), step, cause))
     draft.settle(job.uid)

@@ -1,0 +1,270 @@
+"""The language of the golden stories: one command per line, the records that follow below it.
+
+A story is a text file. A line that begins with `> ` is a command; `# ` begins a remark; everything else is what the
+machine wrote down, indented, and is generated. See `COMMANDS` for the words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from controlplane.core import events as ev
+from controlplane.core.draft import Answer, Policy, Refusal
+from controlplane.core.health.suspicion import SuspicionPolicy
+from controlplane.core.jobs import Exit
+from controlplane.core.spec import Budget, JobSpec, SparePolicy, Timeouts
+from controlplane.core.units import to_s
+from controlplane.core.vocabulary import CheckpointState, JobState, NodeLiveness
+from tests.support.world import World, spec
+
+QUIET = (
+    "HostsObserved",
+    "EffectsFinished",
+    "HostsForgotten",
+    "RequestAnswered",
+    "NodeSessionChanged",
+    "NodeRegistered",
+)
+"""Records that a story does not show: they say how it happened, not what."""
+
+
+class ScriptError(Exception):
+    """A line that is no command, or an expectation that does not hold."""
+
+
+def _options(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    plain = [word for word in words if "=" not in word]
+    return plain, dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def _duration(text: str) -> float:
+    return float(text.removesuffix("s"))
+
+
+@dataclass
+class Story:
+    """A world and the text that its story makes."""
+
+    world: World | None = None
+    lines: list[str] = field(default_factory=list)
+    shown: int = 0
+    answer: str = ""
+
+    # -- commands ---------------------------------------------------------------------------------------------------
+
+    def site(self, nodes: str = "4", accelerators: str = "2", racks: str = "2", dead_after: str = "300s") -> None:
+        """`site nodes=4 accelerators=2 racks=2`: a fresh site; must come first."""
+        policy = Policy(suspicion=SuspicionPolicy(dead_without_witness_s=_duration(dead_after)))
+        self.world = World(int(nodes), int(accelerators), int(racks), policy)
+        self.shown = len(self.world.lines)
+
+    def submit(
+        self, name: str, *, ranks: str = "4", per_rank: str = "1", spares: str = "0", parked: str = "0",
+        start: str = "120s", join: str = "60s", user: str = "3",
+    ) -> None:  # fmt: skip
+        """`submit moe ranks=4 per_rank=1 spares=0 parked=0 start=120s join=60s user=3`."""
+        base: JobSpec = spec(
+            name,
+            int(ranks),
+            accelerators_per_rank=int(per_rank),
+            spares=SparePolicy(int(spares), int(parked)),
+            timeouts=Timeouts(round(_duration(start) * 1000), round(_duration(join) * 1000)),
+        )
+        wanted = replace(base, restart_policy=replace(base.restart_policy, user=Budget(int(user), 3_600_000, 200)))
+        self._tell(ev.SubmitJob(f"submit-{name}", wanted))
+
+    def run(self, duration: str) -> None:
+        """`run 5s`: let time pass."""
+        self._world.run(_duration(duration))
+
+    def until(self, name: str, state: str, limit: str = "120s") -> None:
+        """`until moe RUNNING limit=120s`: let time pass until a job is in a state."""
+        self._world.run_until(lambda: self._world.job(name).state.name == state, _duration(limit))
+
+    def kill(self, name: str, what: str, lingers: str = "") -> None:
+        """`kill moe 2`, `kill moe 0,1`, `kill moe all`: SIGKILL at the same instant."""
+        job = self._world.job(name)
+        for rank in range(job.spec.ranks) if what == "all" else map(int, what.split(",")):
+            if not self._world.kill_rank(job.uid, rank, lingers=bool(lingers)):
+                raise ScriptError(f"rank {rank} of {name} has no process")
+
+    def exit(self, name: str, rank: str, code: str, message: str = "") -> None:
+        """`exit moe 1 42 message=text_with_underscores`: the user's code ends."""
+        exit_ = Exit(observed=True, code=int(code), message=message.replace("_", " "), group_empty=True)
+        if not self._world.end(name, int(rank), exit_):
+            raise ScriptError(f"rank {rank} of {name} has no process")
+
+    def finish(self, name: str, what: str = "all") -> None:
+        """`finish moe`, `finish moe 0,1`: ranks end with the final marker."""
+        self._world.finish(name, None if what == "all" else [int(rank) for rank in what.split(",")])
+
+    def hang(self, name: str, rank: str) -> None:
+        """`hang moe 1`: the process of a rank does nothing any more."""
+        _, process = self._world.process(name, int(rank))
+        if process is None:
+            raise ScriptError(f"rank {rank} of {name} has no process")
+        process.obeys = False
+
+    def breaks(self, name: str, message: str = "") -> None:
+        """`breaks moe message=ImportError`: every new process of the job ends while it starts; no message: no more."""
+        self._world.broken.pop(name, None)
+        if message:
+            self._world.broken[name] = message.replace("_", " ")
+
+    def destroy(self, node: str) -> None:
+        """`destroy node-01`: it burns; everything on it is gone."""
+        self._world.destroy(node)
+
+    def repair(self, node: str) -> None:
+        """`repair node-01`: it comes back, empty."""
+        self._world.repair(node)
+
+    def lose_agent(self, node: str) -> None:
+        """`lose_agent node-01`: its agent dies, ranks go on."""
+        self._world.lose_agent(node)
+
+    def return_agent(self, node: str) -> None:
+        """`return_agent node-01`: a new agent finds what runs."""
+        self._world.return_agent(node)
+
+    def freeze(self, nodes: str) -> None:
+        """`freeze node-00,node-02`: nothing of them gets through, all at once; ranks go on."""
+        for node in nodes.split(","):
+            self._world.freeze(node)
+
+    def thaw(self, nodes: str) -> None:
+        """`thaw node-00,node-02`: the path is whole again."""
+        for node in nodes.split(","):
+            self._world.thaw(node)
+
+    def raylet(self, node: str, how: str) -> None:
+        """`raylet node-01 down` or `up`."""
+        self._world.set_raylet(node, up=how == "up")
+
+    def cell(self, how: str) -> None:
+        """`cell lost` or `cell back`."""
+        if how == "lost":
+            self._world.lose_cell()
+        else:
+            self._world.cell_hello()
+
+    def fault(self, node: str, index: str, code: str = "") -> None:
+        """`fault node-01 0 XID-79`; without a code the fault is cleared."""
+        self._world.set_fault(node, int(index), code)
+
+    def cordon(self, node: str) -> None:
+        """`cordon node-01`, by the operator."""
+        self._tell(ev.CordonNode("", node, "operator", "look"))
+
+    def uncordon(self, node: str) -> None:
+        """`uncordon node-01`."""
+        self._tell(ev.UncordonNode("", node, "operator"))
+
+    def checkpoint(self, name: str, step: str, what: str = "all") -> None:
+        """`checkpoint moe 20`, `checkpoint moe 20 0,1` (only some ranks report)."""
+        ranks = None if what == "all" else [int(rank) for rank in what.split(",")]
+        self._world.checkpoint(name, int(step), ranks)
+
+    def corrupt(self, name: str, step: str) -> None:
+        """`corrupt moe 20`: the files of that step are damaged from now on."""
+        self._world.corrupt.update(c.id for c in self._world.job(name).checkpoints.values() if c.step == int(step))
+
+    def cancel(self, name: str) -> None:
+        """`cancel moe`."""
+        self._tell(ev.CancelJob("", name, ""))
+
+    def restart_controller(self, stall: str = "0.5s") -> None:
+        """`restart_controller stall=2s`: SIGKILL and a new one."""
+        self._world.restart_controller(_duration(stall))
+
+    def stall_controller(self, duration: str) -> None:
+        """`stall_controller 5s`: the brain sleeps."""
+        self._world.stall_controller(_duration(duration))
+
+    def expect(self, name: str, state: str, generation: str = "", step: str = "", rungs: str = "") -> None:
+        """`expect moe RUNNING generation=2 step=20 rungs=RESTART_RANK`; `expect node-01 DEAD`."""
+        fleet = self._world.state().fleet
+        number = fleet.number(name)
+        if number is not None:
+            self._same(name, NodeLiveness(int(fleet.liveness[number])).name, state)
+            return
+        job = self._world.job(name)
+        self._same(name, JobState(job.state).name, state)
+        if generation:
+            self._same(f"generation of {name}", str(job.generation), generation)
+        if step:
+            self._same(f"restore step of {name}", str(job.restore_step), step)
+        if rungs:
+            self._same(f"rungs of {name}", ",".join(recovery.rung for recovery in job.recoveries), rungs)
+
+    def show(self, name: str) -> None:
+        """`show moe`: state, blocker, recoveries, checkpoints, where its time went."""
+        job = self._world.job(name)
+        blocker = f", blocker: {job.blocker}" if job.blocker else ""
+        reason = f", reason: {job.end_reason}" if job.terminal else ""
+        self._write(f"{job.uid} is {job.state.name}, generation {job.generation}{blocker}{reason}")
+        for recovery in job.recoveries:
+            phases = " ".join(f"{phase}={to_s(took):g}" for phase, took in recovery.phases_ns.items())
+            over = " (overtaken)" if recovery.overtaken else ""
+            self._write(
+                f"recovery to generation {recovery.generation}{over}: {recovery.rung or 'undecided'} of {recovery.ranks}, "
+                f"{recovery.blame}: {recovery.cause}; {recovery.steps_lost} steps lost; {phases}"
+            )
+        for known in job.checkpoints.values():
+            self._write(f"checkpoint {known.id} {CheckpointState(known.state).name} {known.reason}".rstrip())
+        buckets = " ".join(f"{bucket}={to_s(took):g}" for bucket, took in sorted(job.ledger_ns.items()) if took)
+        self._write(f"accelerator-seconds: {buckets}")
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _world(self) -> World:
+        if self.world is None:
+            raise ScriptError("the first command must be `site`")
+        return self.world
+
+    def _tell(self, event: ev.Event) -> None:
+        answer = self._world.turn(event)[0]
+        if isinstance(answer, Refusal):
+            self._write(f"refused {answer.reason}: {answer.message}")
+        elif isinstance(answer, Answer) and answer.fields.get("blocker"):
+            self._write(f"answer: {answer.fields['blocker']}")
+
+    def _same(self, what: str, found: str, expected: str) -> None:
+        if found != expected:
+            tail = "\n".join(self._world.lines[-25:])
+            raise ScriptError(f"{what} is {found}, expected {expected}; the newest records:\n{tail}")
+
+    def _write(self, text: str) -> None:
+        self.lines.append(f"      {text}")
+
+    def play(self, text: str) -> str:
+        """Run a story's commands and return the whole text with fresh records."""
+        for line in text.splitlines():
+            if line.startswith("> "):
+                self.lines.append(line)
+                self._command(line[2:].split())
+                if self.world is not None:
+                    fresh, self.shown = self.world.lines[self.shown :], len(self.world.lines)
+                    self.lines += [entry.rstrip() for entry in fresh if entry.split()[1] not in QUIET]
+            elif line.startswith("#") or not line.strip():
+                self.lines.append(line)
+        return "\n".join(self.lines) + "\n"
+
+    def _command(self, words: list[str]) -> None:
+        command = COMMANDS.get(words[0])
+        if command is None:
+            raise ScriptError(f"no command is named {words[0]}: {', '.join(COMMANDS)}")
+        plain, options = _options(words[1:])
+        try:
+            command(self, *plain, **options)
+        except TypeError as error:
+            raise ScriptError(f"{' '.join(words)}: {error}; usage: {command.__doc__}") from None
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    name: member
+    for name, member in vars(Story).items()
+    if callable(member) and not name.startswith("_") and name != "play"
+}
