@@ -214,7 +214,8 @@ def _process(record: ProcessRecord, names: Names) -> str:
                 return f"{who} finished{where}"
             if not record.exit.observed:
                 return f"{who}{where} {describe_exit(record.exit)}"
-            return f"{who} {describe_exit(record.exit)}{where}"
+            left = ", nothing of it is left" if record.rank == NONE and record.exit.group_empty else ""
+            return f"{who} {describe_exit(record.exit)}{where}{left}"
         case r.HostsForgotten():
             return f"{_counted(len(record.serials), 'ended process')} of {name} put away"
         case r.StartFailed():

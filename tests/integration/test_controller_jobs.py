@@ -7,6 +7,8 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from phalanx.v1 import agent_pb2, checkpoint_pb2, event_pb2, job_pb2, types_pb2
 
 from tests.fixtures.controller_peers import FakeAgent, FakeCell
@@ -19,7 +21,7 @@ class Site:
     """A controller with two nodes of two accelerators each, and their cell."""
 
     def __init__(self, folder: Path) -> None:
-        self.controller = Controller(folder).start()
+        self.controller = Controller(folder, preflight_ms=1_500).start()
         self.agents = [FakeAgent(self.controller, f"node-{number}").connect() for number in (1, 2)]
         self.cell = FakeCell(self.controller, self.agents).connect()
         self.by_name = {agent.node: agent for agent in self.agents}
@@ -79,6 +81,7 @@ def test_a_job_runs_loses_a_rank_and_succeeds(site: Site) -> None:
     assert {"RanksLost", "RecoveryDecided", "GenerationStarted"} <= {event.type for event in explained.chain}
     assert "killed by signal 9" in why(site, event_pb2.SUBJECT_KIND_RANK, "life/1").chain[-2].message
 
+    until(lambda: controller.job("life").step >= 1, "the new generation makes steps")
     for rank in (0, 1):
         agent, host = site.holder(rank, "life")
         agent.end_host(host, final=True)
@@ -104,6 +107,67 @@ def test_a_partial_table_goes_to_nodes_that_have_the_former_one(site: Site) -> N
     assert (order.generation, order.base_generation) == (2, 1)
     assert [row.rank for row in order.rows] == [victim.rank]
     cancel(site, "patch")
+
+
+def test_an_effect_that_its_job_left_behind_is_not_sent_again(site: Site) -> None:
+    site.controller.submit("behind-1", name="behind", ranks=3)
+    for agent in site.agents:
+        agent.auto = False
+
+    def ordered(agent: FakeAgent) -> list[int]:
+        orders = [e.apply_generation for e in agent.effects if e.HasField("apply_generation")]
+        return [order.generation for order in orders if order.job_name == "behind"]
+
+    until(lambda: all(1 in ordered(agent) for agent in site.agents), "both are told of generation 1")
+    job = site.controller.job("behind")
+    victim = next(rank for rank in job.ranks if [r.node for r in job.ranks].count(rank.node) == 1)
+    lively = site.by_name[victim.node]
+    lively.auto = True
+    for effect in list(lively.effects):
+        lively.carry_out(effect)
+    lively.end_host(victim.host_id, signal=9)
+    until(lambda: site.controller.job("behind").generation == 2, "a new generation")
+    quiet = next(agent for agent in site.agents if agent is not lively)
+    quiet.auto = True
+    quiet.effects.clear()
+    quiet.stream.reset()
+    quiet.connect()
+    site.controller.until_state(RUNNING, "behind")
+    assert set(ordered(quiet)) == {2}
+    cancel(site, "behind")
+
+
+def test_a_cell_that_does_not_answer_refuses_the_job(site: Site) -> None:
+    site.cell.auto_preflight = False
+    with pytest.raises(grpc.RpcError) as late:
+        site.controller.submit("late-1", name="late")
+    site.cell.auto_preflight = True
+    assert refusal(late.value) == (grpc.StatusCode.DEADLINE_EXCEEDED, "PREFLIGHT_TIMED_OUT")
+
+
+def test_events_are_filtered_by_job_and_node(site: Site) -> None:
+    of_node = messages(site, node="node-1")
+    assert any("node-1 registered with 2 accelerators" in text for text in of_node)
+    assert any("joined cell cell-1" in text for text in of_node), "a record about several nodes"
+    assert not any("node-2 registered" in text for text in of_node)
+    assert len(messages(site, limit=3)) == 3
+    answer = site.controller.events.ListEvents(event_pb2.ListEventsRequest(), timeout=5)
+    assert [event.revision for event in answer.events] == sorted(event.revision for event in answer.events)
+    assert "node-1 takes new work" in why(site, event_pb2.SUBJECT_KIND_NODE, "node-1").summary
+    with pytest.raises(grpc.RpcError) as error:
+        why(site, event_pb2.SUBJECT_KIND_UNSPECIFIED, "node-1")
+    assert refusal(error.value) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+
+
+def test_health_and_reflection_answer(site: Site) -> None:
+    health = health_pb2_grpc.HealthStub(site.controller.channel)
+    answer = health.Check(health_pb2.HealthCheckRequest(service="phalanx.v1.JobService"), timeout=5)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    listed = reflection_pb2_grpc.ServerReflectionStub(site.controller.channel).ServerReflectionInfo(
+        iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    )
+    names = {service.name for service in next(listed).list_services_response.service}
+    assert {"phalanx.v1.AgentService", "phalanx.v1.EventService", "grpc.health.v1.Health"} <= names
 
 
 def test_repeats_of_a_request_get_the_first_answer(site: Site) -> None:
