@@ -17,7 +17,7 @@ def load(journal: Journal) -> State:
     """The state that the journal describes.
 
     Raises:
-        JournalCorrupt: the snapshot does not match its digest.
+        JournalCorrupt: the snapshot does not match its digest, or another version wrote it.
         UnknownRecord: a newer Phalanx wrote the journal.
     """
     snapshot = journal.latest_snapshot()
@@ -25,7 +25,13 @@ def load(journal: Journal) -> State:
     if snapshot is not None:
         if hashlib.sha256(snapshot.body.encode()).hexdigest() != snapshot.digest:
             raise JournalCorrupt(f"snapshot at revision {snapshot.revision} does not match its digest")
-        state = State.from_json(snapshot.body)
+        try:
+            state = State.from_json(snapshot.body)
+        except (ValueError, KeyError, TypeError) as error:
+            raise JournalCorrupt(
+                f"this version of Phalanx cannot read the snapshot at revision {snapshot.revision} ({error}): start the "
+                "version that wrote it, or a newer one"
+            ) from error
     return catch_up(state, journal)
 
 
