@@ -66,10 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return asyncio.run(_Controller(settings).run())
     except (CannotStart, AddressTaken, UnknownRecord, JournalCorrupt, JournalUnavailable) as error:
-        print(f"phalanx controller: {error}", file=sys.stderr)  # noqa: T201 - nobody reads the log of what did not start
+        sys.stderr.write(f"phalanx controller: {error}\n")
         return ExitCode.CANNOT_START
     except EpochLost as error:
-        print(f"phalanx controller: {error}", file=sys.stderr)  # noqa: T201 - as above
+        sys.stderr.write(f"phalanx controller: {error}\n")
         return ExitCode.EPOCH_LOST
 
 

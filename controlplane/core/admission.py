@@ -113,7 +113,7 @@ def _cancel(draft: Draft, event: ev.CancelJob) -> None:
 
 def end_job(draft: Draft, job: Job, state: JobState, reason: str, grace_ms: int) -> None:
     """Begin the end of a job: every process that may still run is asked to stop, then killed; nothing else is begun."""
-    draft.write(r.JobEnding(job.uid, state, reason, job.result))
+    draft.write(r.JobEnding(job.uid, state, reason, job.result, max(job.restore_step, draft.soft.progress(job.uid)[0])))
     withdrawn = tuple(
         effect.id
         for effect in draft.state.effects.values()

@@ -135,6 +135,7 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
         case r.JobEnding():
             job = state.own_job(record.job)
             job.ending, job.end_reason, job.result = record.state, record.reason, record.result
+            job.last_step = record.step
         case r.JobEnded():
             _ended(state, record, at_ns)
         case r.EffectsIssued():

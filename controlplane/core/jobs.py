@@ -204,6 +204,7 @@ class Job:
     result: dict[str, str] = field(default_factory=dict)
     ledger_ns: dict[str, int] = field(default_factory=dict)
     last_error: str = ""
+    last_step: int = 0
 
     def clone(self) -> Job:
         """A copy that shares every column and value."""

@@ -318,12 +318,13 @@ class CheckpointsExpired:
 
 @dataclass(frozen=True, slots=True)
 class JobEnding:
-    """The job will end in `state`; its processes are being stopped."""
+    """The job will end in `state`; its processes are being stopped. `step`: newest step that was known."""
 
     job: str
     state: JobState
     reason: str
     result: dict[str, str]
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ from controlplane.rpc.site import Site
 
 log = structlog.get_logger(__name__)
 
+CELL_RETURN_S = 10.0
+"""A submission waits this long for a cell agent that has just lost its session."""
+
 
 class CellConversation(Conversation):
     """The stream of one cell agent.
@@ -134,14 +137,23 @@ class CellConversation(Conversation):
         self.queue(Work(event, ack))
 
 
+async def _connected(site: Site, cells: Registry) -> object | None:
+    end = asyncio.get_running_loop().time() + CELL_RETURN_S
+    while not cells.current and site.state.cells and asyncio.get_running_loop().time() < end:
+        await asyncio.sleep(0.1)
+    return next(iter(cells.current.values()), None)
+
+
 async def preflight(site: Site, cells: Registry, spec: JobSpec) -> None:
-    """Ask a connected cell whether it can run a job; without one, nobody is asked.
+    """Ask a connected cell whether it can run a job; one that is known is given a moment to come back. A site without any
+    cell is asked nothing: the job then waits with that blocker.
 
     Raises:
         RequestRefused: it cannot, or it did not answer in time.
     """
-    session = next(iter(cells.current.values()), None)
+    session = await _connected(site, cells)
     if session is None:
+        log.warning("preflight_skipped", job=spec.name, reason="no cell agent is connected")
         return
     cell = cast("CellConversation", session)
     try:

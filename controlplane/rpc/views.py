@@ -70,7 +70,7 @@ def node_message(state: State, number: int, last_beat_ns: int, now_ns: int) -> f
 
 def step_of(job: Job, progress: Progress) -> int:
     """Newest finished step that is known; after a restart of the controller at least the restore point."""
-    return max(progress.step, job.restore_step)
+    return max(progress.step, job.restore_step, job.last_step)
 
 
 def job_message(state: State, job: Job, progress: Progress, now_ns: int, root: str, *, ranks: bool) -> job_pb2.Job:
