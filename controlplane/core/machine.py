@@ -1,8 +1,8 @@
 """The machine: one event in, records and effects out. Reads only; `apply` changes. The parts it calls hold the policy.
 
-Contract of a turn (see `engine.turn`): for every event of a drained batch call `step` on the working state, apply its
-records to the working state, then step its follow-ups; append all records in one transaction; publish the working state;
-only then act on the effects.
+Contract of a turn (see `engine.turn`): for every event of a drained batch call `step` on the working state and apply its
+records to the working state; then step the jobs to look at, each once however many events asked for it, until none is
+left; append all records in one transaction; publish the working state; only then act on the effects.
 """
 
 from __future__ import annotations

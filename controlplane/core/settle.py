@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from controlplane.core import records as r
@@ -17,6 +19,8 @@ from controlplane.core.recovery.decide import Verdict, decide, misplaced, surviv
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import Blame, CheckpointState, JobState, NodeLiveness, Phase, RankState, Rung
 
+PATCH_SHARE = 4
+"""A generation that changes more than this part of the ranks is sent whole: the patch would be no smaller."""
 PHASES = (Phase.START, Phase.RENDEZVOUS, Phase.RESTORE, Phase.FIRST_STEP)
 
 
@@ -131,7 +135,7 @@ def _waits_to_see(draft: Draft, job: Job, ranks: tuple[int, ...], since_ns: int)
         return False
     hidden = unsure(job, draft.fleet, ranks)
     if hidden:
-        _say(draft, job, f"waits to see {', '.join(draft.fleet.name(node) for node in hidden)} whole again")
+        _say(draft, job, f"waits to see {_some([draft.fleet.name(node) for node in hidden])} whole again")
     return bool(hidden)
 
 
@@ -229,8 +233,7 @@ def _bind(draft: Draft, job: Job) -> None:
     if missing:
         if not _give_up_starting(draft, job):
             _request(draft, job, missing)
-            names = ", ".join(f"{count} on {draft.fleet.name(node)}" for node, count in sorted(missing.items()))
-            _say(draft, job, f"waits for processes to park: {names}")
+            _say(draft, job, _parking(draft, missing))
         return
     blocking = _blocking(draft, job)
     if blocking:
@@ -248,22 +251,53 @@ def _homeless(draft: Draft, job: Job, rank: int) -> LostRank:
     return LostRank(rank, NONE, text, Blame.INFRASTRUCTURE, draft.now_ns, text)
 
 
+SHOWN = 4
+"""Names in a blocker; and from twice as many missing processes on only their order of magnitude is said."""
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few names and how many there are beside them: blockers are durable, and a job may have thousands of nodes."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _parking(draft: Draft, missing: dict[int, int]) -> str:
+    """What is missing: exactly while it is little, else such that the text does not change with every process."""
+    count = sum(missing.values())
+    if count <= 2 * SHOWN:
+        return "waits for processes to park: " + _some(
+            [f"{number} on {draft.fleet.name(node)}" for node, number in sorted(missing.items())]
+        )
+    return f"waits for at least {1 << (count.bit_length() - 1)} processes to park"
+
+
+def _within(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(order that sorts by node and keeps the order inside, how many of the same node came before, in that order)."""
+    order = np.argsort(nodes, kind="stable")
+    grouped = nodes[order]
+    first = np.searchsorted(grouped, grouped, side="left")
+    return order, np.arange(len(nodes)) - first
+
+
 def _match(job: Job, ranks: tuple[int, ...]) -> tuple[dict[int, int], dict[int, int]]:
-    """(rank -> serial of a parked process on its node, node -> processes still missing)."""
+    """(rank -> serial of a parked process on its node, node -> processes still missing).
+
+    The n-th open rank of a node gets its n-th parked process.
+    """
     hosts = job.hosts
-    free = (hosts.generation == 0) & (hosts.state == RankState.PARKED)
-    parked: dict[int, list[int]] = {}
-    for serial, node in zip(hosts.serial[free].tolist(), hosts.node[free].tolist(), strict=True):
-        parked.setdefault(node, []).append(serial)
-    chosen: dict[int, int] = {}
-    missing: dict[int, int] = {}
-    for rank in ranks:
-        node = int(job.rank_node[rank])
-        if parked.get(node):
-            chosen[rank] = parked[node].pop(0)
-        else:
-            missing[node] = missing.get(node, 0) + 1
-    return chosen, missing
+    free = np.flatnonzero((hosts.generation == 0) & (hosts.state == RankState.PARKED))
+    at = np.array(ranks, dtype=np.int64)
+    by_rank, rank_nth = _within(job.rank_node[at])
+    by_host, host_nth = _within(hosts.node[free])
+    stride = max(len(at), len(free)) + 1
+    wanted = job.rank_node[at[by_rank]].astype(np.int64) * stride + rank_nth
+    offered = hosts.node[free[by_host]].astype(np.int64) * stride + host_nth
+    _, took, given = np.intersect1d(wanted, offered, assume_unique=True, return_indices=True)
+    chosen = dict(zip(at[by_rank[took]].tolist(), hosts.serial[free[by_host[given]]].tolist(), strict=True))
+    left = np.ones(len(at), dtype=np.bool_)
+    left[by_rank[took]] = False
+    nodes, counts = np.unique(job.rank_node[at[left]], return_counts=True)
+    return chosen, dict(zip(nodes.tolist(), counts.tolist(), strict=True))
 
 
 def _give_up_starting(draft: Draft, job: Job) -> bool:
@@ -290,10 +324,11 @@ def _request(draft: Draft, job: Job, missing: dict[int, int]) -> None:
     if job.failed_starts and draft.now_ns < ms(last) + backoff_ns(job.spec.restart_policy.backoff, job.failed_starts):
         return
     nodes: list[int] = []
+    open_nodes = draft.fleet.schedulable()
+    under_way = np.bincount(hosts.node[coming], minlength=draft.fleet.size)
     for node, count in sorted(missing.items()):
-        if draft.fleet.schedulable()[node]:
-            under_way = int(np.count_nonzero(coming & (hosts.node == node)))
-            nodes.extend([node] * max(0, count - under_way))
+        if open_nodes[node]:
+            nodes.extend([node] * max(0, count - int(under_way[node])))
     if not nodes:
         return
     serials = tuple(range(job.next_host, job.next_host + len(nodes)))
@@ -312,14 +347,17 @@ def _start_generation(draft: Draft, job: Job, chosen: dict[int, int]) -> None:
         r.GenerationStarted(job.uid, generation, hosts, changed, point.id if point else "", point.step if point else 0)
     )
     fresh = {int(job.rank_node[rank]) for rank in chosen}
+    whole = generation == 1 or len(changed) > job.spec.ranks // PATCH_SHARE
+    patch = tuple(map(str, changed))
     for node in job.nodes():
+        full = whole or node in fresh
         draft.effect(
             EffectKind.APPLY_GENERATION,
             f"node:{draft.fleet.name(node)}",
             job=job.uid,
             generation=generation,
-            items=tuple(map(str, changed)),
-            full=generation == 1 or node in fresh,
+            items=() if full else patch,
+            full=full,
             timeout_ms=job.spec.timeouts.join_ms,
         )
 
@@ -370,14 +408,15 @@ def _top_up(draft: Draft, job: Job) -> None:
     most = int(np.bincount(job.rank_node).max(initial=0))
     hosts = job.hosts
     idle = (hosts.generation == 0) & hosts.live()
+    there = np.bincount(hosts.node[idle], minlength=draft.fleet.size)
+    starting = np.bincount(hosts.node[idle & (hosts.state == RankState.STARTING)], minlength=draft.fleet.size)
     missing: dict[int, int] = {}
     for node, count in [
         *((node, job.spec.spares.parked_per_node) for node in job.nodes()),
         *((node, most) for node in job.spare_nodes),
     ]:
-        have = int(np.count_nonzero(idle & (hosts.node == node)))
+        have = int(there[node])
         if have < count:
-            coming = int(np.count_nonzero(idle & (hosts.node == node) & (hosts.state == RankState.STARTING)))
-            missing[node] = count - have + coming
+            missing[node] = count - have + int(starting[node])
     if missing:
         _request(draft, job, missing)

@@ -2,6 +2,7 @@
 
 working = state.fork()
 for event in drained inbox:   decision = machine.step(working, event); apply its records to working
+for job to look at:           the same with Settle(job), once for the whole batch, until nothing is left to say
 journal.append(all records)   one transaction; fails -> nothing applied, nothing sent
 state = working               published; never changed afterwards
 effects.submit(effects)       ids, generation, epoch, deadline on each
@@ -9,7 +10,6 @@ effects.submit(effects)       ids, generation, epoch, deadline on each
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,14 +17,14 @@ from controlplane.core import records as r
 from controlplane.core.apply import apply
 from controlplane.core.draft import Answer, Refusal
 from controlplane.core.effects import Effect
-from controlplane.core.events import Event, Settle
+from controlplane.core.events import Command, Event, Settle
 from controlplane.core.machine import Machine
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
 from controlplane.engine.ports import Journal, JournalEntry, JournalUnavailable
 
 MAX_FOLLOW_UPS = 10_000
-"""Looks at jobs that one event may lead to; more means that two decisions chase each other, which is a defect."""
+"""Looks at jobs that one batch may lead to; more means that two decisions chase each other, which is a defect."""
 
 Reply = Callable[[Answer | Refusal | None], None]
 
@@ -63,31 +63,33 @@ def decide(machine: Machine, state: State, requests: Sequence[Request], now_ns: 
     entries: list[JournalEntry] = []
     records: list[r.Record] = []
     replies: list[tuple[Reply, Answer | Refusal | None]] = []
-    for request in requests:
-        cause = type(request.event).__name__
-        queue: deque[Event] = deque([request.event])
-        pending: set[str] = set()
-        first = True
+    looks: dict[str, tuple[Settle, str]] = {}
+
+    def step(event: Event, cause: str) -> Answer | Refusal | None:
+        decision = machine.step(working, event, now_ns, soft)
+        for record in decision.records:
+            apply(working, record, now_ns)
+            entries.append(entry(working, record, now_ns, cause))
+            records.append(record)
+        for follow in decision.follow:
+            looks.setdefault(follow.job, (follow, cause))
+        return decision.reply
+
+    def look() -> None:
         for _ in range(MAX_FOLLOW_UPS):
-            if not queue:
-                break
-            event = queue.popleft()
-            if isinstance(event, Settle):
-                pending.discard(event.job)
-            decision = machine.step(working, event, now_ns, soft)
-            if first and request.reply is not None:
-                replies.append((request.reply, decision.reply))
-            first = False
-            for record in decision.records:
-                apply(working, record, now_ns)
-                entries.append(entry(working, record, now_ns, cause))
-                records.append(record)
-            for follow in decision.follow:
-                if follow.job not in pending:
-                    pending.add(follow.job)
-                    queue.append(follow)
-        else:
-            raise RunawayDecision(f"{cause} led to more than {MAX_FOLLOW_UPS} looks at jobs: {sorted(pending)[:5]}")
+            if not looks:
+                return
+            follow, cause = looks.pop(next(iter(looks)))
+            step(follow, cause)
+        raise RunawayDecision(f"more than {MAX_FOLLOW_UPS} looks at jobs: {sorted(looks)[:5]}")
+
+    for request in requests:
+        if isinstance(request.event, Command):
+            look()  # an answer to an operator tells of what is decided so far
+        answer = step(request.event, type(request.event).__name__)
+        if request.reply is not None:
+            replies.append((request.reply, answer))
+    look()
     issued = tuple(e for record in records if isinstance(record, r.EffectsIssued) for e in record.effects)
     finished = tuple(i for record in records if isinstance(record, r.EffectsFinished) for i in record.ids)
     return TurnResult(working, tuple(entries), tuple(records), issued, finished, replies)

@@ -122,7 +122,10 @@ class Site(RuleBasedStateMachine):
     @placed
     @rule(job=small, then=short)
     def kill_all(self, job: int, then: float) -> None:
-        self.with_job(job, lambda found: [self.world.kill_rank(found.uid, k) for k in range(found.spec.ranks)], then)
+        def act(found: Job) -> None:
+            self.world.together(lambda: [self.world.kill_rank(found.uid, k) for k in range(found.spec.ranks)])
+
+        self.with_job(job, act, then)
 
     @placed
     @rule(job=small, rank=small, code=st.sampled_from([1, 42, PEER_LOST_EXIT, 0]), lingers=st.booleans(), then=short)
@@ -140,7 +143,7 @@ class Site(RuleBasedStateMachine):
     @placed
     @rule(job=small, then=short)
     def finish(self, job: int, then: float) -> None:
-        self.with_job(job, lambda found: self.world.finish(found.uid), then)
+        self.with_job(job, lambda found: self.world.together(lambda: self.world.finish(found.uid)), then)
 
     @placed
     @rule(pick=small, index=small, then=short)

@@ -85,7 +85,8 @@ class Story:
     def kill(self, name: str, what: str, lingers: str = "") -> None:
         """`kill moe 2`, `kill moe 0,1`, `kill moe all`: SIGKILL at the same instant."""
         job = self._world.job(name)
-        for rank in range(job.spec.ranks) if what == "all" else map(int, what.split(",")):
+        ranks = range(job.spec.ranks) if what == "all" else [int(rank) for rank in what.split(",")]
+        for rank in ranks:
             if not self._world.kill_rank(job.uid, rank, lingers=bool(lingers)):
                 raise ScriptError(f"rank {rank} of {name} has no process")
 

@@ -142,6 +142,7 @@ class World:
         self.corrupt: set[str] = set()
         self.broken: dict[str, str] = {}
         self.jammed: set[str] = set()
+        self.held: list[ev.NodeReport] | None = None
         self.checked = True
         self.delays = {"park": 2.0, "join": 0.05, "rendezvous": 0.1, "restore": 0.2, "step": 0.1}
         self.engine = self._lead()
@@ -465,10 +466,25 @@ class World:
             return
         rows = tuple(process.row() for process in processes)
         report = ev.NodeReport(node.name, node.boot_id, full=full, hosts=rows, accelerators=accelerators)
-        answer = self.turn(report)[0]
-        if isinstance(answer, Refusal):
-            node.session = False
-            self.after(0.0 if answer.code == "unavailable" else 0.2, lambda: self.hello(node.name))
+        if self.held is not None:
+            self.held.append(report)
+            return
+        self._tell_reports([report])
+
+    def _tell_reports(self, reports: Sequence[ev.NodeReport]) -> None:
+        for report, answer in zip(reports, self.turn(*reports), strict=True):
+            node = self.nodes[report.node]
+            if isinstance(answer, Refusal) and node.session:
+                node.session = False
+                self.after(0.0 if answer.code == "unavailable" else 0.2, lambda name=node.name: self.hello(name))
+
+    def together(self, act: Callable[[], object]) -> None:
+        """What agents report while `act` runs arrives as one batch, in one turn."""
+        self.held = []
+        act()
+        reports, self.held = self.held, None
+        if reports:
+            self._tell_reports(reports)
 
     def snapshot(self, name: str) -> None:
         """A full report within a session."""

@@ -70,7 +70,7 @@ def place(fleet: Fleet, spec: JobSpec) -> Placement | Blocked:
     order = _order(fleet, capacity, spec.ranks)
     placed = _take(free, order, capacity, spec.ranks, per_rank)
     used = set(placed.nodes)
-    most = max(placed.nodes.count(node) for node in used)
+    most = int(np.bincount(placed.nodes).max())
     spares = [n for n in order.tolist() if n not in used and capacity[n] >= most][: spec.spares.warm_nodes]
     return Placement(placed.nodes, placed.accelerators, tuple(spares))
 

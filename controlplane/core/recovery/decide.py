@@ -44,21 +44,24 @@ class Verdict:
 
 def survivors(job: Job) -> np.ndarray:
     """Mask over ranks whose process is alive and holds the rank."""
-    hosts = job.hosts
-    alive = dict(zip(hosts.serial.tolist(), hosts.live().tolist(), strict=True))
-    return np.array([serial != NONE and alive.get(serial, False) for serial in job.rank_host.tolist()], dtype=bool)
+    rows = job.hosts.rows(job.rank_host)
+    held: np.ndarray = (job.rank_host != NONE) & (rows != NONE)
+    held[held] = job.hosts.live()[rows[held]]
+    return held
 
 
 def misplaced(job: Job, fleet: Fleet, ranks: tuple[int, ...]) -> tuple[int, ...]:
     """Those of `ranks` that cannot start where they are: node takes no work, or a device is unusable."""
-    good_node = fleet.schedulable()
-    good_device = fleet.usable_accelerators()
-    bad = []
-    for rank in ranks:
-        node = int(job.rank_node[rank])
-        if not good_node[node] or not good_device[node, job.rank_acc[rank]].all():
-            bad.append(rank)
-    return tuple(bad)
+    at = np.array(ranks, dtype=np.int64)
+    nodes = job.rank_node[at]
+    good = fleet.schedulable()[nodes] & _good_devices(job, fleet, at)
+    return tuple(at[~good].tolist())
+
+
+def _good_devices(job: Job, fleet: Fleet, at: np.ndarray) -> np.ndarray:
+    """Mask over the ranks `at`: all devices of the rank can run it."""
+    mask: np.ndarray = fleet.usable_accelerators()[job.rank_node[at][:, None], job.rank_acc[at]].all(axis=1)
+    return mask
 
 
 def unsure(job: Job, fleet: Fleet, ranks: tuple[int, ...]) -> tuple[int, ...]:
@@ -66,9 +69,9 @@ def unsure(job: Job, fleet: Fleet, ranks: tuple[int, ...]) -> tuple[int, ...]:
     agent or this controller was restarted), no raylet, or SUSPECT. They are worth a short wait; the others are not."""
     hidden = ~fleet.schedulable() & ~fleet.cordoned & (fleet.service == NodeService.IN_SERVICE)
     hidden &= (fleet.liveness == NodeLiveness.ALIVE) | (fleet.liveness == NodeLiveness.SUSPECT)
-    good = fleet.usable_accelerators()
-    places = {int(job.rank_node[rank]) for rank in ranks if good[job.rank_node[rank], job.rank_acc[rank]].all()}
-    return tuple(sorted(node for node in places if hidden[node]))
+    at = np.array(ranks, dtype=np.int64)
+    at = at[hidden[job.rank_node[at]]]
+    return tuple(np.unique(job.rank_node[at[_good_devices(job, fleet, at)]]).tolist())
 
 
 def decide(job: Job, fleet: Fleet, now_ns: int, step: int) -> Verdict:
