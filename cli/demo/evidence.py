@@ -46,7 +46,7 @@ class Run:
         """The run in `report.json`."""
         return {
             "name": self.name,
-            "steps": int(self.job.step),
+            "steps": int(self.job.result.get("steps", self.job.step)),
             "weights_sha256": self.sha256,
             "final_loss": self.curve[-1].loss if self.curve else None,
             "recoveries": [

@@ -179,7 +179,7 @@ def _show(found: ev.Evidence) -> None:
     rows = []
     for run in found.runs.values():
         loss, wall = render.loss(run.curve[-1].loss), render.seconds(run.wall_s)
-        rows.append([run.name, str(run.job.step), loss, f"{run.job.ettr:.3f}", wall, run.sha256])
+        rows.append([run.name, run.job.result.get("steps", "-"), loss, f"{run.job.ettr:.3f}", wall, run.sha256])
     render.table(("RUN", "STEPS", "LOSS", "ETTR", "WALL", "WEIGHTS SHA-256"), rows)
     render.heading("accelerator-seconds")
     for run in found.runs.values():

@@ -221,6 +221,7 @@ def _membership(state: State, record: r.CellMembershipChanged) -> None:
     for names, member in ((record.joined, True), (record.left, False)):
         rows = [fleet.index[name] for name in names if name in fleet.index]
         fleet.cell_member = put(fleet.cell_member, rows, member)
+    fleet.cell_known = fleet.cell_known | fleet.cell_member
 
 
 def _submitted(state: State, record: r.JobSubmitted, at_ns: int) -> None:

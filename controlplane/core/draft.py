@@ -19,13 +19,15 @@ from controlplane.core.units import ms
 class Policy:
     """Site-wide settings of the decisions. Times in milliseconds.
 
-    `orphan_grace_ms`: ranks run on this long without a controller. `effect_ms`: an agent must answer within.
+    `orphan_grace_ms`: ranks run on this long without a controller. `effect_ms`: an agent must answer within;
+    `fence_ms`: the same for a fence, which is asked for again after it.
     `patience_ms`: a lost rank waits this long for its node to be seen whole again before it moves to another.
     """
 
     suspicion: SuspicionPolicy = field(default_factory=SuspicionPolicy)
     orphan_grace_ms: int = 600_000
     effect_ms: int = 120_000
+    fence_ms: int = 45_000
     patience_ms: int = 6_000
     max_active_jobs: int = 1_000
 
@@ -88,7 +90,8 @@ class Draft:
     ) -> None:
         """Ask for something to be done outside once the records are durable."""
         number = self.state.next_effect + len(self._effects)
-        deadline = self.now_ns + ms(timeout_ms or self.policy.effect_ms)
+        usual = self.policy.fence_ms + grace_ms if kind is EffectKind.FENCE_HOSTS else self.policy.effect_ms
+        deadline = self.now_ns + ms(timeout_ms or usual)
         self._effects.append(Effect(f"e{number}", kind, target, deadline, job, generation, items, grace_ms, full))
 
     def finish(self) -> None:

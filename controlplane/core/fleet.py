@@ -60,7 +60,8 @@ class Fleet:
     """All nodes of the site.
 
     Columns have one row per node; `acc_state` and `acc_owner` are (nodes, widest node). Arrays are replaced, never
-    written in place; `clone` is therefore cheap.
+    written in place; `clone` is therefore cheap. `cell_known`: the node's raylet has been in the cell at least once, so
+    that its absence says something.
     """
 
     facts: tuple[NodeFacts, ...] = ()
@@ -75,12 +76,13 @@ class Fleet:
     acc_owner: IntColumn = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int32))
     racks: tuple[str, ...] = ()
     index: dict[str, int] = field(default_factory=dict)
+    cell_known: BoolColumn = field(default_factory=lambda: _empty(np.bool_))
 
     def clone(self) -> Fleet:
         """A copy that shares every column."""
         return Fleet(
             self.facts, self.liveness, self.service, self.session, self.cell_member, self.cordoned, self.rack,
-            self.reserved, self.acc_state, self.acc_owner, self.racks, self.index,
+            self.reserved, self.acc_state, self.acc_owner, self.racks, self.index, self.cell_known,
         )  # fmt: skip
 
     @property
@@ -108,6 +110,7 @@ class Fleet:
         self.service = np.append(self.service, np.uint8(NodeService.JOINING))
         self.session = np.append(self.session, np.bool_(False))
         self.cell_member = np.append(self.cell_member, np.bool_(False))
+        self.cell_known = np.append(self.cell_known, np.bool_(False))
         self.cordoned = np.append(self.cordoned, np.bool_(False))
         self.rack = np.append(self.rack, np.int32(self.racks.index(rack_name)))
         self.reserved = np.append(self.reserved, np.int32(FREE))

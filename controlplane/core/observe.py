@@ -403,6 +403,8 @@ def effect_done(draft: Draft, event: ev.EffectDone) -> None:
     effect = draft.state.effects.get(event.effect_id)
     if effect is None:
         return
+    if effect.kind is EffectKind.FENCE_HOSTS and not event.ok:
+        return  # stays outstanding: at its deadline it is asked for again, under a new id
     draft.write(r.EffectsFinished((effect.id,), event.ok, event.message[:500]))
     if event.ok:
         return

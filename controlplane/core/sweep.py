@@ -48,7 +48,7 @@ def _sight(draft: Draft) -> Sight:
         told = len(here) < len(nodes)
         stopped[here] |= told and quiet_s > lease
         stepping[here] |= (moved_ns > heard[here] + seconds(lease / 2)) & (quiet_s < lease)
-    return Sight(fleet.liveness, fleet.session, silence, fleet.cell_member, stopped, stepping)
+    return Sight(fleet.liveness, fleet.session, silence, fleet.cell_member | ~fleet.cell_known, stopped, stepping)
 
 
 def _liveness(draft: Draft) -> None:

@@ -54,8 +54,8 @@ GROUND_TEXT = {
 class Sight:
     """What is seen of every node. `silence_s` is already free of our own lag.
 
-    `member`: its raylet is in the cell. `stopped`: a job with ranks there has stopped making steps for longer than a
-    lease, as nodes of it tell that are not silent. `stepping`: such a job made steps after the node's last beat.
+    `member`: its raylet is in the cell, or was never seen there (absence is no witness then). `stopped`: a job with ranks
+    there has stopped making steps for longer than a lease. `stepping`: such a job made steps after the node's last beat.
     """
 
     liveness: ByteColumn
