@@ -409,7 +409,7 @@ def _generation(state: State, record: r.GenerationStarted, at_ns: int) -> None:
     hosts = job.hosts
     job.generation = record.generation
     job.rank_host = np.array(record.hosts, dtype=np.int32)
-    rows = [hosts.row(serial) for serial in record.hosts]
+    rows = hosts.rows(job.rank_host)
     job.hosts = replace(
         hosts,
         rank=put(hosts.rank, rows, np.arange(len(rows), dtype=np.int32)),

@@ -61,7 +61,7 @@ class Hosts:
 
     def row(self, serial: int) -> int:
         """Row of a host, NONE when unknown."""
-        at = int(np.searchsorted(self.serial, serial))
+        at = int(np.searchsorted(self.serial, np.int32(serial)))  # another width would convert the whole column
         return at if at < len(self.serial) and self.serial[at] == serial else NONE
 
     def rows(self, serials: np.ndarray) -> np.ndarray:
