@@ -520,6 +520,12 @@ class World:
     def kill_rank(self, job: str, rank: int, *, lingers: bool = False) -> bool:
         return self.end(job, rank, Exit(observed=True, signal=9, group_empty=not lingers))
 
+    def hang(self, job: str, rank: int) -> None:
+        """The process of a rank does nothing any more; signals still end it."""
+        _, process = self.process(job, rank)
+        if process is not None:
+            process.obeys = False
+
     def destroy(self, name: str) -> None:
         node = self.nodes[name]
         node.up = node.agent = node.raylet = node.session = node.frozen = False
