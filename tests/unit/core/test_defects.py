@@ -171,13 +171,13 @@ def test_whoever_finished_while_the_gang_waits_runs_again_with_it() -> None:
 
 def test_what_other_jobs_left_on_a_node_is_waited_for() -> None:
     """The rank moved away from a cordoned node, its old process lingers there; another job must not start beside it."""
-    world = running(World(nodes=3, racks=1), name="a", ranks=2, spares=SparePolicy())
+    world = running(World(nodes=2, racks=1), name="a", ranks=2, spares=SparePolicy())
     world.delays["park"] = 0.1
-    node = world.process("a", 0)[0]
-    world.turn(ev.CordonNode("", node.name, "operator", "look"))
-    world.together(lambda: [world.kill_rank("a", rank, lingers=True) for rank in range(2)])
-    world.turn(ev.UncordonNode("", node.name, "operator"))
+    world.turn(ev.CordonNode("", "node-00", "operator", "look"))
+    world.kill_rank("a", 0, lingers=True)
+    world.turn(ev.UncordonNode("", "node-00", "operator"))
     world.submit(spec("b", 2, spares=SparePolicy()))
+    assert world.process("b", 0)[0].name == "node-00"
     world.run_until(lambda: world.job("b").state is JobState.RUNNING)  # S1 on the world's truth is checked each turn
 
 
