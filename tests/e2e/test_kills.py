@@ -25,21 +25,21 @@ def test_processes_of_ranks(site: RunningSite, reference: str) -> None:
     assert {r.rank: r.pid for r in after.ranks if r.rank != 2} == survivors, "survivors keep their processes"
     assert after.recoveries[-1].rung == "RESTART_RANK"
 
-    before = site.warm("kills")
+    before = site.running("kills")
     site.kill("kills", 3, Target.HOST)
     after = site.recovered("kills", before)
     assert next(r.pid for r in after.ranks if r.rank == 3) != next(r.pid for r in before.ranks if r.rank == 3)
 
-    before = site.warm("kills")
+    before = site.running("kills")
     site.kill("kills", 1, Target.ACTOR)
     site.running("kills", step=site.job("kills").step + 5)
     assert site.job("kills").generation == before.generation, "a rank outlives its Ray actor"
 
-    before = site.warm("kills")
+    before = site.running("kills")
     site.kill("kills", 0)
     site.recovered("kills", before)
 
-    before = site.warm("kills")
+    before = site.running("kills")
     for rank in range(4):
         site.kill("kills", rank)
     after = site.recovered("kills", before)
@@ -67,7 +67,7 @@ def test_processes_around_the_ranks(site: RunningSite, reference: str) -> None:
         assert site.pids("around") == pids, f"ranks live on without {name}"
 
     poll(lambda: site.nodes()[node].cell_member and site.nodes()[node].session_open, "the node is whole again")
-    current = site.warm("around")
+    current = site.running("around")
     site.kill_unit("cell-agent" if "cell-agent" in units else next(u for u in units if "cell" in u))
     site.kill("around", 3)
     site.recovered("around", current)
@@ -92,7 +92,7 @@ def test_the_controller(site: RunningSite, reference: str) -> None:
     """SIGKILL of the controller in the middle of a recovery; SIGSTOP for longer than the lease."""
     site.submit("brain")
     site.running("brain", step=25)
-    before = site.warm("brain")
+    before = site.running("brain")
     units = site.units()
     name = next(u for u in units if "controller" in u)
     site.kill("brain", 1)
@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_and_a_second_failure(site: RunningSite, reference:
     """A flipped byte is found at restore and the one before is used; then a rank dies while others restore."""
     site.submit("damage")
     site.running("damage", step=45)
-    before = site.warm("damage")
+    before = site.running("damage")
     newest = max(
         (c for c in poll(lambda: [c for c in site.checkpoints("damage") if c.state in (2, 3)], "checkpoints")),
         key=lambda c: c.step,
@@ -142,7 +142,7 @@ def test_a_damaged_checkpoint_and_a_second_failure(site: RunningSite, reference:
         newer = max(r.restore_step for r in after.recoveries) > newest.step
         assert poisoned or newer, f"{newest.id} was flipped and is {states.get(newest.id)}"
 
-    before = site.warm("damage")
+    before = site.running("damage")
     site.kill("damage", 0)
     poll(lambda: site.job("damage").generation > before.generation, "a new generation")
     pid = next(r.pid for r in site.job("damage").ranks if r.rank == 3)
@@ -157,7 +157,7 @@ def test_a_whole_node(site: RunningSite, reference: str) -> None:
     """Agent, raylet, rank hosts, processes, memory, disk and sockets of a node, at once."""
     site.submit("nodeloss")
     job = site.running("nodeloss", step=25)
-    before = site.warm("nodeloss")
+    before = site.running("nodeloss")
     node = job.ranks[0].node
     site.phalanx("inject", "destroy-node", node)
     after = site.recovered("nodeloss", before)
