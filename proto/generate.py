@@ -1,7 +1,7 @@
 """Generate `phalanx.v1` from the .proto files, or check that the committed code is what they give.
 
-    python proto/generate.py           write proto/gen/python
-    python proto/generate.py --check   compare, exit 1 when stale
+python proto/generate.py           write proto/gen/python
+python proto/generate.py --check   compare, exit 1 when stale
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def generate(folder: Path) -> None:
     sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "phalanx" / "v1").glob("*.proto"))
     well_known = Path(protoc.__file__).parent / "_proto"
     outputs = ("python_out", "mypy_out", "grpc_python_out", "mypy_grpc_out")
-    flags = [f"--{name}={folder}" for name in outputs]
+    flags = [f"--{name}={'quiet:' if 'mypy' in name else ''}{folder}" for name in outputs]
     status = protoc.main(["protoc", f"-I{ROOT}", f"-I{well_known}", *flags, *sources])
     if status:
         raise SystemExit(f"protoc failed with {status}: see its messages above")

@@ -65,7 +65,10 @@ def test_nothing_names_a_machine() -> None:
     needles = (str(ROOT.parent) + "/", str(Path.home()) + "/")
     found = []
     for path in tracked():
-        if path.suffix in {".py", ".md", ".toml", ".proto", ".yaml", ".txt", ".json", ""} and path.name != "constraints.txt":
+        if (
+            path.suffix in {".py", ".md", ".toml", ".proto", ".yaml", ".txt", ".json", ""}
+            and path.name != "constraints.txt"
+        ):
             text = path.read_text(errors="ignore")
             found += [f"{path.relative_to(ROOT)}: {needle}" for needle in needles if len(needle) > 3 and needle in text]
     assert not found, found
