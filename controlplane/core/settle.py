@@ -19,8 +19,10 @@ from controlplane.core.recovery.decide import Verdict, decide, misplaced, surviv
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import Blame, CheckpointState, JobState, NodeLiveness, Phase, RankState, Rung
 
+PATCH_ROWS = 64
 PATCH_SHARE = 4
-"""A generation that changes more than this part of the ranks is sent whole: the patch would be no smaller."""
+"""A generation that changes more than 64 ranks and more than a quarter of them is sent whole: the patch would hardly be
+smaller, and its ranks would stand in the record of every node's effect."""
 PHASES = (Phase.START, Phase.RENDEZVOUS, Phase.RESTORE, Phase.FIRST_STEP)
 
 
@@ -347,7 +349,7 @@ def _start_generation(draft: Draft, job: Job, chosen: dict[int, int]) -> None:
         r.GenerationStarted(job.uid, generation, hosts, changed, point.id if point else "", point.step if point else 0)
     )
     fresh = {int(job.rank_node[rank]) for rank in chosen}
-    whole = generation == 1 or len(changed) > job.spec.ranks // PATCH_SHARE
+    whole = generation == 1 or len(changed) > max(PATCH_ROWS, job.spec.ranks // PATCH_SHARE)
     patch = tuple(map(str, changed))
     for node in job.nodes():
         full = whole or node in fresh
