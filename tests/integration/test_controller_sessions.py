@@ -76,6 +76,7 @@ def test_a_reset_makes_a_node_suspect_and_a_hello_alive(controller: Controller) 
 
 
 def test_silence_is_suspect_and_only_the_cell_makes_it_dead(controller: Controller) -> None:
+    others = [FakeAgent(controller, f"beating-{i}").connect() for i in range(8)]
     agent = FakeAgent(controller, "silent").connect()
     cell = FakeCell(controller, [agent], boot_id="2").connect()
     agent.silence()
@@ -86,7 +87,8 @@ def test_silence_is_suspect_and_only_the_cell_makes_it_dead(controller: Controll
     assert refused(agent.stream) == (grpc.StatusCode.FAILED_PRECONDITION, "DECLARED_DEAD")
     agent.connect()
     until_liveness(controller, "silent", ALIVE)
-    agent.stream.close()
+    for one in (agent, *others):
+        one.stream.close()
 
 
 def test_a_cell_may_name_a_node_before_its_agent_comes(controller: Controller) -> None:

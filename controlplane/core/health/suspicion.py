@@ -90,13 +90,12 @@ def judge(sight: Sight, policy: SuspicionPolicy) -> tuple[ByteColumn, ByteColumn
     conclude(cell_says, NodeLiveness.DEAD, Ground.CELL_WITNESS)
     conclude(steps_say, NodeLiveness.DEAD, Ground.STEPS_WITNESS)
     alone = silent & ~cell_says & ~steps_say & ~sight.stepping
-    scattered = int(np.count_nonzero(alone)) >= max(
-        policy.scatter_minimum, policy.scatter_share * np.count_nonzero(judged)
-    )
-    if scattered:
-        conclude(alone, NodeLiveness.UNKNOWN, Ground.CORRELATED)
-        return result, ground
-    conclude(alone & (sight.silence_s > policy.dead_without_witness_s), NodeLiveness.DEAD, Ground.LONG_SILENCE)
+    many = max(policy.scatter_minimum, policy.scatter_share * np.count_nonzero(judged))
+    at_once = alone & (sight.silence_s <= 2 * policy.lease_s)
+    if np.count_nonzero(at_once) >= many:
+        conclude(at_once, NodeLiveness.UNKNOWN, Ground.CORRELATED)
+    if np.count_nonzero(alone) < many:
+        conclude(alone & (sight.silence_s > policy.dead_without_witness_s), NodeLiveness.DEAD, Ground.LONG_SILENCE)
     conclude(alone & (live == NodeLiveness.ALIVE), NodeLiveness.SUSPECT, Ground.LEASE)
     conclude(silent & sight.stepping & (live == NodeLiveness.ALIVE), NodeLiveness.SUSPECT, Ground.PROOF_OF_LIFE)
     return result, ground
