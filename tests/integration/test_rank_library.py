@@ -67,6 +67,10 @@ def test_nothing_listens_beyond_the_address_of_the_table(site: RankSite) -> None
         assert all(address.startswith("127.0.0.1:") for address in addresses), addresses
 
 
+SET_ASIDE = (12, 24)
+"""Threads and descriptors of the groups of one generation, which may linger; 45 generations that leak one each show."""
+
+
 def test_threads_and_descriptors_are_flat_over_fifty_generations(site: RankSite) -> None:
     hosts = site.take(2)
     pids = [site.processes[host].pid for host in hosts]
@@ -80,7 +84,16 @@ def test_threads_and_descriptors_are_flat_over_fifty_generations(site: RankSite)
         site.wait_step(2)
         if turn == 4:
             before = measure()
-    site.agent.wait("counts are back", lambda: all(a <= b for a, b in zip(measure(), before, strict=True)) or None, 5)
+    # A group whose peer dies in the middle of a send is set aside for a while; growth with the generations is what must not be.
+    allowed = [(threads + SET_ASIDE[0], descriptors + SET_ASIDE[1]) for threads, descriptors in before]
+
+    def flat() -> bool:
+        return all(now[0] <= top[0] and now[1] <= top[1] for now, top in zip(measure(), allowed, strict=True))
+
+    try:
+        site.agent.wait("counts are flat", lambda: flat() or None, 5)
+    except AssertionError as error:
+        raise AssertionError(f"(threads, descriptors) went from {before} to {measure()} in 45 generations") from error
 
 
 def test_a_killed_peer_is_replaced_and_survivors_keep_their_process(site: RankSite) -> None:
