@@ -1,3 +1,3 @@
 """Phalanx control plane: the decisions, the turn that makes them durable, and the edges around it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -174,12 +174,15 @@ class Welcome(_message.Message):
     LEASE_MS_FIELD_NUMBER: _builtins.int
     ORPHAN_GRACE_MS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    CONTROLLER_VERSION_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     beat_interval_ms: _builtins.int
     lease_ms: _builtins.int
     orphan_grace_ms: _builtins.int
     """ranks run on this long without a controller"""
     revision: _builtins.int
+    controller_version: _builtins.str
+    """empty: before 0.2"""
     def __init__(
         self,
         *,
@@ -188,10 +191,11 @@ class Welcome(_message.Message):
         lease_ms: _builtins.int = ...,
         orphan_grace_ms: _builtins.int = ...,
         revision: _builtins.int = ...,
+        controller_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat_interval_ms", b"beat_interval_ms", "epoch", b"epoch", "lease_ms", b"lease_ms", "orphan_grace_ms", b"orphan_grace_ms", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat_interval_ms", b"beat_interval_ms", "controller_version", b"controller_version", "epoch", b"epoch", "lease_ms", b"lease_ms", "orphan_grace_ms", b"orphan_grace_ms", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

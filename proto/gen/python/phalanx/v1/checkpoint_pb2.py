@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from phalanx.v1 import types_pb2 as phalanx_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bphalanx/v1/checkpoint.proto\x12\nphalanx.v1\x1a\x16phalanx/v1/types.proto\"\xd7\x01\n\nCheckpoint\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0c\n\x04step\x18\x04 \x01(\x04\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.phalanx.v1.CheckpointState\x12\x0e\n\x06\x66older\x18\x06 \x01(\t\x12\r\n\x05\x62ytes\x18\x07 \x01(\x04\x12\r\n\x05\x66iles\x18\x08 \x01(\r\x12\x14\n\x0c\x63ommitted_at\x18\t \x01(\t\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x0e\n\x06pinned\x18\x0b \x01(\x08\"%\n\x16ListCheckpointsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"X\n\x17ListCheckpointsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12+\n\x0b\x63heckpoints\x18\x02 \x03(\x0b\x32\x16.phalanx.v1.Checkpoint\"Q\n\x17VerifyCheckpointRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\",\n\x18VerifyCheckpointResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x32\xce\x01\n\x11\x43heckpointService\x12Z\n\x0fListCheckpoints\x12\".phalanx.v1.ListCheckpointsRequest\x1a#.phalanx.v1.ListCheckpointsResponse\x12]\n\x10VerifyCheckpoint\x12#.phalanx.v1.VerifyCheckpointRequest\x1a$.phalanx.v1.VerifyCheckpointResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bphalanx/v1/checkpoint.proto\x12\nphalanx.v1\x1a\x16phalanx/v1/types.proto\"\xeb\x01\n\nCheckpoint\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0c\n\x04step\x18\x04 \x01(\x04\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.phalanx.v1.CheckpointState\x12\x0e\n\x06\x66older\x18\x06 \x01(\t\x12\r\n\x05\x62ytes\x18\x07 \x01(\x04\x12\r\n\x05\x66iles\x18\x08 \x01(\r\x12\x14\n\x0c\x63ommitted_at\x18\t \x01(\t\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x0e\n\x06pinned\x18\x0b \x01(\x08\x12\x12\n\npin_owners\x18\x0c \x03(\t\"m\n\x14PinCheckpointRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\")\n\x15PinCheckpointResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"_\n\x16UnpinCheckpointRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\"+\n\x17UnpinCheckpointResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"%\n\x16ListCheckpointsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"X\n\x17ListCheckpointsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12+\n\x0b\x63heckpoints\x18\x02 \x03(\x0b\x32\x16.phalanx.v1.Checkpoint\"Q\n\x17VerifyCheckpointRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\",\n\x18VerifyCheckpointResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x32\x80\x03\n\x11\x43heckpointService\x12Z\n\x0fListCheckpoints\x12\".phalanx.v1.ListCheckpointsRequest\x1a#.phalanx.v1.ListCheckpointsResponse\x12]\n\x10VerifyCheckpoint\x12#.phalanx.v1.VerifyCheckpointRequest\x1a$.phalanx.v1.VerifyCheckpointResponse\x12T\n\rPinCheckpoint\x12 .phalanx.v1.PinCheckpointRequest\x1a!.phalanx.v1.PinCheckpointResponse\x12Z\n\x0fUnpinCheckpoint\x12\".phalanx.v1.UnpinCheckpointRequest\x1a#.phalanx.v1.UnpinCheckpointResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,15 +33,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'phalanx.v1.checkpoint_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHECKPOINT']._serialized_start=68
-  _globals['_CHECKPOINT']._serialized_end=283
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=285
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=322
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=324
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=412
-  _globals['_VERIFYCHECKPOINTREQUEST']._serialized_start=414
-  _globals['_VERIFYCHECKPOINTREQUEST']._serialized_end=495
-  _globals['_VERIFYCHECKPOINTRESPONSE']._serialized_start=497
-  _globals['_VERIFYCHECKPOINTRESPONSE']._serialized_end=541
-  _globals['_CHECKPOINTSERVICE']._serialized_start=544
-  _globals['_CHECKPOINTSERVICE']._serialized_end=750
+  _globals['_CHECKPOINT']._serialized_end=303
+  _globals['_PINCHECKPOINTREQUEST']._serialized_start=305
+  _globals['_PINCHECKPOINTREQUEST']._serialized_end=414
+  _globals['_PINCHECKPOINTRESPONSE']._serialized_start=416
+  _globals['_PINCHECKPOINTRESPONSE']._serialized_end=457
+  _globals['_UNPINCHECKPOINTREQUEST']._serialized_start=459
+  _globals['_UNPINCHECKPOINTREQUEST']._serialized_end=554
+  _globals['_UNPINCHECKPOINTRESPONSE']._serialized_start=556
+  _globals['_UNPINCHECKPOINTRESPONSE']._serialized_end=599
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=601
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=638
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=640
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=728
+  _globals['_VERIFYCHECKPOINTREQUEST']._serialized_start=730
+  _globals['_VERIFYCHECKPOINTREQUEST']._serialized_end=811
+  _globals['_VERIFYCHECKPOINTRESPONSE']._serialized_start=813
+  _globals['_VERIFYCHECKPOINTRESPONSE']._serialized_end=857
+  _globals['_CHECKPOINTSERVICE']._serialized_start=860
+  _globals['_CHECKPOINTSERVICE']._serialized_end=1244
 # @@protoc_insertion_point(module_scope)

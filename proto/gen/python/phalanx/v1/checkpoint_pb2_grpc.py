@@ -44,6 +44,16 @@ class CheckpointServiceStub:
                 request_serializer=phalanx_dot_v1_dot_checkpoint__pb2.VerifyCheckpointRequest.SerializeToString,
                 response_deserializer=phalanx_dot_v1_dot_checkpoint__pb2.VerifyCheckpointResponse.FromString,
                 _registered_method=True)
+        self.PinCheckpoint = channel.unary_unary(
+                '/phalanx.v1.CheckpointService/PinCheckpoint',
+                request_serializer=phalanx_dot_v1_dot_checkpoint__pb2.PinCheckpointRequest.SerializeToString,
+                response_deserializer=phalanx_dot_v1_dot_checkpoint__pb2.PinCheckpointResponse.FromString,
+                _registered_method=True)
+        self.UnpinCheckpoint = channel.unary_unary(
+                '/phalanx.v1.CheckpointService/UnpinCheckpoint',
+                request_serializer=phalanx_dot_v1_dot_checkpoint__pb2.UnpinCheckpointRequest.SerializeToString,
+                response_deserializer=phalanx_dot_v1_dot_checkpoint__pb2.UnpinCheckpointResponse.FromString,
+                _registered_method=True)
 
 
 class CheckpointServiceServicer:
@@ -62,6 +72,19 @@ class CheckpointServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PinCheckpoint(self, request, context):
+        """An owned pin keeps a checkpoint from retention; only its owner removes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpinCheckpoint(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CheckpointServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +97,16 @@ def add_CheckpointServiceServicer_to_server(servicer, server):
                     servicer.VerifyCheckpoint,
                     request_deserializer=phalanx_dot_v1_dot_checkpoint__pb2.VerifyCheckpointRequest.FromString,
                     response_serializer=phalanx_dot_v1_dot_checkpoint__pb2.VerifyCheckpointResponse.SerializeToString,
+            ),
+            'PinCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinCheckpoint,
+                    request_deserializer=phalanx_dot_v1_dot_checkpoint__pb2.PinCheckpointRequest.FromString,
+                    response_serializer=phalanx_dot_v1_dot_checkpoint__pb2.PinCheckpointResponse.SerializeToString,
+            ),
+            'UnpinCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnpinCheckpoint,
+                    request_deserializer=phalanx_dot_v1_dot_checkpoint__pb2.UnpinCheckpointRequest.FromString,
+                    response_serializer=phalanx_dot_v1_dot_checkpoint__pb2.UnpinCheckpointResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -130,6 +163,60 @@ class CheckpointService:
             '/phalanx.v1.CheckpointService/VerifyCheckpoint',
             phalanx_dot_v1_dot_checkpoint__pb2.VerifyCheckpointRequest.SerializeToString,
             phalanx_dot_v1_dot_checkpoint__pb2.VerifyCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phalanx.v1.CheckpointService/PinCheckpoint',
+            phalanx_dot_v1_dot_checkpoint__pb2.PinCheckpointRequest.SerializeToString,
+            phalanx_dot_v1_dot_checkpoint__pb2.PinCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpinCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phalanx.v1.CheckpointService/UnpinCheckpoint',
+            phalanx_dot_v1_dot_checkpoint__pb2.UnpinCheckpointRequest.SerializeToString,
+            phalanx_dot_v1_dot_checkpoint__pb2.UnpinCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,6 +34,9 @@ class CheckpointServiceStub:
     ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.ListCheckpointsRequest, _checkpoint_pb2.ListCheckpointsResponse]
     VerifyCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.VerifyCheckpointRequest, _checkpoint_pb2.VerifyCheckpointResponse]
     """Reads every file of a checkpoint back on a node and compares digests; the verdict arrives as an event."""
+    PinCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.PinCheckpointRequest, _checkpoint_pb2.PinCheckpointResponse]
+    """An owned pin keeps a checkpoint from retention; only its owner removes it."""
+    UnpinCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.UnpinCheckpointRequest, _checkpoint_pb2.UnpinCheckpointResponse]
 
 @_typing.type_check_only
 class CheckpointServiceAsyncStub(CheckpointServiceStub):
@@ -41,6 +44,9 @@ class CheckpointServiceAsyncStub(CheckpointServiceStub):
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.ListCheckpointsRequest, _checkpoint_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
     VerifyCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.VerifyCheckpointRequest, _checkpoint_pb2.VerifyCheckpointResponse]  # type: ignore[assignment]
     """Reads every file of a checkpoint back on a node and compares digests; the verdict arrives as an event."""
+    PinCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.PinCheckpointRequest, _checkpoint_pb2.PinCheckpointResponse]  # type: ignore[assignment]
+    """An owned pin keeps a checkpoint from retention; only its owner removes it."""
+    UnpinCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.UnpinCheckpointRequest, _checkpoint_pb2.UnpinCheckpointResponse]  # type: ignore[assignment]
 
 class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -57,5 +63,20 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_checkpoint_pb2.VerifyCheckpointResponse, _abc.Awaitable[_checkpoint_pb2.VerifyCheckpointResponse]]:
         """Reads every file of a checkpoint back on a node and compares digests; the verdict arrives as an event."""
+
+    @_abc_1.abstractmethod
+    def PinCheckpoint(
+        self,
+        request: _checkpoint_pb2.PinCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.PinCheckpointResponse, _abc.Awaitable[_checkpoint_pb2.PinCheckpointResponse]]:
+        """An owned pin keeps a checkpoint from retention; only its owner removes it."""
+
+    @_abc_1.abstractmethod
+    def UnpinCheckpoint(
+        self,
+        request: _checkpoint_pb2.UnpinCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.UnpinCheckpointResponse, _abc.Awaitable[_checkpoint_pb2.UnpinCheckpointResponse]]: ...
 
 def add_CheckpointServiceServicer_to_server(servicer: CheckpointServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,7 @@ from phalanx.v1 import agent_pb2 as phalanx_dot_v1_dot_agent__pb2
 from phalanx.v1 import types_pb2 as phalanx_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16phalanx/v1/fleet.proto\x12\nphalanx.v1\x1a\x16phalanx/v1/agent.proto\x1a\x16phalanx/v1/types.proto\"-\n\x0c\x43ordonReason\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xb2\x03\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x08liveness\x18\x02 \x01(\x0e\x32\x18.phalanx.v1.NodeLiveness\x12(\n\x07service\x18\x03 \x01(\x0e\x32\x17.phalanx.v1.NodeService\x12,\n\x06labels\x18\x04 \x03(\x0b\x32\x1c.phalanx.v1.Node.LabelsEntry\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12)\n\x07\x63ordons\x18\x06 \x03(\x0b\x32\x18.phalanx.v1.CordonReason\x12\x33\n\x0c\x61\x63\x63\x65lerators\x18\x07 \x03(\x0b\x32\x1d.phalanx.v1.AcceleratorStatus\x12\x14\n\x0csession_open\x18\x08 \x01(\x08\x12\x13\n\x0b\x63\x65ll_member\x18\t \x01(\x08\x12\x17\n\x0flast_beat_age_s\x18\n \x01(\x01\x12\x0c\n\x04jobs\x18\x0b \x03(\t\x12\x0f\n\x07\x62oot_id\x18\x0c \x01(\t\x12\x15\n\ragent_version\x18\r \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x10\n\x0eGetSiteRequest\"\xae\x03\n\x0fGetSiteResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05nodes\x18\x04 \x01(\r\x12\x14\n\x0c\x61\x63\x63\x65lerators\x18\x05 \x01(\r\x12:\n\x08ledger_s\x18\x06 \x03(\x0b\x32(.phalanx.v1.GetSiteResponse.LedgerSEntry\x12\x0e\n\x06wall_s\x18\x07 \x01(\x01\x12\x19\n\x11\x64\x65tector_degraded\x18\x08 \x01(\x08\x12\x12\n\nloop_lag_s\x18\t \x01(\x01\x12\x15\n\rjournal_state\x18\n \x01(\t\x12\x17\n\x0forphan_grace_ms\x18\x0b \x01(\x04\x12\x39\n\x07refused\x18\x0c \x03(\x0b\x32(.phalanx.v1.GetSiteResponse.RefusedEntry\x1a.\n\x0cLedgerSEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cRefusedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x12\n\x10ListNodesRequest\"F\n\x11ListNodesResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x1f\n\x05nodes\x18\x02 \x03(\x0b\x32\x10.phalanx.v1.Node\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x0fGetNodeResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x1e\n\x04node\x18\x02 \x01(\x0b\x32\x10.phalanx.v1.Node\"T\n\x11\x43ordonNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"&\n\x12\x43ordonNodeResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"F\n\x13UncordonNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\"(\n\x14UncordonNodeResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"u\n\x1dInjectAcceleratorFaultRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x03 \x01(\r\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"2\n\x1eInjectAcceleratorFaultResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x32\xf1\x03\n\x0c\x46leetService\x12\x42\n\x07GetSite\x12\x1a.phalanx.v1.GetSiteRequest\x1a\x1b.phalanx.v1.GetSiteResponse\x12H\n\tListNodes\x12\x1c.phalanx.v1.ListNodesRequest\x1a\x1d.phalanx.v1.ListNodesResponse\x12\x42\n\x07GetNode\x12\x1a.phalanx.v1.GetNodeRequest\x1a\x1b.phalanx.v1.GetNodeResponse\x12K\n\nCordonNode\x12\x1d.phalanx.v1.CordonNodeRequest\x1a\x1e.phalanx.v1.CordonNodeResponse\x12Q\n\x0cUncordonNode\x12\x1f.phalanx.v1.UncordonNodeRequest\x1a .phalanx.v1.UncordonNodeResponse\x12o\n\x16InjectAcceleratorFault\x12).phalanx.v1.InjectAcceleratorFaultRequest\x1a*.phalanx.v1.InjectAcceleratorFaultResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16phalanx/v1/fleet.proto\x12\nphalanx.v1\x1a\x16phalanx/v1/agent.proto\x1a\x16phalanx/v1/types.proto\"-\n\x0c\x43ordonReason\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xb2\x03\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x08liveness\x18\x02 \x01(\x0e\x32\x18.phalanx.v1.NodeLiveness\x12(\n\x07service\x18\x03 \x01(\x0e\x32\x17.phalanx.v1.NodeService\x12,\n\x06labels\x18\x04 \x03(\x0b\x32\x1c.phalanx.v1.Node.LabelsEntry\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12)\n\x07\x63ordons\x18\x06 \x03(\x0b\x32\x18.phalanx.v1.CordonReason\x12\x33\n\x0c\x61\x63\x63\x65lerators\x18\x07 \x03(\x0b\x32\x1d.phalanx.v1.AcceleratorStatus\x12\x14\n\x0csession_open\x18\x08 \x01(\x08\x12\x13\n\x0b\x63\x65ll_member\x18\t \x01(\x08\x12\x17\n\x0flast_beat_age_s\x18\n \x01(\x01\x12\x0c\n\x04jobs\x18\x0b \x03(\t\x12\x0f\n\x07\x62oot_id\x18\x0c \x01(\t\x12\x15\n\ragent_version\x18\r \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x10\n\x0eGetSiteRequest\"\xae\x03\n\x0fGetSiteResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05nodes\x18\x04 \x01(\r\x12\x14\n\x0c\x61\x63\x63\x65lerators\x18\x05 \x01(\r\x12:\n\x08ledger_s\x18\x06 \x03(\x0b\x32(.phalanx.v1.GetSiteResponse.LedgerSEntry\x12\x0e\n\x06wall_s\x18\x07 \x01(\x01\x12\x19\n\x11\x64\x65tector_degraded\x18\x08 \x01(\x08\x12\x12\n\nloop_lag_s\x18\t \x01(\x01\x12\x15\n\rjournal_state\x18\n \x01(\t\x12\x17\n\x0forphan_grace_ms\x18\x0b \x01(\x04\x12\x39\n\x07refused\x18\x0c \x03(\x0b\x32(.phalanx.v1.GetSiteResponse.RefusedEntry\x1a.\n\x0cLedgerSEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cRefusedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"#\n\x10ListNodesRequest\x12\x0f\n\x07\x63olumns\x18\x01 \x01(\x08\"p\n\x11ListNodesResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x1f\n\x05nodes\x18\x02 \x03(\x0b\x32\x10.phalanx.v1.Node\x12(\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x17.phalanx.v1.NodeColumns\"\x8d\x02\n\x0bNodeColumns\x12\r\n\x05names\x18\x01 \x03(\t\x12\x0f\n\x07service\x18\x02 \x03(\r\x12\x10\n\x08liveness\x18\x03 \x03(\r\x12\x0f\n\x07healthy\x18\x04 \x03(\r\x12\x14\n\x0c\x61\x63\x63\x65lerators\x18\x05 \x03(\r\x12\x17\n\x0flast_beat_age_s\x18\x06 \x03(\x02\x12\x14\n\x0csession_open\x18\x07 \x03(\x08\x12\x13\n\x0b\x63\x65ll_member\x18\x08 \x03(\x08\x12\x0e\n\x06labels\x18\t \x03(\r\x12\x0c\n\x04jobs\x18\n \x03(\r\x12\x0f\n\x07\x63ordons\x18\x0b \x03(\r\x12\x10\n\x08versions\x18\x0c \x03(\r\x12\x11\n\taddresses\x18\r \x03(\r\x12\r\n\x05texts\x18\x0e \x03(\t\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x0fGetNodeResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x1e\n\x04node\x18\x02 \x01(\x0b\x32\x10.phalanx.v1.Node\"T\n\x11\x43ordonNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"&\n\x12\x43ordonNodeResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"S\n\x10\x44rainNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"3\n\x11\x44rainNodeResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0c\n\x04jobs\x18\x02 \x03(\t\"F\n\x13UncordonNodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\"(\n\x14UncordonNodeResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"u\n\x1dInjectAcceleratorFaultRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x03 \x01(\r\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"2\n\x1eInjectAcceleratorFaultResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x32\xbb\x04\n\x0c\x46leetService\x12\x42\n\x07GetSite\x12\x1a.phalanx.v1.GetSiteRequest\x1a\x1b.phalanx.v1.GetSiteResponse\x12H\n\tListNodes\x12\x1c.phalanx.v1.ListNodesRequest\x1a\x1d.phalanx.v1.ListNodesResponse\x12\x42\n\x07GetNode\x12\x1a.phalanx.v1.GetNodeRequest\x1a\x1b.phalanx.v1.GetNodeResponse\x12K\n\nCordonNode\x12\x1d.phalanx.v1.CordonNodeRequest\x1a\x1e.phalanx.v1.CordonNodeResponse\x12Q\n\x0cUncordonNode\x12\x1f.phalanx.v1.UncordonNodeRequest\x1a .phalanx.v1.UncordonNodeResponse\x12H\n\tDrainNode\x12\x1c.phalanx.v1.DrainNodeRequest\x1a\x1d.phalanx.v1.DrainNodeResponse\x12o\n\x16InjectAcceleratorFault\x12).phalanx.v1.InjectAcceleratorFaultRequest\x1a*.phalanx.v1.InjectAcceleratorFaultResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,25 +54,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSITERESPONSE_REFUSEDENTRY']._serialized_start=973
   _globals['_GETSITERESPONSE_REFUSEDENTRY']._serialized_end=1019
   _globals['_LISTNODESREQUEST']._serialized_start=1021
-  _globals['_LISTNODESREQUEST']._serialized_end=1039
-  _globals['_LISTNODESRESPONSE']._serialized_start=1041
-  _globals['_LISTNODESRESPONSE']._serialized_end=1111
-  _globals['_GETNODEREQUEST']._serialized_start=1113
-  _globals['_GETNODEREQUEST']._serialized_end=1143
-  _globals['_GETNODERESPONSE']._serialized_start=1145
-  _globals['_GETNODERESPONSE']._serialized_end=1212
-  _globals['_CORDONNODEREQUEST']._serialized_start=1214
-  _globals['_CORDONNODEREQUEST']._serialized_end=1298
-  _globals['_CORDONNODERESPONSE']._serialized_start=1300
-  _globals['_CORDONNODERESPONSE']._serialized_end=1338
-  _globals['_UNCORDONNODEREQUEST']._serialized_start=1340
-  _globals['_UNCORDONNODEREQUEST']._serialized_end=1410
-  _globals['_UNCORDONNODERESPONSE']._serialized_start=1412
-  _globals['_UNCORDONNODERESPONSE']._serialized_end=1452
-  _globals['_INJECTACCELERATORFAULTREQUEST']._serialized_start=1454
-  _globals['_INJECTACCELERATORFAULTREQUEST']._serialized_end=1571
-  _globals['_INJECTACCELERATORFAULTRESPONSE']._serialized_start=1573
-  _globals['_INJECTACCELERATORFAULTRESPONSE']._serialized_end=1623
-  _globals['_FLEETSERVICE']._serialized_start=1626
-  _globals['_FLEETSERVICE']._serialized_end=2123
+  _globals['_LISTNODESREQUEST']._serialized_end=1056
+  _globals['_LISTNODESRESPONSE']._serialized_start=1058
+  _globals['_LISTNODESRESPONSE']._serialized_end=1170
+  _globals['_NODECOLUMNS']._serialized_start=1173
+  _globals['_NODECOLUMNS']._serialized_end=1442
+  _globals['_GETNODEREQUEST']._serialized_start=1444
+  _globals['_GETNODEREQUEST']._serialized_end=1474
+  _globals['_GETNODERESPONSE']._serialized_start=1476
+  _globals['_GETNODERESPONSE']._serialized_end=1543
+  _globals['_CORDONNODEREQUEST']._serialized_start=1545
+  _globals['_CORDONNODEREQUEST']._serialized_end=1629
+  _globals['_CORDONNODERESPONSE']._serialized_start=1631
+  _globals['_CORDONNODERESPONSE']._serialized_end=1669
+  _globals['_DRAINNODEREQUEST']._serialized_start=1671
+  _globals['_DRAINNODEREQUEST']._serialized_end=1754
+  _globals['_DRAINNODERESPONSE']._serialized_start=1756
+  _globals['_DRAINNODERESPONSE']._serialized_end=1807
+  _globals['_UNCORDONNODEREQUEST']._serialized_start=1809
+  _globals['_UNCORDONNODEREQUEST']._serialized_end=1879
+  _globals['_UNCORDONNODERESPONSE']._serialized_start=1881
+  _globals['_UNCORDONNODERESPONSE']._serialized_end=1921
+  _globals['_INJECTACCELERATORFAULTREQUEST']._serialized_start=1923
+  _globals['_INJECTACCELERATORFAULTREQUEST']._serialized_end=2040
+  _globals['_INJECTACCELERATORFAULTRESPONSE']._serialized_start=2042
+  _globals['_INJECTACCELERATORFAULTRESPONSE']._serialized_end=2092
+  _globals['_FLEETSERVICE']._serialized_start=2095
+  _globals['_FLEETSERVICE']._serialized_end=2666
 # @@protoc_insertion_point(module_scope)

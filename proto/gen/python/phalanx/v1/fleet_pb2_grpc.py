@@ -59,6 +59,11 @@ class FleetServiceStub:
                 request_serializer=phalanx_dot_v1_dot_fleet__pb2.UncordonNodeRequest.SerializeToString,
                 response_deserializer=phalanx_dot_v1_dot_fleet__pb2.UncordonNodeResponse.FromString,
                 _registered_method=True)
+        self.DrainNode = channel.unary_unary(
+                '/phalanx.v1.FleetService/DrainNode',
+                request_serializer=phalanx_dot_v1_dot_fleet__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=phalanx_dot_v1_dot_fleet__pb2.DrainNodeResponse.FromString,
+                _registered_method=True)
         self.InjectAcceleratorFault = channel.unary_unary(
                 '/phalanx.v1.FleetService/InjectAcceleratorFault',
                 request_serializer=phalanx_dot_v1_dot_fleet__pb2.InjectAcceleratorFaultRequest.SerializeToString,
@@ -99,6 +104,14 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainNode(self, request, context):
+        """Cordons and moves the node's ranks elsewhere, one generation per job, when there is room; ranks save first when the job
+        can. Done when the node holds no process of a job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def InjectAcceleratorFault(self, request, context):
         """Simulated probes only: an agent with real devices refuses.
         """
@@ -133,6 +146,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.UncordonNode,
                     request_deserializer=phalanx_dot_v1_dot_fleet__pb2.UncordonNodeRequest.FromString,
                     response_serializer=phalanx_dot_v1_dot_fleet__pb2.UncordonNodeResponse.SerializeToString,
+            ),
+            'DrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainNode,
+                    request_deserializer=phalanx_dot_v1_dot_fleet__pb2.DrainNodeRequest.FromString,
+                    response_serializer=phalanx_dot_v1_dot_fleet__pb2.DrainNodeResponse.SerializeToString,
             ),
             'InjectAcceleratorFault': grpc.unary_unary_rpc_method_handler(
                     servicer.InjectAcceleratorFault,
@@ -275,6 +293,33 @@ class FleetService:
             '/phalanx.v1.FleetService/UncordonNode',
             phalanx_dot_v1_dot_fleet__pb2.UncordonNodeRequest.SerializeToString,
             phalanx_dot_v1_dot_fleet__pb2.UncordonNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phalanx.v1.FleetService/DrainNode',
+            phalanx_dot_v1_dot_fleet__pb2.DrainNodeRequest.SerializeToString,
+            phalanx_dot_v1_dot_fleet__pb2.DrainNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,10 @@ class FleetServiceStub:
     GetNode: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetNodeRequest, _fleet_pb2.GetNodeResponse]
     CordonNode: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CordonNodeRequest, _fleet_pb2.CordonNodeResponse]
     UncordonNode: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.UncordonNodeRequest, _fleet_pb2.UncordonNodeResponse]
+    DrainNode: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DrainNodeRequest, _fleet_pb2.DrainNodeResponse]
+    """Cordons and moves the node's ranks elsewhere, one generation per job, when there is room; ranks save first when the job
+    can. Done when the node holds no process of a job.
+    """
     InjectAcceleratorFault: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.InjectAcceleratorFaultRequest, _fleet_pb2.InjectAcceleratorFaultResponse]
     """Simulated probes only: an agent with real devices refuses."""
 
@@ -47,6 +51,10 @@ class FleetServiceAsyncStub(FleetServiceStub):
     GetNode: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetNodeRequest, _fleet_pb2.GetNodeResponse]  # type: ignore[assignment]
     CordonNode: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CordonNodeRequest, _fleet_pb2.CordonNodeResponse]  # type: ignore[assignment]
     UncordonNode: _aio.UnaryUnaryMultiCallable[_fleet_pb2.UncordonNodeRequest, _fleet_pb2.UncordonNodeResponse]  # type: ignore[assignment]
+    DrainNode: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DrainNodeRequest, _fleet_pb2.DrainNodeResponse]  # type: ignore[assignment]
+    """Cordons and moves the node's ranks elsewhere, one generation per job, when there is room; ranks save first when the job
+    can. Done when the node holds no process of a job.
+    """
     InjectAcceleratorFault: _aio.UnaryUnaryMultiCallable[_fleet_pb2.InjectAcceleratorFaultRequest, _fleet_pb2.InjectAcceleratorFaultResponse]  # type: ignore[assignment]
     """Simulated probes only: an agent with real devices refuses."""
 
@@ -85,6 +93,16 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.UncordonNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.UncordonNodeResponse, _abc.Awaitable[_fleet_pb2.UncordonNodeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DrainNode(
+        self,
+        request: _fleet_pb2.DrainNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.DrainNodeResponse, _abc.Awaitable[_fleet_pb2.DrainNodeResponse]]:
+        """Cordons and moves the node's ranks elsewhere, one generation per job, when there is room; ranks save first when the job
+        can. Done when the node holds no process of a job.
+        """
 
     @_abc_1.abstractmethod
     def InjectAcceleratorFault(

@@ -59,6 +59,11 @@ class JobServiceStub:
                 request_serializer=phalanx_dot_v1_dot_job__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=phalanx_dot_v1_dot_job__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.RestartJob = channel.unary_unary(
+                '/phalanx.v1.JobService/RestartJob',
+                request_serializer=phalanx_dot_v1_dot_job__pb2.RestartJobRequest.SerializeToString,
+                response_deserializer=phalanx_dot_v1_dot_job__pb2.RestartJobResponse.FromString,
+                _registered_method=True)
         self.ReadLogs = channel.unary_stream(
                 '/phalanx.v1.JobService/ReadLogs',
                 request_serializer=phalanx_dot_v1_dot_job__pb2.ReadLogsRequest.SerializeToString,
@@ -101,6 +106,13 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RestartJob(self, request, context):
+        """All ranks leave their process and start again from the newest restore point; charged to no ledger.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadLogs(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -134,6 +146,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=phalanx_dot_v1_dot_job__pb2.CancelJobRequest.FromString,
                     response_serializer=phalanx_dot_v1_dot_job__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'RestartJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestartJob,
+                    request_deserializer=phalanx_dot_v1_dot_job__pb2.RestartJobRequest.FromString,
+                    response_serializer=phalanx_dot_v1_dot_job__pb2.RestartJobResponse.SerializeToString,
             ),
             'ReadLogs': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadLogs,
@@ -276,6 +293,33 @@ class JobService:
             '/phalanx.v1.JobService/CancelJob',
             phalanx_dot_v1_dot_job__pb2.CancelJobRequest.SerializeToString,
             phalanx_dot_v1_dot_job__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestartJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phalanx.v1.JobService/RestartJob',
+            phalanx_dot_v1_dot_job__pb2.RestartJobRequest.SerializeToString,
+            phalanx_dot_v1_dot_job__pb2.RestartJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,8 @@ class JobServiceStub:
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]
     """A message now and at every change of state, generation or step, at most 20 a second; ends after a terminal state."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.CancelJobResponse]
+    RestartJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.RestartJobRequest, _job_pb2.RestartJobResponse]
+    """All ranks leave their process and start again from the newest restore point; charged to no ledger."""
     ReadLogs: _grpc.UnaryStreamMultiCallable[_job_pb2.ReadLogsRequest, _job_pb2.ReadLogsResponse]
 
 @_typing.type_check_only
@@ -50,6 +52,8 @@ class JobServiceAsyncStub(JobServiceStub):
     WatchJob: _aio.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]  # type: ignore[assignment]
     """A message now and at every change of state, generation or step, at most 20 a second; ends after a terminal state."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.CancelJobResponse]  # type: ignore[assignment]
+    RestartJob: _aio.UnaryUnaryMultiCallable[_job_pb2.RestartJobRequest, _job_pb2.RestartJobResponse]  # type: ignore[assignment]
+    """All ranks leave their process and start again from the newest restore point; charged to no ledger."""
     ReadLogs: _aio.UnaryStreamMultiCallable[_job_pb2.ReadLogsRequest, _job_pb2.ReadLogsResponse]  # type: ignore[assignment]
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,6 +93,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.CancelJobResponse, _abc.Awaitable[_job_pb2.CancelJobResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RestartJob(
+        self,
+        request: _job_pb2.RestartJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.RestartJobResponse, _abc.Awaitable[_job_pb2.RestartJobResponse]]:
+        """All ranks leave their process and start again from the newest restore point; charged to no ledger."""
 
     @_abc_1.abstractmethod
     def ReadLogs(

@@ -284,10 +284,16 @@ class WorkloadSpec(_message.Message):
     MODULE_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     ARGS_FIELD_NUMBER: _builtins.int
+    CODE_DIGEST_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
     module: _builtins.str
     """importable module with `main(context)`"""
     path: _builtins.str
     """folder put in front of sys.path; empty: the installed packages"""
+    code_digest: _builtins.str
+    """"sha256:<hex>" of a shipped folder (code.proto); excludes path"""
+    image: _builtins.str
+    """container image with digest; excludes path and code_digest"""
     @_builtins.property
     def args(self) -> _struct_pb2.Struct:
         """handed to the workload unchanged"""
@@ -298,10 +304,12 @@ class WorkloadSpec(_message.Message):
         module: _builtins.str = ...,
         path: _builtins.str = ...,
         args: _struct_pb2.Struct | None = ...,
+        code_digest: _builtins.str = ...,
+        image: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["args", b"args"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "module", b"module", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "code_digest", b"code_digest", "image", b"image", "module", b"module", "path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
