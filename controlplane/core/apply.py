@@ -10,11 +10,12 @@ import numpy as np
 
 from controlplane.core import records as r
 from controlplane.core.accounting.ledger import move
-from controlplane.core.checkpoints import Checkpoint
+from controlplane.core.audit import Head
+from controlplane.core.checkpoints import Checkpoint, Pin
 from controlplane.core.columns import filled, put
 from controlplane.core.fleet import FREE, Accelerator, Cordon, Fleet, NodeFacts
 from controlplane.core.jobs import NONE, GenerationClock, Hosts, Incident, Job, Recovery, Restart, root_cause
-from controlplane.core.state import MAX_ANSWERS, MAX_ENDED_JOBS, MAX_RECOVERIES, Cell, State
+from controlplane.core.state import MAX_ANSWERS, MAX_ENDED_JOBS, MAX_RECOVERIES, Answered, Cell, State
 from controlplane.core.units import NS_PER_MS
 from controlplane.core.vocabulary import (
     CHECKPOINT_STATES,
@@ -62,14 +63,11 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
         case r.NodeCordoned():
             fleet, number = _node(state, record.node)
             kept = tuple(c for c in fleet.facts[number].cordons if c.owner != record.owner)
-            cordons = (*kept, Cordon(record.owner, record.reason, record.items))
-            fleet.set_facts(number, replace(fleet.facts[number], cordons=cordons))
-            state.touch_counts()
+            _cordons(state, fleet, number, (*kept, Cordon(record.owner, record.reason, record.items, record.drain)))
         case r.NodeUncordoned():
             fleet, number = _node(state, record.node)
             kept = tuple(c for c in fleet.facts[number].cordons if c.owner != record.owner)
-            fleet.set_facts(number, replace(fleet.facts[number], cordons=kept))
-            state.touch_counts()
+            _cordons(state, fleet, number, kept)
         case r.CellSessionChanged():
             state.cells[record.cell] = Cell(
                 record.cell, record.open, record.boot_id, record.incarnation, record.store_address
@@ -129,6 +127,12 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             _checkpoint_state(state, record.job, record.checkpoint, CheckpointState.VERIFIED, "")
         case r.CheckpointPoisoned():
             _checkpoint_state(state, record.job, record.checkpoint, CheckpointState.POISONED, record.reason)
+        case r.CheckpointPinned():
+            _pin(state, record, (Pin(record.owner, record.reason),))
+        case r.CheckpointUnpinned():
+            _pin(state, record, ())
+        case r.Audited():
+            state.audit = Head(record.entry.number, record.entry.digest)
         case r.CheckpointsExpired():
             job = state.own_job(record.job)
             job.checkpoints = {k: v for k, v in job.checkpoints.items() if k not in record.checkpoints}
@@ -146,7 +150,7 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             for effect_id in record.ids:
                 state.effects.pop(effect_id, None)
         case r.RequestAnswered():
-            state.answers[record.request_id] = record.answer
+            state.answers[record.request_id] = Answered(record.answer, record.command)
             while len(state.answers) > MAX_ANSWERS:
                 state.answers.pop(next(iter(state.answers)))
         case _:
@@ -156,6 +160,18 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
 def _node(state: State, name: str) -> tuple[Fleet, int]:
     fleet = state.own_fleet()
     return fleet, fleet.index[name]
+
+
+def _cordons(state: State, fleet: Fleet, number: int, cordons: tuple[Cordon, ...]) -> None:
+    """The reasons of a node; with the first one that drains it leaves service, with the last one it comes back."""
+    fleet.set_facts(number, replace(fleet.facts[number], cordons=cordons))
+    service = NodeService(int(fleet.service[number]))
+    drains = any(cordon.drain for cordon in cordons)
+    if drains and service is NodeService.IN_SERVICE:
+        fleet.service = put(fleet.service, number, NodeService.DRAINING)
+    elif not drains and service in (NodeService.DRAINING, NodeService.OUT_OF_SERVICE):
+        fleet.service = put(fleet.service, number, NodeService.IN_SERVICE)
+    state.touch_counts()
 
 
 def _controller_started(state: State, record: r.ControllerStarted) -> None:
@@ -182,7 +198,8 @@ def _node_registered(state: State, record: r.NodeRegistered) -> None:
     )
     fleet.set_facts(number, facts)
     fleet.set_accelerators(number, record.accelerators, record.states)
-    fleet.service = put(fleet.service, number, NodeService.IN_SERVICE)
+    if fleet.service[number] == NodeService.JOINING:
+        fleet.service = put(fleet.service, number, NodeService.IN_SERVICE)
     state.touch_counts()
 
 
@@ -523,6 +540,13 @@ def _checkpoint_state(state: State, uid: str, name: str, target: CheckpointState
     if target not in CHECKPOINT_STATES[known.state]:
         raise IllegalTransition(f"checkpoint {name}: {known.state.name} to {target.name}")
     job.checkpoints = {**job.checkpoints, name: replace(known, state=target, reason=reason)}
+
+
+def _pin(state: State, record: r.CheckpointPinned | r.CheckpointUnpinned, pins: tuple[Pin, ...]) -> None:
+    job = state.own_job(record.job)
+    known = job.checkpoints[record.checkpoint]
+    kept = tuple(pin for pin in known.pins if pin.owner != record.owner)
+    job.checkpoints = {**job.checkpoints, known.id: replace(known, pins=(*kept, *pins))}
 
 
 def _ended(state: State, record: r.JobEnded, at_ns: int) -> None:

@@ -28,6 +28,14 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """One owned reason why a checkpoint must be kept."""
+
+    owner: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """One checkpoint; WRITING until every rank of its generation has reported.
 
@@ -44,6 +52,7 @@ class Checkpoint:
     committed_ns: int = 0
     productive_ns: int = 0
     reason: str = ""
+    pins: tuple[Pin, ...] = ()
 
     @property
     def files(self) -> tuple[ShardFile, ...]:
@@ -75,14 +84,15 @@ def pinned(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
 
 
 def expirable(checkpoints: Iterable[Checkpoint], keep: int, current: str) -> tuple[str, ...]:
-    """Ids that retention may delete: beyond the newest `keep` restorable ones, never the pinned one nor `current`.
+    """Ids that retention may delete: beyond the newest `keep` restorable ones; never the newest verified one, `current`, or
+    one that somebody has pinned.
 
     WRITING ones of a step older than the newest committed one can never be completed usefully and go too.
     """
     known = list(checkpoints)
     usable = sorted((c for c in known if c.restorable), key=lambda c: (c.step, c.generation), reverse=True)
     keeper = pinned(known)
-    spare = {current, keeper.id if keeper else ""}
+    spare = {current, keeper.id if keeper else "", *(c.id for c in known if c.pins)}
     old = [c.id for c in usable[keep:]]
     newest = usable[0].step if usable else -1
     abandoned = [

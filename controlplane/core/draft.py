@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from controlplane.core.audit import Change
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.events import Settle
 from controlplane.core.fleet import Fleet
@@ -47,6 +48,14 @@ class Refusal:
     reason: str
     message: str
     violations: tuple[Violation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A command that will be carried out: what it changes (None: a dry run, nothing) and the fields of its answer."""
+
+    change: Change | None
+    fields: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

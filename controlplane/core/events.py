@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from controlplane.core.audit import By
 from controlplane.core.checkpoints import ShardFile
 from controlplane.core.fleet import Accelerator
 from controlplane.core.jobs import Exit
@@ -165,7 +166,17 @@ class SubmitJob:
 
 @dataclass(frozen=True, slots=True)
 class CancelJob:
-    """Stop a job: SIGTERM, deadline, SIGKILL."""
+    """Stop a job: SIGTERM, deadline, SIGKILL. `grace_ms` 0: the job's own stop time-out. A second one may shorten it."""
+
+    request_id: str
+    name: str
+    reason: str
+    grace_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RestartJob:
+    """All ranks leave their processes and start again from the newest restore point."""
 
     request_id: str
     name: str
@@ -175,6 +186,16 @@ class CancelJob:
 @dataclass(frozen=True, slots=True)
 class CordonNode:
     """Add an owned reason for which the node takes no new work."""
+
+    request_id: str
+    node: str
+    owner: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrainNode:
+    """Cordon a node and have its ranks move elsewhere."""
 
     request_id: str
     node: str
@@ -212,6 +233,27 @@ class VerifyCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class PinCheckpoint:
+    """Keep a checkpoint from retention for an owned reason."""
+
+    request_id: str
+    job: str
+    checkpoint: str
+    owner: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnpinCheckpoint:
+    """Remove one owner's pin; other owners' stay."""
+
+    request_id: str
+    job: str
+    checkpoint: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed. `stall_ns`: how much longer than planned since the last one (our own lag)."""
 
@@ -226,6 +268,19 @@ class Settle:
     evidence: tuple[str, ...] = field(default=())
 
 
-Command = SubmitJob | CancelJob | CordonNode | UncordonNode | InjectFault | VerifyCheckpoint
+Command = (
+    SubmitJob | CancelJob | RestartJob | CordonNode | DrainNode | UncordonNode | InjectFault | VerifyCheckpoint
+    | PinCheckpoint | UnpinCheckpoint
+)  # fmt: skip
 Observation = NodeHello | NodeReport | NodeSessionLost | CellHello | CellReport | CellSessionLost | EffectDone
-Event = Command | Observation | Tick | Settle
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """A command and who gave it. A bare command was given by `audit.LOCAL`."""
+
+    command: Command
+    by: By
+
+
+Event = Command | Ordered | Observation | Tick | Settle

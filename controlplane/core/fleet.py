@@ -27,11 +27,13 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True)
 class Cordon:
-    """One owned reason why a node takes no new work. `items`: what must go before the owner takes it back, where it knows."""
+    """One owned reason why a node takes no new work. `items`: what must go before the owner takes it back, where it knows;
+    `drain`: what runs there is to move elsewhere."""
 
     owner: str
     reason: str
     items: tuple[str, ...] = ()
+    drain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

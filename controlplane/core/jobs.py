@@ -84,7 +84,7 @@ class Hosts:
 
 @dataclass(frozen=True, slots=True)
 class LostRank:
-    """One rank that a running incident has taken, with the evidence."""
+    """One rank that a running incident has taken, with the evidence. `planned`: an operator wanted it (a restart, a drain)."""
 
     rank: int
     serial: int
@@ -93,6 +93,7 @@ class LostRank:
     fault_ns: int
     evidence: str
     consequence: bool = False
+    planned: bool = False
 
 
 PEER_LOST_EXIT = 75

@@ -13,6 +13,7 @@ from typing import assert_never
 from controlplane.core import admission, observe, settle, sweep
 from controlplane.core import events as ev
 from controlplane.core import records as r
+from controlplane.core.audit import LOCAL
 from controlplane.core.draft import Answer, Draft, Policy, Refusal
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
@@ -71,10 +72,12 @@ class Machine:
                 observe.cell_session_lost(draft, event)
             case ev.EffectDone():
                 observe.effect_done(draft, event)
+            case ev.Ordered():
+                admission.command(draft, event.command, event.by)
             case (
-                ev.SubmitJob() | ev.CancelJob() | ev.CordonNode() | ev.UncordonNode() | ev.InjectFault()
-                | ev.VerifyCheckpoint()
+                ev.SubmitJob() | ev.CancelJob() | ev.RestartJob() | ev.CordonNode() | ev.DrainNode() | ev.UncordonNode()
+                | ev.InjectFault() | ev.VerifyCheckpoint() | ev.PinCheckpoint() | ev.UnpinCheckpoint()
             ):  # fmt: skip
-                admission.command(draft, event)
+                admission.command(draft, event, LOCAL)
             case _:
                 assert_never(event)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.core import codec
+from controlplane.core.audit import AuditEntry
 from controlplane.core.checkpoints import Shard
 from controlplane.core.effects import Effect
 from controlplane.core.events import AcceleratorRow, HostRow
@@ -72,12 +73,14 @@ class AcceleratorsChanged:
 
 @dataclass(frozen=True, slots=True)
 class NodeCordoned:
-    """An owner gave a reason for which the node takes no new work, in place of its earlier one."""
+    """An owner gave a reason for which the node takes no new work, in place of its earlier one. `drain`: what runs there is
+    to move elsewhere."""
 
     node: str
     owner: str
     reason: str
     items: tuple[str, ...] = ()
+    drain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +320,25 @@ class CheckpointsExpired:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointPinned:
+    """An owner wants the checkpoint kept, in place of its earlier reason."""
+
+    job: str
+    checkpoint: str
+    owner: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointUnpinned:
+    """An owner took its pin back."""
+
+    job: str
+    checkpoint: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobEnding:
     """The job will end in `state`; its processes are being stopped. `step`: newest step that was known."""
 
@@ -355,10 +377,18 @@ class EffectsFinished:
 
 @dataclass(frozen=True, slots=True)
 class RequestAnswered:
-    """The answer to a mutating request; a repeat of the id gets the same."""
+    """The answer to a mutating request; a repeat of the id gets the same. `command`: fingerprint of what was asked."""
 
     request_id: str
     answer: dict[str, str]
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """An accepted command, chained to the one before it."""
+
+    entry: AuditEntry
 
 
 Record = (
@@ -367,13 +397,24 @@ Record = (
     | JobStateChanged | HostsRequested | HostsObserved | HostEnded | HostsForgotten | StartFailed | RanksLost
     | RecoveryDecided | SurvivorsGivenUp | GenerationStarted | GenerationReached | JoinFailed | ShardReported | CheckpointCommitted
     | CheckpointVerified | CheckpointPoisoned | CheckpointsExpired | JobEnding | JobEnded | EffectsIssued
-    | EffectsFinished | RequestAnswered
+    | EffectsFinished | RequestAnswered | CheckpointPinned | CheckpointUnpinned | Audited
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}
-VERSIONS: Mapping[str, int] = {}
+VERSIONS: Mapping[str, int] = {"NodeCordoned": 2, "RanksLost": 2, "RequestAnswered": 2}
 """Types whose fields have changed since version 1."""
-UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def _gained(body: dict[str, Any]) -> dict[str, Any]:
+    """A version that only gained fields which have defaults."""
+    return body
+
+
+UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    ("NodeCordoned", 1): _gained,
+    ("RanksLost", 1): _gained,
+    ("RequestAnswered", 1): _gained,
+}
 """(type, version) -> body of version + 1."""
 
 
@@ -414,5 +455,12 @@ def decode(record_type: str, version: int, body: str) -> Record:
 
 def subject(record: Record) -> tuple[str, str]:
     """(job uid, node name) that a record is about; "" where it is about none."""
+    if isinstance(record, Audited):
+        return _audited_subject(record.entry.subject)
     node = getattr(record, "node", "")
     return getattr(record, "job", getattr(record, "uid", "")), node if isinstance(node, str) else ""
+
+
+def _audited_subject(text: str) -> tuple[str, str]:
+    kind, _, name = text.partition("/")
+    return (name.partition("/")[0] if kind in ("job", "checkpoint") else ""), (name if kind == "node" else "")

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from controlplane.core import records as r
-from controlplane.core.admission import end_job, request_verification
 from controlplane.core.checkpoints import expirable, restore_point
 from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
 from controlplane.core.jobs import NONE, Job, LostRank, host_id
 from controlplane.core.observe import lose_ranks
+from controlplane.core.orders import end_job, fence, request_verification
 from controlplane.core.placement.gang import Blocked, place, refill_spares
 from controlplane.core.recovery.budgets import backoff_ns
 from controlplane.core.recovery.decide import Verdict, decide, misplaced, survivors, unsure
@@ -188,12 +188,7 @@ def _write_verdict(draft: Draft, job: Job, verdict: Verdict, step: int) -> None:
 
 def _restart_survivors(draft: Draft, job: Job, verdict: Verdict) -> None:
     """RESTART_JOB gives survivors up: they are fenced, and nothing starts before each is reported empty."""
-    by_node: dict[int, list[int]] = {}
-    for serial in verdict.fence:
-        by_node.setdefault(int(job.hosts.node[job.hosts.row(serial)]), []).append(serial)
-    for node, serials in by_node.items():
-        items = tuple(host_id(job.uid, serial) for serial in serials)
-        draft.effect(EffectKind.FENCE_HOSTS, f"node:{draft.fleet.name(node)}", job=job.uid, items=items)
+    fence(draft, job, verdict.fence)
     ranks = np.flatnonzero(np.isin(job.rank_host, verdict.fence))
     draft.write(r.SurvivorsGivenUp(job.uid, tuple(int(rank) for rank in ranks)))
 

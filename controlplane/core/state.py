@@ -11,6 +11,7 @@ import numpy as np
 
 from controlplane.core import codec
 from controlplane.core.accounting.ledger import Ledger, idle_counts, owned_counts
+from controlplane.core.audit import Head
 from controlplane.core.effects import Effect
 from controlplane.core.fleet import FREE, Fleet
 from controlplane.core.jobs import Job
@@ -35,6 +36,17 @@ class Cell:
     store_address: str
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer to a mutating request. `command` is a fingerprint of what was asked; "": not known (journals of 0.1)."""
+
+    fields: dict[str, str]
+    command: str = ""
+
+
+NO_AUDIT = Head()
+
+
 @dataclass(slots=True)
 class State:
     """Everything the controller knows durably.
@@ -52,8 +64,9 @@ class State:
     next_job: int = 1
     next_effect: int = 1
     effects: dict[str, Effect] = field(default_factory=dict)
-    answers: dict[str, dict[str, str]] = field(default_factory=dict)
+    answers: dict[str, Answered] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
+    audit: Head = NO_AUDIT
     _owned: set[str] = field(default_factory=set)
     _counts: tuple[dict[Bucket, int], dict[str, int]] | None = None
 
@@ -61,7 +74,8 @@ class State:
         """A working copy: changes to it never show in this one."""
         return State(
             self.revision, self.epoch, self.at_ns, self.fleet, dict(self.cells), dict(self.jobs), dict(self.names),
-            self.next_job, self.next_effect, dict(self.effects), dict(self.answers), self.ledger.clone(), set(), self._counts,
+            self.next_job, self.next_effect, dict(self.effects), dict(self.answers), self.ledger.clone(), self.audit,
+            set(), self._counts,
         )  # fmt: skip
 
     def own_job(self, uid: str) -> Job:
@@ -138,7 +152,8 @@ class State:
             "jobs": [codec.encode(j) for j in self.jobs.values()],
             "names": self.names, "next_job": self.next_job, "next_effect": self.next_effect,
             "effects": [codec.encode(e) for e in self.effects.values()],
-            "answers": list(self.answers.items()), "ledger": codec.encode(self.ledger),
+            "answers": [[key, known.fields, known.command] for key, known in self.answers.items()],
+            "audit": codec.encode(self.audit), "ledger": codec.encode(self.ledger),
         }  # fmt: skip
         return json.dumps(body, sort_keys=True, separators=(",", ":"))
 
@@ -156,7 +171,8 @@ class State:
         return State(
             body["revision"], body["epoch"], body["at_ns"], codec.decode(Fleet, body["fleet"]),
             {c.name: c for c in cells}, {j.uid: j for j in jobs}, body["names"], body["next_job"], body["next_effect"],
-            {e.id: e for e in effects}, dict(body["answers"]), codec.decode(Ledger, body["ledger"]),
+            {e.id: e for e in effects}, {key: Answered(*known) for key, *known in body["answers"]},
+            codec.decode(Ledger, body["ledger"]), codec.decode(Head, body.get("audit", {})),
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from controlplane.core import records as r
 from controlplane.core.apply import apply
 from controlplane.core.draft import Answer, Refusal
 from controlplane.core.effects import Effect
-from controlplane.core.events import Command, Event, Settle
+from controlplane.core.events import Command, Event, Ordered, Settle
 from controlplane.core.machine import Machine
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
@@ -84,9 +84,10 @@ def decide(machine: Machine, state: State, requests: Sequence[Request], now_ns: 
         raise RunawayDecision(f"more than {MAX_FOLLOW_UPS} looks at jobs: {sorted(looks)[:5]}")
 
     for request in requests:
-        if isinstance(request.event, Command):
+        event = request.event
+        if isinstance(event, Ordered | Command):
             look()  # an answer to an operator tells of what is decided so far
-        answer = step(request.event, type(request.event).__name__)
+        answer = step(event, type(event.command if isinstance(event, Ordered) else event).__name__)
         if request.reply is not None:
             replies.append((request.reply, answer))
     look()

@@ -38,3 +38,9 @@ LOCAL = Caller("local", "local", "local", Role.ADMIN)
 
 CALLER: ContextVar[Caller] = ContextVar("caller", default=LOCAL)
 """The caller of the call that runs now."""
+
+
+def own_name() -> str:
+    """The caller's name as owner of cordons and pins; without an identity it is `operator`."""
+    caller = CALLER.get()
+    return "operator" if caller is LOCAL else caller.name

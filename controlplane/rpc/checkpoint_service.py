@@ -7,6 +7,7 @@ from typing import Any
 from phalanx.v1 import checkpoint_pb2, checkpoint_pb2_grpc
 
 from controlplane.core import events as ev
+from controlplane.rpc.caller import own_name
 from controlplane.rpc.codec import check_request
 from controlplane.rpc.errors import refuse
 from controlplane.rpc.site import Site
@@ -47,3 +48,24 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServiceServicer):
         check_request(request.request_id, ("job", request.job), ("checkpoint_id", request.checkpoint_id))
         await self._site.command(ev.VerifyCheckpoint(request.request_id, request.job, request.checkpoint_id))
         return checkpoint_pb2.VerifyCheckpointResponse(revision=self._site.state.revision)
+
+    async def PinCheckpoint(
+        self, request: checkpoint_pb2.PinCheckpointRequest, context: Any
+    ) -> checkpoint_pb2.PinCheckpointResponse:
+        """Keep a checkpoint from retention for an owned reason."""
+        named = ("job", request.job), ("checkpoint_id", request.checkpoint_id), ("reason", request.reason)
+        check_request(request.request_id, *named)
+        owner = request.owner or own_name()
+        await self._site.command(
+            ev.PinCheckpoint(request.request_id, request.job, request.checkpoint_id, owner, request.reason)
+        )
+        return checkpoint_pb2.PinCheckpointResponse(revision=self._site.state.revision)
+
+    async def UnpinCheckpoint(
+        self, request: checkpoint_pb2.UnpinCheckpointRequest, context: Any
+    ) -> checkpoint_pb2.UnpinCheckpointResponse:
+        """Remove one owner's pin."""
+        check_request(request.request_id, ("job", request.job), ("checkpoint_id", request.checkpoint_id))
+        owner = request.owner or own_name()
+        await self._site.command(ev.UnpinCheckpoint(request.request_id, request.job, request.checkpoint_id, owner))
+        return checkpoint_pb2.UnpinCheckpointResponse(revision=self._site.state.revision)

@@ -7,12 +7,11 @@ from typing import Any
 from phalanx.v1 import fleet_pb2, fleet_pb2_grpc
 
 from controlplane.core import events as ev
+from controlplane.rpc.caller import own_name
 from controlplane.rpc.codec import check_request
 from controlplane.rpc.errors import refuse
 from controlplane.rpc.site import Site
 from controlplane.rpc.views import age_s, ledger_s, node_message
-
-OPERATOR = "operator"
 
 
 class FleetService(fleet_pb2_grpc.FleetServiceServicer):
@@ -63,16 +62,23 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def CordonNode(self, request: fleet_pb2.CordonNodeRequest, context: Any) -> fleet_pb2.CordonNodeResponse:
         """Add an owned reason for which the node takes no new work."""
         check_request(request.request_id, ("name", request.name), ("reason", request.reason))
-        owner = request.owner or OPERATOR
+        owner = request.owner or own_name()
         await self._site.command(ev.CordonNode(request.request_id, request.name, owner, request.reason))
         return fleet_pb2.CordonNodeResponse(revision=self._site.state.revision)
+
+    async def DrainNode(self, request: fleet_pb2.DrainNodeRequest, context: Any) -> fleet_pb2.DrainNodeResponse:
+        """Cordon a node and have its ranks move elsewhere; GetNode tells when nothing is left there."""
+        check_request(request.request_id, ("name", request.name), ("reason", request.reason))
+        owner = request.owner or own_name()
+        answer = await self._site.command(ev.DrainNode(request.request_id, request.name, owner, request.reason))
+        return fleet_pb2.DrainNodeResponse(revision=self._site.state.revision, jobs=answer.fields["jobs"].split())
 
     async def UncordonNode(
         self, request: fleet_pb2.UncordonNodeRequest, context: Any
     ) -> fleet_pb2.UncordonNodeResponse:
         """Remove one owner's reason."""
         check_request(request.request_id, ("name", request.name))
-        await self._site.command(ev.UncordonNode(request.request_id, request.name, request.owner or OPERATOR))
+        await self._site.command(ev.UncordonNode(request.request_id, request.name, request.owner or own_name()))
         return fleet_pb2.UncordonNodeResponse(revision=self._site.state.revision)
 
     async def InjectAcceleratorFault(

@@ -27,6 +27,8 @@ WATCH_S = 0.05
 """A watcher gets at most one message in this time."""
 DEFAULT_TAIL_BYTES = 64 << 10
 MAX_TAIL_BYTES = 16 << 20
+MAX_GRACE_MS = 24 * 3_600_000
+"""Longest time between SIGTERM and SIGKILL that a cancellation may ask for."""
 
 
 class JobService(job_pb2_grpc.JobServiceServicer):
@@ -101,8 +103,15 @@ class JobService(job_pb2_grpc.JobServiceServicer):
     async def CancelJob(self, request: job_pb2.CancelJobRequest, context: Any) -> job_pb2.CancelJobResponse:
         """Stop a job; its processes are asked to end, then killed."""
         check_request(request.request_id, ("name", request.name))
-        await self._site.command(ev.CancelJob(request.request_id, request.name, request.reason[:1_000]))
+        grace_ms = min(request.grace_ms, MAX_GRACE_MS)
+        await self._site.command(ev.CancelJob(request.request_id, request.name, request.reason[:1_000], grace_ms))
         return job_pb2.CancelJobResponse(revision=self._site.state.revision)
+
+    async def RestartJob(self, request: job_pb2.RestartJobRequest, context: Any) -> job_pb2.RestartJobResponse:
+        """All ranks leave their processes and start again from the newest restore point."""
+        check_request(request.request_id, ("name", request.name))
+        await self._site.command(ev.RestartJob(request.request_id, request.name, request.reason[:1_000]))
+        return job_pb2.RestartJobResponse(revision=self._site.state.revision)
 
     async def ReadLogs(self, request: job_pb2.ReadLogsRequest, context: Any) -> AsyncIterator[job_pb2.ReadLogsResponse]:
         """The output of a rank's newest process, wherever that is or was."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from controlplane.core import records as r
+from controlplane.core.audit import AuditEntry
 from controlplane.core.jobs import NONE
 from controlplane.core.observe import describe_exit
 from controlplane.core.state import State
@@ -93,7 +94,7 @@ def narrate(record: r.Record, names: Names) -> str:
             return _process(record, names)
         case (
             r.ShardReported() | r.CheckpointCommitted() | r.CheckpointVerified() | r.CheckpointPoisoned()
-            | r.CheckpointsExpired()
+            | r.CheckpointsExpired() | r.CheckpointPinned() | r.CheckpointUnpinned()
         ):  # fmt: skip
             return _checkpoint(record, names)
         case r.EffectsIssued():
@@ -101,6 +102,8 @@ def narrate(record: r.Record, names: Names) -> str:
         case r.EffectsFinished():
             outcome = "done" if record.ok else "not answered in time" if record.expired else f"failed: {record.message}"
             return f"{_counted(len(record.ids), 'order')} to agents ({listed(record.ids)}): {outcome}"
+        case r.Audited():
+            return _audited(record.entry)
         case r.RequestAnswered():
             return f"request {record.request_id} was answered"
         case _:
@@ -134,7 +137,7 @@ def _fleet(record: Fleet) -> str:
             ]
             return f"on {record.node} {listed(parts)}"
         case r.NodeCordoned():
-            return f"{record.owner} cordoned {record.node}: {record.reason}"
+            return f"{record.owner} {'drains' if record.drain else 'cordoned'} {record.node}: {record.reason}"
         case r.NodeUncordoned():
             return f"{record.owner} removed its cordon from {record.node}"
         case r.CellSessionChanged():
@@ -246,7 +249,8 @@ _MEANS: Mapping[Rung, str] = {
 
 CheckpointRecord = (
     r.ShardReported | r.CheckpointCommitted | r.CheckpointVerified | r.CheckpointPoisoned | r.CheckpointsExpired
-)
+    | r.CheckpointPinned | r.CheckpointUnpinned
+)  # fmt: skip
 
 
 def _checkpoint(record: CheckpointRecord, names: Names) -> str:
@@ -260,10 +264,19 @@ def _checkpoint(record: CheckpointRecord, names: Names) -> str:
             return f"checkpoint {record.checkpoint} of {name} was read back: every digest is right"
         case r.CheckpointPoisoned():
             return f"checkpoint {record.checkpoint} of {name} is damaged and will not be restored: {record.reason}"
+        case r.CheckpointPinned():
+            return f"{record.owner} pinned checkpoint {record.checkpoint} of {name}: {record.reason}"
+        case r.CheckpointUnpinned():
+            return f"{record.owner} took its pin from checkpoint {record.checkpoint} of {name}"
         case r.CheckpointsExpired():
             return f"{_counted(len(record.checkpoints), 'checkpoint')} of {name} expired: {listed(record.checkpoints)}"
         case _:
             assert_never(record)
+
+
+def _audited(link: AuditEntry) -> str:
+    where = f" from {link.peer}" if link.peer else ""
+    return f"{link.actor} ({link.role.lower()}){where} gave {link.action} for {link.subject}: {link.after}"
 
 
 def _last_line(text: str) -> str:

@@ -10,11 +10,13 @@ from typing import Any
 import structlog
 
 from controlplane.config import Settings
+from controlplane.core.audit import By
 from controlplane.core.draft import Answer, Refusal
-from controlplane.core.events import Command, Observation
+from controlplane.core.events import Command, Observation, Ordered
 from controlplane.core.state import State
 from controlplane.engine.ports import Journal
 from controlplane.observability import Metrics
+from controlplane.rpc.caller import CALLER
 from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.ports import Brain
 from controlplane.rpc.progress import ProgressGate
@@ -91,12 +93,13 @@ class Site:
             log.error("background_task_broke", exc_info=error)
 
     async def command(self, event: Command) -> Answer:
-        """Have a command decided; returns once its answer is durable.
+        """Have a command of the caller of this call decided; returns once its answer is durable.
 
         Raises:
             RequestRefused: by the machine, by a full inbox, or because the journal takes nothing.
         """
-        answer = self._post(event)
+        caller = CALLER.get()
+        answer = self._post(Ordered(event, By(caller.uri, caller.role.name, caller.peer)))
         if answer is None:
             refuse(
                 "exhausted", "INBOX_FULL", f"{self.brain.depth} events wait for the controller: try again in a second"
@@ -120,7 +123,7 @@ class Site:
                 return outcome
             await asyncio.sleep(RETRY_S)
 
-    def _post(self, event: Command | Observation) -> asyncio.Future[Outcome] | None:
+    def _post(self, event: Ordered | Observation) -> asyncio.Future[Outcome] | None:
         future: asyncio.Future[Outcome] = self.loop.create_future()
 
         def reply(outcome: Outcome) -> None:

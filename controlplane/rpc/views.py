@@ -221,7 +221,8 @@ def checkpoint_message(job: Job, checkpoint: Checkpoint) -> checkpoint_pb2.Check
         files=len(files),
         committed_at=rfc3339(checkpoint.committed_ns),
         reason=checkpoint.reason,
-        pinned=keeper is not None and keeper.id == checkpoint.id and checkpoint.state is CheckpointState.VERIFIED,
+        pinned=bool(checkpoint.pins) or (keeper == checkpoint and checkpoint.state is CheckpointState.VERIFIED),
+        pin_owners=[pin.owner for pin in checkpoint.pins],
     )
 
 

@@ -23,6 +23,7 @@ QUIET = (
     "EffectsFinished",
     "HostsForgotten",
     "RequestAnswered",
+    "Audited",
     "NodeSessionChanged",
     "NodeRegistered",
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from controlplane.core.fleet import Fleet
-from controlplane.core.jobs import NONE, Job, root_cause
+from controlplane.core.jobs import NONE, Incident, Job, root_cause
 from controlplane.core.placement.gang import Blocked, Placement, replace_ranks
 from controlplane.core.recovery.budgets import Reading, backoff_ns, read_budget
 from controlplane.core.vocabulary import Blame, NodeLiveness, NodeService, Rung
@@ -90,23 +90,25 @@ def decide(job: Job, fleet: Fleet, now_ns: int, step: int) -> Verdict:
     blame = root.blame if root else Blame.INFRASTRUCTURE
     cause = root.cause if root else incident.cause
     evidence = tuple(entry.evidence for entry in incident.lost) or (incident.cause,)
+    free = costs_nothing(incident)
     reading = read_budget(job, blame, now_ns, step)
     readings = tuple(str(read_budget(job, ledger, now_ns, step)) for ledger in Blame)
     tried: list[str] = []
 
     def verdict(rung: Rung, reason: str, *, ranks: tuple[int, ...], wait_ns: int = 0, **places: object) -> Verdict:
+        charged = not free and rung not in (Rung.SUSPEND, Rung.FAIL)
         return Verdict(
-            rung, reason, ranks, blame, rung not in (Rung.SUSPEND, Rung.FAIL), now_ns + wait_ns, tuple(tried), readings,
-            evidence, **places,  # type: ignore[arg-type] # forwarded to the same-named fields
+            rung, reason, ranks, blame, charged, now_ns + wait_ns, tuple(tried), readings, evidence,
+            **places,  # type: ignore[arg-type] # forwarded to the same-named fields
         )  # fmt: skip
 
     alive = survivors(job)
     lost = tuple(int(rank) for rank in np.flatnonzero(~alive))
-    if not reading.allows:
+    if not reading.allows and not free:
         tried.append(f"every rung: refused, {reading}")
         error = f"; last error: {job.last_error}" if job.last_error else ""
         return verdict(Rung.FAIL, f"{cause}; restart budget spent ({reading}){error}", ranks=lost)
-    wait_ns = _wait_ns(job, blame, reading)
+    wait_ns = 0 if free else _wait_ns(job, blame, reading)
     give_up = incident.attempts >= MAX_FAILED_GENERATIONS
     if not lost and not give_up:
         tried.append("ROLLBACK: every rank kept its process")
@@ -132,6 +134,11 @@ def decide(job: Job, fleet: Fleet, now_ns: int, step: int) -> Verdict:
     names = sorted({fleet.name(node) for node in places.nodes})
     tried.append(f"REPLACE_RANK: ranks {list(bad)} fit on {', '.join(names)}")
     return verdict(rung, cause, ranks=ranks, wait_ns=wait_ns, moved=bad, moves=places, fence=fence)
+
+
+def costs_nothing(incident: Incident) -> bool:
+    """Whether nothing has failed: an operator wanted it, or a rank without a process has to be placed once more."""
+    return bool(incident.lost) and all(entry.planned or entry.serial == NONE for entry in incident.lost)
 
 
 def _wait_ns(job: Job, blame: Blame, reading: Reading) -> int:
