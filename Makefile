@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := controlplane agents cli training_jobs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check format lint types layers proto proto-check test soak-e2e soak-property bench-core constraints clean
+.PHONY: help install demo check format lint types layers proto proto-check test soak-e2e soak-property bench-core bench-recovery constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ soak-property: $(STAMP) ## the machine under random events, many examples
 
 bench-core: $(STAMP) ## 54 days of 6,250 nodes: what the decisions cost
 	@$(BIN)/python -m tests.benchmarks.core_spike
+
+bench-recovery: $(STAMP) ## one kill to the first new step: Phalanx, torchrun elastic, Ray Train (about 12 minutes)
+	@$(BIN)/python -m tests.benchmarks.recovery
 
 constraints: $(STAMP) ## write constraints.txt from what is installed
 	@$(BIN)/python -m pip freeze --disable-pip-version-check | grep -v -e '^-e' -e '@' | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > constraints.new

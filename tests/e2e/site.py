@@ -101,13 +101,20 @@ class RunningSite:
     # -- doing ------------------------------------------------------------------------------------------------------
 
     def submit(
-        self, name: str, module: str = "training_jobs.moe.train", *, ranks: int = 4, every: int = 20, **args: Any
+        self,
+        name: str,
+        module: str = "training_jobs.moe.train",
+        *,
+        path: str = "",
+        ranks: int = 4,
+        every: int = 20,
+        **args: Any,
     ) -> None:
         values = struct_pb2.Struct()
         values.update({**SMALL, **args} if module.endswith("moe.train") else args)
         spec = types_pb2.TrainingJobSpec(
             name=name,
-            workload=types_pb2.WorkloadSpec(module=module, args=values),
+            workload=types_pb2.WorkloadSpec(module=module, path=path, args=values),
             ranks=ranks,
             accelerators_per_rank=1,
             parallel=types_pb2.ParallelDegrees(tp=1, pp=1, cp=1, dp=ranks, ep=2 if ranks % 2 == 0 else 1),

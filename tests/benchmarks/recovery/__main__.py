@@ -1,0 +1,50 @@
+"""`python -m tests.benchmarks.recovery`: exit 0 when every figure of Phalanx keeps to its limit, else 1."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.benchmarks.recovery.report import show, within_must, write
+from tests.benchmarks.recovery.runs import compare
+from tests.benchmarks.recovery.systems import RANK, Phalanx, RayTrain, System, Torchrun, missing
+
+ALL = (Phalanx, Torchrun, RayTrain)
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.recovery")
+    parser.add_argument("--kills", type=int, default=7, help="of every kind on every system (default %(default)s)")
+    parser.add_argument("--blocks", type=int, default=3, help="starts of every system (default %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="two kills in one block: to try it, not to report")
+    parser.add_argument("--seed", type=int, default=7, help="order, ranks and moments of the kills")
+    parser.add_argument("--only", choices=[system.name for system in ALL], action="append", help="leave the others out")
+    parser.add_argument("--output", type=Path, default=Path(".phalanx/bench/recovery.json"))
+    options = parser.parse_args()
+    kills, blocks = (2, 1) if options.quick else (options.kills, options.blocks)
+    folder = Path(tempfile.mkdtemp(prefix="phx-bench-"))
+    chosen = [system for system in ALL if not options.only or system.name in options.only]
+    absent = {system.name: reason for system in chosen if (reason := missing(system))}
+    systems: list[System] = [system(folder / system.name) for system in chosen if system.name not in absent]
+    try:
+        results = compare(systems, kills, blocks, options.seed, _say)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    for name, reason in absent.items():
+        results.cell(name, RANK).failure = reason
+    show(results, systems, options.seed, _say)
+    write(results, options.seed, options.output)
+    _say(f"written: {options.output}")
+    return 0 if within_must(results) else 1
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

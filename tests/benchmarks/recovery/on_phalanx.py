@@ -1,0 +1,72 @@
+"""The workload under Phalanx: `workload: {module: tests.benchmarks.recovery.on_phalanx}`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from agents.rank import BadFile, Generation, Groups, RankContext, describe_files, verify_files
+from tests.benchmarks.recovery.workload import StepLog, Training, train
+
+PART = "model"
+
+
+def prepare(context: RankContext) -> None:
+    """Called while the process is parked: first-use costs are paid here."""
+    training = Training()
+    gradients, _loss = training.gradients(0, 0)
+    training.update(gradients)
+
+
+def main(context: RankContext) -> None:
+    """Train through all generations of this process."""
+    for generation in context.generations():
+        with generation:
+            attempt = PhalanxAttempt(context, generation, generation.join())
+            train(attempt, Training(), int(context.args["steps"]))
+            context.finish({})
+            return
+
+
+class PhalanxAttempt:
+    """One generation as the workload sees it."""
+
+    def __init__(self, context: RankContext, generation: Generation, groups: Groups) -> None:
+        self.rank = generation.rank
+        self.log = StepLog(Path(context.args["log"]), generation.rank)
+        self._context = context
+        self._generation = generation
+        self._groups = groups
+
+    def restore_from(self) -> Path | None:
+        """The manifest's folder, after its digests were checked."""
+        point = self._generation.restore
+        if point.from_scratch:
+            return None
+        try:
+            verify_files(point, [PART])
+        except BadFile as bad:
+            self._context.restore_failed(bad.file, bad.reason)
+        return point.folder / PART
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        """Sum over the world group."""
+        self._groups.world.all_reduce(tensor)
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        """Rank 0 writes; every rank reports, so that the controller can commit."""
+        reached = time.monotonic()
+        folder = self._generation.step_folder(step)
+        files = []
+        if self.rank == 0:
+            (folder / PART).mkdir(parents=True)
+            write(folder / PART)
+            files = describe_files(folder, PART)
+        self._generation.shard_written(step, files, save_stall_s=time.monotonic() - reached, step_reached_at=reached)
+
+    def done(self, step: int, loss: float) -> None:
+        """Tell the controller."""
+        self._context.progress(step, loss)
