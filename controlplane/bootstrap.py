@@ -10,8 +10,6 @@ import signal
 import socket
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,19 +20,20 @@ from prometheus_client import start_http_server
 
 from controlplane.adapters.journal.sql import SqlJournal
 from controlplane.brain import Brain, BrainLimits, Clock, ExitCode
+from controlplane.commits import AfterCommit
 from controlplane.config import Settings, parse_settings, split_address
-from controlplane.core import records as r
 from controlplane.core.draft import Policy, Refusal
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.machine import Machine
 from controlplane.core.records import UnknownRecord
-from controlplane.core.units import ms, to_s
-from controlplane.core.vocabulary import Bucket, NodeLiveness
+from controlplane.core.units import ms
 from controlplane.engine.ports import EpochLost, Journal, JournalCorrupt, JournalUnavailable
 from controlplane.engine.recover import lead
 from controlplane.engine.soft import SoftColumns
-from controlplane.engine.turn import Engine, TurnResult
-from controlplane.observability import Metrics, Sight, TimedJournal, configure_logging
+from controlplane.engine.turn import Engine
+from controlplane.observability import Metrics, Sight, TimedJournal, configure_logging, name_process
+from controlplane.observability.recoveries import RecoveryWatch
+from controlplane.observability.sight import StateCollector
 from controlplane.rpc.progress import ProgressGate
 from controlplane.rpc.router import Router
 from controlplane.rpc.server import AddressTaken, Edge, bind, serve
@@ -62,7 +61,7 @@ class CannotStart(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Run the controller until SIGTERM or SIGINT. Returns the exit status (see `brain.ExitCode`)."""
     settings = parse_settings(arguments)
-    configure_logging()
+    configure_logging(settings.log_level, settings.log_format)
     try:
         return asyncio.run(_Controller(settings).run())
     except (CannotStart, AddressTaken, UnknownRecord, JournalCorrupt, JournalUnavailable) as error:
@@ -143,8 +142,9 @@ class _Controller:
         site = Site(settings, brain, ProgressGate(soft), journal, metrics, version(), loop)
         router = serve(edge, site)
         engine.submit = router.submit
-        engine.on_commit = _on_commit(site, router, soft, clock)
-        metrics.watch(lambda: sight(site))
+        name_process(epoch=state.epoch)
+        engine.on_commit = AfterCommit(site.progress, router, soft, clock, metrics, RecoveryWatch(state))
+        metrics.watch(StateCollector(lambda: sight(site, router, soft)))
         brain.start()
         await edge.server.start()
         await edge.set_serving(serving=True)
@@ -239,34 +239,20 @@ def _policy(settings: Settings) -> Policy:
     return Policy(suspicion, settings.orphan_grace_ms, settings.effect_ms, settings.max_active_jobs)
 
 
-def _on_commit(site: Site, router: Router, soft: SoftColumns, clock: Clock) -> Callable[[TurnResult], None]:
-    """What follows every durable turn, in the brain's thread, before the next one."""
-
-    def committed(result: TurnResult) -> None:
-        site.progress.committed(result.records)
-        for record in result.records:
-            if isinstance(record, r.NodeSessionChanged) and record.open:
-                # A hello is a sign of life: without this, the next tick would see a node that has never beaten.
-                soft.beat(result.state.fleet.index[record.node], clock.now_ns())
-            elif isinstance(record, r.RecoveryDecided):
-                site.metrics.recoveries.labels(record.rung.value).inc()
-        router.committed(result.records)
-
-    return committed
-
-
-def sight(site: Site) -> Sight:
+def sight(site: Site, router: Router, soft: SoftColumns) -> Sight:
     """What a scrape shows."""
-    state = site.state.ledger_at(site.now_ns())
+    now_ns = site.now_ns()
+    state = site.state.ledger_at(now_ns)
     return Sight(
-        nodes=Counter(NodeLiveness(int(value)) for value in state.fleet.liveness),
-        jobs=Counter(job.state for job in state.jobs.values()),
-        buckets_s={Bucket(name): to_s(value) for name, value in state.ledger.site.items()},
+        state=state,
+        now_ns=now_ns,
+        version=site.version,
+        leader=True,
+        step_ns={job.uid: soft.progress(job.uid)[1] for job in state.active_jobs()},
+        sessions=router.sessions(),
         inbox_depth=site.brain.depth,
+        inbox_limit=site.settings.inbox_limit,
         loop_lag_s=site.brain.lag_s(),
-        epoch=state.epoch,
-        revision=state.revision,
-        effects=len(state.effects),
         degraded=site.brain.degraded(),
         journal_blocked=bool(site.brain.blocked),
     )

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from controlplane.observability.logs import FORMS, LEVELS
+
 LEAST_LEASE_MS = 800
 """Twice the lateness that `engine.soft` tolerates: below it, a lag that is not yet noticed could outlast a lease."""
 
 
-def _setting(default: Any = MISSING, *, unit: str, why: str) -> Any:
-    metadata = {"unit": unit, "why": why}
+def _setting(default: Any = MISSING, *, unit: str, why: str, choices: tuple[str, ...] | None = None) -> Any:
+    metadata = {"unit": unit, "why": why, "choices": choices}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -60,6 +62,11 @@ class Settings:
         16 << 20, unit="bytes", why="transport limit; each method has a lower one of its own"
     )
     max_active_jobs: int = _setting(1_000, unit="jobs", why="every one is looked at in every turn that concerns it")
+    log_level: str = _setting("info", unit="level", why="least important lines that are written", choices=tuple(LEVELS))
+    log_format: str = _setting("json", unit="format", why="json for collectors, console for people", choices=FORMS)
+    otlp: str = _setting(
+        "", unit="host:port", why="OpenTelemetry collector that gets a trace of every recovery; empty: none"
+    )
 
     @property
     def journal_url(self) -> str:
@@ -82,12 +89,13 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
     parser = argparse.ArgumentParser(prog="python -m controlplane", description="The Phalanx controller.")
     for item in fields(Settings):
         required = item.default is MISSING
-        shown = "" if required else f" (default {item.default})"
+        shown = f" (default {item.default})" if not required and item.default != "" else ""
         parser.add_argument(
             f"--{item.name.replace('_', '-')}",
             dest=item.name,
             required=required,
-            type=str if required else _positive,
+            type=_positive if isinstance(item.default, int) else str,
+            choices=item.metadata["choices"],
             default=None if required else item.default,
             metavar=item.metadata["unit"].upper(),
             help=f"{item.metadata['why']} [{item.metadata['unit']}]{shown}",
@@ -107,7 +115,9 @@ def _positive(text: str) -> int:
 
 def _problems(settings: Settings) -> list[str]:
     found = []
-    for name in ("listen", "metrics"):
+    for name in ("listen", "metrics", "otlp"):
+        if name == "otlp" and not settings.otlp:
+            continue
         try:
             split_address(getattr(settings, name))
         except ValueError as error:

@@ -19,6 +19,7 @@ from controlplane.rpc.guard import Context
 from controlplane.rpc.logs import LogRelays
 from controlplane.rpc.sessions import Conversation, Registry, Work
 from controlplane.rpc.site import Site
+from controlplane.rpc.skew import check_version
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +33,7 @@ def welcome(site: Site) -> agent_pb2.Welcome:
         lease_ms=settings.lease_ms,
         orphan_grace_ms=settings.orphan_grace_ms,
         revision=state.revision,
+        controller_version=site.version,
     )
 
 
@@ -39,7 +41,7 @@ def check_epoch(site: Site, name: str, highest: int) -> None:
     """Refuse to lead an agent that has obeyed a later controller."""
     mine = site.state.epoch
     if highest > mine:
-        log.error("epoch_behind_agent", agent=name, epoch=mine, highest_epoch=highest)
+        log.error("epoch_behind_agent", peer_name=name, epoch=mine, highest_epoch=highest)
         text = (
             f"{name} has obeyed epoch {highest}, this controller has epoch {mine}: it must not lead; "
             "was its journal restored from an older copy?"
@@ -51,6 +53,7 @@ class AgentConversation(Conversation):
     """The stream of one node agent."""
 
     kind = "agent"
+    subject = "node"
 
     def __init__(self, site: Site, registry: Registry, context: Context) -> None:
         super().__init__(site, registry, context)
@@ -67,6 +70,7 @@ class AgentConversation(Conversation):
         async with self.registry.lock(hello.node):
             if self.ended:
                 return
+            check_version(site, hello.node, hello.agent_version)
             check_epoch(site, hello.node, hello.highest_epoch)
             outcome = await site.tell(event)
             if isinstance(outcome, Refusal):
@@ -78,7 +82,7 @@ class AgentConversation(Conversation):
             site.progress.beat(number, site.now_ns())
             self.send(agent_pb2.AgentInstruction(welcome=welcome(site)))
             self.accept()
-        log.info("session_opened", kind=self.kind, name=self.name, boot_id=self.boot_id, peer=self.context.peer())
+        self.note("session_opened", version=hello.agent_version)
         self.send_effects(effect for effect in site.state.effects.values() if effect.node == self.name)
         if any(found):
             report = ev.NodeReport(self.name, self.boot_id, False, (), (), *found)

@@ -21,6 +21,7 @@ from controlplane.rpc.errors import RequestRefused, refuse, violation_value
 from controlplane.rpc.guard import Context
 from controlplane.rpc.sessions import Conversation, Registry, Work
 from controlplane.rpc.site import Site
+from controlplane.rpc.skew import check_version
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,7 @@ class CellConversation(Conversation):
     """
 
     kind = "cell"
+    subject = "cell"
 
     def __init__(self, site: Site, registry: Registry, context: Context) -> None:
         super().__init__(site, registry, context)
@@ -52,6 +54,7 @@ class CellConversation(Conversation):
         async with self.registry.lock(hello.cell):
             if self.ended:
                 return
+            check_version(self.site, hello.cell, hello.agent_version)
             check_epoch(self.site, hello.cell, hello.highest_epoch)
             outcome = await self.site.tell(event)
             if isinstance(outcome, Refusal):
@@ -60,7 +63,7 @@ class CellConversation(Conversation):
             self.members, self.store_address = dict(event.nodes), event.store_address
             self.send(cell_pb2.CellInstruction(welcome=welcome(self.site)))
             self.accept()
-        log.info("session_opened", kind=self.kind, name=self.name, boot_id=self.boot_id, peer=self.context.peer())
+        self.note("session_opened", version=hello.agent_version)
         target = f"cell:{self.name}"
         self.send_effects(effect for effect in self.site.state.effects.values() if effect.target == target)
         known = tuple(row for row in event.nodes if self.site.state.fleet.number(row[0]) is not None)

@@ -14,9 +14,11 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 from grpc import aio
+from structlog.contextvars import bind_contextvars
 
 from controlplane.core.draft import Refusal
 from controlplane.observability import Metrics
+from controlplane.rpc.caller import CALLER
 from controlplane.rpc.errors import RequestRefused, message_of, metadata_of, status_of
 
 OURS = "/phalanx.v1."
@@ -100,6 +102,7 @@ class Guard(aio.ServerInterceptor):
 
     def _unary(self, method: str, behaviour: Callable[[Any, Context], Awaitable[Any]]) -> Any:
         async def call(request: Any, context: Context) -> Any:
+            _note_call(method, request)
             began = time.monotonic()
             code = "OK"
             try:
@@ -117,12 +120,13 @@ class Guard(aio.ServerInterceptor):
                 code = "INTERNAL"
                 await self._broke(method, context)
             finally:
-                _log_mutation(method, request, code, began)
+                _log_mutation(request, code, began)
 
         return call
 
     def _watching(self, method: str, behaviour: Callable[[Any, Context], AsyncIterator[Any]]) -> Any:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            _note_call(method, request)
             try:
                 _check(request)
                 async for response in behaviour(request, context):
@@ -138,6 +142,7 @@ class Guard(aio.ServerInterceptor):
         assert inspect.iscoroutinefunction(behaviour)
 
         async def call(requests: Any, context: Context) -> Any:
+            _note_call(method)
             try:
                 return await behaviour(requests, context)
             except RequestRefused as error:
@@ -153,7 +158,6 @@ class Guard(aio.ServerInterceptor):
         if self._metrics.first(method, f"{context.peer()} {refusal.reason}"):
             log.warning(
                 "request_refused",
-                method=method,
                 reason=refusal.reason,
                 message=message_of(refusal),
                 peer=context.peer(),
@@ -161,7 +165,7 @@ class Guard(aio.ServerInterceptor):
         await context.abort(status_of(refusal), message_of(refusal), (*metadata_of(refusal), *error.metadata))
 
     async def _broke(self, method: str, context: Context) -> None:
-        log.exception("request_broke", method=method)
+        log.exception("request_broke")
         self._metrics.refuse("INTERNAL")
         text = f"{method} failed by a defect of the controller; its log has the details"
         await self._abort(method, context, RequestRefused(Refusal("internal", "INTERNAL", text)))
@@ -185,14 +189,22 @@ def _check(request: object) -> None:
         raise RequestRefused(request.refusal())
 
 
+def _note_call(method: str, request: object = None) -> None:
+    """Every further log line of this call's task says whose call it is."""
+    about = {"method": method, "caller": CALLER.get().uri}
+    request_id = getattr(request, "request_id", "")
+    if request_id:
+        about["request_id"] = request_id[:128]
+    bind_contextvars(**about)
+
+
 def _limit_s(context: Context, default_s: float) -> float | None:
     """Our limit when the caller set none; grpc itself ends a call whose deadline has passed."""
     left_s = cast("float | None", context.time_remaining())
     return default_s if left_s is None or not math.isfinite(left_s) or left_s > default_s else None
 
 
-def _log_mutation(method: str, request: object, code: str, began: float) -> None:
-    request_id = getattr(request, "request_id", "")
-    if request_id:
+def _log_mutation(request: object, code: str, began: float) -> None:
+    if getattr(request, "request_id", ""):
         took_ms = round((time.monotonic() - began) * 1000, 1)
-        log.info("request_done", method=method, request_id=request_id[:128], code=code, took_ms=took_ms)
+        log.info("request_done", code=code, took_ms=took_ms)

@@ -31,6 +31,10 @@ class Router:
         """A turn is durable and published; called in the brain's thread."""
         self._site.loop.call_soon_threadsafe(self._after, tuple(records))
 
+    def sessions(self) -> dict[str, int]:
+        """Open streams by kind of agent."""
+        return {"node": len(self._agents.current), "cell": len(self._cells.current)}
+
     def end_all(self, refusal: Refusal) -> None:
         """End every session."""
         for registry in (self._agents, self._cells):

@@ -67,6 +67,7 @@ class Conversation:
     """One stream from its first message to its end. Subclasses know the messages."""
 
     kind = "session"
+    subject = "name"
 
     def __init__(self, site: Site, registry: Registry, context: Context) -> None:
         self.site = site
@@ -143,6 +144,11 @@ class Conversation:
         if earlier is not None:
             text = f"another session of {self.name} has taken over"
             earlier.end(Refusal("conflict", "SESSION_REPLACED", text))
+
+    def note(self, event: str, **fields: object) -> None:
+        """A log line about this session; `node` or `cell` holds its name, as in every other line."""
+        about = {self.subject: self.name, "boot_id": self.boot_id, "peer": self.context.peer()}
+        log.info(event, **about, **fields)
 
     def effect_result(self, effect_id: str, *, ok: bool, message: str) -> None:
         """An outcome goes to the brain, after the reports that came before it."""
@@ -281,7 +287,7 @@ class Conversation:
             if self.registry.current.get(self.name) is not self:
                 return
             del self.registry.current[self.name]
-        log.info("session_ended", kind=self.kind, name=self.name, boot_id=self.boot_id, reason=reason)
+        self.note("session_ended", reason=reason)
         await self._tell_lost(self.lost(reason))
 
     async def _tell_lost(self, event: Observation) -> None:

@@ -1,0 +1,127 @@
+"""One log line per decision, with its reason; what happens thousands of times without a decision has none.
+
+Whoever only has the log can follow a recovery: the keys are those of every other line (job, uid, node, generation), and
+`revision` leads to the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import structlog
+
+from controlplane.core import records as r
+from controlplane.core.jobs import Job, Recovery
+from controlplane.core.state import State
+from controlplane.core.units import to_s
+from controlplane.core.vocabulary import NodeLiveness, Phase
+
+SHOWN = 16
+"""Nodes or ranks that are named in a line before it only says how many."""
+
+log = structlog.get_logger(__name__)
+
+Line = tuple[str, str, Mapping[str, Any]]
+"""Level, event, fields."""
+
+
+def tell(records: Iterable[r.Record], state: State) -> None:
+    """Log the decisions among durable records."""
+    for record in records:
+        line = describe(record)
+        if line is not None:
+            level, event, fields = line
+            uid, node = r.subject(record)
+            job = state.jobs.get(uid)
+            about: dict[str, Any] = {"revision": state.revision}
+            if job:
+                about |= {"job": job.name, "uid": uid, "generation": job.generation}
+            if node:
+                about["node"] = node
+            getattr(log, level)(event, **{**about, **fields})
+
+
+def tell_recovery(job: Job, recovery: Recovery) -> None:
+    """Log the account of a recovery that ended, or that a further fault overtook."""
+    phases = {str(phase): round(to_s(ns), 3) for phase, ns in recovery.phases_ns.items()}
+    log.info(
+        "recovery_overtaken" if recovery.overtaken else "recovery_finished",
+        job=job.name,
+        uid=job.uid,
+        generation=recovery.generation,
+        rung=recovery.rung,
+        cause=recovery.cause,
+        ranks=some(recovery.ranks),
+        steps_lost=recovery.steps_lost,
+        phases_s=phases,
+        total_s=round(sum(phases.values()), 3),
+    )
+
+
+def describe(record: r.Record) -> Line | None:
+    """Level, event and fields for a record; None for bookkeeping and for what other lines tell already."""
+    match record:
+        case r.LivenessChanged():
+            level = "info" if record.liveness is NodeLiveness.ALIVE else "warning"
+            fields = {"nodes": some(record.nodes), "liveness": record.liveness.name, "reason": record.reason}
+            return level, "liveness_changed", {**fields, "evidence": some(record.evidence)}
+        case r.NodeRegistered():
+            return "info", "node_registered", {"version": record.version, "accelerators": len(record.accelerators)}
+        case r.NodeCordoned():
+            return "info", "node_cordoned", {"owner": record.owner, "reason": record.reason}
+        case r.NodeUncordoned():
+            return "info", "node_uncordoned", {"owner": record.owner}
+        case r.CellMembershipChanged():
+            return "info", "cell_membership_changed", {
+                "cell": record.cell, "joined": some(record.joined), "left": some(record.left),
+            }  # fmt: skip
+        case _:
+            return _of_job(record)
+
+
+def _of_job(record: r.Record) -> Line | None:
+    match record:
+        case r.JobSubmitted():
+            return "info", "job_submitted", {"ranks": record.spec.ranks}
+        case r.JobStateChanged():
+            return "info", "job_state_changed", {"state": record.state.name, "blocker": record.blocker}
+        case r.RanksLost():
+            return "warning", "ranks_lost", {
+                "ranks": some([lost.rank for lost in record.lost]), "cause": record.cause, "step": record.step,
+                "evidence": some([lost.evidence for lost in record.lost]),
+            }  # fmt: skip
+        case r.RecoveryDecided():
+            return "info", "recovery_decided", {
+                "rung": record.rung.value, "reason": record.reason, "ranks": some(record.ranks),
+                "ledger": record.blame.value, "charged": record.charged, "tried": record.tried,
+            }  # fmt: skip
+        case r.GenerationStarted():
+            return "info", "generation_started", {
+                "generation": record.generation, "changed_ranks": some(record.changed_ranks),
+                "restore_id": record.restore_id, "restore_step": record.restore_step,
+            }  # fmt: skip
+        case r.GenerationReached():
+            if record.phase is not Phase.FIRST_STEP:
+                return None
+            return "info", "generation_running", {"generation": record.generation}
+        case r.JoinFailed():
+            return "warning", "join_failed", {"generation": record.generation, "laggards": some(record.laggards)}
+        case r.StartFailed():
+            return "warning", "start_failed", {"host_id": f"{record.job}-{record.serial}", "reason": record.message}
+        case r.CheckpointCommitted():
+            return "info", "checkpoint_committed", {"checkpoint": record.checkpoint, "step": record.step}
+        case r.CheckpointPoisoned():
+            return "error", "checkpoint_poisoned", {"checkpoint": record.checkpoint, "reason": record.reason}
+        case r.JobEnding():
+            return "info", "job_ending", {"state": record.state.name, "reason": record.reason, "step": record.step}
+        case r.JobEnded():
+            return "info", "job_ended", {"state": record.state.name, "reason": record.reason}
+        case _:
+            return None
+
+
+def some(items: Iterable[Any]) -> list[Any]:
+    """The first few, and how many more."""
+    found = list(items)
+    return found if len(found) <= SHOWN else [*found[:SHOWN], f"and {len(found) - SHOWN} more"]

@@ -1,0 +1,145 @@
+"""Counters and histograms of this process. Names follow Prometheus: base units, `_total`, one prefix, bounded labels.
+
+Labels only take constant words of this program (rungs, phases, reasons, kinds), so that the number of series does not
+grow with jobs, nodes or time; `docs/metrics.md` lists them all with their bounds.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from controlplane.core import records as r
+from controlplane.core.effects import EffectKind
+from controlplane.core.jobs import Recovery
+from controlplane.core.units import to_s
+from controlplane.core.vocabulary import Phase, Rung
+
+MAX_REASONS = 128
+"""Distinct reasons of refusals that get a series; they are constants, so that more would be a defect: OTHER counts it."""
+disable_created_metrics()  # they double the series and say only when this process started, which process_* says
+_LOGGED_ONCE_LIMIT = 4_096
+_FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_RECOVERY = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
+
+
+class Metrics:
+    """Counters of this process and a view of the state. Safe from any thread."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.turn_seconds = Histogram(
+            "phalanx_turn_duration_seconds", "Decide, append, apply and hand over one batch.", buckets=_FAST,
+            registry=registry,
+        )  # fmt: skip
+        self.append_seconds = Histogram(
+            "phalanx_journal_append_duration_seconds", "One durable append, fsync included.", buckets=_FAST,
+            registry=registry,
+        )  # fmt: skip
+        self.appended = Counter("phalanx_journal_records", "Records made durable by this process.", registry=registry)
+        self.append_failures = Counter(
+            "phalanx_journal_append_failures", "Appends that stored nothing because the journal was unavailable.",
+            registry=registry,
+        )  # fmt: skip
+        self._decisions = Counter("phalanx_recoveries", "Verdicts of the ladder.", ["rung"], registry=registry)
+        self._phases = Histogram(
+            "phalanx_recovery_phase_duration_seconds", "Phases of recoveries that reached a first new step.",
+            ["phase"], buckets=_RECOVERY, registry=registry,
+        )  # fmt: skip
+        self._recovery = Histogram(
+            "phalanx_recovery_duration_seconds", "From the fault to the first new step, by the rung that did it.",
+            ["rung"], buckets=_RECOVERY, registry=registry,
+        )  # fmt: skip
+        self._overtaken = Counter(
+            "phalanx_recoveries_overtaken", "Recoveries that a further fault overtook.", registry=registry
+        )
+        self._steps_lost = Counter("phalanx_steps_lost", "Steps that recoveries rolled back.", registry=registry)
+        self._issued = Counter("phalanx_effects_issued", "Commands to agents.", ["kind"], registry=registry)
+        self._finished = Counter(
+            "phalanx_effects_finished", "Outcomes of commands to agents.", ["outcome"], registry=registry
+        )
+        self._refused = Counter(
+            "phalanx_refused_messages", "Messages and requests that were refused.", ["reason"], registry=registry
+        )
+        for rung in Rung:
+            self._decisions.labels(rung.value)
+            self._recovery.labels(rung.value)
+        for phase in Phase:
+            self._phases.labels(phase.value)
+        for kind in EffectKind:
+            self._issued.labels(kind.value)
+        for outcome in ("done", "failed", "expired"):
+            self._finished.labels(outcome)
+        self._counts: Counts[str] = Counts()
+        self._logged: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
+
+    def refuse(self, reason: str) -> None:
+        """Count a refusal under its constant name."""
+        with self._lock:
+            if reason not in self._counts and len(self._counts) >= MAX_REASONS:
+                reason = "OTHER"
+            self._counts[reason] += 1
+        self._refused.labels(reason).inc()
+
+    def refused(self) -> dict[str, int]:
+        """Refusals of this process by reason."""
+        with self._lock:
+            return dict(self._counts)
+
+    def first(self, kind: str, subject: str) -> bool:
+        """Whether this is the first time for (kind, subject): the caller logs only then."""
+        with self._lock:
+            if (kind, subject) in self._logged:
+                return False
+            if len(self._logged) >= _LOGGED_ONCE_LIMIT:
+                self._logged.clear()
+            self._logged.add((kind, subject))
+            return True
+
+    def committed(self, records: Iterable[r.Record]) -> None:
+        """Count what a durable turn decided."""
+        for record in records:
+            match record:
+                case r.RecoveryDecided():
+                    self._decisions.labels(record.rung.value).inc()
+                case r.EffectsIssued():
+                    for effect in record.effects:
+                        self._issued.labels(effect.kind.value).inc()
+                case r.EffectsFinished():
+                    outcome = "expired" if record.expired else "done" if record.ok else "failed"
+                    self._finished.labels(outcome).inc(len(record.ids))
+                case _:
+                    pass
+
+    def recovered(self, recovery: Recovery) -> None:
+        """Count a recovery that has ended."""
+        if recovery.overtaken:
+            self._overtaken.inc()
+            return
+        for phase, duration_ns in recovery.phases_ns.items():
+            self._phases.labels(str(phase)).observe(to_s(duration_ns))
+        if recovery.rung:
+            self._recovery.labels(recovery.rung).observe(to_s(sum(recovery.phases_ns.values())))
+        self._steps_lost.inc(recovery.steps_lost)
+
+    def watch(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        """Show what `collect` reads with every scrape from now on."""
+        self.registry.register(_Read(collect))
+
+
+class _Read(Collector):
+    """Metrics that are read when they are asked for."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterable[Metric]:
+        """See prometheus_client: called with every scrape."""
+        return self._collect()

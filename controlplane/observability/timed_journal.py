@@ -1,0 +1,60 @@
+"""A journal whose appends are measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from controlplane.core.units import to_s
+from controlplane.engine.ports import Journal, JournalEntry, JournalUnavailable, Snapshot
+from controlplane.observability.metrics import Metrics
+
+
+class TimedJournal:
+    """A journal whose appends are measured; everything else is passed on."""
+
+    def __init__(self, journal: Journal, metrics: Metrics) -> None:
+        self._journal = journal
+        self._metrics = metrics
+
+    def acquire(self, holder: str) -> int:
+        """See `engine.ports.Journal`."""
+        return self._journal.acquire(holder)
+
+    def append(self, entries: Sequence[JournalEntry]) -> None:
+        """See `engine.ports.Journal`."""
+        began_ns = time.monotonic_ns()
+        try:
+            self._journal.append(entries)
+        except JournalUnavailable:
+            self._metrics.append_failures.inc()
+            raise
+        finally:
+            self._metrics.append_seconds.observe(to_s(time.monotonic_ns() - began_ns))
+        self._metrics.appended.inc(len(entries))
+
+    def read(self, after: int, limit: int = 1_000) -> list[JournalEntry]:
+        """See `engine.ports.Journal`."""
+        return self._journal.read(after, limit)
+
+    def newest(
+        self, limit: int, *, after: int = 0, job: str = "", node: str = "", types: Sequence[str] = ()
+    ) -> list[JournalEntry]:
+        """See `engine.ports.Journal`."""
+        return self._journal.newest(limit, after=after, job=job, node=node, types=types)
+
+    def bounds(self) -> tuple[int, int]:
+        """See `engine.ports.Journal`."""
+        return self._journal.bounds()
+
+    def latest_snapshot(self) -> Snapshot | None:
+        """See `engine.ports.Journal`."""
+        return self._journal.latest_snapshot()
+
+    def store_snapshot(self, snapshot: Snapshot) -> None:
+        """See `engine.ports.Journal`."""
+        self._journal.store_snapshot(snapshot)
+
+    def close(self) -> None:
+        """See `engine.ports.Journal`."""
+        self._journal.close()
