@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import structlog
 from prometheus_client import start_http_server
@@ -26,6 +26,7 @@ from controlplane.core.draft import Policy, Refusal
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.machine import Machine
 from controlplane.core.records import UnknownRecord
+from controlplane.core.traces import Trace
 from controlplane.core.units import ms
 from controlplane.engine.ports import EpochLost, Journal, JournalCorrupt, JournalUnavailable
 from controlplane.engine.recover import lead
@@ -46,6 +47,7 @@ PROBE_S = 0.1
 LEADER_LOOK_S = 2.0
 STOP_GRACE_S = 0.5
 STOP_LIMIT_S = 10.0
+TRACES_LIMIT_S = 2.0
 FOLLOWER_DELAY_S = 3.0
 """A start is busy enough with agents that come back."""
 FOLLOWER_BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
@@ -87,6 +89,7 @@ class _Parts:
     site: Site
     edge: Edge
     router: Router
+    traces: Traces | None
 
 
 class _Controller:
@@ -121,6 +124,7 @@ class _Controller:
 
     async def _start(self, loop: asyncio.AbstractEventLoop) -> _Parts:
         settings, metrics = self._settings, self._metrics
+        traces = start_traces(settings, metrics)
         folder = Path(settings.dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +147,9 @@ class _Controller:
         router = serve(edge, site)
         engine.submit = router.submit
         name_process(epoch=state.epoch)
-        engine.on_commit = AfterCommit(site.progress, router, soft, clock, metrics, RecoveryWatch(state))
+        engine.on_commit = AfterCommit(
+            site.progress, router, soft, clock, metrics, RecoveryWatch(state), None if traces is None else traces.send
+        )
         metrics.watch(StateCollector(lambda: sight(site, router, soft)))
         brain.start()
         await edge.server.start()
@@ -158,7 +164,7 @@ class _Controller:
             version=version(),
             pid=os.getpid(),
         )
-        return _Parts(journal, brain, site, edge, router)
+        return _Parts(journal, brain, site, edge, router, traces)
 
     def _serve_metrics(self) -> None:
         host, port = split_address(self._settings.metrics)
@@ -180,6 +186,8 @@ class _Controller:
             log.critical("turn_did_not_end", limit_s=STOP_LIMIT_S)
             end_at_once(ExitCode.DEFECT)
         parts.journal.close()
+        if parts.traces is not None:
+            await asyncio.to_thread(parts.traces.close, TRACES_LIMIT_S)
         log.info("controller_stopped", revision=parts.site.state.revision)
         return ExitCode.OK
 
@@ -215,6 +223,34 @@ def version() -> str:
         return metadata.version("phalanx")
     except metadata.PackageNotFoundError:
         return "unpackaged"
+
+
+class Traces(Protocol):
+    """Where traces of recoveries go."""
+
+    def send(self, trace: Trace) -> None:
+        """Queue a trace; returns at once."""
+        ...
+
+    def close(self, limit_s: float) -> None:
+        """Send what waits, at most so long."""
+        ...
+
+
+def start_traces(settings: Settings, metrics: Metrics) -> Traces | None:
+    """The way to the collector that the settings name, None when they name none.
+
+    Raises:
+        CannotStart: the libraries for it are not installed.
+    """
+    if not settings.otlp:
+        return None
+    try:
+        from controlplane.adapters.traces.otlp import OtlpTraces  # noqa: PLC0415 - an optional extra
+    except ImportError as error:
+        text = f"--otlp needs OpenTelemetry ({error.name} is missing): pip install 'phalanx[traces]'"
+        raise CannotStart(text) from error
+    return OtlpTraces(settings.otlp, version=version(), told=metrics.traced)
 
 
 def raise_file_limit() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from controlplane.brain import Clock
 from controlplane.core import records as r
-from controlplane.core.jobs import Job, Recovery
+from controlplane.core.traces import Trace, account_of, trace_of
 from controlplane.engine.soft import SoftColumns
 from controlplane.engine.turn import TurnResult
 from controlplane.observability import Metrics, chronicle
@@ -26,7 +26,7 @@ class AfterCommit:
     clock: Clock
     metrics: Metrics
     recoveries: RecoveryWatch
-    export: Callable[[Job, Recovery], None] | None = None
+    export: Callable[[Trace], None] | None = None
 
     def __call__(self, result: TurnResult) -> None:
         """Tell everybody who follows the state."""
@@ -45,4 +45,4 @@ class AfterCommit:
             self.metrics.recovered(recovery)
             chronicle.tell_recovery(job, recovery)
             if self.export is not None:
-                self.export(job, recovery)
+                self.export(trace_of(account_of(job, recovery)))

@@ -22,7 +22,7 @@ from controlplane.core.vocabulary import Phase, Rung
 
 MAX_REASONS = 128
 """Distinct reasons of refusals that get a series; they are constants, so that more would be a defect: OTHER counts it."""
-disable_created_metrics()  # they double the series and say only when this process started, which process_* says
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series and say only when this process started, which process_* says
 _LOGGED_ONCE_LIMIT = 4_096
 _FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _RECOVERY = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
@@ -67,6 +67,12 @@ class Metrics:
         self._refused = Counter(
             "phalanx_refused_messages", "Messages and requests that were refused.", ["reason"], registry=registry
         )
+        self._spans = Counter(
+            "phalanx_trace_spans", "Spans for the OpenTelemetry collector, by whether it took them.", ["outcome"],
+            registry=registry,
+        )  # fmt: skip
+        for outcome in ("sent", "lost"):
+            self._spans.labels(outcome)
         for rung in Rung:
             self._decisions.labels(rung.value)
             self._recovery.labels(rung.value)
@@ -128,6 +134,10 @@ class Metrics:
         if recovery.rung:
             self._recovery.labels(recovery.rung).observe(to_s(sum(recovery.phases_ns.values())))
         self._steps_lost.inc(recovery.steps_lost)
+
+    def traced(self, spans: int, taken: bool) -> None:
+        """Count spans that the collector took, or did not."""
+        self._spans.labels("sent" if taken else "lost").inc(spans)
 
     def watch(self, collect: Callable[[], Iterable[Metric]]) -> None:
         """Show what `collect` reads with every scrape from now on."""

@@ -1,0 +1,1 @@
+"""Traces of recoveries to an OpenTelemetry collector."""
