@@ -13,7 +13,7 @@ from cli.site import resolve_address
 
 if TYPE_CHECKING:
     import grpc
-    from phalanx.v1 import checkpoint_pb2_grpc, event_pb2_grpc, fleet_pb2_grpc, job_pb2_grpc
+    from phalanx.v1 import checkpoint_pb2_grpc, code_pb2_grpc, event_pb2_grpc, fleet_pb2_grpc, job_pb2_grpc
     from phalanx.v1.types_pb2 import FieldViolation
 
 CALL_TIMEOUT_S = 15.0
@@ -45,6 +45,7 @@ class Client:
         import grpc  # noqa: PLC0415 - heavy, and not needed by --help
         from phalanx.v1 import (  # noqa: PLC0415
             checkpoint_pb2_grpc,
+            code_pb2_grpc,
             event_pb2_grpc,
             fleet_pb2_grpc,
             job_pb2_grpc,
@@ -62,6 +63,7 @@ class Client:
         )
         self.jobs: job_pb2_grpc.JobServiceStub = job_pb2_grpc.JobServiceStub(self._channel)
         self.fleet: fleet_pb2_grpc.FleetServiceStub = fleet_pb2_grpc.FleetServiceStub(self._channel)
+        self.code: code_pb2_grpc.CodeServiceStub = code_pb2_grpc.CodeServiceStub(self._channel)
         self.events: event_pb2_grpc.EventServiceStub = event_pb2_grpc.EventServiceStub(self._channel)
         self.checkpoints: checkpoint_pb2_grpc.CheckpointServiceStub = checkpoint_pb2_grpc.CheckpointServiceStub(
             self._channel

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from cli.code import PackedFolder, take_folder
 from cli.errors import CliError, Exit, ManifestRefused
 from controlplane.core.manifest import parse_manifest
 from controlplane.core.spec import JobSpec, Violation
@@ -36,6 +37,7 @@ class ManifestFile:
     name: str
     spec: JobSpec
     root: Node
+    code: PackedFolder | None = None
 
     def refuse(self, flaws: tuple[Flaw, ...]) -> ManifestRefused:
         """The error for violations that the server found, with this file's lines."""
@@ -63,11 +65,12 @@ def read_manifest(path: str) -> ManifestFile:
     except (RecursionError, ValueError) as error:  # nesting without end; a date like 2020-99-99
         raise ManifestRefused((f"{name}:1: {error}. correct the YAML",)) from error
     _absolute(document, base)
+    code, unpackable = take_folder(document, base)
     parsed = parse_manifest(document)
-    flaws = (*duplicates, *parsed.violations)
+    flaws = (*duplicates, *unpackable, *parsed.violations)
     if parsed.spec is None or flaws:
         raise _refusal(name, root, flaws)
-    return ManifestFile(name, parsed.spec, root)
+    return ManifestFile(name, parsed.spec, root, code)
 
 
 def _read(path: str) -> tuple[str, str, Path]:

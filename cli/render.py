@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 RICH_ROWS = 200
 BAR_WIDTH = 30
+TRANSFER_FROM_BYTES = 1 << 20
+"""Less is sent before a person could read about it."""
 
 STATE_STYLE = {
     "RUNNING": "green",
@@ -104,6 +106,13 @@ def fields(pairs: Iterable[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
         out(f"{name.ljust(width)}  {value}")
+
+
+def transfer(what: str, done: int, total: int) -> None:
+    """How much of something large has left, on a terminal only."""
+    if total >= TRANSFER_FROM_BYTES and sys.stderr.isatty():
+        sys.stderr.write(f"\r{what}: {100 * done // total} % of {count_bytes(total)}" + "\n" * (done == total))
+        sys.stderr.flush()
 
 
 def heading(text: str) -> None:

@@ -22,7 +22,12 @@ def spec_to_message(spec: JobSpec) -> types_pb2.TrainingJobSpec:
     message = pb.TrainingJobSpec(
         name=spec.name,
         labels=dict(spec.labels),
-        workload=pb.WorkloadSpec(module=spec.workload.module, path=spec.workload.path),
+        workload=pb.WorkloadSpec(
+            module=spec.workload.module,
+            path=spec.workload.path,
+            code_digest=spec.workload.code_digest,
+            image=spec.workload.image,
+        ),
         ranks=spec.ranks,
         accelerators_per_rank=spec.accelerators_per_rank,
         parallel=pb.ParallelDegrees(

@@ -79,6 +79,11 @@ class Settings:
         """Absolute root for checkpoints of jobs that name none."""
         return str(Path(self.checkpoints).absolute())
 
+    @property
+    def code_root(self) -> str:
+        """Absolute folder for shipped code: beside the checkpoints, because every node sees that storage."""
+        return str(Path(self.checkpoints).absolute().parent / "code")
+
 
 def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
     """The settings of a command line (default: this process's).

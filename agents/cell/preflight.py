@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from contextlib import suppress
 
 import structlog
@@ -29,7 +31,7 @@ class Preflight:
     async def answer(self, request: cell_pb2.PreflightRequest) -> cell_pb2.PreflightResult:
         """The result, within 30 s: both probes run at the same time and each has 20 s."""
         workload = request.workload
-        probes = [_probe(MODULE_FIELD, "importing its parent packages", "workload", workload.module, workload.path)]
+        probes = [_workload_probe(request)]
         if request.checkpoint_folder:
             probes.append(_probe(FOLDER_FIELD, "writing to the folder", "folder", request.checkpoint_folder))
         async with self._slots:
@@ -44,6 +46,20 @@ class Preflight:
             violations=[violation.path for violation in result.violations],
         )
         return result
+
+
+async def _workload_probe(request: cell_pb2.PreflightRequest) -> list[types_pb2.FieldViolation]:
+    workload = request.workload
+    if not workload.code_digest:
+        return await _probe(MODULE_FIELD, "importing its parent packages", "workload", workload.module, workload.path)
+    doing = f"importing {workload.module} from the shipped folder"
+    scratch = tempfile.mkdtemp(prefix="phalanx-code-")
+    try:
+        return await _probe(
+            MODULE_FIELD, doing, "code", workload.module, request.code_archive, workload.code_digest, scratch
+        )
+    finally:
+        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
 
 async def _probe(field: str, doing: str, *arguments: str) -> list[types_pb2.FieldViolation]:

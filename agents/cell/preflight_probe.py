@@ -1,23 +1,29 @@
 """Looks at a workload or a checkpoint folder in a process of its own: either may hang, and the first runs foreign code.
 
-`python -P -m agents.cell.preflight_probe workload MODULE PATH` or `... folder FOLDER`. The last line of standard
-output is JSON: a list of {"path", "reason", "fix"}, empty when nothing is wrong.
+`python -P -m agents.cell.preflight_probe workload MODULE PATH`, `... code MODULE ARCHIVE DIGEST SCRATCH` or `... folder FOLDER`.
+The last line of standard output is JSON: a list of {"path", "reason", "fix"}, empty when nothing is wrong.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 import json
 import os
 import pkgutil
 import secrets
 import sys
+import traceback
 from contextlib import suppress
+from pathlib import Path
+
+from agents.cell.code import CodeRefused, unpack
 
 MODULE_FIELD = "spec.workload.module"
 PATH_FIELD = "spec.workload.path"
 FOLDER_FIELD = "spec.checkpoint.folder"
+CODE_FIELD = "spec.workload.codeDigest"
 
 Violation = dict[str, str]
 
@@ -27,8 +33,9 @@ def violation(path: str, reason: str, fix: str) -> Violation:
     return {"path": path, "reason": reason, "fix": fix}
 
 
-def check_workload(module: str, path: str) -> list[Violation]:
+def check_workload(module: str, path: str, *, shipped: bool = False) -> list[Violation]:
     """Whether `module` can be found with `path` in front. Imports its parent packages, not the module itself."""
+    where = "the shipped folder" if shipped else path
     if path:
         if not os.path.isabs(path):
             return [violation(PATH_FIELD, f"{path!r} is not an absolute path", "give the absolute path of the folder")]
@@ -49,12 +56,59 @@ def check_workload(module: str, path: str) -> list[Violation]:
             return [violation(MODULE_FIELD, reason, "make the package importable, then try again")]
         if found is None:
             return [
-                violation(MODULE_FIELD, f"no module named {name}{_where(path)}", did_you_mean(parts, depth, folders))
+                violation(MODULE_FIELD, f"no module named {name}{_where(where)}", did_you_mean(parts, depth, folders))
             ]
         if found.submodule_search_locations is None and depth < len(parts):
             return [violation(MODULE_FIELD, f"{name} is a module, not a package", f"use {name}")]
         folders = list(found.submodule_search_locations or [])
     return []
+
+
+def check_code(module: str, archive: str, digest: str, scratch: str) -> list[Violation]:
+    """Whether the archive is what it is said to be, and its module can be imported and has `main`.
+
+    It is unpacked in `scratch`, which the caller removes: this process may be killed while foreign code hangs.
+    """
+    folder = Path(scratch) / "code"
+    try:
+        unpack(archive, digest, folder)
+    except CodeRefused as error:
+        return [violation(CODE_FIELD, str(error), "pack the folder and submit again")]
+    except OSError as error:
+        fix = "free some room in this cell, then submit again"
+        return [violation(CODE_FIELD, f"cannot be unpacked in this cell: {error}", fix)]
+    return check_workload(module, str(folder), shipped=True) or _import_from(module, folder)
+
+
+def _import_from(module: str, folder: Path) -> list[Violation]:
+    sys.dont_write_bytecode = True
+    try:
+        imported = importlib.import_module(module)
+    except BaseException as error:  # noqa: BLE001  foreign code may raise anything, SystemExit too
+        reason = f"importing {module} failed{_place_in(error, folder)}: {type(error).__name__}: {error}"
+        return [violation(MODULE_FIELD, reason, _import_fix(error))]
+    if not callable(getattr(imported, "main", None)):
+        file = os.path.relpath(imported.__file__ or module, folder)
+        reason = f"{module} ({file} in the shipped folder) has no main(context)"
+        return [violation(MODULE_FIELD, reason, "define `def main(context):` there, see docs/your-own-job.md")]
+    return []
+
+
+def _place_in(error: BaseException, folder: Path) -> str:
+    """The last line of the user's own files that was reached: what he can look at."""
+    if isinstance(error, SyntaxError) and error.filename and error.filename.startswith(str(folder)):
+        return f" at {os.path.relpath(error.filename, folder)} line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    for frame in reversed(frames):
+        if frame.filename.startswith(str(folder)):
+            return f" at {os.path.relpath(frame.filename, folder)} line {frame.lineno}"
+    return ""
+
+
+def _import_fix(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"put {error.name} into the folder, or install it in the cell's environment"
+    return "correct the file, or install what it needs in the cell's environment; nothing was stored"
 
 
 def did_you_mean(parts: list[str], depth: int, folders: list[str] | None) -> str:
@@ -122,6 +176,8 @@ def main() -> int:
     match sys.argv[1:]:
         case ["workload", module, path]:
             found = check_workload(module, path)
+        case ["code", module, archive, digest, scratch]:
+            found = check_code(module, archive, digest, scratch)
         case ["folder", folder]:
             found = check_folder(folder)
         case _:

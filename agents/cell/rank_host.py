@@ -95,6 +95,13 @@ def rank_environment(spec: cell_pb2.HostSpec, environ: Mapping[str, str]) -> dic
     }
 
 
+def rank_command(spec: cell_pb2.HostSpec) -> list[str]:
+    """What the child runs: the rank process, or first what gets its shipped code ready."""
+    if spec.workload.code_digest:
+        return [sys.executable, "-u", "-m", "agents.cell.with_code", spec.code_archive, spec.workload.code_digest]
+    return [sys.executable, "-u", "-m", "agents.rank"]
+
+
 class NodeFolder:
     """Notices that NODE_DIR was removed, also when a folder of the same name has taken its place."""
 
@@ -202,7 +209,7 @@ class RankHost:
         self._memory_kills = MemoryKills.now()
         try:
             self._child = subprocess.Popen(
-                [sys.executable, "-u", "-m", "agents.rank"],
+                rank_command(self._spec),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,

@@ -8,6 +8,7 @@ import typer
 
 from cli import render
 from cli.client import CALL_TIMEOUT_S, SUBMIT_TIMEOUT_S, Client, Refused, connect, new_request_id
+from cli.code import upload
 from cli.errors import CliError, Exit
 from cli.following import watch_job
 from cli.manifest_file import ManifestFile, read_manifest
@@ -45,6 +46,8 @@ def submit(
         raise CliError("name one manifest", fix="phalanx submit -f job.yaml", code=Exit.USAGE)
     manifest = read_manifest(file or manifest_file)
     with connect(address, directory) as client:
+        if manifest.code is not None and upload(client.code, manifest.code):
+            render.note(f"shipped {manifest.code.folder}: {manifest.code.files} files, {manifest.code.digest}")
         answer = _submit(client, manifest, dry_run=dry_run)
         _show_answer(answer, dry_run=dry_run)
         if wait and not dry_run:

@@ -67,6 +67,8 @@ def spec_to_document(spec: JobSpec) -> dict[str, object]:
             "workload": {
                 "module": spec.workload.module,
                 "path": spec.workload.path,
+                "codeDigest": spec.workload.code_digest,
+                "image": spec.workload.image,
                 "args": json.loads(spec.workload.args),
             },
             "ranks": spec.ranks,
@@ -287,7 +289,15 @@ def _read_spec(metadata: _Section, spec: _Section) -> JobSpec:
 
 
 def _read_workload(section: _Section) -> Workload:
-    workload = Workload(section.text("module", required=True), section.text("path"), section.json_object("args"))
+    workload = Workload(
+        section.text("module", required=True),
+        section.text("path"),
+        section.json_object("args"),
+        section.text("codeDigest"),
+        section.text("image"),
+    )
+    if section.take("folder")[0]:
+        section.note("folder", "was not packed", "submit with `phalanx submit`, which packs it and sends its digest")
     section.finish()
     return workload
 

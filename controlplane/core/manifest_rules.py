@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+from controlplane.core.shipped import is_digest
 from controlplane.core.spec import UNLIMITED, Budget, JobSpec, Violation
 
 MAX_NAME = 40
@@ -20,6 +21,7 @@ MAX_EXACT_INTEGER = 2**53
 """Workload arguments travel as JSON numbers (doubles): larger integers would change on the way."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+_IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]{0,400}@sha256:[0-9a-f]{64}")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 
 Finding = tuple[Violation, tuple[str, ...]]
@@ -118,6 +120,7 @@ def _workload(spec: JobSpec) -> Iterator[Finding]:
     if path and not path.startswith("/"):
         fix = "give the full path of the folder that holds the module"
         yield _one("spec.workload.path", f'"{path}" is relative', fix)
+    yield from _origin(spec)
     folder = spec.checkpoint.folder
     if folder and not folder.startswith("/"):
         fix = "give the full path of a folder on shared storage, or leave it out for the site's default"
@@ -132,6 +135,28 @@ def _workload(spec: JobSpec) -> Iterator[Finding]:
         return
     for problem in json_problems(args, "spec.workload.args"):
         yield problem, ("spec.workload.args",)
+
+
+def _origin(spec: JobSpec) -> Iterator[Finding]:
+    """Where the module comes from: at most one place, and one that cannot change under a running job."""
+    workload = spec.workload
+    named = [
+        f"spec.workload.{name}"
+        for name, value in (("path", workload.path), ("codeDigest", workload.code_digest), ("image", workload.image))
+        if value
+    ]
+    for path in named[1:]:
+        yield _one(path, f"stands beside {named[0]}", "keep one of them: code comes from one place", *named)
+    if workload.code_digest and not is_digest(workload.code_digest):
+        reason = f'"{workload.code_digest[:80]}" is no digest'
+        fix = "write `folder: ./src` and let `phalanx submit` pack it, or `sha256:` and 64 lower-case hex digits"
+        yield _one("spec.workload.codeDigest", reason, fix)
+    if workload.image and not _IMAGE.fullmatch(workload.image):
+        reason = f'"{workload.image[:120]}" does not name one image for ever'
+        fix = (
+            "name it by digest, `registry/name@sha256:<64 hex digits>`: `podman image inspect` shows it; a tag can move"
+        )
+        yield _one("spec.workload.image", reason, fix)
 
 
 def _counts(spec: JobSpec) -> Iterator[Finding]:

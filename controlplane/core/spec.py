@@ -19,11 +19,17 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The user's code. `args` is a canonical JSON object (sorted keys), handed over unchanged."""
+    """The user's code. `args` is a canonical JSON object (sorted keys), handed over unchanged.
+
+    Where the module comes from, at most one of: `path`, a folder that every node sees; `code_digest`, the archive of a
+    shipped folder (`sha256:<hex>`); `image`, a container image with its digest. None: the installed packages.
+    """
 
     module: str
     path: str = ""
     args: str = "{}"
+    code_digest: str = ""
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)

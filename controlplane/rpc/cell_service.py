@@ -12,11 +12,12 @@ from phalanx.v1 import agent_pb2, cell_pb2, cell_pb2_grpc
 from controlplane.core import events as ev
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
+from controlplane.core.shipped import archive_path
 from controlplane.core.spec import JobSpec, Violation
 from controlplane.rpc import observations
 from controlplane.rpc.agent_service import check_epoch, welcome
 from controlplane.rpc.codec import workload_message
-from controlplane.rpc.effects import cell_effect
+from controlplane.rpc.effects import Roots, cell_effect
 from controlplane.rpc.errors import RequestRefused, refuse, violation_value
 from controlplane.rpc.guard import Context
 from controlplane.rpc.sessions import Conversation, Registry, Work
@@ -104,7 +105,9 @@ class CellConversation(Conversation):
 
     def effect_message(self, effect: Effect) -> cell_pb2.CellInstruction:
         """An effect as an instruction."""
-        return cell_pb2.CellInstruction(effect=cell_effect(effect, self.site.state, self.site.now_ns()))
+        settings = self.site.settings
+        roots = Roots(settings.root, settings.code_root)
+        return cell_pb2.CellInstruction(effect=cell_effect(effect, self.site.state, roots, self.site.now_ns()))
 
     def node_registered(self, node: str) -> None:
         """A node said hello after the cell had named it: tell the core what the cell knows."""
@@ -123,7 +126,10 @@ class CellConversation(Conversation):
         answer: asyncio.Future[tuple[Violation, ...]] = self.site.loop.create_future()
         self._questions[question] = answer
         request = cell_pb2.PreflightRequest(
-            preflight_id=question, workload=workload_message(spec.workload), checkpoint_folder=folder
+            preflight_id=question,
+            workload=workload_message(spec.workload),
+            checkpoint_folder=folder,
+            code_archive=archive_path(self.site.settings.code_root, spec.workload.code_digest),
         )
         self.send(cell_pb2.CellInstruction(preflight=request))
         try:

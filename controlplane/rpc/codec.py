@@ -112,7 +112,13 @@ def spec_value(message: pb.TrainingJobSpec) -> JobSpec:
     spec = JobSpec(
         name=message.name,
         labels=tuple(sorted(message.labels.items())),
-        workload=Workload(message.workload.module, message.workload.path, _args(message.workload)),
+        workload=Workload(
+            message.workload.module,
+            message.workload.path,
+            _args(message.workload),
+            message.workload.code_digest,
+            message.workload.image,
+        ),
         ranks=message.ranks,
         accelerators_per_rank=message.accelerators_per_rank,
         parallel=Parallel(
@@ -156,7 +162,9 @@ def _whole(value: Any) -> Any:
 
 def workload_message(workload: Workload) -> pb.WorkloadSpec:
     """The wire form of a workload."""
-    message = pb.WorkloadSpec(module=workload.module, path=workload.path)
+    message = pb.WorkloadSpec(
+        module=workload.module, path=workload.path, code_digest=workload.code_digest, image=workload.image
+    )
     ParseDict(json.loads(workload.args), message.args)
     return message
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import assert_never
 
 from phalanx.v1 import agent_pb2, cell_pb2
@@ -11,6 +12,7 @@ from phalanx.v1 import types_pb2 as pb
 from controlplane.core.checkpoints import ShardFile
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.jobs import NONE, Job, host_id, split_host_id
+from controlplane.core.shipped import archive_path
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_MS
 from controlplane.rpc.codec import parallel_message, workload_message
@@ -52,7 +54,15 @@ def agent_effect(effect: Effect, state: State, root: str, now_ns: int) -> agent_
     return message
 
 
-def cell_effect(effect: Effect, state: State, now_ns: int) -> cell_pb2.CellEffect:
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """Folders on shared storage: for checkpoints of jobs that name none, and for shipped code."""
+
+    checkpoints: str
+    code: str
+
+
+def cell_effect(effect: Effect, state: State, roots: Roots, now_ns: int) -> cell_pb2.CellEffect:
     """The message for a cell agent.
 
     Raises:
@@ -61,7 +71,7 @@ def cell_effect(effect: Effect, state: State, now_ns: int) -> cell_pb2.CellEffec
     message = cell_pb2.CellEffect(effect_id=effect.id, epoch=state.epoch, deadline_ms=_left_ms(effect, now_ns))
     match effect.kind:
         case EffectKind.START_HOSTS:
-            message.start_hosts.hosts.extend(_host_specs(effect, state))
+            message.start_hosts.hosts.extend(_host_specs(effect, state, roots))
         case EffectKind.STOP_HOSTS:
             message.stop_hosts.host_ids.extend(effect.items)
         case _:
@@ -156,18 +166,23 @@ def _verification(effect: Effect, state: State) -> agent_pb2.VerifyCheckpoint:
     )
 
 
-def _host_specs(effect: Effect, state: State) -> list[cell_pb2.HostSpec]:
+def _host_specs(effect: Effect, state: State, roots: Roots) -> list[cell_pb2.HostSpec]:
     job = _job(effect, state)
-    workload = workload_message(job.spec.workload)
+    common = cell_pb2.HostSpec(
+        job_uid=job.uid,
+        job_name=job.name,
+        workload=workload_message(job.spec.workload),
+        code_archive=archive_path(roots.code, job.spec.workload.code_digest),
+        checkpoint_folder=job.spec.checkpoint.folder or roots.checkpoints,
+    )
     specs = []
     for name in effect.items:
         parts = split_host_id(name)
         row = job.hosts.row(parts[1]) if parts else NONE
         if row != NONE and job.hosts.live()[row]:
-            node = state.fleet.name(int(job.hosts.node[row]))
-            specs.append(
-                cell_pb2.HostSpec(host_id=name, node=node, job_uid=job.uid, job_name=job.name, workload=workload)
-            )
+            spec = cell_pb2.HostSpec(host_id=name, node=state.fleet.name(int(job.hosts.node[row])))
+            spec.MergeFrom(common)
+            specs.append(spec)
     if not specs:
         raise Superseded("none of these processes is wanted any more")
     return specs

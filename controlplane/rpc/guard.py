@@ -29,6 +29,7 @@ LIMITS: Mapping[str, int] = {
     "AgentService/PushLog": 128 * KIB,  # chunks of 64 KiB
     "CellService/Session": 8 * MIB,  # the actors of 250 nodes
     "JobService/SubmitJob": MIB,
+    "CodeService/UploadCode": 128 * KIB,  # chunks of 64 KiB
 }
 """Largest request message by method, bytes."""
 

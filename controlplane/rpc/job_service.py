@@ -15,6 +15,7 @@ from controlplane.core.manifest import check_spec
 from controlplane.core.state import State
 from controlplane.rpc.agent_service import AgentConversation
 from controlplane.rpc.cell_service import preflight
+from controlplane.rpc.code_service import CodeStore
 from controlplane.rpc.codec import check_request, missing_sections, spec_value
 from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.history import History
@@ -34,12 +35,15 @@ MAX_GRACE_MS = 24 * 3_600_000
 class JobService(job_pb2_grpc.JobServiceServicer):
     """See proto/phalanx/v1/job.proto."""
 
-    def __init__(self, site: Site, agents: Registry, cells: Registry, relays: LogRelays, history: History) -> None:
+    def __init__(
+        self, site: Site, agents: Registry, cells: Registry, relays: LogRelays, history: History, *, code: CodeStore
+    ) -> None:
         self._site = site
         self._agents = agents
         self._cells = cells
         self._relays = relays
         self._history = history
+        self._code = code
 
     async def SubmitJob(self, request: job_pb2.SubmitJobRequest, context: Any) -> job_pb2.SubmitJobResponse:
         """Check, ask a cell, and store a job; a dry run stores nothing."""
@@ -54,6 +58,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             text = f"{len(violations)} fields are not valid; {first.path} {first.reason}: {first.fix}"
             raise RequestRefused(Refusal("invalid", "INVALID_SPEC", text, violations))
         spec = spec_value(request.spec)
+        await self._code.require(spec.workload.code_digest)
         if request.request_id not in site.state.answers:
             await preflight(site, self._cells, spec)
         event = ev.SubmitJob(request.request_id, spec, request.dry_run, site.settings.root)

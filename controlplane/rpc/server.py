@@ -14,6 +14,8 @@ from phalanx.v1 import (
     cell_pb2_grpc,
     checkpoint_pb2,
     checkpoint_pb2_grpc,
+    code_pb2,
+    code_pb2_grpc,
     event_pb2,
     event_pb2_grpc,
     fleet_pb2,
@@ -27,6 +29,7 @@ from controlplane.observability import Metrics
 from controlplane.rpc.agent_service import AgentService
 from controlplane.rpc.cell_service import CellService
 from controlplane.rpc.checkpoint_service import CheckpointService
+from controlplane.rpc.code_service import CodeService, CodeStore
 from controlplane.rpc.event_service import EventService
 from controlplane.rpc.fleet_service import FleetService
 from controlplane.rpc.guard import Guard
@@ -104,6 +107,7 @@ def bind(settings: Settings, metrics: Metrics) -> Edge:
             (job_pb2, "JobService"),
             (checkpoint_pb2, "CheckpointService"),
             (event_pb2, "EventService"),
+            (code_pb2, "CodeService"),
         )
     )
     checker = health.aio.HealthServicer()
@@ -123,6 +127,9 @@ def serve(edge: Edge, site: Site) -> Router:
     fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(site), server)
     checkpoint_pb2_grpc.add_CheckpointServiceServicer_to_server(CheckpointService(site), server)
     event_pb2_grpc.add_EventServiceServicer_to_server(EventService(site, history), server)
-    jobs = JobService(site, agents, cells, relays, history)
+    code = CodeStore(site)
+    site.spawn(code.sweep())
+    code_pb2_grpc.add_CodeServiceServicer_to_server(CodeService(code), server)
+    jobs = JobService(site, agents, cells, relays, history, code=code)
     job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     return Router(site, agents, cells, history)

@@ -331,10 +331,16 @@ class HostSpec(_message.Message):
     JOB_UID_FIELD_NUMBER: _builtins.int
     JOB_NAME_FIELD_NUMBER: _builtins.int
     WORKLOAD_FIELD_NUMBER: _builtins.int
+    CODE_ARCHIVE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FOLDER_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     node: _builtins.str
     job_uid: _builtins.str
     job_name: _builtins.str
+    code_archive: _builtins.str
+    """archive of workload.code_digest: absolute path on shared storage"""
+    checkpoint_folder: _builtins.str
+    """what a container must see besides the node's folder: absolute path"""
     @_builtins.property
     def workload(self) -> _types_pb2.WorkloadSpec: ...
     def __init__(
@@ -345,10 +351,12 @@ class HostSpec(_message.Message):
         job_uid: _builtins.str = ...,
         job_name: _builtins.str = ...,
         workload: _types_pb2.WorkloadSpec | None = ...,
+        code_archive: _builtins.str = ...,
+        checkpoint_folder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_id", b"host_id", "job_name", b"job_name", "job_uid", b"job_uid", "node", b"node", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_folder", b"checkpoint_folder", "code_archive", b"code_archive", "host_id", b"host_id", "job_name", b"job_name", "job_uid", b"job_uid", "node", b"node", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -385,8 +393,11 @@ class PreflightRequest(_message.Message):
     PREFLIGHT_ID_FIELD_NUMBER: _builtins.int
     WORKLOAD_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FOLDER_FIELD_NUMBER: _builtins.int
+    CODE_ARCHIVE_FIELD_NUMBER: _builtins.int
     preflight_id: _builtins.str
     checkpoint_folder: _builtins.str
+    code_archive: _builtins.str
+    """archive of workload.code_digest: absolute path on shared storage"""
     @_builtins.property
     def workload(self) -> _types_pb2.WorkloadSpec: ...
     def __init__(
@@ -395,10 +406,11 @@ class PreflightRequest(_message.Message):
         preflight_id: _builtins.str = ...,
         workload: _types_pb2.WorkloadSpec | None = ...,
         checkpoint_folder: _builtins.str = ...,
+        code_archive: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_folder", b"checkpoint_folder", "preflight_id", b"preflight_id", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_folder", b"checkpoint_folder", "code_archive", b"code_archive", "preflight_id", b"preflight_id", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -18,6 +18,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class FindCodeRequest(_message.Message):
+    """Limits: 64 MiB packed, 512 MiB unpacked, 20,000 files (controlplane/core/shipped.py says why)."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DIGEST_FIELD_NUMBER: _builtins.int

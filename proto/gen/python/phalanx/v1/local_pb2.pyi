@@ -127,6 +127,7 @@ class HostRegister(_message.Message):
     PID_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
     LOG_PATH_FIELD_NUMBER: _builtins.int
+    CONTAINED_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     job_uid: _builtins.str
     job_name: _builtins.str
@@ -135,6 +136,8 @@ class HostRegister(_message.Message):
     proof: _builtins.str
     """hex HMAC-SHA256 of host_id with the node's host.key"""
     log_path: _builtins.str
+    contained: _builtins.bool
+    """the process runs in a container: not of the host's session, found by its environment"""
     def __init__(
         self,
         *,
@@ -145,10 +148,11 @@ class HostRegister(_message.Message):
         pid: _builtins.int = ...,
         proof: _builtins.str = ...,
         log_path: _builtins.str = ...,
+        contained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_id", b"host_id", "host_pid", b"host_pid", "job_name", b"job_name", "job_uid", b"job_uid", "log_path", b"log_path", "pid", b"pid", "proof", b"proof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contained", b"contained", "host_id", b"host_id", "host_pid", b"host_pid", "job_name", b"job_name", "job_uid", b"job_uid", "log_path", b"log_path", "pid", b"pid", "proof", b"proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
