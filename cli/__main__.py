@@ -4,40 +4,82 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-import typer
-
-from cli import render
-from cli.commands import demo, event, fault, job, node, resource, site
+from cli.catalogue import COMMANDS, overview
 from cli.errors import CliError, Exit
 
+if TYPE_CHECKING:
+    import typer
 
-def build() -> typer.Typer:
-    """The whole command tree."""
+COMPLETION_VARIABLE = "_PHALANX_COMPLETE"
+"""Set by the shell's completion function; see `cli/completing.py`."""
+
+
+def build(*names: str) -> typer.Typer:
+    """The command tree with the modules of these commands."""
+    import typer  # noqa: PLC0415 - the overview does without it
+
     app = typer.Typer(
         name="phalanx",
-        help="Keep very large training runs alive on hardware that fails.",
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for module in (site, job, resource, event, node, fault, demo):
-        module.register(app)
+    app.callback()(_root)
+    for module in dict.fromkeys(COMMANDS[name].module for name in names):
+        import_module(f"cli.commands.{module}").register(app)
     return app
+
+
+def _root() -> None:
+    """Keep very large training runs alive on hardware that fails."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
     try:
-        build()(args=list(arguments), prog_name="phalanx")
+        return _dispatch(list(arguments))
     except CliError as error:
+        from cli import render  # noqa: PLC0415
+
         render.failure(error)
         return int(error.code)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(Exit.OK if end.code is None else Exit.ERROR)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help", "help"):
+        sys.stdout.write(overview() + "\n")
+        return int(Exit.OK)
+    if first == "--version":
+        from cli.versions import own_version  # noqa: PLC0415
+
+        sys.stdout.write(f"phalanx {own_version()}\n")
+        return int(Exit.OK)
+    if first not in COMMANDS:
+        raise _unknown(first)
+    build(first)(args=arguments, prog_name="phalanx")
     return int(Exit.OK)
+
+
+def _unknown(word: str) -> CliError:
+    import difflib  # noqa: PLC0415
+
+    if word.startswith("-"):
+        return CliError(
+            f"`{word}` stands before the command",
+            fix="options follow the command: phalanx get nodes --dir FOLDER",
+            code=Exit.USAGE,
+        )
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    fix = f"did you mean `phalanx {near[0]}`?" if near else "`phalanx --help` lists the commands"
+    return CliError(f"there is no command `{word}`", fix=fix, code=Exit.USAGE)
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ def _show(
     row: Callable[[Any], list[str]],
     name: Callable[[Any], str],
 ) -> None:
-    if output is Output.TABLE:
+    if output in (Output.TABLE, Output.WIDE):
         render.table(columns, [row(item) for item in items])
     elif output is Output.NAME:
         for item in items:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +17,7 @@ from cli.options import DEFAULT_DIRECTORY, Address, Directory
 from cli.site import ADDRESS_VARIABLE, read_site
 from cli.supervisor.launch import bring_up, take_down, wait_ready
 from cli.supervisor.layout import SiteOptions
+from cli.versions import own_version
 
 READY_TIMEOUT_S = 120.0
 
@@ -97,11 +96,7 @@ def down(directory: Directory = DEFAULT_DIRECTORY) -> None:
 
 def version(address: Address = None, directory: Directory = DEFAULT_DIRECTORY) -> None:
     """Print the version of this command, and of the controller when there is one."""
-    try:
-        own = installed_version("phalanx")
-    except PackageNotFoundError:
-        own = "unknown (not installed)"
-    render.out(f"phalanx {own}")
+    render.out(f"phalanx {own_version()}")
     if address or os.environ.get(ADDRESS_VARIABLE) or read_site(directory):
         from phalanx.v1 import fleet_pb2  # noqa: PLC0415
 

@@ -58,7 +58,7 @@ def test_usage_errors_are_2(phalanx: Phalanx, arguments: tuple[str, ...]) -> Non
     outcome = phalanx(*arguments)
     assert outcome.code == Exit.USAGE
     assert outcome.out == ""
-    assert "Error" in outcome.err
+    assert "rror" in outcome.err
 
 
 def test_without_a_site_the_error_says_what_to_do(phalanx: Phalanx, monkeypatch: pytest.MonkeyPatch) -> None:

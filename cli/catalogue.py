@@ -1,0 +1,74 @@
+"""Every command by name: which module has it, and what the overview says of it. Nothing here imports a command.
+
+`phalanx --help` is printed from this table and a command loads its own module only, so that neither waits for the
+others' imports. A new command is one line here and a `register(app)` in its module; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One command or group of commands."""
+
+    name: str
+    module: str
+    summary: str
+
+
+JOBS = "Jobs"
+LOOK = "What there is, and why"
+NODES = "Nodes"
+SAFETY = "Checkpoints and records"
+SITE = "The site"
+CLIENT = "This command line"
+
+GROUPS: dict[str, tuple[Entry, ...]] = {
+    JOBS: (
+        Entry("submit", "job", "Submit a job, or show the plan with --dry-run."),
+        Entry("watch", "job", "Follow a job until it has ended."),
+        Entry("logs", "job", "Print a rank's output."),
+        Entry("cancel", "job", "Cancel a job."),
+    ),
+    LOOK: (
+        Entry("get", "resource", "List jobs, nodes or checkpoints, or show the site."),
+        Entry("describe", "resource", "Show everything about one job or node."),
+        Entry("events", "event", "List events of the journal, oldest first."),
+        Entry("why", "event", "Say why something is as it is."),
+    ),
+    NODES: (
+        Entry("cordon", "node", "Keep new work off a node."),
+        Entry("uncordon", "node", "Remove the operator's reason from a node."),
+    ),
+    SAFETY: (),
+    SITE: (
+        Entry("up", "site", "Start a site on this machine."),
+        Entry("down", "site", "End every process of the site on this machine."),
+        Entry("demo", "demo", "Train, lose a rank, lose a node, end with the same weights."),
+        Entry("inject", "fault", "Break something on purpose, to see it recover."),
+    ),
+    CLIENT: (Entry("version", "site", "Print the versions of this command and of the controller."),),
+}
+"""In the order of the overview."""
+
+COMMANDS: dict[str, Entry] = {entry.name: entry for group in GROUPS.values() for entry in group}
+
+
+def overview() -> str:
+    """The text of `phalanx --help`."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = ["Keep very large training runs alive on hardware that fails.", "", "Usage: phalanx COMMAND [OPTIONS]"]
+    for title, entries in GROUPS.items():
+        if entries:
+            lines += ["", f"{title}:", *(f"  {entry.name.ljust(width)}{entry.summary}" for entry in entries)]
+    lines += [
+        "",
+        "Options:",
+        f"  {'-h, --help'.ljust(width)}  Show this, or with a command its options and an example.",
+        f"  {'--version'.ljust(width)}  Print the version of this command.",
+        "",
+        "Example: phalanx up && phalanx get nodes",
+    ]
+    return "\n".join(lines)
