@@ -27,22 +27,27 @@ CLIENT = "This command line"
 
 GROUPS: dict[str, tuple[Entry, ...]] = {
     JOBS: (
-        Entry("submit", "job", "Submit a job, or show the plan with --dry-run."),
+        Entry("submit", "submit", "Submit a job, or show the plan with --dry-run."),
+        Entry("diff", "submit", "Compare a manifest with what the controller runs, field by field."),
+        Entry("explain", "submit", "Explain the fields of a manifest: type, default and meaning."),
         Entry("watch", "job", "Follow a job until it has ended."),
         Entry("logs", "job", "Print a rank's output."),
-        Entry("cancel", "job", "Cancel a job."),
+        Entry("cancel", "job", "Cancel jobs: SIGTERM, a deadline, SIGKILL."),
+        Entry("restart", "job", "Restart a job from its newest restore point."),
     ),
     LOOK: (
-        Entry("get", "resource", "List jobs, nodes or checkpoints, or show the site."),
-        Entry("describe", "resource", "Show everything about one job or node."),
+        Entry("get", "resource", "List jobs, nodes, checkpoints, events or identities, or show the site."),
+        Entry("nodes", "resource", "List nodes: the same as `get nodes`."),
+        Entry("describe", "resource", "Show everything about one job, node, checkpoint or rank."),
         Entry("events", "event", "List events of the journal, oldest first."),
         Entry("why", "event", "Say why something is as it is."),
     ),
     NODES: (
-        Entry("cordon", "node", "Keep new work off a node."),
-        Entry("uncordon", "node", "Remove the operator's reason from a node."),
+        Entry("cordon", "node", "Keep new work off nodes. What runs there goes on."),
+        Entry("uncordon", "node", "Remove one owner's reason from nodes."),
+        Entry("drain", "node", "Cordon nodes and move their ranks elsewhere."),
     ),
-    SAFETY: (),
+    SAFETY: (Entry("checkpoints", "checkpoint", "Checkpoints: list, verify, keep."),),
     SITE: (
         Entry("up", "site", "Start a site on this machine."),
         Entry("down", "site", "End every process of the site on this machine."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,16 @@ from cli.site import resolve_address
 
 if TYPE_CHECKING:
     import grpc
-    from phalanx.v1 import checkpoint_pb2_grpc, code_pb2_grpc, event_pb2_grpc, fleet_pb2_grpc, job_pb2_grpc
+    from phalanx.v1 import (
+        admin_pb2_grpc,
+        audit_pb2_grpc,
+        checkpoint_pb2_grpc,
+        code_pb2_grpc,
+        event_pb2_grpc,
+        fleet_pb2_grpc,
+        identity_pb2_grpc,
+        job_pb2_grpc,
+    )
     from phalanx.v1.types_pb2 import FieldViolation
 
 CALL_TIMEOUT_S = 15.0
@@ -39,17 +49,10 @@ class Refused(CliError):
 
 
 class Client:
-    """Stubs of the operator services over one channel."""
+    """Stubs of the operator services over one channel, each made when it is first used: their imports take their time."""
 
     def __init__(self, address: str) -> None:
         import grpc  # noqa: PLC0415 - heavy, and not needed by --help
-        from phalanx.v1 import (  # noqa: PLC0415
-            checkpoint_pb2_grpc,
-            code_pb2_grpc,
-            event_pb2_grpc,
-            fleet_pb2_grpc,
-            job_pb2_grpc,
-        )
 
         self.address = address
         self._channel: grpc.Channel = grpc.insecure_channel(
@@ -61,13 +64,62 @@ class Client:
                 ("grpc.max_reconnect_backoff_ms", 2000),
             ],
         )
-        self.jobs: job_pb2_grpc.JobServiceStub = job_pb2_grpc.JobServiceStub(self._channel)
-        self.fleet: fleet_pb2_grpc.FleetServiceStub = fleet_pb2_grpc.FleetServiceStub(self._channel)
-        self.code: code_pb2_grpc.CodeServiceStub = code_pb2_grpc.CodeServiceStub(self._channel)
-        self.events: event_pb2_grpc.EventServiceStub = event_pb2_grpc.EventServiceStub(self._channel)
-        self.checkpoints: checkpoint_pb2_grpc.CheckpointServiceStub = checkpoint_pb2_grpc.CheckpointServiceStub(
-            self._channel
-        )
+
+    @cached_property
+    def jobs(self) -> job_pb2_grpc.JobServiceStub:
+        """Jobs."""
+        from phalanx.v1 import job_pb2_grpc  # noqa: PLC0415
+
+        return job_pb2_grpc.JobServiceStub(self._channel)
+
+    @cached_property
+    def fleet(self) -> fleet_pb2_grpc.FleetServiceStub:
+        """The site and its nodes."""
+        from phalanx.v1 import fleet_pb2_grpc  # noqa: PLC0415
+
+        return fleet_pb2_grpc.FleetServiceStub(self._channel)
+
+    @cached_property
+    def events(self) -> event_pb2_grpc.EventServiceStub:
+        """Events and explanations."""
+        from phalanx.v1 import event_pb2_grpc  # noqa: PLC0415
+
+        return event_pb2_grpc.EventServiceStub(self._channel)
+
+    @cached_property
+    def checkpoints(self) -> checkpoint_pb2_grpc.CheckpointServiceStub:
+        """Checkpoints."""
+        from phalanx.v1 import checkpoint_pb2_grpc  # noqa: PLC0415
+
+        return checkpoint_pb2_grpc.CheckpointServiceStub(self._channel)
+
+    @cached_property
+    def code(self) -> code_pb2_grpc.CodeServiceStub:
+        """Shipped user code."""
+        from phalanx.v1 import code_pb2_grpc  # noqa: PLC0415
+
+        return code_pb2_grpc.CodeServiceStub(self._channel)
+
+    @cached_property
+    def audit(self) -> audit_pb2_grpc.AuditServiceStub:
+        """Who changed what."""
+        from phalanx.v1 import audit_pb2_grpc  # noqa: PLC0415
+
+        return audit_pb2_grpc.AuditServiceStub(self._channel)
+
+    @cached_property
+    def identities(self) -> identity_pb2_grpc.IdentityServiceStub:
+        """Who may speak, and as whom."""
+        from phalanx.v1 import identity_pb2_grpc  # noqa: PLC0415
+
+        return identity_pb2_grpc.IdentityServiceStub(self._channel)
+
+    @cached_property
+    def admin(self) -> admin_pb2_grpc.AdminServiceStub:
+        """The site's storage."""
+        from phalanx.v1 import admin_pb2_grpc  # noqa: PLC0415
+
+        return admin_pb2_grpc.AdminServiceStub(self._channel)
 
     def close(self) -> None:
         """Ends the channel and every stream on it."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from cli import render
+from cli.errors import CliError, Exit
 from cli.wire import enum_word, plain
 
 if TYPE_CHECKING:
-    from phalanx.v1 import fleet_pb2, job_pb2
+    from phalanx.v1 import checkpoint_pb2, fleet_pb2, job_pb2
 
 PHASES = ("detect", "decide", "place", "start", "rendezvous", "restore", "first_step")
 """Phases of a recovery, in order."""
@@ -43,7 +45,7 @@ def job(item: job_pb2.Job) -> None:
     _ranks(item)
     if item.recoveries:
         render.heading("recoveries")
-        recoveries(item)
+        recoveries(item.recoveries)
 
 
 def _ranks(item: job_pb2.Job) -> None:
@@ -70,7 +72,56 @@ def _ranks(item: job_pb2.Job) -> None:
         render.table(("RANK", "STATE", "NODE", "DEVICES", "STEP", "PID", "HOST"), rows)
 
 
-def recoveries(item: job_pb2.Job) -> None:
+def rank(item: job_pb2.Job, number: int) -> None:
+    """One rank of a job: where it runs, and the recoveries that it took part in."""
+    from phalanx.v1 import types_pb2  # noqa: PLC0415
+
+    found = next((one for one in item.ranks if one.rank == number), None)
+    if found is None:
+        fix = f"`phalanx describe job {item.name}` lists its ranks"
+        raise CliError(f"{item.name} has no rank {number} now", fix=fix, code=Exit.NOT_FOUND)
+    render.fields(
+        (
+            ("rank", f"{item.name}/{number}"),
+            ("state", enum_word(types_pb2.RankState, found.state)),
+            ("node", found.node),
+            ("accelerators", ",".join(str(index) for index in found.accelerators)),
+            ("step", str(found.step)),
+            ("generation", str(item.generation)),
+            ("process", str(found.pid or "")),
+            ("rank host", f"{found.host_id} (process {found.host_pid})" if found.host_id else ""),
+            ("job", f"{render.job_state(item)} {item.blocker}".strip()),
+        )
+    )
+    lost = [recovery for recovery in item.recoveries if number in recovery.ranks]
+    if lost:
+        render.heading("recoveries of this rank")
+        recoveries(lost)
+
+
+def checkpoint(item: checkpoint_pb2.Checkpoint) -> None:
+    """A checkpoint: what it holds, and who keeps it."""
+    from phalanx.v1 import types_pb2  # noqa: PLC0415
+
+    render.fields(
+        (
+            ("id", item.id),
+            ("job", item.job),
+            ("state", enum_word(types_pb2.CheckpointState, item.state)),
+            ("step", str(item.step)),
+            ("generation", str(item.generation)),
+            ("committed", item.committed_at),
+            ("files", str(item.files)),
+            ("size", render.count_bytes(item.bytes)),
+            ("folder", item.folder),
+            ("kept as", "newest verified" if item.pinned and not item.pin_owners else ""),
+            ("pinned by", ", ".join(item.pin_owners)),
+            ("reason", item.reason),
+        )
+    )
+
+
+def recoveries(items: Iterable[job_pb2.Recovery]) -> None:
     """The recovery timeline: one row per recovery, one column per phase."""
     rows = [
         [
@@ -82,7 +133,7 @@ def recoveries(item: job_pb2.Job) -> None:
             render.seconds(recovery.total_s) if recovery.complete else "overtaken" if recovery.overtaken else "...",
             recovery.cause,
         ]
-        for recovery in item.recoveries
+        for recovery in items
     ]
     names = tuple(name.upper().replace("_", " ") for name in PHASES)
     render.table(("GEN", "RUNG", "RANKS", "STEPS LOST", *names, "TOTAL", "CAUSE"), rows)

@@ -1,12 +1,14 @@
 """The only module that prints. Data goes to standard output, everything else to standard error.
 
-`rich` is used on a terminal only, and imported only there; lists beyond a screenful or two are aligned by hand.
+`rich` draws the bars of the demo on a terminal, and is imported only there. Text from elsewhere (names, labels, messages)
+is shown without its control characters; a rank's own output is handed through.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import CliError
+from cli.tables import aligned, clean, has_colour
 from cli.wire import enum_word
 
 if TYPE_CHECKING:
@@ -21,30 +24,20 @@ if TYPE_CHECKING:
     from phalanx.v1 import event_pb2, job_pb2
     from rich.progress import TaskID
 
-RICH_ROWS = 200
 BAR_WIDTH = 30
 TRANSFER_FROM_BYTES = 1 << 20
 """Less is sent before a person could read about it."""
-
-STATE_STYLE = {
-    "RUNNING": "green",
-    "SUCCEEDED": "green",
-    "IN_SERVICE": "green",
-    "ALIVE": "green",
-    "VERIFIED": "green",
-    "RECOVERING": "yellow",
-    "SUSPECT": "yellow",
-    "QUARANTINED": "yellow",
-    "FAILED": "red",
-    "DEAD": "red",
-    "POISONED": "red",
-    "LOST": "red",
-}
 
 
 def out(text: str = "") -> None:
     """One line of data."""
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def lines(texts: Iterable[str]) -> None:
+    """Many lines of data at once."""
+    sys.stdout.write("".join(f"{clean(text)}\n" for text in texts))
     sys.stdout.flush()
 
 
@@ -64,30 +57,17 @@ def note(text: str) -> None:
 def failure(error: CliError) -> None:
     """An expected failure."""
     for line in error.lines():
-        note(line)
+        note(clean(line))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table: coloured on a terminal, aligned text otherwise and for long lists."""
-    if sys.stdout.isatty() and len(rows) <= RICH_ROWS:
-        _rich_table(columns, rows)
-        return
-    widths = [max(len(line[i]) for line in (columns, *rows)) for i in range(len(columns))]
-    for line in (columns, *rows):
-        out("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of rows."""
+    columns(headers, [[row[index] for row in rows] for index in range(len(headers))])
 
 
-def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - only on a terminal
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        grid.add_column(column, overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(cell, style=STATE_STYLE.get(cell, "")) for cell in row))
-    Console(soft_wrap=False).print(grid)
+def columns(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """A table of columns: the same, for long lists."""
+    out(aligned(headers, cells, colour=has_colour(sys.stdout)))
 
 
 def document(value: Any, form: str) -> None:
@@ -105,7 +85,7 @@ def fields(pairs: Iterable[tuple[str, str]]) -> None:
     shown = [(name, value) for name, value in pairs if value]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        out(f"{name.ljust(width)}  {value}")
+        out(f"{name.ljust(width)}  {clean(value)}")
 
 
 def transfer(what: str, done: int, total: int) -> None:
@@ -164,7 +144,7 @@ def clock(at: str) -> str:
 def event_line(event: event_pb2.Event) -> str:
     """One event on one line."""
     about = " ".join(part for part in (event.job, event.node) if part)
-    return f"{clock(event.at)}  r{event.revision:<6} {event.type:<24} {about:<20} {event.message}".rstrip()
+    return clean(f"{clock(event.at)}  r{event.revision:<6} {event.type:<24} {about:<20} {event.message}".rstrip())
 
 
 def job_state(job: job_pb2.Job) -> str:
@@ -193,14 +173,14 @@ def job_line(job: job_pb2.Job, *, bar: bool) -> str:
         parts.append(f"waits: {job.blocker}")
     if job.end_reason:
         parts.append(job.end_reason)
-    return "  ".join(parts)
+    return clean("  ".join(parts))
 
 
 class Progress:
     """The line of a job: rewritten in place on a terminal, a new line per change of state (or tenth) otherwise."""
 
     def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self._last: tuple[object, ...] = ()
         self._open = False
 

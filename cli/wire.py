@@ -6,7 +6,18 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from controlplane.core.spec import UNLIMITED, Budget, JobSpec
+from controlplane.core.spec import (
+    UNLIMITED,
+    Backoff,
+    Budget,
+    CheckpointPolicy,
+    JobSpec,
+    Parallel,
+    RestartPolicy,
+    SparePolicy,
+    Timeouts,
+    Workload,
+)
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -65,6 +76,41 @@ def _budget(budget: Budget) -> types_pb2.BudgetSpec:
         window_ms=budget.window_ms,
         reset_on_progress_steps=budget.reset_on_progress,
     )
+
+
+def spec_value(message: types_pb2.TrainingJobSpec) -> JobSpec:
+    """The specification in a message: what `spec_to_message` made of it, and what a controller runs."""
+    policy, limits, workload = message.restart_policy, message.timeouts, message.workload
+    parallel, checkpoint = message.parallel, message.checkpoint
+    return JobSpec(
+        name=message.name,
+        labels=tuple(sorted(message.labels.items())),
+        workload=Workload(
+            workload.module,
+            workload.path,
+            json.dumps(plain(workload.args), sort_keys=True),
+            workload.code_digest,
+            workload.image,
+        ),
+        ranks=message.ranks,
+        accelerators_per_rank=message.accelerators_per_rank,
+        parallel=Parallel(parallel.tp, parallel.pp, parallel.cp, parallel.dp, parallel.ep),
+        spares=SparePolicy(message.spares.warm_nodes, message.spares.parked_per_node),
+        checkpoint=CheckpointPolicy(checkpoint.folder, checkpoint.every_steps, checkpoint.keep),
+        restart_policy=RestartPolicy(
+            collect_window_ms=policy.collect_window_ms,
+            user=_budget_value(policy.user),
+            infrastructure=_budget_value(policy.infrastructure),
+            preemption=_budget_value(policy.preemption),
+            backoff=Backoff(policy.backoff.initial_ms, policy.backoff.factor, policy.backoff.max_ms),
+        ),
+        timeouts=Timeouts(limits.start_ms, limits.join_ms, limits.stop_ms),
+        priority=message.priority,
+    )
+
+
+def _budget_value(message: types_pb2.BudgetSpec) -> Budget:
+    return Budget(UNLIMITED if message.unlimited else message.max, message.window_ms, message.reset_on_progress_steps)
 
 
 def enum_word(enum: Any, value: int) -> str:

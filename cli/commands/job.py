@@ -1,153 +1,140 @@
-"""Jobs: submit, watch, logs, cancel."""
+"""Jobs that run: watch, logs, cancel, restart."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cli import render
-from cli.client import CALL_TIMEOUT_S, SUBMIT_TIMEOUT_S, Client, Refused, connect, new_request_id
-from cli.code import upload
+from cli.client import CALL_TIMEOUT_S, Client, new_request_id
+from cli.completing import job_names
+from cli.confirm import Yes, agreed
+from cli.durations import Timeout, Wait, parse_seconds
 from cli.errors import CliError, Exit
-from cli.following import watch_job
-from cli.manifest_file import ManifestFile, read_manifest
-from cli.options import DEFAULT_DIRECTORY, Address, Directory
-from cli.wire import spec_to_message
+from cli.options import SiteChoice, for_site
+from cli.progress import ended_well, follow
 
-if TYPE_CHECKING:
-    from phalanx.v1 import job_pb2
-
-DEFAULT_WAIT_S = 86_400.0
-
-JobName = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job.")]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job.", autocompletion=job_names)]
+JobNames = Annotated[list[str], typer.Argument(metavar="JOB...", help="Names of jobs.", autocompletion=job_names)]
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    app.command()(submit)
-    app.command()(watch)
-    app.command()(logs)
-    app.command()(cancel)
+    app.command(epilog="Example: phalanx watch moe --timeout 2h")(watch)
+    app.command(epilog="Example: phalanx logs moe --rank 0,4-7 -f")(logs)
+    app.command(epilog="Example: phalanx cancel moe --grace 30s --wait --yes")(cancel)
+    app.command(epilog="Example: phalanx restart moe --reason 'new driver' --yes")(restart)
 
 
-def submit(
-    manifest_file: Annotated[str, typer.Argument(metavar="[FILE]", help="The same as --file.")] = "",
-    *,
-    file: Annotated[str, typer.Option("--file", "-f", help="Manifest (YAML); `-` reads standard input.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and place, but store nothing.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Watch until the job has ended.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds for --wait.")] = DEFAULT_WAIT_S,
-    address: Address = None,
-    directory: Directory = DEFAULT_DIRECTORY,
-) -> None:
-    """Submit a job. With --wait the exit code tells how it ended: 0 succeeded, 1 not, 6 time-out."""
-    if bool(file) == bool(manifest_file):
-        raise CliError("name one manifest", fix="phalanx submit -f job.yaml", code=Exit.USAGE)
-    manifest = read_manifest(file or manifest_file)
-    with connect(address, directory) as client:
-        if manifest.code is not None and upload(client.code, manifest.code):
-            render.note(f"shipped {manifest.code.folder}: {manifest.code.files} files, {manifest.code.digest}")
-        answer = _submit(client, manifest, dry_run=dry_run)
-        _show_answer(answer, dry_run=dry_run)
-        if wait and not dry_run:
-            _finish(_watch(client, answer.name, timeout))
+@for_site
+def watch(name: JobName, *, timeout: Timeout = None, site: SiteChoice) -> None:
+    """Follow a job until it has ended. The exit code tells how: 0 succeeded, 1 not, 6 time-out."""
+    with site.connect() as client:
+        ended_well(follow(client, name, timeout))
 
 
-def _submit(client: Client, manifest: ManifestFile, *, dry_run: bool) -> job_pb2.SubmitJobResponse:
-    import grpc  # noqa: PLC0415
-    from phalanx.v1 import job_pb2  # noqa: PLC0415
-
-    from cli.client import translate  # noqa: PLC0415
-
-    request = job_pb2.SubmitJobRequest(
-        request_id=new_request_id(), spec=spec_to_message(manifest.spec), dry_run=dry_run
-    )
-    try:
-        return client.jobs.SubmitJob(request, timeout=SUBMIT_TIMEOUT_S)
-    except grpc.RpcError as error:
-        refused: Refused = translate(error, client.address)
-        if refused.violations:
-            raise manifest.refuse(refused.violations) from error
-        raise refused from error
-
-
-def _show_answer(answer: job_pb2.SubmitJobResponse, *, dry_run: bool) -> None:
-    render.out(f"{answer.name} {'would be accepted' if dry_run else 'submitted'} ({answer.uid or 'no uid'})")
-    for rank in answer.placement:
-        devices = ",".join(str(index) for index in rank.accelerators)
-        render.out(f"  rank {rank.rank}: {rank.node} accelerators {devices}")
-    if answer.spare_nodes:
-        render.out(f"  spares: {', '.join(answer.spare_nodes)}")
-    if answer.blocker:
-        render.note(f"it waits: {answer.blocker}")
-
-
-def watch(
-    name: JobName,
-    timeout: Annotated[float | None, typer.Option(help="Give up after this many seconds.")] = None,
-    address: Address = None,
-    directory: Directory = DEFAULT_DIRECTORY,
-) -> None:
-    """Follow a job until it has ended."""
-    with connect(address, directory) as client:
-        _finish(_watch(client, name, timeout))
-
-
-def _watch(client: Client, name: str, timeout_s: float | None) -> job_pb2.Job:
-    progress = render.Progress()
-    last: job_pb2.Job | None = None
-    try:
-        for job in watch_job(client, name, timeout_s):
-            progress.show(job)
-            last = job
-    finally:
-        progress.close()
-    if last is None:
-        raise CliError(f"the watch of {name} ended without a word", fix="try again")
-    return last
-
-
-def _finish(job: job_pb2.Job) -> None:
-    state = render.job_state(job)
-    if state != "SUCCEEDED":
-        raise CliError(
-            f"{job.name} ended {state} at step {job.step}",
-            why=job.end_reason,
-            fix=f"`phalanx why job {job.name}` and `phalanx logs {job.name} --rank 0` say more",
-        )
-    results = "".join(f"  {key}={value}" for key, value in sorted(job.result.items()))
-    render.out(f"{job.name} SUCCEEDED at step {job.step}{results}")
-
-
+@for_site
 def logs(
     name: JobName,
     *,
-    rank: Annotated[int, typer.Option(min=0, help="Which rank.")] = 0,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
+    rank: Annotated[
+        str, typer.Option(help="Which ranks: 0, 0-3,7, or `all`. Several are told apart by a prefix.")
+    ] = "0",
+    follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
+    since_start: Annotated[bool, typer.Option("--since-start", help="From the first byte of the process.")] = False,
     tail: Annotated[int, typer.Option(min=0, help="Bytes to begin with; 0: the server's default (64 KiB).")] = 0,
-    address: Address = None,
-    directory: Directory = DEFAULT_DIRECTORY,
+    site: SiteChoice,
 ) -> None:
     """Print a rank's output. It survives the rank: after an exit this is the newest process's log."""
-    from phalanx.v1 import job_pb2  # noqa: PLC0415
+    from cli.logs import SINCE_START, print_logs, ranks_named  # noqa: PLC0415
 
-    with connect(address, directory) as client:
-        request = job_pb2.ReadLogsRequest(name=name, rank=rank, follow=follow, tail_bytes=tail)
-        for chunk in client.jobs.ReadLogs(request, timeout=None if follow else SUBMIT_TIMEOUT_S):
-            render.out_bytes(chunk.data)
+    if since_start and tail:
+        raise CliError("--since-start and --tail exclude each other", fix="leave one out", code=Exit.USAGE)
+    with site.connect() as client:
+        ranks = ranks_named(client, name, rank)
+        print_logs(client, name, ranks, follow=follow_on, tail_bytes=SINCE_START if since_start else tail)
 
 
+@for_site
 def cancel(
-    name: JobName,
+    names: JobNames,
+    *,
     reason: Annotated[str, typer.Option(help="Stored with the job.")] = "cancelled by the operator",
-    address: Address = None,
-    directory: Directory = DEFAULT_DIRECTORY,
+    grace: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_seconds,
+            metavar="DURATION",
+            help="From SIGTERM to SIGKILL. Default: the job's own stop time-out.",
+        ),
+    ] = None,
+    wait: Wait = False,
+    timeout: Timeout = 300.0,
+    yes: Yes = False,
+    site: SiteChoice,
 ) -> None:
-    """Cancel a job."""
+    """Cancel jobs: SIGTERM, a deadline, SIGKILL. A cancelled job does not come back."""
     from phalanx.v1 import job_pb2  # noqa: PLC0415
 
-    with connect(address, directory) as client:
-        request = job_pb2.CancelJobRequest(request_id=new_request_id(), name=name, reason=reason)
-        answer = client.jobs.CancelJob(request, timeout=CALL_TIMEOUT_S)
-        render.out(f"{name} cancel requested at revision {answer.revision}")
+    if grace is not None and grace < 0.001:
+        raise CliError("--grace is too short", fix="use 1ms or more", code=Exit.USAGE)
+    deadline = "its own stop time-out" if grace is None else render.seconds(grace)
+    plan = (
+        f"every rank of {name} gets SIGTERM, and after {deadline} SIGKILL; the job ends CANCELLED" for name in names
+    )
+    agreed(*plan, yes=yes)
+    with site.connect() as client:
+        for name in names:
+            request = job_pb2.CancelJobRequest(
+                request_id=new_request_id(), name=name, reason=reason, grace_ms=round((grace or 0) * 1_000)
+            )
+            answer = client.jobs.CancelJob(request, timeout=CALL_TIMEOUT_S)
+            render.out(f"{name} cancel requested at revision {answer.revision}")
+        if wait:
+            for name in names:
+                _cancelled(client, name, timeout)
+
+
+def _cancelled(client: Client, name: str, timeout_s: float | None) -> None:
+    state = render.job_state(follow(client, name, timeout_s))
+    if state != "CANCELLED":
+        raise CliError(f"{name} ended {state} before it could be cancelled", code=Exit.CONFLICT)
+    render.out(f"{name} CANCELLED")
+
+
+@for_site
+def restart(
+    name: JobName,
+    *,
+    reason: Annotated[str, typer.Option(help="Stored with the job.")] = "restarted by the operator",
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the new generation runs.")] = False,
+    timeout: Timeout = 300.0,
+    yes: Yes = False,
+    site: SiteChoice,
+) -> None:
+    """Restart a job: every rank leaves its process and starts again from the newest restore point."""
+    from phalanx.v1 import job_pb2  # noqa: PLC0415
+
+    with site.connect() as client:
+        job = client.jobs.GetJob(job_pb2.GetJobRequest(name=name), timeout=CALL_TIMEOUT_S).job
+        since = f"step {job.last_checkpoint_step}" if job.last_checkpoint_step else "step 0, it has no checkpoint"
+        lost = max(0, int(job.step) - int(job.last_checkpoint_step))
+        agreed(f"all ranks of {name} end and start again from {since}; about {lost} steps are made again", yes=yes)
+        request = job_pb2.RestartJobRequest(request_id=new_request_id(), name=name, reason=reason)
+        answer = client.jobs.RestartJob(request, timeout=CALL_TIMEOUT_S)
+        render.out(f"{name} restart requested at revision {answer.revision}")
+        if wait:
+            _runs_again(client, name, int(job.generation), timeout)
+
+
+def _runs_again(client: Client, name: str, before: int, timeout_s: float | None) -> None:
+    from cli.following import watch_job  # noqa: PLC0415
+
+    for job in watch_job(client, name, timeout_s):
+        if job.generation > before and render.job_state(job) == "RUNNING":
+            render.out(f"{name} RUNNING in generation {job.generation}")
+            return
+        if job.ended_at:
+            ended_well(job)
+            return

@@ -1,47 +1,130 @@
-"""Nodes: cordon and uncordon."""
+"""Nodes out of service and back: cordon, uncordon, drain."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from cli import render
-from cli.client import CALL_TIMEOUT_S, connect, new_request_id
-from cli.options import DEFAULT_DIRECTORY, Address, Directory
+from cli.client import CALL_TIMEOUT_S, Client, new_request_id
+from cli.completing import node_names
+from cli.confirm import Yes, agreed
+from cli.durations import Timeout, Wait
+from cli.errors import CliError, Exit
+from cli.names import node_names_of
+from cli.options import SiteChoice, for_site
 
 OWNER = "operator"
-"""The owner of reasons set here; a reason is removed by its owner only."""
+"""The owner of reasons set here, unless another is named; a reason is removed by its owner only."""
 
-NodeName = Annotated[str, typer.Argument(metavar="NODE", help="Name of the node.")]
+POLL_S = 0.5
+
+NodeNames = Annotated[
+    list[str],
+    typer.Argument(metavar="NODE...", help="Names; ranges as node-[1-4,7].", autocompletion=node_names),
+]
+Owner = Annotated[str, typer.Option(help="Whose reason it is; only the same owner removes it.")]
+Reason = Annotated[str, typer.Option(help="Why; shown with the node.")]
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    app.command()(cordon)
-    app.command()(uncordon)
+    app.command(epilog="Example: phalanx cordon 'node-[1-4]' --reason 'fan replacement'")(cordon)
+    app.command(epilog="Example: phalanx uncordon 'node-[1-4]'")(uncordon)
+    app.command(epilog="Example: phalanx drain node-7 --reason 'fan replacement' --wait --yes")(drain)
 
 
-def cordon(
-    name: NodeName,
-    reason: Annotated[str, typer.Option(help="Why; shown with the node.")],
-    address: Address = None,
-    directory: Directory = DEFAULT_DIRECTORY,
+@for_site
+def cordon(names: NodeNames, *, reason: Reason, owner: Owner = OWNER, site: SiteChoice) -> None:
+    """Keep new work off nodes. What runs there goes on."""
+    from phalanx.v1 import fleet_pb2  # noqa: PLC0415
+
+    with site.connect() as client:
+        for name in node_names_of(names):
+            request = fleet_pb2.CordonNodeRequest(request_id=new_request_id(), name=name, owner=owner, reason=reason)
+            answer = client.fleet.CordonNode(request, timeout=CALL_TIMEOUT_S)
+            render.out(f"{name} cordoned at revision {answer.revision}")
+
+
+@for_site
+def uncordon(names: NodeNames, *, owner: Owner = OWNER, site: SiteChoice) -> None:
+    """Remove one owner's reason from nodes; reasons of other owners stay."""
+    from phalanx.v1 import fleet_pb2  # noqa: PLC0415
+
+    with site.connect() as client:
+        for name in node_names_of(names):
+            request = fleet_pb2.UncordonNodeRequest(request_id=new_request_id(), name=name, owner=owner)
+            answer = client.fleet.UncordonNode(request, timeout=CALL_TIMEOUT_S)
+            render.out(f"{name} uncordoned at revision {answer.revision}")
+
+
+@for_site
+def drain(
+    names: NodeNames,
+    *,
+    reason: Reason,
+    owner: Owner = OWNER,
+    wait: Wait = False,
+    timeout: Timeout = 600.0,
+    yes: Yes = False,
+    site: SiteChoice,
 ) -> None:
-    """Keep new work off a node."""
+    """Cordon nodes and move their ranks elsewhere. `uncordon` takes them back."""
     from phalanx.v1 import fleet_pb2  # noqa: PLC0415
 
-    with connect(address, directory) as client:
-        request = fleet_pb2.CordonNodeRequest(request_id=new_request_id(), name=name, owner=OWNER, reason=reason)
-        answer = client.fleet.CordonNode(request, timeout=CALL_TIMEOUT_S)
-        render.out(f"{name} cordoned at revision {answer.revision}")
+    wanted = node_names_of(names)
+    with site.connect() as client:
+        agreed(*_plan(client, wanted), yes=yes)
+        for name in wanted:
+            request = fleet_pb2.DrainNodeRequest(request_id=new_request_id(), name=name, owner=owner, reason=reason)
+            answer = client.fleet.DrainNode(request, timeout=CALL_TIMEOUT_S)
+            moves = f", moves ranks of {', '.join(answer.jobs)}" if answer.jobs else ", holds no rank"
+            render.out(f"{name} drains from revision {answer.revision}{moves}")
+        if wait:
+            _wait_empty(client, wanted, timeout)
 
 
-def uncordon(name: NodeName, address: Address = None, directory: Directory = DEFAULT_DIRECTORY) -> None:
-    """Remove the operator's reason from a node; reasons of other owners stay."""
-    from phalanx.v1 import fleet_pb2  # noqa: PLC0415
+def _plan(client: Client, names: Sequence[str]) -> list[str]:
+    """What draining would move, said before it is done."""
+    held = _jobs_on(client, names)
+    jobs = sorted({job for name in names for job in held[name]})
+    nodes = f"{len(names)} node{'s' * (len(names) != 1)}"
+    if not jobs:
+        return [f"{nodes} take no new work; none of them holds a rank"]
+    return [f"{nodes} take no new work; ranks of {', '.join(jobs)} move elsewhere, one new generation for each job"]
 
-    with connect(address, directory) as client:
-        request = fleet_pb2.UncordonNodeRequest(request_id=new_request_id(), name=name, owner=OWNER)
-        answer = client.fleet.UncordonNode(request, timeout=CALL_TIMEOUT_S)
-        render.out(f"{name} uncordoned at revision {answer.revision}")
+
+def _jobs_on(client: Client, names: Sequence[str]) -> dict[str, list[str]]:
+    from cli.kinds import nodes  # noqa: PLC0415
+    from cli.listing import Selection  # noqa: PLC0415
+
+    found = nodes(client, full=False)
+    jobs = found.table["JOBS"]
+    return {
+        found.names[row]: [] if jobs[row] == "-" else jobs[row].split(",")
+        for row in found.select(Selection(tuple(names)))
+    }
+
+
+def _wait_empty(client: Client, names: Sequence[str], timeout_s: float | None) -> None:
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    busy = list(names)
+    while busy:
+        held = _jobs_on(client, names)
+        done = [name for name in busy if not held[name]]
+        for name in done:
+            render.out(f"{name} is empty")
+        busy = [name for name in busy if held[name]]
+        if busy and end is not None and time.monotonic() > end:
+            waits = "; ".join(f"{name}: {', '.join(held[name])}" for name in busy[:5])
+            raise CliError(
+                f"{len(busy)} of {len(names)} nodes still hold ranks after {timeout_s:g} s",
+                why=waits,
+                fix="it goes on; `phalanx why node NAME` says what it waits for",
+                code=Exit.TIMED_OUT,
+            )
+        if busy:
+            time.sleep(POLL_S)

@@ -1,133 +1,154 @@
-"""Look at what there is: get and describe."""
+"""Look at what there is: get, nodes and describe."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import describe as descriptions
 from cli import render
-from cli.client import CALL_TIMEOUT_S, Client, connect
+from cli.client import CALL_TIMEOUT_S, Client
+from cli.completing import kinds as complete_kinds
+from cli.completing import names_of_kind, node_names
 from cli.errors import CliError, Exit
-from cli.options import DEFAULT_DIRECTORY, Address, Directory, Output, OutputForm
-from cli.wire import enum_word, plain
+from cli.kinds import KINDS, kind_named, listing
+from cli.listing import Listing, Selection, show
+from cli.names import node_names_of
+from cli.options import Output, OutputForm, SiteChoice, for_site
 
 if TYPE_CHECKING:
-    from phalanx.v1 import checkpoint_pb2, fleet_pb2, job_pb2
+    from phalanx.v1 import fleet_pb2, job_pb2
 
-KINDS = {
-    "job": "jobs",
-    "jobs": "jobs",
-    "node": "nodes",
-    "nodes": "nodes",
-    "checkpoint": "checkpoints",
-    "checkpoints": "checkpoints",
-    "site": "site",
-}
+DESCRIBED = ("jobs", "nodes", "checkpoints", "ranks", "site")
+
+Labels = Annotated[
+    str, typer.Option("--selector", "-l", metavar="SELECTOR", help="Label selector: rack=r1,pool!=x,zone in (a,b).")
+]
+Fields = Annotated[str, typer.Option("--field", metavar="SELECTOR", help="Field selector: state=RUNNING,name!=moe.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on: print what changes, until interrupted.")]
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    app.command()(get)
-    app.command()(describe)
+    app.command(epilog="Example: phalanx get nodes -l rack=r1 --field liveness!=ALIVE -o name")(get)
+    app.command(epilog="Example: phalanx nodes 'node-[1-64]' -o wide")(nodes)
+    app.command(epilog="Example: phalanx describe rank moe/3")(describe)
 
 
+@for_site
 def get(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="jobs, nodes, checkpoints or site.")],
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.")] = None,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=", ".join(KINDS) + ".", autocompletion=complete_kinds)],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.", autocompletion=names_of_kind)
+    ] = None,
     *,
-    job: Annotated[str, typer.Option(help="Only checkpoints of this job.")] = "",
+    job: Annotated[str, typer.Option(help="Only checkpoints or events of this job.")] = "",
+    labels: Labels = "",
+    field: Fields = "",
+    watch: Watch = False,
     output: OutputForm = Output.TABLE,
-    address: Address = None,
-    directory: Directory = DEFAULT_DIRECTORY,
+    site: SiteChoice,
 ) -> None:
-    """List jobs, nodes or checkpoints, or show the site. `get site` exits with 7 when the controller is degraded."""
-    wanted = _kind(kind)
-    with connect(address, directory) as client:
-        if wanted == "site":
+    """List jobs, nodes, checkpoints, events or identities, or show the site.
+
+    `get site` exits with 7 when the controller is degraded.
+    """
+    wanted = kind_named(kind)
+    if wanted == "site":
+        with site.connect() as client:
             _get_site(client, output)
-        elif wanted == "jobs":
-            _show(_jobs(client, names or []), output, JOB_COLUMNS, _job_row, lambda item: item.name)
-        elif wanted == "nodes":
-            _show(_nodes(client, names or []), output, NODE_COLUMNS, _node_row, lambda item: item.name)
-        else:
-            found = _checkpoints(client, job, names or [])
-            _show(found, output, CHECKPOINT_COLUMNS, _checkpoint_row, lambda item: item.id)
+        return
+    named = node_names_of(names or ()) if wanted == "nodes" else tuple(names or ())
+    _list(site, wanted, Selection(named, labels, field), output, job=job, watch=watch)
 
 
+@for_site
+def nodes(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NODE]...", help="Only these; ranges as node-[1-4,7].", autocompletion=node_names),
+    ] = None,
+    *,
+    labels: Labels = "",
+    field: Fields = "",
+    watch: Watch = False,
+    output: OutputForm = Output.TABLE,
+    site: SiteChoice,
+) -> None:
+    """List nodes: the same as `get nodes`."""
+    _list(site, "nodes", Selection(node_names_of(names or ()), labels, field), output, watch=watch)
+
+
+def _list(
+    site: SiteChoice, kind: str, selection: Selection, output: Output, *, job: str = "", watch: bool = False
+) -> None:
+    full = output in (Output.JSON, Output.YAML)
+    with site.connect() as client:
+        if watch:
+            from cli.watching import watch_list  # noqa: PLC0415 - not needed by a plain listing
+
+            watch_list(client, kind, selection, output, job)
+            return
+        found: Listing = listing(client, kind, full=full, job=job)
+        show(found, found.select(selection), output)
+
+
+@for_site
 def describe(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="job or node.")],
-    name: Annotated[str, typer.Argument(metavar="NAME")],
-    address: Address = None,
-    directory: Directory = DEFAULT_DIRECTORY,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="job, node, checkpoint, rank or site.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A rank is JOB/RANK.", autocompletion=names_of_kind)] = "",
+    *,
+    site: SiteChoice,
 ) -> None:
-    """Show everything about one job or node."""
-    wanted = _kind(kind)
-    if wanted not in ("jobs", "nodes"):
-        raise CliError(f"`{kind}` cannot be described", fix="use job or node", code=Exit.USAGE)
-    with connect(address, directory) as client:
-        if wanted == "jobs":
-            descriptions.job(_jobs(client, [name])[0])
-        else:
-            descriptions.node(_nodes(client, [name])[0])
+    """Show everything about one job, node, checkpoint or rank."""
+    from cli import describe as descriptions  # noqa: PLC0415
+
+    wanted = kind_named({"rank": "ranks"}.get(kind.lower(), kind), DESCRIBED)
+    if (wanted == "site") == bool(name):
+        fix = "phalanx describe site" if wanted == "site" else f"phalanx describe {kind} NAME"
+        raise CliError("name one thing to describe", fix=fix, code=Exit.USAGE)
+    with site.connect() as client:
+        match wanted:
+            case "jobs":
+                descriptions.job(_job(client, name))
+            case "nodes":
+                descriptions.node(_node(client, name))
+            case "checkpoints":
+                found = listing(client, wanted, full=True)
+                (row,) = found.select(Selection((name,)))
+                descriptions.checkpoint(found.messages[row])  # type: ignore[arg-type] # messages of this kind
+            case "ranks":
+                job, rank = rank_named(name)
+                descriptions.rank(_job(client, job), rank)
+            case _:
+                _get_site(client, Output.TABLE)
 
 
-def _kind(kind: str) -> str:
-    if kind.lower() in KINDS:
-        return KINDS[kind.lower()]
-    near = difflib.get_close_matches(kind.lower(), KINDS, n=1)
-    fix = f"did you mean `{near[0]}`?" if near else "use jobs, nodes, checkpoints or site"
-    raise CliError(f"there are no `{kind}`", fix=fix, code=Exit.USAGE)
+def rank_named(name: str) -> tuple[str, int]:
+    """Job and number of `JOB/RANK`."""
+    job, slash, rank = name.partition("/")
+    if not (job and slash and rank.isdecimal()):
+        raise CliError(f"`{name}` names no rank", fix="write JOB/RANK, for example moe-1/3", code=Exit.USAGE)
+    return job, int(rank)
 
 
-def _show(
-    items: list[Any],
-    output: Output,
-    columns: tuple[str, ...],
-    row: Callable[[Any], list[str]],
-    name: Callable[[Any], str],
-) -> None:
-    if output in (Output.TABLE, Output.WIDE):
-        render.table(columns, [row(item) for item in items])
-    elif output is Output.NAME:
-        for item in items:
-            render.out(name(item))
-    else:
-        render.document([plain(item) for item in items], output.value)
-
-
-def _jobs(client: Client, names: list[str]) -> list[job_pb2.Job]:
+def _job(client: Client, name: str) -> job_pb2.Job:
     from phalanx.v1 import job_pb2  # noqa: PLC0415
 
-    if not names:
-        return list(client.jobs.ListJobs(job_pb2.ListJobsRequest(), timeout=CALL_TIMEOUT_S).jobs)
-    return [client.jobs.GetJob(job_pb2.GetJobRequest(name=name), timeout=CALL_TIMEOUT_S).job for name in names]
+    return client.jobs.GetJob(job_pb2.GetJobRequest(name=name), timeout=CALL_TIMEOUT_S).job
 
 
-def _nodes(client: Client, names: list[str]) -> list[fleet_pb2.Node]:
+def _node(client: Client, name: str) -> fleet_pb2.Node:
     from phalanx.v1 import fleet_pb2  # noqa: PLC0415
 
-    if not names:
-        return list(client.fleet.ListNodes(fleet_pb2.ListNodesRequest(), timeout=CALL_TIMEOUT_S).nodes)
-    return [client.fleet.GetNode(fleet_pb2.GetNodeRequest(name=name), timeout=CALL_TIMEOUT_S).node for name in names]
-
-
-def _checkpoints(client: Client, job: str, names: list[str]) -> list[checkpoint_pb2.Checkpoint]:
-    from phalanx.v1 import checkpoint_pb2  # noqa: PLC0415
-
-    request = checkpoint_pb2.ListCheckpointsRequest(job=job)
-    found = list(client.checkpoints.ListCheckpoints(request, timeout=CALL_TIMEOUT_S).checkpoints)
-    missing = set(names) - {item.id for item in found}
-    if missing:
-        raise CliError(f"no checkpoint {', '.join(sorted(missing))}", code=Exit.NOT_FOUND)
-    return [item for item in found if not names or item.id in names]
+    return client.fleet.GetNode(fleet_pb2.GetNodeRequest(name=name), timeout=CALL_TIMEOUT_S).node
 
 
 def _get_site(client: Client, output: Output) -> None:
     from phalanx.v1 import fleet_pb2  # noqa: PLC0415
+
+    from cli import describe as descriptions  # noqa: PLC0415
+    from cli.wire import plain  # noqa: PLC0415
 
     site = client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=CALL_TIMEOUT_S)
     if output in (Output.JSON, Output.YAML):
@@ -146,56 +167,3 @@ def _get_site(client: Client, output: Output) -> None:
     ]
     if problems:
         raise CliError("the controller is degraded", why="; ".join(problems), code=Exit.DEGRADED)
-
-
-JOB_COLUMNS = ("NAME", "STATE", "STEP", "LOSS", "GEN", "RANKS", "ETTR", "RESTARTS", "REMARK")
-NODE_COLUMNS = ("NAME", "SERVICE", "LIVENESS", "CELL", "ACCELERATORS", "RACK", "BEAT", "JOBS", "CORDONS")
-CHECKPOINT_COLUMNS = ("ID", "JOB", "STEP", "GEN", "STATE", "FILES", "SIZE", "PINNED", "REMARK")
-
-
-def _job_row(job: job_pb2.Job) -> list[str]:
-    total = render.total_steps(job)
-    return [
-        job.name,
-        render.job_state(job),
-        f"{job.step}/{total}" if total else str(job.step),
-        render.loss(job.loss),
-        str(job.generation),
-        str(job.spec.ranks),
-        f"{job.ettr:.3f}",
-        str(sum(job.restarts.values())),
-        job.blocker or job.end_reason,
-    ]
-
-
-def _node_row(node: fleet_pb2.Node) -> list[str]:
-    from phalanx.v1 import types_pb2  # noqa: PLC0415
-
-    healthy = sum(item.state == types_pb2.ACCELERATOR_STATE_HEALTHY for item in node.accelerators)
-    return [
-        node.name,
-        enum_word(types_pb2.NodeService, node.service),
-        enum_word(types_pb2.NodeLiveness, node.liveness),
-        "yes" if node.cell_member else "no",
-        f"{healthy}/{len(node.accelerators)}",
-        node.labels.get("rack", "-"),
-        render.seconds(node.last_beat_age_s),
-        ",".join(node.jobs) or "-",
-        "; ".join(f"{item.owner}: {item.reason}" for item in node.cordons) or "-",
-    ]
-
-
-def _checkpoint_row(item: checkpoint_pb2.Checkpoint) -> list[str]:
-    from phalanx.v1 import types_pb2  # noqa: PLC0415
-
-    return [
-        item.id,
-        item.job,
-        str(item.step),
-        str(item.generation),
-        enum_word(types_pb2.CheckpointState, item.state),
-        str(item.files),
-        render.count_bytes(item.bytes),
-        "yes" if item.pinned else "no",
-        item.reason,
-    ]

@@ -174,7 +174,7 @@ class Demo:
 def _show(found: ev.Evidence) -> None:
     disturbed = found.runs[script.DISTURBED]
     render.heading("recoveries of the disturbed run: where the time went")
-    describe.recoveries(disturbed.job)
+    describe.recoveries(disturbed.job.recoveries)
     render.heading("runs")
     rows = []
     for run in found.runs.values():

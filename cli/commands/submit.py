@@ -1,0 +1,219 @@
+"""From a manifest to a job: submit, diff, and explain for what a manifest may say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import render
+from cli.client import CALL_TIMEOUT_S, SUBMIT_TIMEOUT_S, Client, Refused, new_request_id
+from cli.code import upload
+from cli.durations import Timeout, Wait
+from cli.errors import CliError, Exit
+from cli.manifest_file import ManifestFile, read_manifest
+from cli.options import Output, OutputForm, SiteChoice, for_site
+from cli.wire import plain, spec_to_message, spec_value
+
+if TYPE_CHECKING:
+    from phalanx.v1 import job_pb2
+
+    from cli.schema import Field
+
+DEFAULT_WAIT_S = 86_400.0
+
+FileArgument = Annotated[str, typer.Argument(metavar="[FILE]", help="The same as --file.")]
+FileOption = Annotated[str, typer.Option("--file", "-f", help="Manifest (YAML); `-` reads standard input.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command(epilog="Example: phalanx submit -f job.yaml --dry-run")(submit)
+    app.command(epilog="Example: phalanx diff -f job.yaml")(diff)
+    app.command(epilog="Example: phalanx explain trainingjob.spec.spares")(explain)
+
+
+@for_site
+def submit(
+    manifest_file: FileArgument = "",
+    *,
+    file: FileOption = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, but store nothing.")] = False,
+    wait: Wait = False,
+    timeout: Timeout = DEFAULT_WAIT_S,
+    output: OutputForm = Output.TABLE,
+    site: SiteChoice,
+) -> None:
+    """Submit a job, or show the plan with --dry-run.
+
+    With --wait the exit code tells how it ended: 0 succeeded, 1 not, 6 time-out.
+    """
+    manifest = read_manifest(_one_file(manifest_file, file))
+    with site.connect() as client:
+        if manifest.code is not None and upload(client.code, manifest.code):
+            render.note(f"shipped {manifest.code.folder}: {manifest.code.files} files, {manifest.code.digest}")
+        answer = _submit(client, manifest, dry_run=dry_run)
+        if output in (Output.JSON, Output.YAML):
+            render.document(plain(answer), output.value)
+        elif output is Output.NAME:
+            render.out(answer.name)
+        else:
+            _show_answer(client, answer, dry_run=dry_run)
+        if wait and not dry_run:
+            from cli.progress import ended_well, follow  # noqa: PLC0415
+
+            ended_well(follow(client, answer.name, timeout), quiet=output not in (Output.TABLE, Output.WIDE))
+
+
+def _one_file(argument: str, option: str) -> str:
+    if bool(argument) == bool(option):
+        raise CliError("name one manifest", fix="pass -f job.yaml, or -f - for standard input", code=Exit.USAGE)
+    return argument or option
+
+
+def _submit(client: Client, manifest: ManifestFile, *, dry_run: bool) -> job_pb2.SubmitJobResponse:
+    import grpc  # noqa: PLC0415
+    from phalanx.v1 import job_pb2  # noqa: PLC0415
+
+    from cli.client import translate  # noqa: PLC0415
+
+    request = job_pb2.SubmitJobRequest(
+        request_id=new_request_id(), spec=spec_to_message(manifest.spec), dry_run=dry_run
+    )
+    try:
+        return client.jobs.SubmitJob(request, timeout=SUBMIT_TIMEOUT_S)
+    except grpc.RpcError as error:
+        refused: Refused = translate(error, client.address)
+        if refused.violations:
+            raise manifest.refuse(refused.violations) from error
+        raise refused from error
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+def _show_answer(client: Client, answer: job_pb2.SubmitJobResponse, *, dry_run: bool) -> None:
+    """What happened or would: where every rank goes, which nodes are held back, and what it waits for."""
+    verb = "would be accepted" if dry_run else "submitted"
+    render.out(f"{answer.name} {verb}" + (f" ({answer.uid})" if answer.uid and not dry_run else ""))
+    if answer.placement:
+        racks = _racks(client)
+        ranks: dict[str, list[int]] = {}
+        devices: Counter[str] = Counter()
+        for rank in answer.placement:
+            ranks.setdefault(rank.node, []).append(rank.rank)
+            devices[rank.node] += len(rank.accelerators)
+        rows = [
+            [racks.get(node, "-"), node, spans(held), f"{devices[node]}"]
+            for node, held in sorted(ranks.items(), key=lambda item: (racks.get(item[0], "-"), item[1][0]))
+        ]
+        rows += [[racks.get(node, "-"), node, "spare", "all"] for node in answer.spare_nodes]
+        render.table(("RACK", "NODE", "RANKS", "ACCELERATORS"), rows)
+        used = {racks.get(node, "-") for node in ranks}
+        spares = f", {len(answer.spare_nodes)} spare" if answer.spare_nodes else ", no spare node"
+        render.out(
+            f"{len(answer.placement)} ranks on {len(ranks)} node{'s' * (len(ranks) != 1)} "
+            f"in {len(used)} rack{'s' * (len(used) != 1)}{spares}"
+        )
+    waits = f"it {'would wait' if dry_run else 'waits'}: {answer.blocker}"
+    if answer.blocker:
+        render.out(waits)
+    elif dry_run:
+        render.out("it would start at once")
+
+
+def _racks(client: Client) -> dict[str, str]:
+    from cli.kinds import nodes  # noqa: PLC0415
+
+    found = nodes(client, full=False)
+    return dict(zip(found.names, found.table["RACK"], strict=True))
+
+
+def spans(numbers: list[int]) -> str:
+    """Sorted numbers as a person writes them: `0-3,7`."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+# --- diff ------------------------------------------------------------------------------------------------------------
+
+
+@for_site
+def diff(manifest_file: FileArgument = "", *, file: FileOption = "", site: SiteChoice) -> None:
+    """Compare a manifest with what the controller runs, field by field.
+
+    Exit code 0: the same; 1: they differ; 3: there is no such job.
+    """
+    from phalanx.v1 import job_pb2  # noqa: PLC0415
+
+    from cli.manifest_diff import compare  # noqa: PLC0415
+    from controlplane.core.manifest import spec_to_document  # noqa: PLC0415
+
+    manifest = read_manifest(_one_file(manifest_file, file))
+    with site.connect() as client:
+        job = client.jobs.GetJob(job_pb2.GetJobRequest(name=manifest.spec.name), timeout=CALL_TIMEOUT_S).job
+    runs, wanted = spec_to_document(spec_value(job.spec)), spec_to_document(manifest.spec)
+    changes = compare(runs, wanted)
+    if not changes:
+        render.note(f"{job.name} ({render.job_state(job)}) is as {manifest.name} says")
+        return
+    for change in changes:
+        render.out(change.line())
+    render.note(f"{len(changes)} field{'s' * (len(changes) != 1)} of {job.name} ({render.job_state(job)}) differ")
+    raise typer.Exit(int(Exit.ERROR))
+
+
+# --- explain ---------------------------------------------------------------------------------------------------------
+
+
+def _paths(incomplete: str) -> list[str]:
+    from cli.schema import ROOT, walk  # noqa: PLC0415
+
+    return [path for path, _ in walk(ROOT, "trainingjob") if path.startswith(incomplete.lower() or "trainingjob")]
+
+
+def explain(
+    path: Annotated[
+        str, typer.Argument(metavar="[PATH]", help="A field: trainingjob.spec.spares.", autocompletion=_paths)
+    ] = "trainingjob",
+    *,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="All fields below it.")] = False,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FORM", help="`schema`: the JSON schema for editors.")
+    ] = "",
+) -> None:
+    """Explain the fields of a manifest: type, default and meaning."""
+    from cli.schema import field_at, json_schema, walk  # noqa: PLC0415
+
+    if output == "schema":
+        render.document(json_schema(), "json")
+        return
+    if output:
+        raise CliError(f"there is no form `{output}`", fix="use -o schema, or none", code=Exit.USAGE)
+    found = field_at(path)
+    render.fields(
+        (
+            ("field", path),
+            ("type", found.kind),
+            ("default", found.default_text),
+            ("one of", ", ".join(found.choices)),
+            ("example", found.example),
+        )
+    )
+    render.out()
+    render.out(found.meaning)
+    below: list[tuple[str, Field]] = [
+        (name, one) for name, one in walk(found, "") if name and (recursive or "." not in name)
+    ]
+    if below:
+        render.heading("fields:")
+        render.table(
+            ("NAME", "TYPE", "DEFAULT", "MEANING"),
+            [[name, one.kind, one.default_text or "-", one.meaning] for name, one in below],
+        )
