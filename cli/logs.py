@@ -24,20 +24,28 @@ MAX_LINE = 64 * 1024
 _SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
 
-def ranks_named(client: Client, job: str, text: str) -> tuple[int, ...]:
-    """The ranks of `0`, `0-3,7` or `all`; more than can be read at once is a usage error."""
+def ranks_named(text: str) -> tuple[int, ...] | None:
+    """The ranks of `0` or `0-3,7`; None for `all`. More than can be read at once is a usage error."""
+    if text == "all":
+        return None
+    bounds = [_bounds(part) for part in text.split(",")]
+    _check_count(sum(last - first + 1 for first, last in bounds))
+    return tuple(dict.fromkeys(rank for first, last in bounds for rank in range(first, last + 1)))
+
+
+def all_ranks(client: Client, job: str) -> tuple[int, ...]:
+    """Every rank of a job, when they can be read at once."""
     from phalanx.v1 import job_pb2  # noqa: PLC0415
 
-    if text == "all":
-        answer = client.jobs.GetJob(job_pb2.GetJobRequest(name=job), timeout=CALL_TIMEOUT_S)
-        bounds = [(0, int(answer.job.spec.ranks) - 1)]
-    else:
-        bounds = [_bounds(part) for part in text.split(",")]
-    count = sum(last - first + 1 for first, last in bounds)
+    answer = client.jobs.GetJob(job_pb2.GetJobRequest(name=job), timeout=CALL_TIMEOUT_S)
+    _check_count(int(answer.job.spec.ranks))
+    return tuple(range(answer.job.spec.ranks))
+
+
+def _check_count(count: int) -> None:
     if count > MAX_RANKS:
         fix = f"name at most {MAX_RANKS} at once, for example --rank 0-{MAX_RANKS - 1}"
         raise CliError(f"{count} logs are too many to read at once", fix=fix, code=Exit.USAGE)
-    return tuple(dict.fromkeys(rank for first, last in bounds for rank in range(first, last + 1)))
 
 
 def _bounds(part: str) -> tuple[int, int]:

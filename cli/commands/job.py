@@ -47,12 +47,13 @@ def logs(
     site: SiteChoice,
 ) -> None:
     """Print a rank's output. It survives the rank: after an exit this is the newest process's log."""
-    from cli.logs import SINCE_START, print_logs, ranks_named  # noqa: PLC0415
+    from cli.logs import SINCE_START, all_ranks, print_logs, ranks_named  # noqa: PLC0415
 
     if since_start and tail:
         raise CliError("--since-start and --tail exclude each other", fix="leave one out", code=Exit.USAGE)
+    named = ranks_named(rank)
     with site.connect() as client:
-        ranks = ranks_named(client, name, rank)
+        ranks = all_ranks(client, name) if named is None else named
         print_logs(client, name, ranks, follow=follow_on, tail_bytes=SINCE_START if since_start else tail)
 
 

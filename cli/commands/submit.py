@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -94,33 +95,38 @@ def _submit(client: Client, manifest: ManifestFile, *, dry_run: bool) -> job_pb2
 
 
 def _show_answer(client: Client, answer: job_pb2.SubmitJobResponse, *, dry_run: bool) -> None:
-    """What happened or would: where every rank goes, which nodes are held back, and what it waits for."""
-    verb = "would be accepted" if dry_run else "submitted"
-    render.out(f"{answer.name} {verb}" + (f" ({answer.uid})" if answer.uid and not dry_run else ""))
-    if answer.placement:
-        racks = _racks(client)
-        ranks: dict[str, list[int]] = {}
-        devices: Counter[str] = Counter()
-        for rank in answer.placement:
-            ranks.setdefault(rank.node, []).append(rank.rank)
-            devices[rank.node] += len(rank.accelerators)
-        rows = [
-            [racks.get(node, "-"), node, spans(held), f"{devices[node]}"]
-            for node, held in sorted(ranks.items(), key=lambda item: (racks.get(item[0], "-"), item[1][0]))
-        ]
-        rows += [[racks.get(node, "-"), node, "spare", "all"] for node in answer.spare_nodes]
-        render.table(("RACK", "NODE", "RANKS", "ACCELERATORS"), rows)
-        used = {racks.get(node, "-") for node in ranks}
-        spares = f", {len(answer.spare_nodes)} spare" if answer.spare_nodes else ", no spare node"
-        render.out(
-            f"{len(answer.placement)} ranks on {len(ranks)} node{'s' * (len(ranks) != 1)} "
-            f"in {len(used)} rack{'s' * (len(used) != 1)}{spares}"
-        )
-    waits = f"it {'would wait' if dry_run else 'waits'}: {answer.blocker}"
+    """What happened or would: with --dry-run where every rank goes; and always what the job waits for."""
+    if dry_run:
+        render.out(f"{answer.name} would be accepted")
+        if answer.placement:
+            _show_placement(answer, _racks(client))
+        render.out(f"it would wait: {answer.blocker}" if answer.blocker else "it would start at once")
+        return
+    render.out(f"{answer.name} submitted ({answer.uid})")
     if answer.blocker:
-        render.out(waits)
-    elif dry_run:
-        render.out("it would start at once")
+        render.out(f"it waits: {answer.blocker}")
+    else:
+        nodes = len({rank.node for rank in answer.placement})
+        render.out(f"{len(answer.placement)} ranks start on {nodes} node{'s' * (nodes != 1)}")
+
+
+def _show_placement(answer: job_pb2.SubmitJobResponse, racks: Mapping[str, str]) -> None:
+    ranks: dict[str, list[int]] = {}
+    devices: Counter[str] = Counter()
+    for rank in answer.placement:
+        ranks.setdefault(rank.node, []).append(rank.rank)
+        devices[rank.node] += len(rank.accelerators)
+    rows = [
+        [racks.get(node, "-"), node, spans(held), str(devices[node])]
+        for node, held in sorted(ranks.items(), key=lambda item: (racks.get(item[0], "-"), item[1][0]))
+    ]
+    rows += [[racks.get(node, "-"), node, "spare", "all"] for node in answer.spare_nodes]
+    render.table(("RACK", "NODE", "RANKS", "ACCELERATORS"), rows)
+    used = {racks.get(node, "-") for node in ranks}
+    render.out(
+        f"{len(answer.placement)} ranks on {len(ranks)} node{'s' * (len(ranks) != 1)} in {len(used)} "
+        f"rack{'s' * (len(used) != 1)}, {len(answer.spare_nodes) or 'no'} spare node{'s' * (len(answer.spare_nodes) != 1)}"
+    )
 
 
 def _racks(client: Client) -> dict[str, str]:

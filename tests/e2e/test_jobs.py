@@ -136,7 +136,7 @@ def test_a_taken_name_is_a_conflict(site: RunningSite) -> None:
     manifest.write_text(BASE.format(name="taken", module=COUNTER, ranks=1, parallel="", folder="", extra=""))
     assert "taken" in site.error("submit", "-f", str(manifest))
     site.running("taken", step=2)
-    site.phalanx("cancel", "taken")
+    site.phalanx("cancel", "taken", "--yes")
     job = poll(lambda: (j := site.job("taken")).state in ENDED and j, "taken ends", 60, 0.05)
     assert job.state == types_pb2.JOB_STATE_CANCELLED
     assert not [r for r in job.ranks if r.pid and processes.is_alive(r.pid)]

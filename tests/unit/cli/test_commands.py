@@ -102,10 +102,10 @@ def test_every_refusal_has_its_exit_code(
     phalanx: Phalanx, controller: FakeController, code: grpc.StatusCode, expected: Exit
 ) -> None:
     controller.refusals["CancelJobRequest"] = Refusal(code, "moe ended an hour ago", reason="JOB_ENDED")
-    outcome = phalanx("cancel", "moe")
+    outcome = phalanx("cancel", "moe", "--yes")
     assert outcome.code == expected
     assert outcome.out == ""
-    assert outcome.err.splitlines()[:2] == ["error: moe ended an hour ago", "  why: JOB_ENDED"]
+    assert outcome.err.splitlines()[1:3] == ["error: moe ended an hour ago", "  why: JOB_ENDED"]
 
 
 def test_get_jobs_in_every_form(phalanx: Phalanx, controller: FakeController) -> None:
@@ -236,7 +236,7 @@ def test_events_why_and_logs(phalanx: Phalanx, controller: FakeController) -> No
 def test_every_change_has_its_own_request_id(phalanx: Phalanx, controller: FakeController) -> None:
     assert phalanx("cordon", "node-1", "--reason", "fan").out == "node-1 cordoned at revision 7\n"
     assert phalanx("uncordon", "node-1").code == 0
-    assert phalanx("cancel", "moe").code == 0
+    assert phalanx("cancel", "moe", "--yes").code == 0
     assert phalanx("inject", "accelerator-fault", "node-1", "1", "--code", "E42").code == 0
     assert phalanx("inject", "accelerator-fault", "node-1", "1", "--clear").code == 0
     ids = [request.request_id for request in controller.requests]

@@ -42,7 +42,7 @@ def write(folder: Path, text: str) -> str:
 def test_a_good_manifest_is_sent_whole(phalanx: Phalanx, controller: FakeController, tmp_path: Path) -> None:
     outcome = phalanx("submit", "-f", write(tmp_path, GOOD))
     assert outcome.code == 0
-    assert outcome.out.splitlines()[:2] == ["moe submitted (u-1)", "  rank 0: node-1 accelerators 0"]
+    assert outcome.out.splitlines()[:2] == ["moe submitted (u-1)", "4 ranks start on 2 nodes"]
     (request,) = controller.requests
     assert isinstance(request, job_pb2.SubmitJobRequest)
     assert (request.dry_run, request.spec.parallel.dp, request.spec.checkpoint.folder) == (False, 4, "/shared")
