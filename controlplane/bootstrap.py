@@ -35,6 +35,7 @@ from controlplane.engine.turn import Engine
 from controlplane.observability import Metrics, Sight, TimedJournal, configure_logging, name_process
 from controlplane.observability.recoveries import RecoveryWatch
 from controlplane.observability.sight import StateCollector
+from controlplane.pki.authority import AuthorityError
 from controlplane.rpc.progress import ProgressGate
 from controlplane.rpc.router import Router
 from controlplane.rpc.server import AddressTaken, Edge, bind, serve
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     configure_logging(settings.log_level, settings.log_format)
     try:
         return asyncio.run(_Controller(settings).run())
-    except (CannotStart, AddressTaken, UnknownRecord, JournalCorrupt, JournalUnavailable) as error:
+    except (CannotStart, AddressTaken, AuthorityError, UnknownRecord, JournalCorrupt, JournalUnavailable) as error:
         sys.stderr.write(f"phalanx controller: {error}\n")
         return ExitCode.CANNOT_START
     except EpochLost as error:
@@ -104,7 +105,8 @@ class _Controller:
         """Start, serve until a signal, end in order.
 
         Raises:
-            CannotStart, AddressTaken, UnknownRecord, JournalCorrupt, JournalUnavailable: not started, nothing changed.
+            CannotStart, AddressTaken, AuthorityError, UnknownRecord, JournalCorrupt, JournalUnavailable: not started,
+                nothing changed.
             EpochLost: another controller took over while this one started.
         """
         loop = asyncio.get_running_loop()
@@ -143,7 +145,7 @@ class _Controller:
         engine = Engine(machine, journal, soft, lambda effects: None, state)
         limits = BrainLimits(settings.inbox_limit, settings.batch_limit, ms(settings.tick_ms), ms(settings.lease_ms))
         brain = Brain(engine, soft, clock, limits, metrics=metrics, fatal=end_at_once)
-        site = Site(settings, brain, ProgressGate(soft), journal, metrics, version(), loop)
+        site = Site(settings, brain, ProgressGate(soft), journal, metrics, version(), loop, edge.calls)
         router = serve(edge, site)
         engine.submit = router.submit
         name_process(epoch=state.epoch)
@@ -152,7 +154,7 @@ class _Controller:
         )
         metrics.watch(StateCollector(lambda: sight(site, router, soft)))
         brain.start()
-        await edge.server.start()
+        await edge.start()
         await edge.set_serving(serving=True)
         log.info(
             "controller_started",
@@ -179,7 +181,7 @@ class _Controller:
         parts.site.stopping = True
         await parts.edge.set_serving(serving=False)
         parts.router.end_all(Refusal("unavailable", "SHUTTING_DOWN", "the controller is shutting down: connect again"))
-        stopping = asyncio.create_task(parts.edge.server.stop(STOP_GRACE_S))
+        stopping = asyncio.create_task(parts.edge.stop(STOP_GRACE_S))
         ended = await asyncio.to_thread(parts.brain.stop, STOP_LIMIT_S)
         await stopping
         if not ended:

@@ -15,6 +15,9 @@ LEAST_LEASE_MS = 800
 """Twice the lateness that `engine.soft` tolerates: below it, a lag that is not yet noticed could outlast a lease."""
 
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
 def _setting(default: Any = MISSING, *, unit: str, why: str, choices: tuple[str, ...] | None = None) -> Any:
     metadata = {"unit": unit, "why": why, "choices": choices}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
@@ -28,6 +31,20 @@ class Settings:
     listen: str = _setting(unit="host:port", why="gRPC for agents, cells and operators")
     metrics: str = _setting(unit="host:port", why="Prometheus scrapes /metrics here; keep it on loopback")
     checkpoints: str = _setting(unit="folder", why="root on shared storage for jobs that name no folder of their own")
+
+    pki: str = _setting("", unit="folder", why="the site's certificate authority; required unless --plaintext")
+    join: str = _setting(
+        "", unit="host:port", why="where agents trade a join token for a certificate; empty: nobody joins"
+    )
+    plaintext: bool = _setting(
+        False, unit="flag", why="no TLS and no identities; refused unless every address is loopback"
+    )
+    certificate_ms: int = _setting(
+        86_400_000, unit="ms", why="life of agents' certificates, which renew at two thirds; a stolen one ends with it"
+    )
+    operator_certificate_ms: int = _setting(
+        2_592_000_000, unit="ms", why="life of operators' certificates when they ask for none: 30 days"
+    )
 
     lease_ms: int = _setting(3_000, unit="ms", why="a node that is silent for longer is SUSPECT; six missed beats")
     beat_ms: int = _setting(500, unit="ms", why="how often agents beat: progress is at most this old")
@@ -94,9 +111,13 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
     parser = argparse.ArgumentParser(prog="python -m controlplane", description="The Phalanx controller.")
     for item in fields(Settings):
         required = item.default is MISSING
+        name = f"--{item.name.replace('_', '-')}"
+        if isinstance(item.default, bool):
+            parser.add_argument(name, dest=item.name, action="store_true", help=item.metadata["why"])
+            continue
         shown = f" (default {item.default})" if not required and item.default != "" else ""
         parser.add_argument(
-            f"--{item.name.replace('_', '-')}",
+            name,
             dest=item.name,
             required=required,
             type=_positive if isinstance(item.default, int) else str,
@@ -120,13 +141,20 @@ def _positive(text: str) -> int:
 
 def _problems(settings: Settings) -> list[str]:
     found = []
-    for name in ("listen", "metrics", "otlp"):
-        if name == "otlp" and not settings.otlp:
-            continue
+    for name in ("listen", "metrics", *(name for name in ("join", "otlp") if getattr(settings, name))):
         try:
-            split_address(getattr(settings, name))
+            host, _ = split_address(getattr(settings, name))
         except ValueError as error:
             found.append(f"--{name}: {error}")
+            continue
+        if settings.plaintext and name != "metrics" and host not in LOOPBACK:
+            found.append(f"--plaintext is for loopback only, --{name} {getattr(settings, name)} is not: use --pki")
+    if settings.plaintext == bool(settings.pki):
+        found.append(
+            "give either --pki FOLDER (`python -m controlplane.pki init` makes one) or, on loopback, --plaintext"
+        )
+    if settings.plaintext and settings.join:
+        found.append("--join takes tokens over TLS: it has no meaning with --plaintext")
     if settings.lease_ms < 2 * settings.beat_ms:
         found.append(f"--lease-ms {settings.lease_ms} must hold at least two beats of --beat-ms {settings.beat_ms}")
     if settings.lease_ms < LEAST_LEASE_MS:

@@ -157,7 +157,17 @@ def _python(module: str, *arguments: str) -> tuple[str, ...]:
 def _controller(directory: Path, address: str, metrics: str) -> Unit:
     folder = directory / "controller"
     checkpoints = str(directory / "shared" / "checkpoints")
-    place = ("--dir", str(folder), "--listen", address, "--metrics", metrics, "--checkpoints", checkpoints)
+    place = (
+        "--dir",
+        str(folder),
+        "--listen",
+        address,
+        "--metrics",
+        metrics,
+        "--checkpoints",
+        checkpoints,
+        "--plaintext",
+    )
     return Unit(
         name=CONTROLLER_UNIT,
         argv=_python("controlplane", *place),

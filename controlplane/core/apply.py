@@ -14,6 +14,7 @@ from controlplane.core.audit import Head
 from controlplane.core.checkpoints import Checkpoint, Pin
 from controlplane.core.columns import filled, put
 from controlplane.core.fleet import FREE, Accelerator, Cordon, Fleet, NodeFacts
+from controlplane.core.identity import Identity, IdentityBook, Token
 from controlplane.core.jobs import NONE, GenerationClock, Hosts, Incident, Job, Recovery, Restart, root_cause
 from controlplane.core.state import MAX_ANSWERS, MAX_ENDED_JOBS, MAX_RECOVERIES, Answered, Cell, State
 from controlplane.core.units import NS_PER_MS
@@ -149,6 +150,8 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
         case r.EffectsFinished():
             for effect_id in record.ids:
                 state.effects.pop(effect_id, None)
+        case r.TokenCreated() | r.TokenSpent() | r.CertificateIssued() | r.IdentityRevoked() | r.IdentityReinstated():
+            state.identity = _identity(state.identity, record, at_ns)
         case r.RequestAnswered():
             state.answers[record.request_id] = Answered(record.answer, record.command)
             while len(state.answers) > MAX_ANSWERS:
@@ -558,3 +561,25 @@ def _ended(state: State, record: r.JobEnded, at_ns: int) -> None:
     _reserve(state, job, ())
     job.hosts = _select(job.hosts, job.hosts.live())
     state.touch_counts()
+
+
+_IdentityRecord = r.TokenCreated | r.TokenSpent | r.CertificateIssued | r.IdentityRevoked | r.IdentityReinstated
+
+
+def _identity(book: IdentityBook, record: _IdentityRecord, at_ns: int) -> IdentityBook:
+    match record:
+        case r.TokenCreated():
+            token = Token(record.digest, record.kind, record.name, record.speaks_for, record.expires_ns)
+            return book.with_token(token, at_ns)
+        case r.TokenSpent():
+            return book.with_spent(record.digest, record.key)
+        case r.CertificateIssued():
+            identity = Identity(
+                record.kind, record.name, record.role, record.speaks_for, record.series, record.serial,
+                record.issued_ns, record.expires_ns,
+            )  # fmt: skip
+            return book.with_identity(identity)
+        case r.IdentityRevoked():
+            return book.revoked(record.kind, record.name, record.reason)
+        case r.IdentityReinstated():
+            return book.reinstated(f"{record.kind}/{record.name}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from controlplane.core.audit import By
 from controlplane.core.checkpoints import ShardFile
 from controlplane.core.fleet import Accelerator
+from controlplane.core.identity import Role
 from controlplane.core.jobs import Exit
 from controlplane.core.spec import JobSpec
 from controlplane.core.vocabulary import RankState
@@ -254,6 +255,87 @@ class UnpinCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateToken:
+    """A one-use token with which one agent may join. `digest`: SHA-256 of its text, which is never stored."""
+
+    request_id: str
+    digest: str
+    kind: str
+    name: str
+    speaks_for: tuple[str, ...]
+    ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A token is traded for a certificate. `key`: digest of the public key; `serial`: of the certificate to be made."""
+
+    token: str
+    key: str
+    serial: str
+    ttl_ms: int
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """An agent wants its next certificate. `series`: of the certificate with which it asks."""
+
+    kind: str
+    name: str
+    series: int
+    speaks_for: tuple[str, ...]
+    serial: str
+    ttl_ms: int
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class IssueOperator:
+    """A certificate for an operator. `key`: digest of the public key that is to be certified."""
+
+    request_id: str
+    name: str
+    role: Role
+    key: str
+    serial: str
+    ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeIdentity:
+    """Refuse all certificates of an identity from now on."""
+
+    request_id: str
+    kind: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReinstateIdentity:
+    """Let a revoked identity get certificates again."""
+
+    request_id: str
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateSeen:
+    """A valid certificate that the journal does not know: made with the authority's key outside of a controller."""
+
+    kind: str
+    name: str
+    role: Role
+    speaks_for: tuple[str, ...]
+    series: int
+    serial: str
+    issued_ns: int
+    expires_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed. `stall_ns`: how much longer than planned since the last one (our own lag)."""
 
@@ -268,11 +350,14 @@ class Settle:
     evidence: tuple[str, ...] = field(default=())
 
 
+IdentityCommand = CreateToken | Join | Renew | IssueOperator | RevokeIdentity | ReinstateIdentity
 Command = (
     SubmitJob | CancelJob | RestartJob | CordonNode | DrainNode | UncordonNode | InjectFault | VerifyCheckpoint
-    | PinCheckpoint | UnpinCheckpoint
+    | PinCheckpoint | UnpinCheckpoint | IdentityCommand
 )  # fmt: skip
-Observation = NodeHello | NodeReport | NodeSessionLost | CellHello | CellReport | CellSessionLost | EffectDone
+Observation = (
+    NodeHello | NodeReport | NodeSessionLost | CellHello | CellReport | CellSessionLost | EffectDone | CertificateSeen
+)
 
 
 @dataclass(frozen=True, slots=True)

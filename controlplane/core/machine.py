@@ -14,6 +14,7 @@ from controlplane.core import admission, observe, settle, sweep
 from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.audit import LOCAL
+from controlplane.core.commands import identity
 from controlplane.core.draft import Answer, Draft, Policy, Refusal
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
@@ -72,11 +73,15 @@ class Machine:
                 observe.cell_session_lost(draft, event)
             case ev.EffectDone():
                 observe.effect_done(draft, event)
+            case ev.CertificateSeen():
+                identity.certificate_seen(draft, event)
             case ev.Ordered():
                 admission.command(draft, event.command, event.by)
             case (
                 ev.SubmitJob() | ev.CancelJob() | ev.RestartJob() | ev.CordonNode() | ev.DrainNode() | ev.UncordonNode()
                 | ev.InjectFault() | ev.VerifyCheckpoint() | ev.PinCheckpoint() | ev.UnpinCheckpoint()
+                | ev.CreateToken() | ev.Join() | ev.Renew() | ev.IssueOperator() | ev.RevokeIdentity()
+                | ev.ReinstateIdentity()
             ):  # fmt: skip
                 admission.command(draft, event, LOCAL)
             case _:

@@ -17,6 +17,7 @@ from controlplane.core.checkpoints import Shard
 from controlplane.core.effects import Effect
 from controlplane.core.events import AcceleratorRow, HostRow
 from controlplane.core.fleet import Accelerator
+from controlplane.core.identity import Role
 from controlplane.core.jobs import Exit, LostRank
 from controlplane.core.spec import JobSpec
 from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, Phase, Rung
@@ -391,6 +392,59 @@ class Audited:
     entry: AuditEntry
 
 
+@dataclass(frozen=True, slots=True)
+class TokenCreated:
+    """A join token exists; only the SHA-256 of its text is kept."""
+
+    digest: str
+    kind: str
+    name: str
+    speaks_for: tuple[str, ...]
+    expires_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpent:
+    """A join token was used with a public key (its digest); no other key can use it."""
+
+    digest: str
+    kind: str
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateIssued:
+    """An identity has a new certificate. `how`: join, renew, operator, or outside (made with the authority's own key)."""
+
+    kind: str
+    name: str
+    role: Role
+    speaks_for: tuple[str, ...]
+    series: int
+    serial: str
+    issued_ns: int
+    expires_ns: int
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRevoked:
+    """Every certificate and token of the identity is refused from now on."""
+
+    kind: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityReinstated:
+    """The identity may get certificates again."""
+
+    kind: str
+    name: str
+
+
 Record = (
     ControllerStarted | NodeRegistered | NodeSessionChanged | LivenessChanged | AcceleratorsChanged | NodeCordoned
     | NodeUncordoned | CellSessionChanged | CellMembershipChanged | JobSubmitted | JobPlaced | RanksMoved | SparesChanged
@@ -398,6 +452,8 @@ Record = (
     | RecoveryDecided | SurvivorsGivenUp | GenerationStarted | GenerationReached | JoinFailed | ShardReported | CheckpointCommitted
     | CheckpointVerified | CheckpointPoisoned | CheckpointsExpired | JobEnding | JobEnded | EffectsIssued
     | EffectsFinished | RequestAnswered | CheckpointPinned | CheckpointUnpinned | Audited
+    | TokenCreated | TokenSpent | CertificateIssued
+    | IdentityRevoked | IdentityReinstated
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}

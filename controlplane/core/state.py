@@ -14,6 +14,7 @@ from controlplane.core.accounting.ledger import Ledger, idle_counts, owned_count
 from controlplane.core.audit import Head
 from controlplane.core.effects import Effect
 from controlplane.core.fleet import FREE, Fleet
+from controlplane.core.identity import IdentityBook
 from controlplane.core.jobs import Job
 from controlplane.core.vocabulary import Bucket
 
@@ -67,6 +68,7 @@ class State:
     answers: dict[str, Answered] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     audit: Head = NO_AUDIT
+    identity: IdentityBook = field(default_factory=IdentityBook)
     _owned: set[str] = field(default_factory=set)
     _counts: tuple[dict[Bucket, int], dict[str, int]] | None = None
 
@@ -75,7 +77,7 @@ class State:
         return State(
             self.revision, self.epoch, self.at_ns, self.fleet, dict(self.cells), dict(self.jobs), dict(self.names),
             self.next_job, self.next_effect, dict(self.effects), dict(self.answers), self.ledger.clone(), self.audit,
-            set(), self._counts,
+            self.identity, set(), self._counts,
         )  # fmt: skip
 
     def own_job(self, uid: str) -> Job:
@@ -155,6 +157,8 @@ class State:
             "answers": [[key, known.fields, known.command] for key, known in self.answers.items()],
             "audit": codec.encode(self.audit), "ledger": codec.encode(self.ledger),
         }  # fmt: skip
+        if self.identity != IdentityBook():  # a journal from before there were identities keeps its digest
+            body["identity"] = codec.encode(self.identity)
         return json.dumps(body, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
@@ -173,6 +177,7 @@ class State:
             {c.name: c for c in cells}, {j.uid: j for j in jobs}, body["names"], body["next_job"], body["next_effect"],
             {e.id: e for e in effects}, {key: Answered(*known) for key, *known in body["answers"]},
             codec.decode(Ledger, body["ledger"]), codec.decode(Head, body.get("audit", {})),
+            codec.decode(IdentityBook, body.get("identity", {})),
         )  # fmt: skip
 
 

@@ -86,13 +86,13 @@ class Metrics:
         self._logged: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
-    def refuse(self, reason: str) -> None:
-        """Count a refusal under its constant name."""
+    def refuse(self, reason: str, count: int = 1) -> None:
+        """Count a refusal, or so many refused rows, under its constant name."""
         with self._lock:
             if reason not in self._counts and len(self._counts) >= MAX_REASONS:
                 reason = "OTHER"
-            self._counts[reason] += 1
-        self._refused.labels(reason).inc()
+            self._counts[reason] += count
+        self._refused.labels(reason).inc(count)
 
     def refused(self) -> dict[str, int]:
         """Refusals of this process by reason."""

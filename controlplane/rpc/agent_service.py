@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -11,11 +13,14 @@ from phalanx.v1 import agent_pb2, agent_pb2_grpc
 from controlplane.core import events as ev
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
+from controlplane.core.identity import NODE
 from controlplane.rpc import observations
+from controlplane.rpc.access import check_name
+from controlplane.rpc.caller import CALLER
 from controlplane.rpc.codec import at_from_age
 from controlplane.rpc.effects import agent_effect
 from controlplane.rpc.errors import RequestRefused, refuse
-from controlplane.rpc.guard import Context
+from controlplane.rpc.guard import Context, resolve
 from controlplane.rpc.logs import LogRelays
 from controlplane.rpc.sessions import Conversation, Registry, Work
 from controlplane.rpc.site import Site
@@ -64,6 +69,7 @@ class AgentConversation(Conversation):
         if message.WhichOneof("body") != "hello":
             refuse("invalid", "NO_HELLO", "the first message of a session must be a hello")
         hello = message.hello
+        check_name(self.caller, NODE, hello.node)
         site = self.site
         event = observations.node_hello(hello, site.now_ns(), site.state)
         found = observations.findings(hello.snapshot, site.now_ns())
@@ -165,5 +171,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
 
     async def PushLog(self, request_iterator: Any, context: Any) -> agent_pb2.PushLogResponse:
         """Chunks of one log for one reader; ends when the reader leaves."""
-        await self._relays.take(context)
+        caller, site = CALLER.get(), self._site
+        ending: asyncio.Future[Refusal] = site.loop.create_future()
+        with site.calls.hold(caller, partial(resolve, ending), site.now_ns):
+            await self._relays.take(context, caller, ending)
         return agent_pb2.PushLogResponse()

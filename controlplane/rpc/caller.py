@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from enum import IntEnum
 
+from controlplane.core.identity import Role
 
-class Role(IntEnum):
-    """What an operator may do; each includes the ones below. Agents have none."""
-
-    NONE = 0
-    VIEWER = 1
-    OPERATOR = 2
-    ADMIN = 3
+__all__ = ["ANONYMOUS", "CALLER", "LOCAL", "Caller", "Role"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +15,8 @@ class Caller:
     """One authenticated peer.
 
     `uri`: spiffe://<site>/<kind>/<name>; `kind`: node, cell, relay or operator; `speaks_for`: node names or ranges that a
-    cell or relay may report on; `peer`: its network address; `serial`: hex serial number of its certificate.
+    cell or relay may report on; `peer`: its network address; `serial`: hex serial number of its certificate, which is of
+    the identity's `series` and ends at `expires_ns` (Unix; 0: never).
     """
 
     uri: str
@@ -31,10 +26,20 @@ class Caller:
     peer: str = ""
     serial: str = ""
     speaks_for: tuple[str, ...] = ()
+    series: int = 0
+    expires_ns: int = 0
+
+    @property
+    def subject(self) -> str:
+        """`<kind>/<name>`, by which the core knows the identity."""
+        return f"{self.kind}/{self.name}"
 
 
 LOCAL = Caller("local", "local", "local", Role.ADMIN)
 """Whoever calls over plaintext on loopback, where the site was asked to allow that."""
+
+ANONYMOUS = Caller("anonymous", "anonymous", "anonymous", Role.NONE)
+"""Whoever calls the join port: nobody knows it before it shows a token."""
 
 CALLER: ContextVar[Caller] = ContextVar("caller", default=LOCAL)
 """The caller of the call that runs now."""

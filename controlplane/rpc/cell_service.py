@@ -12,10 +12,13 @@ from phalanx.v1 import agent_pb2, cell_pb2, cell_pb2_grpc
 from controlplane.core import events as ev
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
+from controlplane.core.identity import CELL, covers
 from controlplane.core.shipped import archive_path
 from controlplane.core.spec import JobSpec, Violation
 from controlplane.rpc import observations
+from controlplane.rpc.access import check_name
 from controlplane.rpc.agent_service import check_epoch, welcome
+from controlplane.rpc.caller import LOCAL
 from controlplane.rpc.codec import workload_message
 from controlplane.rpc.effects import Roots, cell_effect
 from controlplane.rpc.errors import RequestRefused, refuse, violation_value
@@ -51,7 +54,9 @@ class CellConversation(Conversation):
         if message.WhichOneof("body") != "hello":
             refuse("invalid", "NO_HELLO", "the first message of a session must be a hello")
         hello = message.hello
+        check_name(self.caller, CELL, hello.cell)
         event = observations.cell_hello(hello)
+        self._check_members(event.nodes)
         async with self.registry.lock(hello.cell):
             if self.ended:
                 return
@@ -79,6 +84,7 @@ class CellConversation(Conversation):
                 return
             case "report":
                 event = observations.cell_report(self.name, self.boot_id, message.report)
+                self._check_members(event.nodes)
                 if message.report.full:
                     self.members = {}
                 self.members.update(event.nodes)
@@ -138,6 +144,20 @@ class CellConversation(Conversation):
         finally:
             self._questions.pop(question, None)
         return None if answer.cancelled() else answer.result()
+
+    def _check_members(self, nodes: tuple[tuple[str, bool], ...]) -> None:
+        """Refuse a report on nodes for which the cell's certificate does not speak."""
+        caller = self.caller
+        if caller.kind == LOCAL.kind:
+            return
+        strange = [node for node, _ in nodes if not covers(caller.speaks_for, node)]
+        if strange:
+            self.site.metrics.refuse("NOT_YOUR_NODES", len(strange))
+            text = (
+                f"{caller.uri} reports on {', '.join(strange[:5])} ({len(strange)} nodes), but speaks for "
+                f"{', '.join(caller.speaks_for[:5]) or 'none'}: make it a token with `--speaks-for`"
+            )
+            refuse("denied", "NOT_YOUR_NAME", text)
 
     def _report(self, event: ev.CellReport, sequence: int) -> None:
         def ack() -> None:

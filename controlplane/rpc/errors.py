@@ -26,6 +26,8 @@ STATUS: Mapping[str, StatusCode] = {
     "stale": StatusCode.FAILED_PRECONDITION,
     "out_of_range": StatusCode.OUT_OF_RANGE,
     "exhausted": StatusCode.RESOURCE_EXHAUSTED,
+    "unauthenticated": StatusCode.UNAUTHENTICATED,
+    "denied": StatusCode.PERMISSION_DENIED,
     "unavailable": StatusCode.UNAVAILABLE,
     "too_late": StatusCode.DEADLINE_EXCEEDED,
     "internal": StatusCode.INTERNAL,

@@ -1,4 +1,4 @@
-"""Around every call: message limits, a deadline, refusals as statuses, one log line per mutating call."""
+"""Around every call: who calls and may it, message limits, a deadline, refusals as statuses, a log line per mutating call."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -18,8 +19,10 @@ from structlog.contextvars import bind_contextvars
 
 from controlplane.core.draft import Refusal
 from controlplane.observability import Metrics
-from controlplane.rpc.caller import CALLER
+from controlplane.rpc.access import Access, check
+from controlplane.rpc.caller import CALLER, Caller
 from controlplane.rpc.errors import RequestRefused, message_of, metadata_of, status_of
+from controlplane.rpc.open_calls import OpenCalls
 
 OURS = "/phalanx.v1."
 KIB, MIB = 1 << 10, 1 << 20
@@ -56,11 +59,16 @@ class Unreadable:
 
 
 class Guard(aio.ServerInterceptor):
-    """Wraps every method of `phalanx.v1`; reflection and health pass untouched."""
+    """Wraps every method of `phalanx.v1`.
 
-    def __init__(self, metrics: Metrics, deadline_ms: int) -> None:
+    Reflection and health pass: TLS has let in only who has a certificate of the site (the join port serves neither).
+    """
+
+    def __init__(self, metrics: Metrics, deadline_ms: int, access: Access, calls: OpenCalls) -> None:
         self._metrics = metrics
         self._deadline_s = deadline_ms / 1000
+        self._access = access
+        self._calls = calls
 
     async def intercept_service(
         self,
@@ -107,6 +115,7 @@ class Guard(aio.ServerInterceptor):
             began = time.monotonic()
             code = "OK"
             try:
+                self._admit(method, context)
                 _check(request)
                 async with asyncio.timeout(_limit_s(context, self._deadline_s)):
                     return await behaviour(request, context)
@@ -129,9 +138,12 @@ class Guard(aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             _note_call(method, request)
             try:
+                caller = self._admit(method, context)
                 _check(request)
-                async for response in behaviour(request, context):
-                    yield response
+                ending: asyncio.Future[Refusal] = asyncio.get_running_loop().create_future()
+                with self._calls.hold(caller, partial(resolve, ending), self._access.now_ns):
+                    async for response in _until(ending, behaviour(request, context)):
+                        yield response
             except RequestRefused as error:
                 await self._abort(method, context, error)
             except Exception:  # noqa: BLE001 - process edge: a defect in one call must not reach the others
@@ -145,6 +157,7 @@ class Guard(aio.ServerInterceptor):
         async def call(requests: Any, context: Context) -> Any:
             _note_call(method)
             try:
+                self._admit(method, context)
                 return await behaviour(requests, context)
             except RequestRefused as error:
                 await self._abort(method, context, error)
@@ -152,6 +165,13 @@ class Guard(aio.ServerInterceptor):
                 await self._broke(method, context)
 
         return call
+
+    def _admit(self, method: str, context: Context) -> Caller:
+        """The caller, who may make this call."""
+        caller = self._access.caller(context)
+        check(method, caller)
+        CALLER.set(caller)
+        return caller
 
     async def _abort(self, method: str, context: Context, error: RequestRefused) -> None:
         refusal = error.refusal
@@ -170,6 +190,38 @@ class Guard(aio.ServerInterceptor):
         self._metrics.refuse("INTERNAL")
         text = f"{method} failed by a defect of the controller; its log has the details"
         await self._abort(method, context, RequestRefused(Refusal("internal", "INTERNAL", text)))
+
+
+def resolve(ending: asyncio.Future[Refusal], refusal: Refusal) -> None:
+    """Set what ends a stream, once."""
+    if not ending.done():
+        ending.set_result(refusal)
+
+
+async def _until(ending: asyncio.Future[Refusal], responses: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """What a watch yields, until it ends by itself or is ended.
+
+    Raises:
+        RequestRefused: it is ended.
+    """
+    while True:
+        step: asyncio.Future[Any] = asyncio.ensure_future(_next(responses))
+        try:
+            await asyncio.wait({step, ending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not step.done():  # ended, or the call was cancelled: nothing is read here, so this is safe
+                step.cancel()
+                await asyncio.gather(step, return_exceptions=True)
+        if ending.done():
+            raise RequestRefused(ending.result())
+        response = step.result()
+        if response is None:
+            return
+        yield response
+
+
+async def _next(responses: AsyncIterator[Any]) -> Any:
+    return await anext(responses, None)
 
 
 async def read_message(context: Context) -> Any:

@@ -129,7 +129,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         if session is None:
             text = f"the log of rank {request.rank} is on {node}, whose agent is not connected"
             refuse("unavailable", "AGENT_AWAY", text)
-        stream_id, relay = self._relays.begin()
+        stream_id, relay = self._relays.begin(node)
         try:
             order = agent_pb2.OpenLog(
                 stream_id=stream_id,

@@ -9,10 +9,14 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from phalanx.v1 import agent_pb2, job_pb2
 
 from controlplane.core.draft import Refusal
+from controlplane.core.identity import NODE
+from controlplane.rpc.access import check_name
+from controlplane.rpc.caller import Caller
 from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.guard import Context, read_message
 
@@ -25,8 +29,9 @@ MAX_RELAYS = 256
 
 @dataclass(slots=True)
 class Relay:
-    """One reader's log. `left` is set when the reader is gone."""
+    """One reader's log, pushed by the agent of `node`. `left` is set when the reader is gone."""
 
+    node: str
     chunks: asyncio.Queue[agent_pb2.PushLogRequest | None] = field(default_factory=lambda: asyncio.Queue(RELAY_CHUNKS))
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
@@ -38,8 +43,8 @@ class LogRelays:
     def __init__(self) -> None:
         self._open: dict[str, Relay] = {}
 
-    def begin(self) -> tuple[str, Relay]:
-        """A relay for a new reader.
+    def begin(self, node: str) -> tuple[str, Relay]:
+        """A relay for a new reader of a log of `node`.
 
         Raises:
             RequestRefused: too many are open.
@@ -47,7 +52,7 @@ class LogRelays:
         if len(self._open) >= MAX_RELAYS:
             refuse("exhausted", "TOO_MANY_LOGS", f"{MAX_RELAYS} logs are being read: end one, or try again later")
         stream_id = secrets.token_hex(8)
-        relay = self._open[stream_id] = Relay()
+        relay = self._open[stream_id] = Relay(node)
         return stream_id, relay
 
     def drop(self, stream_id: str) -> None:
@@ -56,24 +61,32 @@ class LogRelays:
         if relay is not None:
             relay.left.set()
 
-    async def take(self, context: Context) -> None:
-        """Serve an agent's stream: every chunk goes to its reader, until either is gone."""
+    async def take(self, context: Context, caller: Caller, ending: asyncio.Future[Refusal]) -> None:
+        """Serve an agent's stream: every chunk goes to its reader, until either is gone or the stream is ended.
+
+        Raises:
+            RequestRefused: nobody reads, another node was asked, or the stream is ended.
+        """
         first = await read_message(context)
         if first is None:
             return
         relay = self._open.get(first.stream_id)
         if relay is None:
             refuse("not_found", "NO_SUCH_LOG_READER", "nobody reads this log any more")
+        check_name(caller, NODE, relay.node)
         relay.opened.set()
         copying = asyncio.create_task(_copy(context, relay, first))
         left = asyncio.create_task(relay.left.wait())
-        await asyncio.wait({copying, left}, return_when=asyncio.FIRST_COMPLETED)
+        ends: set[asyncio.Future[Any]] = {copying, left, ending}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         left.cancel()
         # When the reader has left, the read under way is not cancelled: it returns when this call ends.
         if copying.done():
             copying.result()
         else:
             copying.add_done_callback(lambda task: task.exception())
+        if ending.done():
+            raise RequestRefused(ending.result())
 
 
 async def _copy(context: Context, relay: Relay, first: agent_pb2.PushLogRequest) -> None:

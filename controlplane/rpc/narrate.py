@@ -106,6 +106,8 @@ def narrate(record: r.Record, names: Names) -> str:
             return _audited(record.entry)
         case r.RequestAnswered():
             return f"request {record.request_id} was answered"
+        case r.TokenCreated() | r.TokenSpent() | r.CertificateIssued() | r.IdentityRevoked() | r.IdentityReinstated():
+            return _identity(record)
         case _:
             assert_never(record)
 
@@ -270,6 +272,27 @@ def _checkpoint(record: CheckpointRecord, names: Names) -> str:
             return f"{record.owner} took its pin from checkpoint {record.checkpoint} of {name}"
         case r.CheckpointsExpired():
             return f"{_counted(len(record.checkpoints), 'checkpoint')} of {name} expired: {listed(record.checkpoints)}"
+        case _:
+            assert_never(record)
+
+
+IdentityRecord = r.TokenCreated | r.TokenSpent | r.CertificateIssued | r.IdentityRevoked | r.IdentityReinstated
+
+
+def _identity(record: IdentityRecord) -> str:
+    who = f"{record.kind}/{record.name}"
+    match record:
+        case r.TokenCreated():
+            return f"a join token was made for {who}"
+        case r.TokenSpent():
+            return f"{who} joined with its token"
+        case r.CertificateIssued():
+            how = "made outside of a controller" if record.how == "outside" else f"issued ({record.how})"
+            return f"certificate {record.serial[:8]} of {who} was {how}"
+        case r.IdentityRevoked():
+            return f"{who} was revoked: {record.reason}"
+        case r.IdentityReinstated():
+            return f"{who} was reinstated: it may get certificates again"
         case _:
             assert_never(record)
 

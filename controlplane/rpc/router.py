@@ -56,6 +56,10 @@ class Router:
                 for node in record.nodes:
                     text = f"{node} was declared DEAD ({record.reason}): say hello again"
                     self._agents.end(node, Refusal("stale", "DECLARED_DEAD", text))
+            elif isinstance(record, r.IdentityRevoked):
+                text = f"{record.kind}/{record.name} was revoked: {record.reason}"
+                refusal = Refusal("unauthenticated", "REVOKED", text)
+                self._site.calls.end(f"{record.kind}/{record.name}", refusal)
             elif isinstance(record, r.NodeRegistered):
                 for session in self._cells.current.values():
                     if isinstance(session, CellConversation):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from dataclasses import dataclass
+from pathlib import Path
 
+import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -20,12 +24,16 @@ from phalanx.v1 import (
     event_pb2_grpc,
     fleet_pb2,
     fleet_pb2_grpc,
+    identity_pb2,
+    identity_pb2_grpc,
     job_pb2,
     job_pb2_grpc,
 )
 
 from controlplane.config import Settings
 from controlplane.observability import Metrics
+from controlplane.pki.authority import Authority, ServerCertificates, load_authority
+from controlplane.rpc.access import Access
 from controlplane.rpc.agent_service import AgentService
 from controlplane.rpc.cell_service import CellService
 from controlplane.rpc.checkpoint_service import CheckpointService
@@ -34,8 +42,10 @@ from controlplane.rpc.event_service import EventService
 from controlplane.rpc.fleet_service import FleetService
 from controlplane.rpc.guard import Guard
 from controlplane.rpc.history import History
+from controlplane.rpc.identity_service import IdentityService, add_join, record_outside
 from controlplane.rpc.job_service import JobService
 from controlplane.rpc.logs import LogRelays
+from controlplane.rpc.open_calls import OpenCalls
 from controlplane.rpc.router import Router
 from controlplane.rpc.sessions import Registry
 from controlplane.rpc.site import Site
@@ -55,8 +65,23 @@ class Edge:
     """The server and its health."""
 
     server: aio.Server
+    join: aio.Server | None
+    access: Access
+    calls: OpenCalls
+    authority: Authority | None
     health: health.aio.HealthServicer
     names: tuple[str, ...]
+
+    async def start(self) -> None:
+        """Serve calls."""
+        await self.server.start()
+        if self.join is not None:
+            await self.join.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """End both servers; calls that run have so long."""
+        servers = [self.server] if self.join is None else [self.server, self.join]
+        await asyncio.gather(*(server.stop(grace_s) for server in servers))
 
     async def set_serving(self, *, serving: bool) -> None:
         """Say whether we serve, for every service and for the whole."""
@@ -90,14 +115,25 @@ def bind(settings: Settings, metrics: Metrics) -> Edge:
 
     Raises:
         AddressTaken: the port cannot be had.
+        AuthorityError: the site's authority cannot be read.
     """
-    server = aio.server(interceptors=[Guard(metrics, settings.request_ms)], options=options(settings))
-    try:
-        bound = server.add_insecure_port(settings.listen)
-    except RuntimeError as error:
-        raise AddressTaken(f"cannot listen on {settings.listen}: is another controller running there?") from error
-    if bound == 0:
-        raise AddressTaken(f"cannot listen on {settings.listen}: is another controller running there?")
+    authority = None if settings.plaintext else load_authority(Path(settings.pki))
+    access, calls = Access(authority.site if authority else ""), OpenCalls()
+
+    def make(address: str, credentials: grpc.ServerCredentials | None) -> aio.Server:
+        guard = Guard(metrics, settings.request_ms, access, calls)
+        made = aio.server(interceptors=[guard], options=options(settings))
+        _bind(made, address, credentials)
+        return made
+
+    join = None
+    if authority is None:
+        server = make(settings.listen, None)
+    else:
+        certificates = ServerCertificates(authority, _holder_name())
+        server = make(settings.listen, server_credentials(authority, certificates, demand_client=True))
+        if settings.join:
+            join = make(settings.join, server_credentials(authority, certificates, demand_client=False))
     names = tuple(
         module.DESCRIPTOR.services_by_name[service].full_name
         for module, service in (
@@ -108,17 +144,46 @@ def bind(settings: Settings, metrics: Metrics) -> Edge:
             (checkpoint_pb2, "CheckpointService"),
             (event_pb2, "EventService"),
             (code_pb2, "CodeService"),
+            (identity_pb2, "IdentityService"),
         )
     )
     checker = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     shown = (*names, reflection.SERVICE_NAME, health.SERVICE_NAME)
     reflection.enable_server_reflection(shown, server)
-    return Edge(server, checker, names)
+    return Edge(server, join, access, calls, authority, checker, names)
+
+
+def _bind(server: aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> None:
+    try:
+        bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise AddressTaken(f"cannot listen on {address}: is another controller running there?") from error
+    if bound == 0:
+        raise AddressTaken(f"cannot listen on {address}: is another controller running there?")
+
+
+def _holder_name() -> str:
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in socket.gethostname()).lstrip("._-")
+    return name[:200] or "controller"
+
+
+def server_credentials(
+    authority: Authority, certificates: ServerCertificates, *, demand_client: bool
+) -> grpc.ServerCredentials:
+    """TLS of one port. The controller's certificate is asked for at every handshake, so that it can be renewed."""
+
+    def fetch() -> grpc.ServerCertificateConfiguration:
+        now = certificates.current()
+        pairs = [(now.key_pem, now.certificate_pem)]
+        return grpc.ssl_server_certificate_configuration(pairs, authority.pem if demand_client else None)
+
+    return grpc.dynamic_ssl_server_credentials(fetch(), fetch, require_client_authentication=demand_client)
 
 
 def serve(edge: Edge, site: Site) -> Router:
     """Add the services and return the way from the brain to their streams; the server can be started after this."""
+    edge.access.attach(lambda: site.state, site.now_ns, lambda claims: site.spawn(record_outside(site, claims)))
     agents, cells, relays = Registry(), Registry(), LogRelays()
     history = History(site.journal)
     server = edge.server
@@ -132,4 +197,8 @@ def serve(edge: Edge, site: Site) -> Router:
     code_pb2_grpc.add_CodeServiceServicer_to_server(CodeService(code), server)
     jobs = JobService(site, agents, cells, relays, history, code=code)
     job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
+    identities = IdentityService(site, edge.authority)
+    identity_pb2_grpc.add_IdentityServiceServicer_to_server(identities, server)
+    if edge.join is not None:
+        add_join(identities, edge.join)
     return Router(site, agents, cells, history)

@@ -20,6 +20,7 @@ from grpc import aio
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
 from controlplane.core.events import EffectDone, Observation
+from controlplane.rpc.caller import CALLER
 from controlplane.rpc.effects import Superseded
 from controlplane.rpc.errors import RequestRefused
 from controlplane.rpc.guard import Context, read_message
@@ -73,6 +74,7 @@ class Conversation:
         self.site = site
         self.registry = registry
         self.context = context
+        self.caller = CALLER.get()
         self.name = ""
         self.boot_id = ""
         self.ended = False
@@ -151,7 +153,11 @@ class Conversation:
         log.info(event, **about, **fields)
 
     def effect_result(self, effect_id: str, *, ok: bool, message: str) -> None:
-        """An outcome goes to the brain, after the reports that came before it."""
+        """An outcome goes to the brain, after the reports that came before it. Outcomes of others' effects are refused."""
+        effect = self.site.state.effects.get(effect_id)
+        if effect is not None and effect.target != f"{self.subject}:{self.name}":
+            text = f"{self.name} answers effect {effect_id}, which was sent to {effect.target}"
+            raise RequestRefused(Refusal("denied", "NOT_YOUR_NAME", text))
         self.queue(Work(EffectDone(effect_id, ok, message)))
 
     # The stream
@@ -170,7 +176,8 @@ class Conversation:
         reason = "the stream was reset"
         try:
             ends: set[asyncio.Future[Any]] = {reader, writer, worker, self._closing}
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            with site.calls.hold(self.caller, self.end, site.now_ns):
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             await self._last_write(writer)
             _raise_from(reader, writer, worker)
             if self._closing.done():

@@ -18,6 +18,7 @@ from controlplane.engine.ports import Journal
 from controlplane.observability import Metrics
 from controlplane.rpc.caller import CALLER
 from controlplane.rpc.errors import RequestRefused, refuse
+from controlplane.rpc.open_calls import OpenCalls
 from controlplane.rpc.ports import Brain
 from controlplane.rpc.progress import ProgressGate
 
@@ -67,6 +68,7 @@ class Site:
     metrics: Metrics
     version: str
     loop: asyncio.AbstractEventLoop
+    calls: OpenCalls = field(default_factory=OpenCalls)
     commits: Commits = field(default_factory=Commits)
     stopping: bool = False
     _tasks: set[asyncio.Task[object]] = field(default_factory=set)
