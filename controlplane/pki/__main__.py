@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if parsed.command == "init":
             authority = ca.make_authority(parsed.dir, parsed.site)
-            print(f"authority of site {authority.site} in {parsed.dir}")  # noqa: T201
+            sys.stdout.write(f"authority of site {authority.site} in {parsed.dir}\n")
             return 0
         _check(parsed)
         if parsed.command == "prepare" and not (parsed.dir / ca.KEY_FILE).exists():
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.command == "admin" or not _is_good(parsed.out, authority, parsed.name):
             life_ns = parsed.days * ca.DAY_NS
             claims = ca.make_operator(authority, parsed.out, parsed.name, life_ns, series=parsed.series)
-            print(f"{claims.uri} in {parsed.out}")  # noqa: T201
+            sys.stdout.write(f"{claims.uri} in {parsed.out}\n")
     except (ca.AuthorityError, UnsafeFile, OSError) as error:
         sys.stderr.write(f"controlplane.pki: {error}\n")
         return EXIT_FAILED
