@@ -39,6 +39,11 @@ class JournalUnavailable(Exception):
     """Nothing of the append is durable: disk full, read-only, database away. The caller may try again with the same entries."""
 
 
+class JournalUncertain(JournalUnavailable):
+    """The connection ended during the commit: all of the append is durable, or nothing. `Journal.stored` finds out which,
+    and must, before anything else is written."""
+
+
 class EpochLost(Exception):
     """Another controller leads. This process must end at once without touching anything."""
 
@@ -59,6 +64,65 @@ class Compacted(Exception):
         self.oldest = oldest
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The leader's row. `held`: somebody has taken the lease and not given it back; `left_ms`: what is left of it by the
+    database's clock, 0 when it is over.
+
+    `address`: where the leader serves. `place`: the machine and the port that it holds there; whoever has bound that port
+    since knows that the holder is dead.
+    """
+
+    epoch: int
+    holder: str
+    address: str
+    place: str
+    held: bool
+    left_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What the journal holds. `oldest` and `newest` are revisions ((1, 0): empty), `snapshot` that of the newest snapshot (0:
+    none), `archived` the number of kept records before `oldest`, `bytes` the space taken on disk.
+    """
+
+    kind: str
+    oldest: int
+    newest: int
+    snapshot: int
+    archived: int
+    bytes: int
+
+
+class LeaseStore(Protocol):
+    """The lease row, on a connection of its own, so that no slow append delays a renewal. Raises `JournalUnavailable`."""
+
+    def look(self) -> Lease:
+        """The row now."""
+        ...
+
+    def take(self, seen: Lease, holder: str, address: str, place: str, lease_ms: int) -> int | None:
+        """Become the leader if the row's epoch and holder still are those that were seen: the new epoch, None if not."""
+        ...
+
+    def renew(self, epoch: int, lease_ms: int) -> None:
+        """Hold on for another `lease_ms`.
+
+        Raises:
+            EpochLost: another controller leads.
+        """
+        ...
+
+    def release(self, epoch: int) -> None:
+        """End the lease now, so that a standby need not wait. Nothing happens when another one leads."""
+        ...
+
+    def close(self) -> None:
+        """Release the connection."""
+        ...
+
+
 class Journal(Protocol):
     """Append-only log of records. Acknowledged means fsynced. One writer; reads may come from other threads and processes."""
 
@@ -71,7 +135,26 @@ class Journal(Protocol):
 
         Raises:
             JournalUnavailable: nothing was written.
+            JournalUncertain: all of it was written, or nothing: ask `stored` before the next append.
             EpochLost: the journal's epoch is higher than the entries'.
+        """
+        ...
+
+    def stored(self, entries: Sequence[JournalEntry]) -> bool:
+        """Whether an append of uncertain outcome is durable. Waits for a commit that is still under way.
+
+        Raises:
+            JournalUnavailable: still not known.
+            EpochLost: another controller leads.
+        """
+        ...
+
+    def probe(self, epoch: int) -> None:
+        """Find out whether an append would work now.
+
+        Raises:
+            JournalUnavailable: no; the message says why.
+            EpochLost: another controller leads.
         """
         ...
 
@@ -86,7 +169,7 @@ class Journal(Protocol):
     def newest(
         self, limit: int, *, after: int = 0, job: str = "", node: str = "", types: Sequence[str] = ()
     ) -> list[JournalEntry]:
-        """The newest `limit` entries that match, oldest first. Empty filters match everything."""
+        """The newest `limit` entries that match, oldest first. Empty filters match everything. Reads the archive too."""
         ...
 
     def bounds(self) -> tuple[int, int]:
@@ -99,6 +182,22 @@ class Journal(Protocol):
 
     def store_snapshot(self, snapshot: Snapshot) -> None:
         """Keep a snapshot; older ones beyond the newest two are dropped."""
+        ...
+
+    def compact(self, before_revision: int) -> int:
+        """Remove entries with revision < `before_revision`, and return how many. What explains decisions is archived.
+
+        Raises:
+            ValueError: no intact snapshot at or after `before_revision` is stored; nothing was removed.
+        """
+        ...
+
+    def forget(self, before_ns: int) -> int:
+        """Delete archived records that are older than a time (Unix ns), and return how many."""
+        ...
+
+    def extent(self) -> Extent:
+        """What there is, and the space that it takes."""
         ...
 
     def close(self) -> None:

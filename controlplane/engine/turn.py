@@ -21,10 +21,14 @@ from controlplane.core.events import Command, Event, Ordered, Settle
 from controlplane.core.machine import Machine
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
-from controlplane.engine.ports import Journal, JournalEntry, JournalUnavailable
+from controlplane.core.units import ms
+from controlplane.engine.ports import Journal, JournalEntry, JournalUnavailable, JournalUncertain
 
 MAX_FOLLOW_UPS = 10_000
 """Looks at jobs that one batch may lead to; more means that two decisions chase each other, which is a defect."""
+
+PROBE_NS = ms(500)
+"""Between tries while the journal takes nothing; each may wait for a connection."""
 
 Reply = Callable[[Answer | Refusal | None], None]
 
@@ -107,8 +111,12 @@ def entry(state: State, record: r.Record, at_ns: int, cause: str) -> JournalEntr
 class Engine:
     """Runs turns against a journal. One thread only; readers take `state`, which is never changed once published.
 
-    `blocked`: why the journal takes nothing now ("" when it does). While blocked, a turn keeps nothing: observations are
-    told again by agents (they were not acknowledged), commands are refused.
+    `blocked`: why the journal takes nothing now ("" when it does). While blocked, a turn decides and keeps nothing:
+    observations are told again by agents (they were not acknowledged), commands are refused, and every `PROBE_NS` a probe
+    finds out whether it can go on.
+
+    A commit whose connection broke may be durable or not. Its result is set aside, neither published nor dropped, until
+    the journal says which: acting on it too early, or deciding the same again under other revisions, would be wrong.
     """
 
     machine: Machine
@@ -118,6 +126,8 @@ class Engine:
     state: State = field(default_factory=State)
     blocked: str = ""
     on_commit: Callable[[TurnResult], None] | None = None
+    _uncertain: TurnResult | None = None
+    _probe_due_ns: int = 0
 
     def turn(self, requests: Sequence[Request], now_ns: int) -> TurnResult:
         """Decide, make durable, publish, act, answer. Order matters: nothing leaves before the append returned.
@@ -125,24 +135,64 @@ class Engine:
         Raises:
             EpochLost: another controller leads; the caller must end the process at once.
         """
+        if self.blocked and not self._writable(now_ns):
+            _refuse(requests, "JOURNAL_UNAVAILABLE", f"nothing was stored: {self.blocked}")
+            return TurnResult(self.state)
         result = decide(self.machine, self.state, requests, now_ns, self.soft)
         if result.entries:
             try:
                 self.journal.append(result.entries)
-            except JournalUnavailable as error:
-                self.blocked = str(error)
-                for reply, _ in result.replies:
-                    reply(Refusal("unavailable", "JOURNAL_UNAVAILABLE", f"nothing was stored: {error}"))
+            except JournalUncertain as error:
+                self._block(error, 0)
+                self._uncertain = result
+                text = f"whether this was stored is not known yet, repeat it with the same request id: {error}"
+                _refuse(requests, "JOURNAL_UNCERTAIN", text)
                 return TurnResult(self.state)
-            self.blocked = ""
-            self.state = result.state
-        if result.effects:
-            self.submit(result.effects)
+            except JournalUnavailable as error:
+                self._block(error, 0)
+                _refuse(requests, "JOURNAL_UNAVAILABLE", f"nothing was stored: {error}")
+                return TurnResult(self.state)
+        self._publish(result)
         for reply, answer in result.replies:
             reply(answer)
         if self.on_commit is not None and result.entries:
             self.on_commit(result)
         return result
+
+    def _publish(self, result: TurnResult) -> None:
+        if result.entries:
+            self.state = result.state
+        if result.effects:
+            self.submit(result.effects)
+
+    def _writable(self, now_ns: int) -> bool:
+        """Whether the journal takes something again; then what was uncertain is settled."""
+        if now_ns < self._probe_due_ns:
+            return False
+        uncertain = self._uncertain
+        try:
+            if uncertain is not None:
+                durable = self.journal.stored(uncertain.entries)
+            self.journal.probe(self.state.epoch)
+        except JournalUnavailable as error:
+            self._block(error, now_ns + PROBE_NS)
+            return False
+        self.blocked, self._uncertain = "", None
+        if uncertain is not None and durable:
+            self._publish(uncertain)
+            if self.on_commit is not None:
+                self.on_commit(uncertain)
+        return True
+
+    def _block(self, error: JournalUnavailable, probe_due_ns: int) -> None:
+        self.blocked = str(error)
+        self._probe_due_ns = probe_due_ns
+
+
+def _refuse(requests: Sequence[Request], reason: str, text: str) -> None:
+    for request in requests:
+        if request.reply is not None:
+            request.reply(Refusal("unavailable", reason, text))
 
 
 def replay(state: State, entries: Sequence[JournalEntry]) -> State:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from controlplane.core.units import to_s
-from controlplane.engine.ports import Journal, JournalEntry, JournalUnavailable, Snapshot
+from controlplane.engine.ports import Extent, Journal, JournalEntry, JournalUnavailable, Snapshot
 from controlplane.observability.metrics import Metrics
 
 
@@ -33,6 +33,14 @@ class TimedJournal:
             self._metrics.append_seconds.observe(to_s(time.monotonic_ns() - began_ns))
         self._metrics.appended.inc(len(entries))
 
+    def stored(self, entries: Sequence[JournalEntry]) -> bool:
+        """See `engine.ports.Journal`."""
+        return self._journal.stored(entries)
+
+    def probe(self, epoch: int) -> None:
+        """See `engine.ports.Journal`."""
+        self._journal.probe(epoch)
+
     def read(self, after: int, limit: int = 1_000) -> list[JournalEntry]:
         """See `engine.ports.Journal`."""
         return self._journal.read(after, limit)
@@ -54,6 +62,18 @@ class TimedJournal:
     def store_snapshot(self, snapshot: Snapshot) -> None:
         """See `engine.ports.Journal`."""
         self._journal.store_snapshot(snapshot)
+
+    def compact(self, before_revision: int) -> int:
+        """See `engine.ports.Journal`."""
+        return self._journal.compact(before_revision)
+
+    def forget(self, before_ns: int) -> int:
+        """See `engine.ports.Journal`."""
+        return self._journal.forget(before_ns)
+
+    def extent(self) -> Extent:
+        """See `engine.ports.Journal`."""
+        return self._journal.extent()
 
     def close(self) -> None:
         """See `engine.ports.Journal`."""

@@ -24,6 +24,7 @@ from journal_process import record, records
 from sqlalchemy import event
 
 import controlplane
+from controlplane.adapters.journal.lease import SqlLease
 from controlplane.adapters.journal.memory import MemoryJournal
 from controlplane.adapters.journal.schema import SCHEMA_VERSION, metadata
 from controlplane.adapters.journal.sql import SqlJournal
@@ -34,6 +35,7 @@ from controlplane.engine.ports import (
     JournalCorrupt,
     JournalEntry,
     JournalUnavailable,
+    LeaseStore,
     Snapshot,
 )
 
@@ -56,14 +58,23 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 
 class Subject:
-    """One implementation under test: open it any number of times on the same storage, and take its space away."""
+    """One implementation under test: open it any number of times on the same storage, and take its space away.
 
-    def __init__(self, open_again: Callable[[], SqlJournal | MemoryJournal], no_space: Callable[[], ExitStack]) -> None:
+    `no_space` is None where a test of its own takes the space away (PostgreSQL's server has no limit that we could set).
+    """
+
+    def __init__(
+        self,
+        open_again: Callable[[], SqlJournal | MemoryJournal],
+        lease: Callable[[], LeaseStore],
+        no_space: Callable[[], ExitStack] | None,
+    ) -> None:
         self.open = open_again
+        self.lease = lease
         self.no_space = no_space
 
 
-def memory_subject(_folder: Path) -> Subject:
+def memory_subject(_request: pytest.FixtureRequest) -> Subject:
     origin = MemoryJournal()
 
     def no_space() -> ExitStack:
@@ -72,10 +83,11 @@ def memory_subject(_folder: Path) -> Subject:
         stack.callback(origin.set_full, False)
         return stack
 
-    return Subject(origin.open_again, no_space)
+    return Subject(origin.open_again, origin.lease, no_space)
 
 
-def sqlite_subject(folder: Path) -> Subject:
+def sqlite_subject(request: pytest.FixtureRequest) -> Subject:
+    folder: Path = request.getfixturevalue("tmp_path")
     path = folder / "journal.db"
 
     def no_space() -> ExitStack:
@@ -83,12 +95,18 @@ def sqlite_subject(folder: Path) -> Subject:
         stack.enter_context(file_size_limit(Path(f"{path}-wal").stat().st_size))
         return stack
 
-    return Subject(lambda: SqlJournal(f"sqlite:///{path}"), no_space)
+    url = f"sqlite:///{path}"
+    return Subject(lambda: SqlJournal(url), lambda: SqlLease(url, limit_ms=5_000), no_space)
 
 
-@pytest.fixture(params=[memory_subject, sqlite_subject], ids=["memory", "sqlite"])
-def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Subject:
-    made: Subject = request.param(tmp_path)
+def postgres_subject(request: pytest.FixtureRequest) -> Subject:
+    url: str = request.getfixturevalue("postgres_url")
+    return Subject(lambda: SqlJournal(url), lambda: SqlLease(url, limit_ms=5_000), None)
+
+
+@pytest.fixture(params=[memory_subject, sqlite_subject, postgres_subject], ids=["memory", "sqlite", "postgres"])
+def subject(request: pytest.FixtureRequest) -> Subject:
+    made: Subject = request.param(request)
     return made
 
 
@@ -200,6 +218,8 @@ class TestContract:
     def test_an_append_without_space_writes_nothing_and_works_later(
         self, subject: Subject, journal: SqlJournal | MemoryJournal
     ) -> None:
+        if subject.no_space is None:
+            pytest.skip("test_postgres fills a small disk")
         epoch = journal.acquire("a")
         journal.append(records(1, 3, epoch))
         batch = records(4, 200, epoch, size=20_000)
@@ -254,11 +274,85 @@ class TestContract:
             journal.read(10_998)
         assert raised.value.oldest == 11_000
         assert journal.read(10_999, limit=2) == records(11_000, 2, epoch)
-        assert journal.newest(5_000) == records(11_000, 1_001, epoch)
+        assert journal.newest(5_000) == records(7_001, 5_000, epoch), "newest reads the archive too"
         assert journal.compact(12_000) == 1_000
         journal.append(records(12_001, 1, epoch))
         with closing(subject.open()) as again:
             assert again.read(11_999) == records(12_000, 2, epoch)
+
+    def test_compaction_keeps_what_explains_decisions(
+        self, subject: Subject, journal: SqlJournal | MemoryJournal
+    ) -> None:
+        epoch = journal.acquire("a")
+        kinds = ("RecoveryDecided", "EffectsIssued", "NodeCordoned", "RequestAnswered")
+        written = [record(n, epoch, kind=kinds[n % 4], job=f"job-{n % 3}") for n in range(1, 101)]
+        journal.append(written)
+        journal.store_snapshot(snapshot(100))
+        assert journal.compact(81) == 80
+        kept = [e for e in written if e.revision > 80 or e.type in ("RecoveryDecided", "NodeCordoned")]
+        assert journal.newest(500) == kept
+        assert journal.newest(15) == kept[-15:]
+        wanted = [e for e in kept if e.job == "job-1" and e.type == "RecoveryDecided" and e.revision > 20]
+        assert journal.newest(7, after=20, job="job-1", types=("RecoveryDecided",)) == wanted[-7:]
+        extent = journal.extent()
+        assert (extent.oldest, extent.newest, extent.snapshot, extent.archived) == (81, 100, 100, 40)
+        assert extent.bytes > 0
+        assert journal.forget(written[39].at_ns) == 19, "every other one up to revision 38"
+        assert journal.extent().archived == 21
+        with closing(subject.open()) as again:
+            assert again.newest(500) == [e for e in kept if e.revision >= 40]
+
+    def test_an_uncertain_append_is_looked_up(self, subject: Subject, journal: SqlJournal | MemoryJournal) -> None:
+        epoch = journal.acquire("a")
+        batch = records(1, 3, epoch)
+        assert not journal.stored(batch)
+        journal.append(batch)
+        assert journal.stored(batch)
+        assert not journal.stored(records(4, 2, epoch))
+        with closing(subject.open()) as other:
+            other.acquire("b")
+        with pytest.raises(EpochLost):
+            journal.stored(batch)
+        with pytest.raises(EpochLost):
+            journal.probe(epoch)
+
+    def test_a_probe_changes_nothing(self, journal: SqlJournal | MemoryJournal) -> None:
+        epoch = journal.acquire("a")
+        journal.append(records(1, 3, epoch))
+        journal.probe(epoch)
+        assert journal.read(0) == records(1, 3, epoch)
+        assert journal.acquire("a") == epoch + 1
+
+    def test_a_lease_is_taken_once_and_renewed_by_its_holder_only(
+        self, subject: Subject, journal: SqlJournal | MemoryJournal
+    ) -> None:
+        with closing(subject.lease()) as first, closing(subject.lease()) as second:
+            empty = first.look()
+            assert (empty.epoch, empty.held, empty.left_ms) == (0, False, 0)
+            assert first.take(empty, "a", "host:1", "place-a", 60_000) == 1
+            assert second.take(empty, "b", "host:2", "place-b", 60_000) is None, "somebody was faster"
+            seen = second.look()
+            assert (seen.epoch, seen.holder, seen.address, seen.place) == (1, "a", "host:1", "place-a")
+            assert seen.held
+            assert 50_000 < seen.left_ms <= 60_000
+            journal.append(records(1, 1, 1))
+            first.renew(1, 90_000)
+            assert second.look().left_ms > 60_000
+            assert second.take(seen, "b", "host:2", "place-b", 60_000) == 2
+            with pytest.raises(EpochLost, match="b"):
+                first.renew(1, 60_000)
+            with pytest.raises(EpochLost):
+                journal.append(records(2, 1, 1))
+            first.release(1)
+            assert second.look().held, "only the leader gives it back"
+            second.release(2)
+            assert not first.look().held
+            journal.append(records(2, 1, 2))
+
+    def test_a_lease_ends_by_the_clock_of_the_database(self, subject: Subject) -> None:
+        with closing(subject.open()), closing(subject.lease()) as lease:
+            assert lease.take(lease.look(), "a", "", "", -1) == 1
+            assert (lease.look().held, lease.look().left_ms) == (True, 0)
 
     def test_a_closed_journal_says_that_it_is_closed(self, journal: SqlJournal | MemoryJournal) -> None:
         epoch = journal.acquire("a")

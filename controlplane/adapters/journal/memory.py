@@ -5,9 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from controlplane.adapters.journal import rules
-from controlplane.engine.ports import Compacted, JournalEntry, JournalUnavailable, Snapshot
+from controlplane.core.retention import BOOKKEEPING
+from controlplane.engine.ports import (
+    Compacted,
+    EpochLost,
+    Extent,
+    JournalEntry,
+    JournalUnavailable,
+    JournalUncertain,
+    Lease,
+    Snapshot,
+)
 
 
 @dataclass(slots=True)
@@ -15,9 +26,14 @@ class _Storage:
     """What survives the end of a process."""
 
     entries: list[JournalEntry] = field(default_factory=list)
+    archive: list[JournalEntry] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)  # newest first
     epoch: int = 0
     holder: str = ""
+    address: str = ""
+    place: str = ""
+    expires_ms: int = 0
+    now_ms: int = 1_000_000
     full: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -34,6 +50,7 @@ class MemoryJournal:
     def __init__(self) -> None:
         self._storage = _Storage()
         self._failures: list[str] = []
+        self._cut: bool | None = None
         self._closed = False
 
     # Faults
@@ -52,6 +69,10 @@ class MemoryJournal:
         """Let every write to this storage raise `JournalUnavailable` until it is set to False."""
         self._storage.full = full
 
+    def cut_next_commit(self, *, kept: bool) -> None:
+        """Let the next append raise `JournalUncertain`; `kept`: it is durable all the same."""
+        self._cut = kept
+
     def lose_leadership(self, holder: str = "another controller") -> int:
         """Raise the epoch as another process would, so that the present leader's next append raises `EpochLost`."""
         return self.open_again().acquire(holder)
@@ -69,6 +90,7 @@ class MemoryJournal:
             self._check_space()
             self._storage.epoch += 1
             self._storage.holder = holder
+            self._storage.expires_ms = 0
             return self._storage.epoch
 
     def append(self, entries: Sequence[JournalEntry]) -> None:
@@ -76,6 +98,7 @@ class MemoryJournal:
 
         Raises:
             JournalUnavailable: closed, full, or on request; nothing was kept.
+            JournalUncertain: on request.
             EpochLost: another controller has acquired the journal.
             ValueError: a bug of the caller: a gap or a clash of revisions, or an epoch that was never acquired.
         """
@@ -87,7 +110,36 @@ class MemoryJournal:
             rules.check_epoch(self._storage.epoch, epoch)
             rules.check_continues(self._storage.newest(), entries[0].revision)
             self._check_space()
-            self._storage.entries.extend(entries)
+            cut, self._cut = self._cut, None
+            if cut is not False:
+                self._storage.entries.extend(entries)
+            if cut is not None:
+                raise JournalUncertain("the connection ended during a commit, on request")
+
+    def stored(self, entries: Sequence[JournalEntry]) -> bool:
+        """Whether an append of uncertain outcome was kept.
+
+        Raises:
+            JournalUnavailable: closed, or on request.
+            EpochLost: another controller has acquired the journal.
+        """
+        epoch = rules.check_batch(entries)
+        with self._storage.lock:
+            self._check_writable()
+            rules.check_epoch(self._storage.epoch, epoch)
+            return self._storage.newest() >= entries[-1].revision
+
+    def probe(self, epoch: int) -> None:
+        """Whether an append would work now.
+
+        Raises:
+            JournalUnavailable: closed, full, or on request.
+            EpochLost: another controller has acquired the journal.
+        """
+        with self._storage.lock:
+            self._check_writable()
+            rules.check_epoch(self._storage.epoch, epoch)
+            self._check_space()
 
     def read(self, after: int, limit: int = 1_000) -> list[JournalEntry]:
         """Up to `limit` (>= 1) entries with revision > `after` (>= 0), oldest first.
@@ -110,7 +162,7 @@ class MemoryJournal:
     def newest(
         self, limit: int, *, after: int = 0, job: str = "", node: str = "", types: Sequence[str] = ()
     ) -> list[JournalEntry]:
-        """The newest `limit` (>= 1) kept entries that match, oldest first. Empty filters match everything.
+        """The newest `limit` (>= 1) entries that match, oldest first, the archive's included. Empty filters match all.
 
         Raises:
             JournalUnavailable: closed.
@@ -119,7 +171,7 @@ class MemoryJournal:
         found: list[JournalEntry] = []
         with self._storage.lock:
             self._check_open()
-            for entry in reversed(self._storage.entries):
+            for entry in chain(reversed(self._storage.entries), reversed(self._storage.archive)):
                 if entry.revision <= after or len(found) == limit:
                     break
                 if job in ("", entry.job) and node in ("", entry.node) and (not types or entry.type in types):
@@ -164,20 +216,51 @@ class MemoryJournal:
             self._storage.snapshots = newest_first[: rules.KEPT_SNAPSHOTS]
 
     def compact(self, before_revision: int) -> int:
-        """Delete the entries with revision < `before_revision` and return how many.
+        """Remove the entries with revision < `before_revision` and return how many; all but bookkeeping is archived.
 
         Raises:
-            ValueError: no snapshot at or after `before_revision` is stored; nothing was deleted.
-            JournalUnavailable: closed, full, or on request; nothing was deleted.
+            ValueError: no snapshot at or after `before_revision` is stored; nothing was removed.
+            JournalUnavailable: closed, full, or on request; nothing was removed.
         """
         with self._storage.lock:
             self._check_writable()
             rules.check_compaction(self._storage.snapshots, before_revision)
             self._check_space()
             oldest = self._storage.entries[0].revision
-            deleted = max(0, before_revision - oldest)
-            del self._storage.entries[:deleted]
+            gone = self._storage.entries[: max(0, before_revision - oldest)]
+            self._storage.archive.extend(entry for entry in gone if entry.type not in BOOKKEEPING)
+            del self._storage.entries[: len(gone)]
+            return len(gone)
+
+    def forget(self, before_ns: int) -> int:
+        """Delete archived records that are older than a time (Unix ns), and return how many.
+
+        Raises:
+            JournalUnavailable: closed, full, or on request; nothing was deleted.
+        """
+        with self._storage.lock:
+            self._check_writable()
+            kept = [entry for entry in self._storage.archive if entry.at_ns >= before_ns]
+            deleted = len(self._storage.archive) - len(kept)
+            self._storage.archive[:] = kept
             return deleted
+
+    def extent(self) -> Extent:
+        """What there is; its text counts as the space that it takes.
+
+        Raises:
+            JournalUnavailable: closed.
+        """
+        oldest, newest = self.bounds()
+        with self._storage.lock:
+            kept = (*self._storage.entries, *self._storage.archive)
+            size = sum(len(entry.body) for entry in kept) + sum(len(s.body) for s in self._storage.snapshots)
+            snapshot = max((stored.revision for stored in self._storage.snapshots), default=0)
+            return Extent("memory", oldest, newest, snapshot, len(self._storage.archive), size)
+
+    def lease(self) -> MemoryLease:
+        """The lease of this storage."""
+        return MemoryLease(self._storage)
 
     def close(self) -> None:
         """Make every later call of this object raise `JournalUnavailable`. May be called twice."""
@@ -195,3 +278,56 @@ class MemoryJournal:
     def _check_space(self) -> None:
         if self._storage.full:
             raise JournalUnavailable("the disk is full: free space; nothing was written")
+
+
+class MemoryLease:
+    """`engine.ports.LeaseStore` in memory. `now_ms`, the clock of the storage, is moved by hand; `away` makes it fail."""
+
+    def __init__(self, storage: _Storage) -> None:
+        self._storage = storage
+        self.away = False
+
+    def advance(self, ms: int) -> None:
+        """Let time pass for everybody who shares the storage."""
+        self._storage.now_ms += ms
+
+    def look(self) -> Lease:
+        """See `engine.ports.LeaseStore`."""
+        self._check()
+        kept = self._storage
+        left_ms = max(0, kept.expires_ms - kept.now_ms)
+        return Lease(kept.epoch, kept.holder, kept.address, kept.place, held=kept.expires_ms > 0, left_ms=left_ms)
+
+    def take(self, seen: Lease, holder: str, address: str, place: str, lease_ms: int) -> int | None:
+        """See `engine.ports.LeaseStore`."""
+        self._check()
+        kept = self._storage
+        with kept.lock:
+            if (kept.epoch, kept.holder) != (seen.epoch, seen.holder):
+                return None
+            kept.epoch += 1
+            kept.holder, kept.address, kept.place = holder, address, place
+            kept.expires_ms = kept.now_ms + lease_ms
+            return kept.epoch
+
+    def renew(self, epoch: int, lease_ms: int) -> None:
+        """See `engine.ports.LeaseStore`."""
+        self._check()
+        with self._storage.lock:
+            if self._storage.epoch != epoch:
+                raise EpochLost(f"this controller's epoch {epoch} is over: {self._storage.holder} leads")
+            self._storage.expires_ms = self._storage.now_ms + lease_ms
+
+    def release(self, epoch: int) -> None:
+        """See `engine.ports.LeaseStore`."""
+        self._check()
+        with self._storage.lock:
+            if self._storage.epoch == epoch:
+                self._storage.expires_ms = 0
+
+    def close(self) -> None:
+        """See `engine.ports.LeaseStore`."""
+
+    def _check(self) -> None:
+        if self.away:
+            raise JournalUnavailable("the database is away, on request")

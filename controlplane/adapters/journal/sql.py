@@ -1,49 +1,65 @@
-"""The journal in a SQL database: the statements. What is special about SQLite is in `sqlite`."""
+"""The journal in a SQL database: the statements. What is special about each database is in `sqlite` and `postgres`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from operator import attrgetter
 
-from sqlalchemy import Connection, Row, delete, func, insert, inspect, make_url, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    delete,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+    union_all,
+    update,
+)
 
 from controlplane.adapters.journal import rules
-from controlplane.adapters.journal.schema import SCHEMA_VERSION, journal, leader, snapshots
-from controlplane.adapters.journal.sqlite import Sqlite
-from controlplane.engine.ports import Compacted, JournalCorrupt, JournalEntry, Snapshot
+from controlplane.adapters.journal.database import open_database
+from controlplane.adapters.journal.schema import SCHEMA_VERSION, archive, journal, leader, snapshots
+from controlplane.core.retention import BOOKKEEPING
+from controlplane.engine.ports import Compacted, Extent, JournalCorrupt, JournalEntry, Snapshot
 
 _COMPACT_CHUNK = 5_000
 """Entries per transaction of a compaction, so that an append waits for tens of milliseconds at most."""
+_PAGE = 2_000
+"""Entries per step of an export."""
 
-_ENTRY_FIELDS = tuple(field.name for field in fields(JournalEntry))
-_entry_values = attrgetter(*_ENTRY_FIELDS)
+_entry_values = attrgetter(*(field.name for field in fields(JournalEntry)))
 
 
 class SqlJournal:
-    """`engine.ports.Journal` in a SQLite file.
+    """`engine.ports.Journal` in a SQLite file or a PostgreSQL database.
 
     Any thread may call; writes take turns. Another process opens its own on the same URL and may read, and store
-    snapshots, while this one appends. Opening creates the file and brings an older schema to this version's.
+    snapshots, while this one appends. Opening brings an empty database or an older schema to this version's.
 
-    An append that raised `JournalUnavailable` stays unwritten as long as this object is open. When the process ends
-    right after it, the disk may still have taken it (the fsync failed, the write did not): a restart reads first.
+    In SQLite, an append that raised `JournalUnavailable` stays unwritten as long as this object is open. When the process
+    ends right after it, the disk may still have taken it (the fsync failed, the write did not): a restart reads first.
 
     Args:
-        url: `sqlite:////absolute/path` of a file on a local disk, percent-encoded like any URL.
-        busy_timeout_ms: how long a write waits for another process's write before it fails with `JournalUnavailable`.
+        url: `sqlite:////absolute/path` of a file on a local disk, percent-encoded like any URL, or
+            `postgresql://user@host:port/database?option=...` with libpq's options and without a password.
+        busy_timeout_ms: how long a write waits for another process's write, and for the server, before it fails with
+            `JournalUnavailable`.
+        password_file: holds the password for PostgreSQL; read anew for every connection.
 
     Raises:
-        JournalUnavailable: the file cannot be opened or created.
-        JournalCorrupt: the file is damaged, is no journal, or has a schema that this version does not know.
-        ValueError: the URL names no file, or a database that is not supported.
+        JournalUnavailable: the database cannot be opened or created.
+        JournalCorrupt: it is damaged, is no journal, or has a schema that this version does not know.
+        ValueError: the URL is of no supported kind, or holds a password.
     """
 
-    def __init__(self, url: str, *, busy_timeout_ms: int = 5_000) -> None:
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            raise ValueError(f"a journal in {parsed.get_backend_name()} is not supported; use sqlite:////absolute/path")
-        self._database = Sqlite(parsed, busy_timeout_ms)
+    def __init__(self, url: str, *, busy_timeout_ms: int = 5_000, password_file: str = "") -> None:
+        self._database = open_database(url, limit_ms=busy_timeout_ms, password_file=password_file)
         try:
             self._ensure_schema()
         except BaseException:
@@ -51,34 +67,63 @@ class SqlJournal:
             raise
 
     def acquire(self, holder: str) -> int:
-        """Take leadership: raise the epoch by one, durably, and return it.
+        """Take leadership without a lease: raise the epoch by one, durably, and return it.
 
         Raises:
             JournalUnavailable: the epoch did not change.
         """
         with self._database.write() as connection:
-            connection.execute(update(leader).values(epoch=leader.c.epoch + 1, holder=holder))
-            return _epoch(connection)
+            connection.execute(
+                update(leader).values(epoch=leader.c.epoch + 1, holder=holder, address="", place="", expires_ms=0)
+            )
+            return int(connection.execute(select(leader.c.epoch)).scalar_one())
 
     def append(self, entries: Sequence[JournalEntry]) -> None:
         """Make all entries durable (fsynced) in one transaction, or none. No entries: nothing happens.
 
         Raises:
             JournalUnavailable: nothing was written; the message says what to do. Then try the same entries again.
+            JournalUncertain: the connection ended during the commit; ask `stored` before the next append.
             EpochLost: another controller has acquired the journal; nothing was written.
             ValueError: a bug of the caller: a gap or a clash of revisions, or an epoch that was never acquired.
         """
         if not entries:
             return
         epoch = rules.check_batch(entries)
-        rows = [dict(zip(_ENTRY_FIELDS, _entry_values(entry), strict=True)) for entry in entries]
+        rows = [_entry_values(entry) for entry in entries]
         with self._database.write() as connection:
-            # An update, not a select: in a database with row locks it holds off `acquire` until this commit.
-            guarded = connection.execute(update(leader).where(leader.c.epoch == epoch).values(epoch=epoch))
-            if guarded.rowcount != 1:
-                rules.check_epoch(_epoch(connection), epoch)
+            rules.check_epoch(_locked_epoch(connection), epoch)
             rules.check_continues(_newest(connection), entries[0].revision)
-            connection.execute(insert(journal), rows)
+            self._database.insert(connection, journal, rows)
+
+    def stored(self, entries: Sequence[JournalEntry]) -> bool:
+        """Whether an append of uncertain outcome is durable. Holding the leader's row, it has waited for that commit.
+
+        Raises:
+            JournalUnavailable: still not known.
+            EpochLost: another controller leads.
+            JournalCorrupt: something else has those revisions.
+        """
+        epoch = rules.check_batch(entries)
+        first, last = entries[0].revision, entries[-1].revision
+        with self._database.write() as connection:
+            rules.check_epoch(_locked_epoch(connection), epoch)
+            query = select(journal).where(journal.c.revision.between(first, last)).order_by(journal.c.revision)
+            found = [_entry(row) for row in connection.execute(query)]
+        if found and found != list(entries):
+            raise JournalCorrupt(f"{self._database}: revisions {first} to {last} are not those of epoch {epoch}")
+        return bool(found)
+
+    def probe(self, epoch: int) -> None:
+        """Find out whether an append would work now: write a page, change nothing.
+
+        Raises:
+            JournalUnavailable: no; the message says why.
+            EpochLost: another controller leads.
+        """
+        with self._database.write() as connection:
+            rules.check_epoch(_locked_epoch(connection), epoch)
+            connection.execute(update(leader).values(epoch=leader.c.epoch))
 
     def read(self, after: int, limit: int = 1_000) -> list[JournalEntry]:
         """Up to `limit` (>= 1) entries with revision > `after` (>= 0), oldest first.
@@ -86,7 +131,7 @@ class SqlJournal:
         Raises:
             Compacted: entries after `after` were removed.
             JournalCorrupt: entries are missing in the middle.
-            JournalUnavailable: the file cannot be read.
+            JournalUnavailable: the database cannot be read.
         """
         rules.check_range(after, limit)
         query = select(journal).where(journal.c.revision > after).order_by(journal.c.revision).limit(limit)
@@ -105,42 +150,56 @@ class SqlJournal:
     def newest(
         self, limit: int, *, after: int = 0, job: str = "", node: str = "", types: Sequence[str] = ()
     ) -> list[JournalEntry]:
-        """The newest `limit` (>= 1) kept entries that match, oldest first. Empty filters match everything.
+        """The newest `limit` (>= 1) entries that match, oldest first, the archive's included. Empty filters match all.
 
         Raises:
-            JournalUnavailable: the file cannot be read.
+            JournalUnavailable: the database cannot be read.
         """
         rules.check_range(after, limit)
-        query = select(journal).where(journal.c.revision > after)
-        if job:
-            query = query.where(journal.c.job == job)
-        if node:
-            query = query.where(journal.c.node == node)
-        if types:
-            query = query.where(journal.c.type.in_(types))
+
+        def part(table: Table) -> Select[tuple[object, ...]]:
+            wanted: list[ColumnElement[bool]] = [table.c.revision > after]
+            wanted += [table.c.job == job] if job else []
+            wanted += [table.c.node == node] if node else []
+            wanted += [table.c.type.in_(types)] if types else []
+            newest = select(table).where(*wanted).order_by(table.c.revision.desc()).limit(limit).subquery()
+            return select(newest)
+
+        # One statement, so that an entry that compaction moves meanwhile is seen once.
+        both = union_all(part(journal), part(archive)).subquery()
+        query = select(both).order_by(both.c.revision.desc()).limit(limit)
         with self._database.read() as connection:
-            rows = connection.execute(query.order_by(journal.c.revision.desc()).limit(limit)).all()
+            rows = connection.execute(query).all()
         return [_entry(row) for row in reversed(rows)]
 
     def bounds(self) -> tuple[int, int]:
-        """(oldest kept revision, newest revision); (1, 0) when empty.
+        """(oldest kept revision, newest revision) of the journal; (1, 0) when empty.
 
         Raises:
-            JournalUnavailable: the file cannot be read.
+            JournalUnavailable: the database cannot be read.
         """
-        # Two subqueries, because SQLite looks up min and max in the index only when each stands alone.
-        oldest = select(func.min(journal.c.revision)).scalar_subquery()
-        newest = select(func.max(journal.c.revision)).scalar_subquery()
         with self._database.read() as connection:
-            low, high = connection.execute(select(oldest, newest)).one()
-        return (1, 0) if low is None else (low, high)
+            return _bounds(connection)
+
+    def extent(self) -> Extent:
+        """What there is, and the space that it takes.
+
+        Raises:
+            JournalUnavailable: the database cannot be read.
+        """
+        with self._database.read(steady=True) as connection:
+            oldest, newest = _bounds(connection)
+            archived = connection.execute(select(func.count()).select_from(archive)).scalar_one()
+            snapshot = connection.execute(select(func.max(snapshots.c.revision))).scalar_one() or 0
+            size = self._database.size(connection)
+        return Extent(self._database.kind, oldest, newest, snapshot, archived, size)
 
     def latest_snapshot(self) -> Snapshot | None:
         """The newest stored snapshot that still matches its digest; None when none was stored.
 
         Raises:
             JournalCorrupt: snapshots are stored and all are damaged.
-            JournalUnavailable: the file cannot be read.
+            JournalUnavailable: the database cannot be read.
         """
         with self._database.read() as connection:
             return rules.newest_intact(_snapshots(connection))
@@ -152,7 +211,7 @@ class SqlJournal:
             JournalUnavailable: nothing was written.
             ValueError: the digest does not match, or the revision is not in the journal yet.
         """
-        with self._database.write() as connection:
+        with self._database.write(patient=True) as connection:
             rules.check_snapshot(snapshot, _newest(connection))
             connection.execute(delete(snapshots).where(snapshots.c.revision == snapshot.revision))
             connection.execute(
@@ -162,25 +221,48 @@ class SqlJournal:
             connection.execute(delete(snapshots).where(snapshots.c.revision.not_in(kept)))
 
     def compact(self, before_revision: int) -> int:
-        """Delete the entries with revision < `before_revision`, oldest first, and return how many.
+        """Remove the entries with revision < `before_revision`, oldest first, and return how many. All but bookkeeping
+        moves to the archive.
 
-        Runs in many short transactions, so appends from other threads go on; cut short, it has deleted the oldest part.
+        Runs in many short transactions, so appends from other threads go on; cut short, it has removed the oldest part.
 
         Raises:
-            ValueError: no intact snapshot at or after `before_revision` is stored; nothing was deleted.
-            JournalUnavailable: the part after the last short transaction was not deleted; call again.
+            ValueError: no intact snapshot at or after `before_revision` is stored; nothing was removed.
+            JournalUnavailable: the part after the last short transaction was not removed; call again.
         """
         with self._database.read() as connection:
             stored = _snapshots(connection)
         rules.check_compaction(stored, before_revision)
-        deleted = 0
+        removed = 0
         while True:
-            with self._database.write() as connection:
+            with self._database.write(patient=True) as connection:
                 oldest = connection.execute(select(func.min(journal.c.revision))).scalar_one()
                 if oldest is None or oldest >= before_revision:
-                    return deleted
-                end = min(before_revision, oldest + _COMPACT_CHUNK)
-                deleted += connection.execute(delete(journal).where(journal.c.revision < end)).rowcount
+                    return removed
+                gone = journal.c.revision < min(before_revision, oldest + _COMPACT_CHUNK)
+                explaining = select(journal).where(gone, journal.c.type.not_in(BOOKKEEPING))
+                connection.execute(insert(archive).from_select(list(journal.columns), explaining))
+                removed += connection.execute(delete(journal).where(gone)).rowcount
+
+    def forget(self, before_ns: int) -> int:
+        """Delete archived records that are older than a time (Unix ns), and return how many.
+
+        Raises:
+            JournalUnavailable: nothing was deleted.
+        """
+        with self._database.write(patient=True) as connection:
+            return connection.execute(delete(archive).where(archive.c.at_ns < before_ns)).rowcount
+
+    def archived(self) -> Iterator[JournalEntry]:
+        """Everything in the archive, oldest first, as it was when the reading began. For backups.
+
+        Raises:
+            JournalUnavailable: the database cannot be read (any more).
+        """
+        with self._database.read(steady=True) as connection:
+            query = select(archive).order_by(archive.c.revision)
+            for row in connection.execution_options(yield_per=_PAGE).execute(query):
+                yield _entry(row)
 
     def close(self) -> None:
         """Release the connections; every later call raises `JournalUnavailable`. May be called twice."""
@@ -190,7 +272,8 @@ class SqlJournal:
         with self._database.read() as connection:
             if self._schema_version(connection) == SCHEMA_VERSION:
                 return
-        with self._database.write() as connection:
+        with self._database.write(patient=True) as connection:
+            self._database.lock_schema(connection)
             found = self._schema_version(connection)  # again: another process may have been faster
             if found != SCHEMA_VERSION:
                 from controlplane.adapters.journal.migrate import upgrade  # noqa: PLC0415 - Alembic takes 0.3 s
@@ -204,7 +287,7 @@ class SqlJournal:
             return None
         if "alembic_version" not in tables:
             raise JournalCorrupt(
-                f"{self._database} is a database but no Phalanx journal; point the journal at another file"
+                f"{self._database} is a database but no Phalanx journal; point the journal at another one"
             )
         versions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
         if len(versions) != 1:
@@ -216,14 +299,23 @@ def _entry(row: Row[*tuple[object, ...]]) -> JournalEntry:
     return JournalEntry(*row)  # type: ignore[arg-type]
 
 
-def _epoch(connection: Connection) -> int:
-    epoch: int = connection.execute(select(leader.c.epoch)).scalar_one()
+def _locked_epoch(connection: Connection) -> int:
+    """The epoch, with the leader's row locked: in a database with row locks it holds off a take-over until we commit."""
+    epoch: int = connection.execute(select(leader.c.epoch).with_for_update()).scalar_one()
     return epoch
 
 
 def _newest(connection: Connection) -> int:
     newest: int | None = connection.execute(select(func.max(journal.c.revision))).scalar_one()
     return newest or 0
+
+
+def _bounds(connection: Connection) -> tuple[int, int]:
+    # Two subqueries, because SQLite looks up min and max in the index only when each stands alone.
+    oldest = select(func.min(journal.c.revision)).scalar_subquery()
+    newest = select(func.max(journal.c.revision)).scalar_subquery()
+    low, high = connection.execute(select(oldest, newest)).one()
+    return (1, 0) if low is None else (low, high)
 
 
 def _snapshots(connection: Connection) -> list[Snapshot]:

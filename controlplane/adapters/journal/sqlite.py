@@ -7,12 +7,12 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
+from sqlalchemy import URL, Connection, Engine, QueuePool, Table, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from controlplane.engine.ports import JournalCorrupt, JournalUnavailable
@@ -32,6 +32,8 @@ class Sqlite:
 
     After a fork the child must open its own.
     """
+
+    kind = "sqlite"
 
     def __init__(self, url: URL, busy_timeout_ms: int) -> None:
         if not url.database or url.database == ":memory:" or url.query:
@@ -66,32 +68,44 @@ class Sqlite:
         return str(self._path)
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that holds the write lock from its first statement and commits at the end of the block.
-
-        Raises:
-            JournalUnavailable: rolled back; the next call starts on a fresh connection.
-            JournalCorrupt: the file is damaged or no database.
-        """
+    def write(self, *, patient: bool = False) -> Iterator[Connection]:
+        """See `database.Database`. Holds the write lock from its first statement; nothing here takes minutes."""
         with self._turn():
             self._check_in_place()
             with self._explained(self._writer), self._writer.begin() as connection:
                 yield connection
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A connection that cannot write. Each statement sees one committed state; two statements may see two.
-
-        Raises:
-            JournalUnavailable: closed, or the file cannot be read.
-            JournalCorrupt: the file is damaged or no database.
-        """
+    def read(self, *, steady: bool = False) -> Iterator[Connection]:
+        """See `database.Database`."""
         self._check_open()
         with self._explained(self._reader), self._reader.connect() as connection:
-            yield connection
+            if steady:
+                connection.exec_driver_sql("BEGIN")
+            try:
+                yield connection
+            finally:
+                if steady:
+                    connection.exec_driver_sql("ROLLBACK")
+
+    def insert(self, connection: Connection, table: Table, rows: Sequence[tuple[object, ...]]) -> None:
+        """See `database.Database`: the driver's own loop."""
+        marks = ", ".join("?" * len(table.columns))
+        connection.exec_driver_sql(f"INSERT INTO {table.name} VALUES ({marks})", list(rows))
+
+    def lock_schema(self, connection: Connection) -> None:
+        """See `database.Database`: a transaction that writes holds the file's lock anyway."""
+
+    def size(self, connection: Connection) -> int:
+        """See `database.Database`: pages in use; the file keeps the space of removed entries for new ones."""
+        pages, free, size = (
+            int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - free) * size
 
     def close(self) -> None:
-        """Close all connections; the last one moves the write-ahead log into the file. May be called twice."""
+        """See `database.Database`. The last connection moves the write-ahead log into the file."""
         with self._thread_lock:
             if not self._closed:
                 self._closed = True
