@@ -212,6 +212,8 @@ def test_the_follower_stores_snapshots_and_a_watch_survives_compaction(controlle
     job = controller.until_state(RUNNING)
     opened = journal(controller)
     until(opened.latest_snapshot, "the follower stores one")
+    why = event_pb2.ExplainRequest(kind=event_pb2.SUBJECT_KIND_JOB, name="demo")
+    told = list(controller.events.Explain(why, timeout=10).chain)
     opened.compact(store(opened, load(opened)).revision)
 
     watch = controller.events.WatchEvents(event_pb2.WatchEventsRequest(after_revision=1), timeout=10)
@@ -226,11 +228,14 @@ def test_the_follower_stores_snapshots_and_a_watch_survives_compaction(controlle
     with pytest.raises(grpc.RpcError) as future:
         next(controller.events.WatchEvents(event_pb2.WatchEventsRequest(after_revision=10**6), timeout=10))
     assert refusal(future.value) == (grpc.StatusCode.OUT_OF_RANGE, "REVISION_IN_FUTURE")
+    opened_extent = opened.extent()
     opened.close()
     controller.kill()
     controller.start()
     assert controller.job().uid == job.uid
-    assert GenerationStarted.__name__ not in {event.type for event in events(controller)}, "compacted"
+    assert opened_extent.archived > 0
+    assert list(controller.events.Explain(why, timeout=10).chain) == told, "what explains it is in the archive"
+    assert GenerationStarted.__name__ in {event.type for event in told}
 
 
 def _until_cordon(watch: Iterator[event_pb2.WatchEventsResponse]) -> list[event_pb2.WatchEventsResponse]:
