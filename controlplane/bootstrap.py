@@ -45,6 +45,8 @@ WANTED_FILES = 65_536
 """One descriptor a connection: 6,250 nodes, their relays and some air."""
 LEAST_FILES = 1_024
 PROBE_S = 0.1
+BRIEF_BEATS = 1.5
+"""Silence, in beats, after which three agreeing witnesses need not wait for the lease."""
 LEADER_LOOK_S = 2.0
 STOP_GRACE_S = 0.5
 STOP_LIMIT_S = 10.0
@@ -272,7 +274,9 @@ def raise_file_limit() -> None:
 
 def _policy(settings: Settings) -> Policy:
     suspicion = SuspicionPolicy(
-        lease_s=settings.lease_ms / 1000, dead_without_witness_s=settings.dead_without_witness_ms / 1000
+        lease_s=settings.lease_ms / 1000,
+        brief_s=BRIEF_BEATS * settings.beat_ms / 1000,
+        dead_without_witness_s=settings.dead_without_witness_ms / 1000,
     )
     return Policy(suspicion, settings.orphan_grace_ms, settings.effect_ms, settings.max_active_jobs)
 

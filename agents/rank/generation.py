@@ -235,6 +235,7 @@ class Generation:
                 assignment = self._control.wait_newer(self.number, None)
                 if assignment is not None:
                     return assignment
+        self._pause()
         left = self._broken_since + self._patience_s - time.monotonic()
         assignment = self._control.wait_newer(self.number, max(0.0, left))
         if assignment is None:
@@ -309,6 +310,12 @@ class Generation:
     @property
     def _patience_s(self) -> float:
         return PEER_LOSS_PATIENCE * self.assignment.join_timeout_s
+
+    def _pause(self) -> None:
+        """Say PAUSED: this rank cannot go on in its generation. Others that fell silent are believed lost the sooner."""
+        facts = self._reporter.facts()
+        if facts.generation == self.number and self._control.newest_generation == self.number:
+            self._reporter.report(replace(facts, state=types_pb2.RANK_STATE_PAUSED))
 
     def _given_up(self, what: str) -> SystemExit:
         note(

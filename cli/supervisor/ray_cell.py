@@ -174,7 +174,7 @@ def gcs_command(cell: Cell, ray: Path) -> list[str]:
         "gcs_grpc_initial_reconnect_backoff_ms": 100,
         "gcs_grpc_max_reconnect_backoff_ms": 500,
         "health_check_initial_delay_ms": 1000,
-        "health_check_period_ms": 200,
+        "health_check_period_ms": 100,  # with the threshold: a raylet that refuses connections is dead after 0.5 s
         "health_check_timeout_ms": 1000,
         "health_check_failure_threshold": 5,
         "kill_child_processes_on_worker_exit": False,  # or rank hosts die with their actor

@@ -34,6 +34,8 @@ def _sight(draft: Draft) -> Sight:
     stopped = np.zeros(fleet.size, dtype=np.bool_)
     stepping = np.zeros(fleet.size, dtype=np.bool_)
     lease = draft.policy.suspicion.lease_s
+    member = fleet.cell_member | ~fleet.cell_known
+    reset = ~fleet.session & (heard > trusted)
     suspects = np.flatnonzero(silence > lease)
     for job in draft.state.active_jobs() if len(suspects) else ():
         if job.state is not JobState.RUNNING:
@@ -48,7 +50,24 @@ def _sight(draft: Draft) -> Sight:
         told = len(here) < len(nodes)
         stopped[here] |= told and quiet_s > lease
         stepping[here] |= (moved_ns > heard[here] + seconds(lease / 2)) & (quiet_s < lease)
-    return Sight(fleet.liveness, fleet.session, silence, fleet.cell_member | ~fleet.cell_known, stopped, stepping)
+    halted = _halted(draft, np.flatnonzero(reset & ~member))
+    return Sight(fleet.liveness, fleet.session, silence, member, stopped, stepping, reset, halted)
+
+
+def _halted(draft: Draft, nodes: np.ndarray) -> np.ndarray:
+    """Mask over nodes: each job with ranks there has a rank elsewhere that is PAUSED in the current generation.
+
+    Asked only of `nodes`. A job that does not say so may still make steps there, and speaks for the node's life.
+    """
+    said = np.zeros(draft.fleet.size, dtype=np.bool_)
+    denied = np.zeros(draft.fleet.size, dtype=np.bool_)
+    for job in draft.state.active_jobs() if len(nodes) else ():
+        hosts = job.hosts
+        bound = (hosts.rank != NONE) & (hosts.generation == job.generation) & hosts.live()
+        paused = bound & (hosts.state == RankState.PAUSED) & (ms(1) * hosts.since_ms >= job.clock.announced_ns)
+        for node in nodes[np.isin(nodes, hosts.node[bound])].tolist():
+            (said if (paused & (hosts.node != node)).any() else denied)[node] = True
+    return said & ~denied
 
 
 def _liveness(draft: Draft) -> None:
@@ -75,6 +94,8 @@ def _witnesses(ground: Ground) -> tuple[str, ...]:
     match ground:
         case Ground.CELL_WITNESS:
             return ("lease", "cell")
+        case Ground.THREE_WITNESSES:
+            return ("session", "cell", "peer ranks")
         case Ground.STEPS_WITNESS:
             return ("lease", "rank progress")
         case Ground.LEASE | Ground.LONG_SILENCE | Ground.CORRELATED:

@@ -324,6 +324,8 @@ class World:
         """A process ends; what lingers of its group goes half a second later."""
         process.state, process.exit, process.since_ns = RankState.EXITED, exit_, self.now_ns
         self.report(node, [process])
+        if process.generation and not exit_.final_marker:
+            self._peers_pause(process.job)
         if not exit_.group_empty:
             self.after(0.5, lambda: self._emptied(node, process))
 
@@ -331,6 +333,23 @@ class World:
         if process.exit is not None and not process.exit.group_empty:
             process.exit = replace(process.exit, group_empty=True)
             self.report(node, [process])
+
+    def _peers_pause(self, uid: str) -> None:
+        """The ranks that work with a lost one notice its broken connections, and say that they cannot go on."""
+        self.after(0.05, lambda: [self._pause(*found) for found in self._working(uid)])
+
+    def _working(self, uid: str) -> list[tuple[Machine_, Process]]:
+        job = self.engine.state.jobs[uid]
+        return [
+            (node, process)
+            for node in self.nodes.values()
+            for process in node.processes.values()
+            if process.job == uid and process.generation == job.generation and process.state is RankState.RUNNING
+        ]
+
+    def _pause(self, node: Machine_, process: Process) -> None:
+        if not self._whole(self.job(process.job), 3):
+            self._become(node, process, RankState.PAUSED)
 
     def _become(self, node: Machine_, process: Process, state: RankState) -> None:
         if process.state is RankState.EXITED or not node.up or not process.obeys:
@@ -529,7 +548,10 @@ class World:
     def destroy(self, name: str) -> None:
         node = self.nodes[name]
         node.up = node.agent = node.raylet = node.session = node.frozen = False
+        jobs = {process.job for process in node.processes.values() if process.generation and process.exit is None}
         node.processes.clear()
+        for uid in sorted(jobs):
+            self._peers_pause(uid)
         self.soft.silent_since.setdefault(name, self.now_ns)
         self.turn(ev.NodeSessionLost(name, node.boot_id, "stream reset"))
         self.after(0.5, self.cell_nodes)

@@ -2,6 +2,7 @@
 
 The table is "Believing" in docs/language.md: silence alone makes a node SUSPECT; DEAD needs a second witness or the long
 time-out; ranks that still make steps prove the node alive; many silent at once without any witness make *us* the suspect.
+Where agent, cell and peers agree, each about its own part, the lease is not waited for (docs/design/0005-edges.md).
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from controlplane.core.vocabulary import NodeLiveness
 
 @dataclass(frozen=True, slots=True)
 class SuspicionPolicy:
-    """Limits in seconds. `scatter_share`: from this share of the site on, silence without witness is our own fault."""
+    """Limits in seconds. `brief_s`: silence that is enough when three witnesses of different kinds agree; above a beat, so
+    that an agent that was restarted can say hello. `scatter_share`: from this share of the site on, silence without witness
+    is our own fault."""
 
     lease_s: float = 3.0
+    brief_s: float = 0.75
     dead_without_witness_s: float = 300.0
     scatter_minimum: int = 3
     scatter_share: float = 0.3
@@ -36,6 +40,7 @@ class Ground(IntEnum):
     LONG_SILENCE = 5
     CORRELATED = 6
     PROOF_OF_LIFE = 7
+    THREE_WITNESSES = 8
 
 
 GROUND_TEXT = {
@@ -47,6 +52,7 @@ GROUND_TEXT = {
     Ground.LONG_SILENCE: "silent past the long time-out",
     Ground.CORRELATED: "many nodes fell silent at once without any witness: this controller cannot see",
     Ground.PROOF_OF_LIFE: "its job still makes steps, so it lives; only the path to it is broken",
+    Ground.THREE_WITNESSES: "its stream was reset, its raylet is gone from the cell, and ranks elsewhere lost its ranks",
 }
 
 
@@ -56,6 +62,8 @@ class Sight:
 
     `member`: its raylet is in the cell, or was never seen there (absence is no witness then). `stopped`: a job with ranks
     there has stopped making steps for longer than a lease. `stepping`: such a job made steps after the node's last beat.
+    `reset`: its stream ended after a beat that we heard ourselves, with no lag of ours since. `halted`: of every job with
+    ranks there, a rank on another node says that it cannot go on.
     """
 
     liveness: ByteColumn
@@ -64,6 +72,8 @@ class Sight:
     member: BoolColumn
     stopped: BoolColumn
     stepping: BoolColumn
+    reset: BoolColumn
+    halted: BoolColumn
 
 
 def judge(sight: Sight, policy: SuspicionPolicy) -> tuple[ByteColumn, ByteColumn]:
@@ -85,6 +95,8 @@ def judge(sight: Sight, policy: SuspicionPolicy) -> tuple[ByteColumn, ByteColumn
         ground[changed] = why
 
     conclude(heard, NodeLiveness.ALIVE, Ground.BEAT)
+    agreed = judged & sight.reset & ~sight.member & sight.halted & ~sight.stepping
+    conclude(agreed & (sight.silence_s > policy.brief_s), NodeLiveness.DEAD, Ground.THREE_WITNESSES)
     cell_says = silent & ~sight.member & ~sight.stepping
     steps_say = silent & sight.stopped & ~sight.stepping
     conclude(cell_says, NodeLiveness.DEAD, Ground.CELL_WITNESS)

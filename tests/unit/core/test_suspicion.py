@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -24,6 +24,11 @@ class Seen:
     member: bool = True
     stopped: bool = False
     stepping: bool = False
+    reset: bool = False
+    halted: bool = False
+
+
+LOST = Seen(SUSPECT, session=False, member=False, reset=True, halted=True)
 
 
 def verdicts(*nodes: Seen) -> list[tuple[NodeLiveness, Ground]]:
@@ -36,6 +41,8 @@ def verdicts(*nodes: Seen) -> list[tuple[NodeLiveness, Ground]]:
         np.array([n.member for n in crowd]),
         np.array([n.stopped for n in crowd]),
         np.array([n.stepping for n in crowd]),
+        np.array([n.reset for n in crowd]),
+        np.array([n.halted for n in crowd]),
     )
     live, ground = judge(sight, POLICY)
     assert (ground[len(nodes) :] == Ground.NONE).all(), "healthy nodes are left alone"
@@ -75,6 +82,16 @@ def verdicts(*nodes: Seen) -> list[tuple[NodeLiveness, Ground]]:
         (Seen(silence_s=10.0, stepping=True, member=False), SUSPECT, Ground.PROOF_OF_LIFE),
         (Seen(silence_s=10.0, stepping=True, stopped=True), SUSPECT, Ground.PROOF_OF_LIFE),
         (Seen(SUSPECT, silence_s=600.0, stepping=True), SUSPECT, Ground.NONE),
+        # three witnesses of different kinds: the lease adds nothing, a short grace is kept
+        (replace(LOST, silence_s=0.7), SUSPECT, Ground.NONE),
+        (replace(LOST, silence_s=0.8), DEAD, Ground.THREE_WITNESSES),
+        (replace(LOST, silence_s=0.8, liveness=UNKNOWN), DEAD, Ground.THREE_WITNESSES),
+        # ... two of them are not enough before the lease is over, whichever
+        (replace(LOST, silence_s=2.9, reset=False), SUSPECT, Ground.NONE),
+        (replace(LOST, silence_s=2.9, member=True), SUSPECT, Ground.NONE),
+        (replace(LOST, silence_s=2.9, halted=False), SUSPECT, Ground.NONE),
+        # ... and steps outweigh all of them
+        (replace(LOST, silence_s=2.9, stepping=True), SUSPECT, Ground.NONE),
         # DEAD stays DEAD until a hello
         (Seen(DEAD), DEAD, Ground.NONE),
         (Seen(DEAD, silence_s=600.0), DEAD, Ground.NONE),
@@ -110,7 +127,7 @@ def test_proof_of_life_does_not_count_as_silence_of_the_crowd() -> None:
 def test_an_empty_site() -> None:
     empty = np.zeros(0)
     none = np.zeros(0, dtype=bool)
-    live, ground = judge(Sight(empty.astype(np.uint8), none, empty, none, none, none), POLICY)
+    live, ground = judge(Sight(empty.astype(np.uint8), none, empty, none, none, none, none, none), POLICY)
     assert len(live) == len(ground) == 0
 
 
