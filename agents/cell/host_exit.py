@@ -15,8 +15,11 @@ _TRACEBACK = "Traceback (most recent call last):"
 _CUT = "\n[...]\n"
 
 
-def session_leftovers(own_pid: int) -> list[int]:
-    """Living processes of the session that `own_pid` leads, or adopted by it; without `own_pid` and zombies."""
+def session_leftovers(own_pid: int, mark: bytes = b"") -> list[int]:
+    """Living processes of the session that `own_pid` leads, or adopted by it; without `own_pid` and zombies.
+
+    With `mark`, also those that have it in their environment: a container's processes are of no session of ours.
+    """
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == own_pid:
@@ -31,21 +34,29 @@ def session_leftovers(own_pid: int) -> list[int]:
         state, parent, session, threads = fields[0], int(fields[1]), int(fields[3]), int(fields[17])
         # A zombie whose other threads still run is alive: only its first thread has ended.
         alive = state not in b"ZXx" or (state == b"Z" and threads > 1)
-        if alive and own_pid in (session, parent):
+        if alive and (own_pid in (session, parent) or (mark and _bears(int(name), mark))):
             found.append(int(name))
     return found
 
 
-def kill_leftovers(own_pid: int, limit_s: float) -> bool:
+def _bears(pid: int, mark: bytes) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return mark in file.read().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+
+
+def kill_leftovers(own_pid: int, limit_s: float, mark: bytes = b"") -> bool:
     """SIGKILL the leftovers until none is left; False when some are still there after `limit_s`."""
     deadline = time.monotonic() + limit_s
     pause_s = 0.002
     while True:
-        leftovers = session_leftovers(own_pid)
+        leftovers = session_leftovers(own_pid, mark)
         if not leftovers:
             return True
         for pid in leftovers:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):  # a container's may be another user's: then not empty
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
             return False

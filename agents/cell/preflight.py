@@ -14,8 +14,10 @@ from contextlib import suppress
 import structlog
 from phalanx.v1 import cell_pb2, types_pb2
 
+from agents.cell.container import NoRuntime, find_runtime
 from agents.cell.preflight_probe import FOLDER_FIELD, MODULE_FIELD
 
+IMAGE_FIELD = "spec.workload.image"
 PROBE_LIMIT_S = 20.0
 PROBES_AT_ONCE = 4
 
@@ -50,6 +52,8 @@ class Preflight:
 
 async def _workload_probe(request: cell_pb2.PreflightRequest) -> list[types_pb2.FieldViolation]:
     workload = request.workload
+    if workload.image:
+        return _image_violations()
     if not workload.code_digest:
         return await _probe(MODULE_FIELD, "importing its parent packages", "workload", workload.module, workload.path)
     doing = f"importing {workload.module} from the shipped folder"
@@ -60,6 +64,16 @@ async def _workload_probe(request: cell_pb2.PreflightRequest) -> list[types_pb2.
         )
     finally:
         await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+
+
+def _image_violations() -> list[types_pb2.FieldViolation]:
+    """Only whether containers can run at all: to look into the image is to pull it, which takes minutes."""
+    try:
+        find_runtime()
+    except NoRuntime as error:
+        reason, _, fix = str(error).partition(": ")
+        return [types_pb2.FieldViolation(path=IMAGE_FIELD, reason=f"{reason} in this cell", fix=fix)]
+    return []
 
 
 async def _probe(field: str, doing: str, *arguments: str) -> list[types_pb2.FieldViolation]:

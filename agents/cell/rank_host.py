@@ -24,6 +24,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct, Value
 from phalanx.v1 import cell_pb2, local_pb2, types_pb2
 
+from agents.cell.container import SIGNAL_BASE, NoRuntime, find_runtime, remove, run_command
 from agents.cell.host_exit import MemoryKills, kill_leftovers, killed_for_memory, last_words
 from agents.cell.host_link import HostLink, LinkState
 
@@ -95,8 +96,13 @@ def rank_environment(spec: cell_pb2.HostSpec, environ: Mapping[str, str]) -> dic
     }
 
 
-def rank_command(spec: cell_pb2.HostSpec) -> list[str]:
-    """What the child runs: the rank process, or first what gets its shipped code ready."""
+def rank_command(spec: cell_pb2.HostSpec, environment: Mapping[str, str]) -> list[str]:
+    """What the child runs: the rank process, or what gets its shipped code ready, or what runs its container.
+
+    Raises NoRuntime when there is no way to run containers here.
+    """
+    if spec.workload.image:
+        return run_command(spec, find_runtime(), environment, user=os.getuid(), group=os.getgid())
     if spec.workload.code_digest:
         return [sys.executable, "-u", "-m", "agents.cell.with_code", spec.code_archive, spec.workload.code_digest]
     return [sys.executable, "-u", "-m", "agents.rank"]
@@ -145,6 +151,7 @@ class RankHost:
         self._link = HostLink(settings.socket_path, self._registration, self.note)
         self._link.watch(wake)
         self._wake = wake
+        self._mark = f"PHALANX_HOST_ID={spec.host_id}".encode() if spec.workload.image else b""
         self._child: subprocess.Popen[bytes] | None = None
         self._memory_kills = MemoryKills("", 0)
         self._exit: types_pb2.ExitInfo | None = None
@@ -182,7 +189,7 @@ class RankHost:
                 break
             if not self._turn(give_up_at if self._exit.group_empty else time.monotonic()):
                 return EXIT_NODE_GONE
-            if not self._exit.group_empty and kill_leftovers(os.getpid(), FOLDER_CHECK_S):
+            if not self._exit.group_empty and kill_leftovers(os.getpid(), FOLDER_CHECK_S, self._mark):
                 self._exit.group_empty = True
                 self._link.send_exit(self._exit_message)
         self._link.close()
@@ -194,7 +201,7 @@ class RankHost:
         if now >= self._check_folder_at:
             self._check_folder_at = now + FOLDER_CHECK_S
             if self._folder.gone():
-                kill_leftovers(os.getpid(), KILL_LIMIT_S)
+                kill_leftovers(os.getpid(), KILL_LIMIT_S, self._mark)
                 return False
         # Wait, then act, then let the caller look: what happened before the wait makes it return at once.
         self._link.wait(now, min(limit, self._check_folder_at))
@@ -207,16 +214,19 @@ class RankHost:
             self._ended(0, signal.SIGTERM, "the host was told to end before it started the process")
             return
         self._memory_kills = MemoryKills.now()
+        environment = rank_environment(self._spec, os.environ)
         try:
+            if self._spec.workload.image and self._spec.checkpoint_folder:
+                os.makedirs(self._spec.checkpoint_folder, exist_ok=True)  # a runtime mounts only what is there
             self._child = subprocess.Popen(
-                rank_command(self._spec),
+                rank_command(self._spec, environment),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
-                env=rank_environment(self._spec, os.environ),
+                env=environment,
                 preexec_fn=child_set_up(os.getpid()),  # noqa: PLW1509  safe: this process has one thread
             )
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, subprocess.SubprocessError, NoRuntime) as error:
             self._ended(CODE_NOT_STARTED, 0, f"the process could not be started: {error}")
 
     def _reap(self) -> None:
@@ -230,11 +240,20 @@ class RankHost:
             if self._child is not None and pid == self._child.pid:
                 code = os.waitstatus_to_exitcode(status)
                 self._child.returncode = code  # reaped here, not by Popen
+                if self._spec.workload.image:
+                    code = self._container_ended(code)
                 self._ended(max(code, 0), max(-code, 0), "")
+
+    def _container_ended(self, code: int) -> int:
+        """The rank's status from that of the runtime's client; after this the container is gone."""
+        if code < 0:  # the client was killed, not the container
+            remove(find_runtime(), self._spec.host_id)
+            return code
+        return SIGNAL_BASE - code if code > SIGNAL_BASE else code
 
     def _ended(self, code: int, signal_number: int, message: str) -> None:
         self._exited_at = time.monotonic()
-        empty = kill_leftovers(os.getpid(), KILL_LIMIT_S)
+        empty = kill_leftovers(os.getpid(), KILL_LIMIT_S, self._mark)
         sender = types_pb2.ExitInfo.SENDER_UNSPECIFIED
         if signal_number:
             sender = types_pb2.ExitInfo.SENDER_UNKNOWN
@@ -274,6 +293,7 @@ class RankHost:
             pid=self._child.pid if self._child is not None else 0,
             proof=self._settings.proof(),
             log_path=self._settings.log_path,
+            contained=bool(self._spec.workload.image),
         )
 
     def _exit_message(self) -> local_pb2.HostExit:

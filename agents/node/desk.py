@@ -16,7 +16,7 @@ from agents.node.endings import Endings
 from agents.node.generations import GenerationTables, assignment_message
 from agents.node.hosts import HostIdentity, HostRecord, Refusal, well_formed
 from agents.node.outbox import Finding, RestoreFailedFinding, ShardFinding
-from agents.node.processes import SessionIdentity, read_stat
+from agents.node.processes import ProcessStat, SessionIdentity, bears, read_stat
 from agents.node.state import NodeState
 
 log = structlog.get_logger(__name__)
@@ -130,6 +130,7 @@ class LocalDesk:
             host_start=stat.start_time,
             pid=message.pid,
             log_path=message.log_path,
+            contained=message.contained,
         )
         refusal = self._state.table.register_host(identity, time.monotonic())
         if refusal is not None:
@@ -151,7 +152,7 @@ class LocalDesk:
         stat = read_stat(connection.peer_pid)
         if stat is None or connection.peer_pid != message.pid:
             return Refusal("foreign_process", f"the peer is process {connection.peer_pid}, not {message.pid}")
-        if record is not None and stat.session != record.identity.host_pid:
+        if record is not None and not _belongs(stat, record.identity):
             return Refusal("foreign_process", f"process {stat.pid} is not of the session of host {message.host_id}")
         refusal = self._state.table.register_rank(message.host_id, message.pid)
         if refusal is not None:
@@ -251,3 +252,8 @@ class LocalDesk:
         self._state.counters.add(f"local_refused.{refusal.kind}")
         if self._state.counters.first(host_id, refusal.kind):
             log.warning("local.refused", host_id=host_id, kind=refusal.kind, reason=refusal.reason)
+
+
+def _belongs(stat: ProcessStat, identity: HostIdentity) -> bool:
+    """Whether a process is one of the host's: of its session, or in its container."""
+    return stat.session == identity.host_pid or (identity.contained and bears(stat.pid, identity.host_id))

@@ -234,4 +234,5 @@ class Endings:
 
 
 def _session(record: HostRecord) -> SessionIdentity:
-    return SessionIdentity(record.identity.host_pid, record.identity.host_start)
+    identity = record.identity
+    return SessionIdentity(identity.host_pid, identity.host_start, identity.host_id if identity.contained else "")

@@ -50,6 +50,7 @@ class HostIdentity:
     host_start: int
     pid: int
     log_path: str
+    contained: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def load_hosts(path: Path) -> HostTable:
 
 def _record_document(record: HostRecord) -> dict[str, Any]:
     return {
-        "identity": asdict(record.identity),
+        "identity": _identity_document(record.identity),
         "serial": record.serial,
         "state": types_pb2.RankState.Name(record.state),
         "state_since": record.state_since,
@@ -86,6 +86,14 @@ def _record_document(record: HostRecord) -> dict[str, Any]:
         "exit": json_format.MessageToDict(record.exit) if record.exit is not None else None,
         "fence_reason": record.fence_reason,
     }
+
+
+def _identity_document(identity: HostIdentity) -> dict[str, Any]:
+    """Fields of later versions only where they say something: an agent that is rolled back reads the rest."""
+    document = asdict(identity)
+    if not identity.contained:
+        del document["contained"]
+    return document
 
 
 def _record(document: dict[str, Any]) -> HostRecord:

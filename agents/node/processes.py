@@ -32,10 +32,14 @@ class ProcessStat:
 
 @dataclass(frozen=True, slots=True)
 class SessionIdentity:
-    """A session, told from a later one under the same number by the start time of its leader."""
+    """A session, told from a later one under the same number by the start time of its leader.
+
+    `contained`: the host id whose processes run in a container, in sessions of their own; they belong to it too.
+    """
 
     leader: int
     start_time: int
+    contained: str = ""
 
 
 def read_stat(pid: int) -> ProcessStat | None:
@@ -66,14 +70,22 @@ def is_alive(pid: int, start_time: int) -> bool:
 def session_members(session: SessionIdentity) -> list[ProcessStat]:
     """Living processes of the session, zombies left out. Scans /proc: call it off the event loop."""
     leader = read_stat(session.leader)
-    if leader is not None and leader.start_time != session.start_time:
+    ours = leader is None or leader.start_time == session.start_time
+    if not ours and not session.contained:
         return []
     members = []
     for pid in _pids():
         stat = read_stat(pid)
-        if stat is not None and stat.session == session.leader and stat.alive:
+        if stat is None or not stat.alive:
+            continue
+        if (ours and stat.session == session.leader) or (session.contained and bears(pid, session.contained)):
             members.append(stat)
     return members
+
+
+def bears(pid: int, host_id: str) -> bool:
+    """Whether the process was started for that host, by its environment."""
+    return f"PHALANX_HOST_ID={host_id}".encode() in _environment(pid)
 
 
 def sessions_of_host(host_id: str, node: str) -> list[SessionIdentity]:

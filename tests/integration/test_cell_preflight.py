@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from phalanx.v1 import cell_pb2, types_pb2
 
+from cli.code import pack
 from tests.fixtures.cell_peers import wait_for
 
 if TYPE_CHECKING:  # at run time pytest imports it as a plugin, once
@@ -36,10 +37,14 @@ def code(tmp_path: Path) -> Iterator[Path]:
     return folder
 
 
-def ask(site: CellSite, module: str, path: str = "", folder: str = "") -> list[types_pb2.FieldViolation]:
-    request = cell_pb2.PreflightRequest(preflight_id=f"{module}|{path}|{folder}", checkpoint_folder=folder)
+def ask(
+    site: CellSite, module: str, path: str = "", folder: str = "", *, shipped: tuple[Path, str] | None = None
+) -> list[types_pb2.FieldViolation]:
+    request = cell_pb2.PreflightRequest(preflight_id=f"{module}|{path}|{folder}|{shipped}", checkpoint_folder=folder)
     request.workload.module = module
     request.workload.path = path
+    if shipped is not None:
+        request.code_archive, request.workload.code_digest = str(shipped[0]), shipped[1]
     site.controller.send(cell_pb2.CellInstruction(preflight=request))
     result = wait_for("preflight result", lambda: site.controller.preflights.get(request.preflight_id), 30)
     return list(result.violations)
@@ -83,3 +88,51 @@ def test_a_folder_that_cannot_be_written(site: CellSite, code: Path, tmp_path: P
     assert "Not a directory" in found.reason
     both = ask(site, "nothing_like_it", str(code), "relative")
     assert {violation.path for violation in both} == {"spec.workload.module", "spec.checkpoint.folder"}
+
+
+def ship(tmp_path: Path, **files: str) -> tuple[Path, str]:
+    source = tmp_path / "src"
+    for name, text in files.items():
+        path = source / f"{name.replace('__', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    packed = pack(source)
+    archive = tmp_path / "shipped.tar.gz"
+    archive.write_bytes(packed.data)
+    return archive, packed.digest
+
+
+def test_shipped_code_is_imported_and_its_mistakes_are_placed(site: CellSite, tmp_path: Path) -> None:
+    good = ship(tmp_path, train="import lib.model\ndef main(context): ...\n", lib__model="SIZE = 4\n")
+    assert ask(site, "train", shipped=good) == []
+    (found,) = ask(site, "tran", shipped=good)
+    assert "no module named tran in the shipped folder" in found.reason
+    assert found.fix == "did you mean train?"
+    (found,) = ask(site, "lib.model", shipped=good)
+    assert "lib.model (lib/model.py in the shipped folder) has no main(context)" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "fix"),
+    [
+        ("\nimport no_such_package\n", "lib/model.py line 2: ModuleNotFoundError", "put no_such_package into"),
+        ("def broken(:\n", "lib/model.py line 1: SyntaxError", "correct the file"),
+        ("raise SystemExit(3)\n", "lib/model.py line 1: SystemExit: 3", "correct the file"),
+    ],
+)
+def test_an_import_that_fails_is_named_by_file_and_line(
+    site: CellSite, tmp_path: Path, text: str, reason: str, fix: str
+) -> None:
+    shipped = ship(tmp_path, train="import lib.model\n", lib__model=text)
+    (found,) = ask(site, "train", shipped=shipped)
+    assert found.path == "spec.workload.module"
+    assert reason in found.reason
+    assert fix in found.fix
+
+
+def test_an_archive_that_is_not_what_was_shipped(site: CellSite, tmp_path: Path) -> None:
+    archive, digest = ship(tmp_path, train="")
+    archive.write_bytes(b"something else")
+    (found,) = ask(site, "train", shipped=(archive, digest))
+    assert found.path == "spec.workload.codeDigest"
+    assert "has digest sha256:" in found.reason

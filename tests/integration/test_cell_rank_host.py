@@ -36,18 +36,29 @@ class Bench:
         self.hosts: list[subprocess.Popen[bytes]] = []
 
     def start(
-        self, host_id: str, *actions: dict[str, object], arguments: tuple[str, ...] = (), stub: Path | None = STUB
+        self,
+        host_id: str,
+        *actions: dict[str, object],
+        arguments: tuple[str, ...] = (),
+        stub: Path | None = STUB,
+        origin: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
+        """`origin`: fields of the spec that say where the module comes from, instead of a path."""
         spec = cell_pb2.HostSpec(host_id=host_id, node="n0", job_uid="uid", job_name="job")
         spec.workload.module = "train"
-        spec.workload.path = str(self.root)
+        for name, value in (origin or {"path": str(self.root)}).items():
+            setattr(spec if name in ("code_archive", "checkpoint_folder") else spec.workload, name, value)
         spec.workload.args.update({"do": list(actions), "learning_rate": 0.5, "steps": 100})
         path = os.pathsep.join(str(part) for part in (stub, REPOSITORY) if part is not None)
         host = subprocess.Popen(
             [sys.executable, "-m", "agents.cell.rank_host", *arguments],
             stdin=subprocess.PIPE,
             cwd=self.node.directory,
-            env=os.environ | self.node.environment | {"PYTHONPATH": path, "PHALANX_HOST_ID": host_id},
+            env=os.environ
+            | self.node.environment
+            | {"PYTHONPATH": path, "PHALANX_HOST_ID": host_id}
+            | (environment or {}),
             start_new_session=True,
         )
         self.hosts.append(host)
