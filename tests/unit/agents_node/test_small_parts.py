@@ -173,6 +173,10 @@ def test_an_unreaped_leader_and_a_member_in_another_group() -> None:
 
 def test_a_second_order_hurries_the_first() -> None:
     process, session = _leader("sh", "-c", "trap '' TERM; while :; do sleep 1; done")
+    deadline = time.monotonic() + 10
+    while len(processes.session_members(session)) < 2:  # the first sleep runs: the trap is set
+        assert time.monotonic() < deadline
+        os.sched_yield()
 
     async def scenario() -> float:
         plan = KillPlan(kill_at=time.monotonic() + 60, terminate=True)
