@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -53,6 +54,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if COMPLETION_VARIABLE in os.environ:
+        from cli.completing import answer_shell  # noqa: PLC0415
+
+        return answer_shell(build)
     first = arguments[0] if arguments else "--help"
     if first in ("-h", "--help", "help"):
         sys.stdout.write(overview() + "\n")

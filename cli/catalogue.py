@@ -47,14 +47,21 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry("uncordon", "node", "Remove one owner's reason from nodes."),
         Entry("drain", "node", "Cordon nodes and move their ranks elsewhere."),
     ),
-    SAFETY: (Entry("checkpoints", "checkpoint", "Checkpoints: list, verify, keep."),),
+    SAFETY: (
+        Entry("checkpoints", "checkpoint", "Checkpoints: list, verify, keep."),
+        Entry("audit", "audit", "Who changed what, and whether the records are all there."),
+    ),
     SITE: (
         Entry("up", "site", "Start a site on this machine."),
         Entry("down", "site", "End every process of the site on this machine."),
         Entry("demo", "demo", "Train, lose a rank, lose a node, end with the same weights."),
         Entry("inject", "fault", "Break something on purpose, to see it recover."),
     ),
-    CLIENT: (Entry("version", "site", "Print the versions of this command and of the controller."),),
+    CLIENT: (
+        Entry("context", "context", "Named sites, so that commands need no --address."),
+        Entry("completion", "completion", "Print the completion script of a shell."),
+        Entry("version", "version", "Versions of this command, the controller and the agents."),
+    ),
 }
 """In the order of the overview."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import CliError, Exit
-from cli.site import resolve_address
+from cli.site import resolve_endpoint
 
 if TYPE_CHECKING:
     import grpc
@@ -132,11 +132,11 @@ def new_request_id() -> str:
 
 
 @contextmanager
-def connect(address: str | None, directory: Path) -> Iterator[Client]:
-    """A client for the address or the site of a folder. gRPC errors in the block become `CliError`s."""
+def connect(address: str | None, directory: Path, context: str | None = None) -> Iterator[Client]:
+    """A client for the address, the context or the site of a folder. gRPC errors in the block become `CliError`s."""
     import grpc  # noqa: PLC0415
 
-    client = Client(resolve_address(address, directory))
+    client = Client(resolve_endpoint(address, directory, context).address)
     try:
         yield client
     except grpc.RpcError as error:

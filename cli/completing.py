@@ -5,14 +5,43 @@ A controller that does not answer at once offers nothing: a shell must not hang,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from cli.catalogue import COMMANDS
 
 if TYPE_CHECKING:
     from cli.client import Client
 
 LIMIT_S = 1.0
 MAX_OFFERED = 500
+
+
+def answer_shell(build: Callable[..., Any]) -> int:
+    """Answers the shell's completion function, which asks through the environment. Errors stay silent.
+
+    The first word is completed from the table of commands; for the others the command's module is loaded.
+    """
+    import typer  # noqa: PLC0415
+    from typer.completion import get_completion_inspect_parameters  # noqa: PLC0415
+
+    get_completion_inspect_parameters()  # registers the shells
+    words = (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")).split()
+    named = words[1] if len(words) > 1 else ""
+    if named in COMMANDS:
+        tree = build(named)
+    else:
+        tree = typer.Typer(add_completion=False)
+        tree.callback()(_nothing)
+        for entry in COMMANDS.values():
+            tree.command(name=entry.name, help=entry.summary)(_nothing)
+    tree(args=[], prog_name="phalanx")
+    return 0
+
+
+def _nothing() -> None:
+    """Stands for a command whose name is being typed."""
 
 
 def kinds(incomplete: str) -> list[str]:
@@ -51,7 +80,7 @@ def _offered(ask: Callable[[Client], Sequence[str]], ctx: Any, incomplete: str) 
     from cli.errors import CliError  # noqa: PLC0415
     from cli.options import SiteChoice  # noqa: PLC0415
 
-    given = {name: value for name in ("address", "directory") if (value := ctx.params.get(name))}
+    given = {name: value for name in ("address", "directory", "context") if (value := ctx.params.get(name))}
     try:
         with SiteChoice(**given).connect() as client:
             names = ask(client)

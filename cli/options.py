@@ -24,6 +24,11 @@ Address = Annotated[
 ]
 Directory = Annotated[Path, typer.Option("--dir", help="Folder of the site.")]
 
+ContextName = Annotated[
+    str | None,
+    typer.Option("--context", help="A site of `phalanx context ls`. Default: the one in use, without a site folder."),
+]
+
 DEFAULT_DIRECTORY = DEFAULT_DIR
 
 
@@ -33,12 +38,13 @@ class SiteChoice:
 
     address: Address = None
     directory: Directory = DEFAULT_DIRECTORY
+    context: ContextName = None
 
     def connect(self) -> AbstractContextManager[Client]:
         """A client for the site; gRPC errors in the block become `CliError`s."""
         from cli.client import connect  # noqa: PLC0415 - heavy
 
-        return connect(self.address, self.directory)
+        return connect(self.address, self.directory, self.context)
 
 
 def for_site(command: Callable[..., None]) -> Callable[..., None]:

@@ -80,6 +80,11 @@ def document(value: Any, form: str) -> None:
     out(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip())
 
 
+def json_line(value: Any) -> str:
+    """One value on one line, for streams."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def fields(pairs: Iterable[tuple[str, str]]) -> None:
     """Names and values below each other; empty values are left out."""
     shown = [(name, value) for name, value in pairs if value]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.contexts import CONTEXT_VARIABLE, Context, chosen_context, read_contexts
 from cli.errors import CliError, Exit
 
 DEFAULT_DIR = Path(".phalanx/site")
@@ -72,16 +73,39 @@ def require_site(directory: Path) -> Site:
     return site
 
 
-def resolve_address(address: str | None, directory: Path) -> str:
-    """The controller to talk to: --address, then PHALANX_ADDRESS, then the site folder."""
-    explicit = address or os.environ.get(ADDRESS_VARIABLE)
-    if explicit:
-        return explicit
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A controller to talk to. `identity`: the folder with the identity to show there, where the source names one."""
+
+    address: str
+    identity: Path | None = None
+
+
+def resolve_endpoint(address: str | None, directory: Path, context: str | None = None) -> Endpoint:
+    """The controller to talk to, from the most deliberate choice to the least.
+
+    --address, --context, PHALANX_ADDRESS, PHALANX_CONTEXT, the site folder, the context in use.
+    """
+    if address:
+        return Endpoint(address)
+    if context:
+        return _endpoint(chosen_context(context))
+    if from_environment := os.environ.get(ADDRESS_VARIABLE):
+        return Endpoint(from_environment)
+    if named := os.environ.get(CONTEXT_VARIABLE):
+        return _endpoint(chosen_context(named))
     site = read_site(directory)
-    if site is None:
-        raise CliError(
-            "no controller to talk to",
-            why=f"neither --address nor {ADDRESS_VARIABLE} is set, and there is no {site_path(directory)}",
-            fix="start a site with `phalanx up`, or pass --address HOST:PORT",
-        )
-    return site.address
+    if site is not None:
+        return Endpoint(site.address)
+    contexts = read_contexts()
+    if contexts.current:
+        return _endpoint(chosen_context(contexts.current))
+    raise CliError(
+        "no controller to talk to",
+        why=f"neither --address nor {ADDRESS_VARIABLE} is set, there is no {site_path(directory)}, and no context is in use",
+        fix="start a site with `phalanx up`, pass --address HOST:PORT, or `phalanx context use NAME`",
+    )
+
+
+def _endpoint(context: Context) -> Endpoint:
+    return Endpoint(context.address, Path(context.identity) if context.identity else None)

@@ -20,12 +20,11 @@ from cli.wire import enum_word
 if TYPE_CHECKING:
     from phalanx.v1 import checkpoint_pb2
 
-OWNER = "operator"
 POLL_S = 0.5
 
 JobName = Annotated[str, typer.Argument(metavar="JOB", autocompletion=job_names)]
 CheckpointId = Annotated[str, typer.Argument(metavar="[CHECKPOINT]", help="Its id; default: the job's newest.")]
-Owner = Annotated[str, typer.Option(help="Whose pin it is; only the same owner removes it.")]
+Owner = Annotated[str, typer.Option(help="Whose pin it is; only the same owner removes it. Default: your own name.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -98,7 +97,7 @@ def pin(
     checkpoint: CheckpointId = "",
     *,
     reason: Annotated[str, typer.Option(help="Why it is kept.")] = "kept by the operator",
-    owner: Owner = OWNER,
+    owner: Owner = "",
     site: SiteChoice,
 ) -> None:
     """Keep a checkpoint: retention does not delete it until its owner unpins it."""
@@ -110,7 +109,7 @@ def pin(
             request_id=new_request_id(), job=job, checkpoint_id=one.id, owner=owner, reason=reason
         )
         answer = client.checkpoints.PinCheckpoint(request, timeout=CALL_TIMEOUT_S)
-        render.out(f"{one.id} (step {one.step}) pinned by {owner} at revision {answer.revision}")
+        render.out(f"{one.id} (step {one.step}) pinned at revision {answer.revision}")
 
 
 @for_site
@@ -118,7 +117,7 @@ def unpin(
     job: JobName,
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Its id.")],
     *,
-    owner: Owner = OWNER,
+    owner: Owner = "",
     site: SiteChoice,
 ) -> None:
     """Remove one owner's pin from a checkpoint."""
@@ -129,7 +128,7 @@ def unpin(
             request_id=new_request_id(), job=job, checkpoint_id=checkpoint, owner=owner
         )
         answer = client.checkpoints.UnpinCheckpoint(request, timeout=CALL_TIMEOUT_S)
-        render.out(f"{checkpoint} unpinned by {owner} at revision {answer.revision}")
+        render.out(f"{checkpoint} unpinned at revision {answer.revision}")
 
 
 def _state(item: checkpoint_pb2.Checkpoint) -> str:

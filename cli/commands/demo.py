@@ -15,7 +15,7 @@ DEFAULT_FOLDER = Path(".phalanx/demo")
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(demo)
+    app.command(epilog="Example: phalanx demo --seed 7")(demo)
 
 
 def demo(

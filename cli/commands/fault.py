@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.client import CALL_TIMEOUT_S, Client, connect, new_request_id
+from cli.client import CALL_TIMEOUT_S, Client, new_request_id
 from cli.errors import CliError, Exit
-from cli.options import DEFAULT_DIRECTORY, Address, Directory
+from cli.options import DEFAULT_DIRECTORY, Directory, SiteChoice, for_site
 from cli.site import require_site
 from cli.supervisor import control, processes
 from cli.supervisor.layout import CONTROLLER_UNIT, agent_unit
@@ -35,35 +35,36 @@ def register(app: typer.Typer) -> None:
     """Adds the group."""
     group = typer.Typer(help="Break something on purpose, to see it recover.", no_args_is_help=True)
     app.add_typer(group, name="inject")
-    for command in (
-        kill_rank,
-        kill_agent,
-        kill_raylet,
-        kill_gcs,
-        kill_cell_agent,
-        kill_controller,
-        stop_controller,
-        destroy_node,
-        restart_node,
-        accelerator_fault,
-        corrupt_checkpoint,
+    for command, example in (
+        (kill_rank, "kill-rank moe 3 --what host"),
+        (kill_agent, "kill-agent node-2"),
+        (kill_raylet, "kill-raylet node-2"),
+        (kill_gcs, "kill-gcs"),
+        (kill_cell_agent, "kill-cell-agent"),
+        (kill_controller, "kill-controller"),
+        (stop_controller, "stop-controller 5"),
+        (destroy_node, "destroy-node node-2"),
+        (restart_node, "restart-node node-2"),
+        (accelerator_fault, "accelerator-fault node-2 0 --code XID-79"),
+        (corrupt_checkpoint, "corrupt-checkpoint moe"),
     ):
-        group.command()(command)
+        group.command(epilog=f"Example: phalanx inject {example}")(command)
 
 
+@for_site
 def kill_rank(
     job: JobName,
     rank: Annotated[int, typer.Argument(min=0, metavar="RANK")],
     what: Annotated[
         Target, typer.Option(help="The training process, its rank host, or its Ray actor.")
     ] = Target.PROCESS,
-    address: Address = None,
-    directory: Directory = DEFAULT_DIRECTORY,
+    *,
+    site: SiteChoice,
 ) -> None:
     """SIGKILL one process of a rank."""
-    with connect(address, directory) as client:
+    with site.connect() as client:
         pid = rank_pid(client, job, rank, what)
-    kill_of_site(pid, directory)
+    kill_of_site(pid, site.directory)
     render.out(f"SIGKILL to process {pid} ({what} of rank {rank} of {job})")
 
 
@@ -163,6 +164,7 @@ def restart_node(node: NodeName, directory: Directory = DEFAULT_DIRECTORY) -> No
     render.out(f"{node} started again")
 
 
+@for_site
 def accelerator_fault(
     node: NodeName,
     index: Annotated[int, typer.Argument(min=0, metavar="INDEX")],
@@ -170,15 +172,14 @@ def accelerator_fault(
     code: Annotated[str, typer.Option(help="The fault code that the probe reports.")] = "",
     clear: Annotated[bool, typer.Option("--clear", help="Clear the fault.")] = False,
     message: Annotated[str, typer.Option(help="Text of the fault.")] = "injected by the operator",
-    address: Address = None,
-    directory: Directory = DEFAULT_DIRECTORY,
+    site: SiteChoice,
 ) -> None:
     """Raise or clear a fault of a simulated accelerator."""
     from phalanx.v1 import fleet_pb2  # noqa: PLC0415
 
     if bool(code) == clear:
         raise CliError("say which: a fault or its end", fix="pass --code CODE, or --clear", code=Exit.USAGE)
-    with connect(address, directory) as client:
+    with site.connect() as client:
         request = fleet_pb2.InjectAcceleratorFaultRequest(
             request_id=new_request_id(), node=node, accelerator=index, code=code, message="" if clear else message
         )
@@ -187,17 +188,18 @@ def accelerator_fault(
     render.out(f"{verb} accelerator {index} of {node} at revision {answer.revision}")
 
 
+@for_site
 def corrupt_checkpoint(
     job: JobName,
     checkpoint: Annotated[str, typer.Option(help="Id of the checkpoint; default: the newest one.")] = "",
-    address: Address = None,
-    directory: Directory = DEFAULT_DIRECTORY,
+    *,
+    site: SiteChoice,
 ) -> None:
     """Flip one byte in the largest file of a checkpoint."""
     from phalanx.v1 import checkpoint_pb2, types_pb2  # noqa: PLC0415
 
     readable = (types_pb2.CHECKPOINT_STATE_COMMITTED, types_pb2.CHECKPOINT_STATE_VERIFIED)
-    with connect(address, directory) as client:
+    with site.connect() as client:
         request = checkpoint_pb2.ListCheckpointsRequest(job=job)
         answer = client.checkpoints.ListCheckpoints(request, timeout=CALL_TIMEOUT_S)
     found = [item for item in answer.checkpoints if (item.id == checkpoint if checkpoint else item.state in readable)]

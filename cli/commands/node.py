@@ -17,16 +17,13 @@ from cli.errors import CliError, Exit
 from cli.names import node_names_of
 from cli.options import SiteChoice, for_site
 
-OWNER = "operator"
-"""The owner of reasons set here, unless another is named; a reason is removed by its owner only."""
-
 POLL_S = 0.5
 
 NodeNames = Annotated[
     list[str],
     typer.Argument(metavar="NODE...", help="Names; ranges as node-[1-4,7].", autocompletion=node_names),
 ]
-Owner = Annotated[str, typer.Option(help="Whose reason it is; only the same owner removes it.")]
+Owner = Annotated[str, typer.Option(help="Whose reason it is; only the same owner removes it. Default: your own name.")]
 Reason = Annotated[str, typer.Option(help="Why; shown with the node.")]
 
 
@@ -38,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 @for_site
-def cordon(names: NodeNames, *, reason: Reason, owner: Owner = OWNER, site: SiteChoice) -> None:
+def cordon(names: NodeNames, *, reason: Reason, owner: Owner = "", site: SiteChoice) -> None:
     """Keep new work off nodes. What runs there goes on."""
     from phalanx.v1 import fleet_pb2  # noqa: PLC0415
 
@@ -50,7 +47,7 @@ def cordon(names: NodeNames, *, reason: Reason, owner: Owner = OWNER, site: Site
 
 
 @for_site
-def uncordon(names: NodeNames, *, owner: Owner = OWNER, site: SiteChoice) -> None:
+def uncordon(names: NodeNames, *, owner: Owner = "", site: SiteChoice) -> None:
     """Remove one owner's reason from nodes; reasons of other owners stay."""
     from phalanx.v1 import fleet_pb2  # noqa: PLC0415
 
@@ -66,7 +63,7 @@ def drain(
     names: NodeNames,
     *,
     reason: Reason,
-    owner: Owner = OWNER,
+    owner: Owner = "",
     wait: Wait = False,
     timeout: Timeout = 600.0,
     yes: Yes = False,

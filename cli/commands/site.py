@@ -1,8 +1,7 @@
-"""The site: up, down, version."""
+"""A site on this machine: up, down."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -11,22 +10,19 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.client import CALL_TIMEOUT_S, connect
+from cli.client import connect
 from cli.errors import CliError, Exit
-from cli.options import DEFAULT_DIRECTORY, Address, Directory
-from cli.site import ADDRESS_VARIABLE, read_site
+from cli.options import DEFAULT_DIRECTORY, Directory
 from cli.supervisor.launch import bring_up, take_down, wait_ready
 from cli.supervisor.layout import SiteOptions
-from cli.versions import own_version
 
 READY_TIMEOUT_S = 120.0
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    app.command()(up)
-    app.command()(down)
-    app.command()(version)
+    app.command(epilog="Example: phalanx up --nodes 8 --accelerators 4")(up)
+    app.command(epilog="Example: phalanx down --dir .phalanx/site")(down)
 
 
 def up(
@@ -92,14 +88,3 @@ def down(directory: Directory = DEFAULT_DIRECTORY) -> None:
     """End every process of the site, also after its supervisor was killed. The journal and checkpoints stay."""
     take_down(directory, render.note)
     render.note(f"nothing of {directory} runs any more")
-
-
-def version(address: Address = None, directory: Directory = DEFAULT_DIRECTORY) -> None:
-    """Print the version of this command, and of the controller when there is one."""
-    render.out(f"phalanx {own_version()}")
-    if address or os.environ.get(ADDRESS_VARIABLE) or read_site(directory):
-        from phalanx.v1 import fleet_pb2  # noqa: PLC0415
-
-        with connect(address, directory) as client:
-            site = client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=CALL_TIMEOUT_S)
-            render.out(f"controller {site.version} at {client.address}, epoch {site.epoch}")

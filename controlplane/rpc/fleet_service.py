@@ -10,6 +10,7 @@ from controlplane.core import events as ev
 from controlplane.rpc.caller import own_name
 from controlplane.rpc.codec import check_request
 from controlplane.rpc.errors import refuse
+from controlplane.rpc.node_columns import NodeListing
 from controlplane.rpc.site import Site
 from controlplane.rpc.views import age_s, ledger_s, node_message
 
@@ -19,6 +20,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._listing = NodeListing()
 
     async def GetSite(self, request: fleet_pb2.GetSiteRequest, context: Any) -> fleet_pb2.GetSiteResponse:
         """The site and its controller."""
@@ -45,6 +47,9 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         site = self._site
         state, now_ns = site.state, site.now_ns()
         beats = site.progress.last_beat_ns(state.fleet.size)
+        if request.columns:
+            columns = self._listing.columns(state, beats, now_ns)
+            return fleet_pb2.ListNodesResponse(revision=state.revision, columns=columns)
         nodes = [node_message(state, number, beats[number], now_ns) for number in range(state.fleet.size)]
         return fleet_pb2.ListNodesResponse(revision=state.revision, nodes=nodes)
 

@@ -241,7 +241,7 @@ def test_every_change_has_its_own_request_id(phalanx: Phalanx, controller: FakeC
     assert phalanx("inject", "accelerator-fault", "node-1", "1", "--clear").code == 0
     ids = [request.request_id for request in controller.requests]
     assert len(set(ids)) == 5
-    assert (controller.requests[0].owner, controller.requests[0].reason) == ("operator", "fan")
+    assert (controller.requests[0].owner, controller.requests[0].reason) == ("", "fan")
     assert [request.code for request in controller.requests[3:]] == ["E42", ""]
     assert phalanx("inject", "accelerator-fault", "node-1", "1").code == Exit.USAGE
     assert phalanx("cordon", "node-1").code == Exit.USAGE
