@@ -1,0 +1,32 @@
+"""`phalanx top`: the site as it changes, on one screen."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from cli.client import connect
+from cli.errors import CliError, Exit
+from cli.options import DEFAULT_DIRECTORY, Address, Directory
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(top)
+
+
+def top(address: Address = None, directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """Watch the site on a full screen: map of the nodes, jobs, events; Enter opens what is under the cursor.
+
+    Example: phalanx top
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        fix = "run it in a terminal; in a script use `phalanx get site`, `get nodes` and `get jobs` with -o json"
+        raise CliError("`phalanx top` needs a terminal", fix=fix, code=Exit.USAGE)
+    from cli.top.app import TopApp  # noqa: PLC0415 - textual is heavy
+    from cli.top.feed import read_snapshot  # noqa: PLC0415
+
+    with connect(address, directory) as client:  # a wrong address or a missing right is told before the screen opens
+        read_snapshot(client)
+    TopApp(lambda: connect(address, directory)).run()

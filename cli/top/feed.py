@@ -1,0 +1,161 @@
+"""Reads the site in threads of its own and keeps only the newest of what it read; the screen takes it from there.
+
+A broken connection is opened anew at every try, so a restarted controller, another leader and a renewed certificate
+are all found the same way.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from phalanx.v1 import event_pb2, fleet_pb2, job_pb2
+
+from cli.client import Client, Refused
+from cli.errors import CliError
+from cli.top.fleet import NodeRow, nodes_of
+
+if TYPE_CHECKING:
+    import grpc
+
+T = TypeVar("T")
+
+Connect = Callable[[], AbstractContextManager[Client]]
+
+CALL_TIMEOUT_S = 5.0
+REFRESH_S = 1.0
+REST = 4.0
+"""A pause is at least this many times as long as the read before it: a slow controller is not asked all the time."""
+EVENTS_KEPT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The site at one moment."""
+
+    site: fleet_pb2.GetSiteResponse
+    nodes: tuple[NodeRow, ...]
+    jobs: tuple[job_pb2.Job, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[T]):
+    """The newest value of a poller, read at `read_at` (monotonic). `error`: why nothing newer was read; else empty."""
+
+    value: T | None
+    serial: int
+    read_at: float
+    error: str = ""
+
+
+def read_snapshot(client: Client) -> Snapshot:
+    """Site, nodes and jobs, in three calls."""
+    site = client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=CALL_TIMEOUT_S)
+    nodes = client.fleet.ListNodes(fleet_pb2.ListNodesRequest(columns=True), timeout=CALL_TIMEOUT_S)
+    jobs = client.jobs.ListJobs(job_pb2.ListJobsRequest(), timeout=CALL_TIMEOUT_S)
+    return Snapshot(site, nodes_of(nodes), tuple(jobs.jobs))
+
+
+class Poller(Generic[T]):
+    """Calls `read` again and again in a thread until it is stopped."""
+
+    def __init__(self, connect: Connect, read: Callable[[Client], T], every_s: float = REFRESH_S) -> None:
+        self._connect = connect
+        self._read = read
+        self._every_s = every_s
+        self._ended = threading.Event()
+        self._reading: Reading[T] = Reading(None, 0, time.monotonic())
+        self._thread = threading.Thread(target=self._run, name="top-poller", daemon=True)
+
+    def start(self) -> None:
+        """Begins to read."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends after the call under way, at most `CALL_TIMEOUT_S` later; nobody has to wait for it."""
+        self._ended.set()
+
+    def newest(self) -> Reading[T]:
+        """What was read last, and whether the controller answers."""
+        return self._reading
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                with self._connect() as client:
+                    self._poll(client)
+            except CliError as error:
+                self._reading = replace(self._reading, error=error.what)
+                self._ended.wait(self._every_s)
+
+    def _poll(self, client: Client) -> None:
+        while not self._ended.is_set():
+            begun = time.monotonic()
+            value = self._read(client)
+            self._reading = Reading(value, self._reading.serial + 1, time.monotonic())
+            self._ended.wait(max(self._every_s, REST * (time.monotonic() - begun)))
+
+
+class EventTail:
+    """Follows the journal in a thread and keeps the newest events."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._stream: grpc.RpcContext | None = None
+        self._kept: deque[event_pb2.Event] = deque(maxlen=EVENTS_KEPT)
+        self._revision: int | None = None
+        self._thread = threading.Thread(target=self._run, name="top-events", daemon=True)
+
+    def start(self) -> None:
+        """Begins to follow."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the stream and, soon after, the thread."""
+        self._ended.set()
+        with self._lock:
+            if self._stream is not None:
+                self._stream.cancel()
+
+    def newest(self) -> tuple[event_pb2.Event, ...]:
+        """The kept events, oldest first."""
+        with self._lock:
+            return tuple(self._kept)
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                with self._connect() as client:
+                    self._follow(client)
+            except CliError as error:
+                if isinstance(error, Refused) and error.status == "OUT_OF_RANGE":  # compacted, or another journal
+                    self._revision = None
+            self._ended.wait(REFRESH_S)
+
+    def _follow(self, client: Client) -> None:
+        if self._revision is None:
+            request = event_pb2.ListEventsRequest(limit=EVENTS_KEPT)
+            answer = client.events.ListEvents(request, timeout=CALL_TIMEOUT_S)
+            with self._lock:
+                self._kept.clear()
+            self._keep(answer.events, answer.revision)
+        stream = client.events.WatchEvents(event_pb2.WatchEventsRequest(after_revision=self._revision or 0))
+        with self._lock:
+            self._stream = stream
+        if self._ended.is_set():  # stop() may have come before there was a stream to cancel
+            stream.cancel()
+        for response in stream:
+            self._keep(response.events, response.revision)
+
+    def _keep(self, events: Sequence[event_pb2.Event], revision: int) -> None:
+        before = self._revision or 0
+        with self._lock:
+            self._kept.extend(event for event in events if event.revision > before)
+        self._revision = max(before, revision, *(event.revision for event in events))

@@ -1,0 +1,98 @@
+"""Values as short texts for the screen."""
+
+from __future__ import annotations
+
+import math
+
+from phalanx.v1 import event_pb2, fleet_pb2, job_pb2
+from phalanx.v1 import types_pb2 as pb
+
+from cli import render
+from cli.top.fleet import NodeRow
+from cli.wire import enum_word
+
+JOB_COLUMNS = ("job", "state", "step", "progress", "step time", "ETTR", "gen", "remark")
+EVENT_COLUMNS = ("time", "about", "what")
+BAR = 10
+
+
+def visible(text: str) -> str:
+    """Text of others without characters that would steer the terminal."""
+    return "".join(letter if letter.isprintable() else "·" for letter in text)
+
+
+def node_line(node: NodeRow) -> str:
+    """A node on one line."""
+    parts = [
+        node.name,
+        enum_word(pb.NodeService, node.service),
+        enum_word(pb.NodeLiveness, node.liveness),
+        f"{node.healthy}/{node.accelerators} accelerators",
+        f"rack {node.rack}",
+        f"beat {age(node.beat_age_s)}",
+    ]
+    if node.jobs:
+        parts.append(f"jobs {node.jobs}")
+    if node.cordons:
+        parts.append(f"cordons {node.cordons}")
+    return visible("  ".join(parts))
+
+
+def age(seconds: float) -> str:
+    """How long ago, or `never`."""
+    return f"{render.seconds(seconds)} ago" if math.isfinite(seconds) else "never"
+
+
+def step_time(seconds: float) -> str:
+    """The time of a step; most are shorter than a second."""
+    if not seconds:
+        return "-"
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else render.seconds(seconds)
+
+
+def job_row(job: job_pb2.Job) -> tuple[str, ...]:
+    """A job as a row of its table."""
+    total = render.total_steps(job)
+    filled = min(BAR, BAR * int(job.step) // total) if total else 0
+    return tuple(
+        visible(cell)
+        for cell in (
+            job.name,
+            render.job_state(job),
+            f"{job.step}/{total}" if total else str(job.step),
+            "#" * filled + "." * (BAR - filled) if total else "-",
+            step_time(job.step_time_s),
+            f"{job.ettr:.3f}",
+            str(job.generation),
+            job.blocker or job.end_reason,
+        )
+    )
+
+
+def event_row(event: event_pb2.Event) -> tuple[str, ...]:
+    """An event as a row of its table."""
+    about = event.job or event.node
+    return render.clock(event.at)[:8], visible(about), visible(event.message or event.type)
+
+
+def site_line(site: fleet_pb2.GetSiteResponse) -> str:
+    """The site on one line."""
+    total = sum(site.ledger_s.values())
+    parts = [f"{site.nodes:,} nodes", f"{site.accelerators:,} accelerators"]
+    if total:
+        parts.append(f"productive {100 * site.ledger_s.get('PRODUCTIVE', 0.0) / total:.1f} %")
+    return "  ".join(parts)
+
+
+def controller_line(site: fleet_pb2.GetSiteResponse) -> str:
+    """The controller on one line; what is wrong with it comes first, behind `!!`."""
+    troubles = []
+    if site.journal_state not in ("", "ok"):
+        troubles.append(f"journal: {site.journal_state}")
+    if site.detector_degraded:
+        troubles.append(f"detector degraded, {render.seconds(site.loop_lag_s)} behind")
+    parts = [f"!! {'; '.join(troubles)}"] if troubles else []
+    parts += [f"controller {site.version}", f"epoch {site.epoch}", f"revision {site.revision}"]
+    if not troubles:
+        parts.append("journal and detector ok")
+    return visible("  ".join(parts))
