@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -24,6 +25,7 @@ def top(address: Address = None, directory: Directory = DEFAULT_DIRECTORY) -> No
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         fix = "run it in a terminal; in a script use `phalanx get site`, `get nodes` and `get jobs` with -o json"
         raise CliError("`phalanx top` needs a terminal", fix=fix, code=Exit.USAGE)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC would write its own lines across the screen
     from cli.top.app import TopApp  # noqa: PLC0415 - textual is heavy
     from cli.top.feed import read_snapshot  # noqa: PLC0415
 

@@ -75,6 +75,7 @@ class DetailScreen(Screen[None]):
         """Something else is on top: nobody looks any more."""
         if self._poller is not None:
             self._poller.stop()
+            self._poller = None
 
     def _look(self) -> None:
         if self._poller is None:

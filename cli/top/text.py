@@ -23,18 +23,12 @@ def visible(text: str) -> str:
 
 def node_line(node: NodeRow) -> str:
     """A node on one line."""
-    parts = [
-        node.name,
-        enum_word(pb.NodeService, node.service),
-        enum_word(pb.NodeLiveness, node.liveness),
-        f"{node.healthy}/{node.accelerators} accelerators",
-        f"rack {node.rack}",
-        f"beat {age(node.beat_age_s)}",
-    ]
-    if node.jobs:
-        parts.append(f"jobs {node.jobs}")
+    parts = [node.name, enum_word(pb.NodeService, node.service), enum_word(pb.NodeLiveness, node.liveness)]
     if node.cordons:
         parts.append(f"cordons {node.cordons}")
+    if node.jobs:
+        parts.append(f"jobs {node.jobs}")
+    parts += [f"{node.healthy}/{node.accelerators} accelerators", f"beat {age(node.beat_age_s)}"]
     return visible("  ".join(parts))
 
 

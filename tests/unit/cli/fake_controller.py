@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -45,6 +46,11 @@ class FakeController(
     refusals: dict[str, Refusal] = field(default_factory=dict)
     requests: list[Any] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
+    calls: int = 0
+
+    def hang_up(self) -> None:
+        """Ends every stream of events that is open now."""
+        self.calls += 1
 
     def _seen(self, request: Any, context: grpc.ServicerContext) -> None:
         self.requests.append(request)
@@ -133,6 +139,17 @@ class FakeController(
         self._seen(request, context)
         found = [event for event in self.events if event.revision > request.after_revision]
         return event_pb2.ListEventsResponse(revision=max([0, *(e.revision for e in found)]), events=found)
+
+    def WatchEvents(self, request: Any, context: grpc.ServicerContext) -> Iterator[event_pb2.WatchEventsResponse]:
+        self._seen(request, context)
+        revision = request.after_revision
+        calls = self.calls
+        while context.is_active() and calls == self.calls:
+            found = [event for event in list(self.events) if event.revision > revision]
+            if found:
+                revision = found[-1].revision
+                yield event_pb2.WatchEventsResponse(revision=revision, events=found)
+            time.sleep(0.01)
 
     def Explain(self, request: Any, context: grpc.ServicerContext) -> event_pb2.ExplainResponse:
         self._seen(request, context)
