@@ -41,6 +41,7 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry("describe", "resource", "Show everything about one job, node, checkpoint or rank."),
         Entry("events", "event", "List events of the journal, oldest first."),
         Entry("why", "event", "Say why something is as it is."),
+        Entry("top", "top", "Watch the site on a full screen: map of nodes, jobs, events."),
     ),
     NODES: (
         Entry("cordon", "node", "Keep new work off nodes. What runs there goes on."),

@@ -7,21 +7,18 @@ import sys
 
 import typer
 
-from cli.client import connect
 from cli.errors import CliError, Exit
-from cli.options import DEFAULT_DIRECTORY, Address, Directory
+from cli.options import SiteChoice, for_site
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(top)
+    app.command(epilog="Example: phalanx top --dir .phalanx/site")(top)
 
 
-def top(address: Address = None, directory: Directory = DEFAULT_DIRECTORY) -> None:
-    """Watch the site on a full screen: map of the nodes, jobs, events; Enter opens what is under the cursor.
-
-    Example: phalanx top
-    """
+@for_site
+def top(*, site: SiteChoice) -> None:
+    """Watch the site on a full screen: map of nodes, jobs, events. Enter opens what is under the cursor."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         fix = "run it in a terminal; in a script use `phalanx get site`, `get nodes` and `get jobs` with -o json"
         raise CliError("`phalanx top` needs a terminal", fix=fix, code=Exit.USAGE)
@@ -29,6 +26,6 @@ def top(address: Address = None, directory: Directory = DEFAULT_DIRECTORY) -> No
     from cli.top.app import TopApp  # noqa: PLC0415 - textual is heavy
     from cli.top.feed import read_snapshot  # noqa: PLC0415
 
-    with connect(address, directory) as client:  # a wrong address or a missing right is told before the screen opens
+    with site.connect() as client:  # a wrong address or a missing right is told before the screen opens
         read_snapshot(client)
-    TopApp(lambda: connect(address, directory)).run()
+    TopApp(site.connect).run()

@@ -11,8 +11,9 @@ from phalanx.v1 import types_pb2 as pb
 from cli import render
 from cli.client import Client
 from cli.errors import CliError, Exit
+from cli.tables import clean
 from cli.top.feed import CALL_TIMEOUT_S
-from cli.top.text import age, event_row, step_time, visible
+from cli.top.text import age, event_row, step_time
 from cli.wire import enum_word
 
 RANKS_SHOWN = 256
@@ -76,11 +77,11 @@ def _read_job(client: Client, name: str) -> job_pb2.Job:
 def _why(client: Client, subject: Subject) -> list[str]:
     kind = event_pb2.SubjectKind.Value(f"SUBJECT_KIND_{subject.kind.upper()}")
     answer = client.events.Explain(event_pb2.ExplainRequest(kind=kind, name=subject.name), timeout=CALL_TIMEOUT_S)
-    return [visible(answer.summary), *("  ".join(event_row(event)) for event in answer.chain)]
+    return [clean(answer.summary), *("  ".join(event_row(event)) for event in answer.chain)]
 
 
 def _facts(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(name, visible(value)) for name, value in pairs if value]
+    return [(name, clean(value)) for name, value in pairs if value]
 
 
 def _node(node: fleet_pb2.Node, why: list[str]) -> Detail:
@@ -100,7 +101,7 @@ def _node(node: fleet_pb2.Node, why: list[str]) -> Detail:
             ("accelerators", "; ".join(devices)),
         )
     )
-    jobs = [Related(Subject("job", name), (visible(name),)) for name in node.jobs]
+    jobs = [Related(Subject("job", name), (clean(name),)) for name in node.jobs]
     return Detail(facts, ("jobs on this node",), jobs, why)
 
 
@@ -124,7 +125,7 @@ def _job(job: job_pb2.Job, why: list[str]) -> Detail:
     rows = [
         Related(
             Subject("rank", f"{job.name}/{rank.rank}"),
-            (str(rank.rank), enum_word(pb.RankState, rank.state), visible(rank.node), str(rank.step), str(rank.pid)),
+            (str(rank.rank), enum_word(pb.RankState, rank.state), clean(rank.node), str(rank.step), str(rank.pid)),
         )
         for rank in ranks[:RANKS_SHOWN]
     ]
@@ -154,7 +155,7 @@ def _rank(job: job_pb2.Job, number: int, why: list[str]) -> Detail:
         )
     )
     related = [
-        Related(Subject("node", rank.node), (visible(f"node {rank.node}"),)),
-        Related(Subject("job", job.name), (visible(f"job {job.name}"),)),
+        Related(Subject("node", rank.node), (clean(f"node {rank.node}"),)),
+        Related(Subject("job", job.name), (clean(f"job {job.name}"),)),
     ]
     return Detail(facts, ("where it belongs",), related, why)

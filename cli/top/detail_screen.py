@@ -13,10 +13,10 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static
 
+from cli.tables import clean
 from cli.top.detail import Detail, Subject, read_detail
 from cli.top.feed import Connect, Poller
 from cli.top.table import Table
-from cli.top.text import visible
 
 READ_EVERY_S = 3.0
 LOOK_EVERY_S = 0.2
@@ -47,7 +47,7 @@ class DetailScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """Title, facts, related things, reasons, keys."""
-        yield Static(Text(visible(self._subject.words())), id="title")
+        yield Static(Text(clean(self._subject.words())), id="title")
         yield Static("nothing was read yet", id="facts")
         yield Table(id="related")
         with VerticalScroll(id="why") as why:
@@ -81,10 +81,10 @@ class DetailScreen(Screen[None]):
         if self._poller is None:
             return
         reading = self._poller.newest()
-        title = Text(visible(self._subject.words()))
+        title = Text(clean(self._subject.words()))
         if reading.error:
             age_s = time.monotonic() - reading.read_at
-            title.append(f"  !! {visible(reading.error)}; what is shown is {age_s:.0f} s old", "bold reverse")
+            title.append(f"  !! {clean(reading.error)}; what is shown is {age_s:.0f} s old", "bold reverse")
         self.query_one("#title", Static).update(title)
         if reading.value is not None and reading.serial != self._shown:
             self._shown = reading.serial
@@ -95,7 +95,7 @@ class DetailScreen(Screen[None]):
         facts = Text()
         for name, value in detail.facts:
             facts.append(f"{name.ljust(width)}  ", "dim").append(value + "\n")
-        facts.append(visible(detail.remark))
+        facts.append(clean(detail.remark))
         facts.rstrip()
         self.query_one("#facts", Static).update(facts)
         self._related = {row.subject.words(): row.subject for row in detail.related}

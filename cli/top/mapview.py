@@ -14,10 +14,10 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from cli.tables import clean
 from cli.top.conditions import LOOKS
 from cli.top.fleet import NodeRow
 from cli.top.sitemap import Cell, Level, Scope, SiteMap, draw_up, moved, next_trouble
-from cli.top.text import visible
 
 TITLE = Style(dim=True)
 STYLES = {condition: Style.parse(look.style) for condition, look in LOOKS.items()}
@@ -75,7 +75,7 @@ class MapView(ScrollView, can_focus=True):
         self._map = draw_up(self._rows, self._scope, width, height)
         self.virtual_size = Size(max(1, width), max(1, len(self._map.lines)))
         grain = {Level.NODE: "node", Level.RACK: "rack", Level.SUPERPOD: "super-pod"}[self._map.level]
-        self.border_title = visible(f"{self._scope.words()}, one sign per {grain}")
+        self.border_title = clean(f"{self._scope.words()}, one sign per {grain}")
         self._point(moved(self._map, self._cursor.key if self._cursor else None, 0, 0))
         self.refresh()
 
@@ -130,7 +130,7 @@ class MapView(ScrollView, can_focus=True):
         for spot in self._map.lines[number] if number < len(self._map.lines) else ():
             segments.append(Segment(" " * (spot.x - at)))
             if spot.cell is None:
-                text, style = visible(spot.text), TITLE
+                text, style = clean(spot.text), TITLE
             else:
                 text, style = LOOKS[spot.cell.condition].sign, STYLES[spot.cell.condition]
                 if self.has_focus and self._cursor is not None and spot.cell.key == self._cursor.key:

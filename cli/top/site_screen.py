@@ -14,13 +14,14 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static
 
+from cli.tables import clean
 from cli.top.conditions import LOOKS
 from cli.top.detail import Subject
 from cli.top.feed import Connect, EventTail, Poller, Reading, Snapshot, read_snapshot
 from cli.top.mapview import MapView
 from cli.top.sitemap import Level
 from cli.top.table import Table
-from cli.top.text import EVENT_COLUMNS, JOB_COLUMNS, controller_line, event_row, job_row, node_line, site_line, visible
+from cli.top.text import EVENT_COLUMNS, JOB_COLUMNS, controller_line, event_row, job_row, node_line, site_line
 
 LOOK_EVERY_S = 0.2
 JOBS_SHOWN = 200
@@ -98,7 +99,7 @@ class SiteScreen(Screen[None]):
         """The line below the map tells of the cell under the cursor."""
         cell = event.cell
         text = "no nodes" if cell is None else node_line(cell.nodes[0]) if cell.level is Level.NODE else cell.words()
-        self.query_one("#pointed", Static).update(Text(visible(text)))
+        self.query_one("#pointed", Static).update(Text(clean(text)))
 
     def on_map_view_node_chosen(self, event: MapView.NodeChosen) -> None:
         """Enter on a node of the map."""
@@ -134,7 +135,7 @@ def _status(reading: Reading[Snapshot]) -> Text:
     if reading.error:
         age_s = time.monotonic() - reading.read_at
         since = time.strftime("%H:%M:%S", time.localtime(time.time() - age_s))
-        text.append(f"!! controller away since {since} ({age_s:.0f} s): {visible(reading.error)}", "bold reverse")
+        text.append(f"!! controller away since {since} ({age_s:.0f} s): {clean(reading.error)}", "bold reverse")
     elif snapshot is not None:
         line = controller_line(snapshot.site)
         text.append(line, "bold reverse" if line.startswith("!!") else "dim")

@@ -9,7 +9,10 @@ from rich.text import Text
 from textual.binding import Binding
 from textual.widgets import DataTable
 
-from cli.render import STATE_STYLE
+from cli.tables import STYLES
+
+COLOURS = {"31": "red", "32": "green", "33": "yellow"}
+"""Names of the colours in `STYLES`."""
 
 
 class Table(DataTable[Text]):
@@ -69,4 +72,4 @@ class Table(DataTable[Text]):
 
 
 def _styled(cell: str) -> Text:
-    return Text(cell, style=STATE_STYLE.get(cell, ""), no_wrap=True)
+    return Text(cell, style=COLOURS.get(STYLES.get(cell, ""), ""), no_wrap=True)

@@ -8,17 +8,13 @@ from phalanx.v1 import event_pb2, fleet_pb2, job_pb2
 from phalanx.v1 import types_pb2 as pb
 
 from cli import render
+from cli.tables import clean
 from cli.top.fleet import NodeRow
 from cli.wire import enum_word
 
 JOB_COLUMNS = ("job", "state", "step", "progress", "step time", "ETTR", "gen", "remark")
 EVENT_COLUMNS = ("time", "about", "what")
 BAR = 10
-
-
-def visible(text: str) -> str:
-    """Text of others without characters that would steer the terminal."""
-    return "".join(letter if letter.isprintable() else "·" for letter in text)
 
 
 def node_line(node: NodeRow) -> str:
@@ -29,7 +25,7 @@ def node_line(node: NodeRow) -> str:
     if node.jobs:
         parts.append(f"jobs {node.jobs}")
     parts += [f"{node.healthy}/{node.accelerators} accelerators", f"beat {age(node.beat_age_s)}"]
-    return visible("  ".join(parts))
+    return clean("  ".join(parts))
 
 
 def age(seconds: float) -> str:
@@ -49,7 +45,7 @@ def job_row(job: job_pb2.Job) -> tuple[str, ...]:
     total = render.total_steps(job)
     filled = min(BAR, BAR * int(job.step) // total) if total else 0
     return tuple(
-        visible(cell)
+        clean(cell)
         for cell in (
             job.name,
             render.job_state(job),
@@ -66,7 +62,7 @@ def job_row(job: job_pb2.Job) -> tuple[str, ...]:
 def event_row(event: event_pb2.Event) -> tuple[str, ...]:
     """An event as a row of its table."""
     about = event.job or event.node
-    return render.clock(event.at)[:8], visible(about), visible(event.message or event.type)
+    return render.clock(event.at)[:8], clean(about), clean(event.message or event.type)
 
 
 def site_line(site: fleet_pb2.GetSiteResponse) -> str:
@@ -89,4 +85,4 @@ def controller_line(site: fleet_pb2.GetSiteResponse) -> str:
     parts += [f"controller {site.version}", f"epoch {site.epoch}", f"revision {site.revision}"]
     if not troubles:
         parts.append("journal and detector ok")
-    return visible("  ".join(parts))
+    return clean("  ".join(parts))

@@ -220,7 +220,7 @@ def test_text_of_others_cannot_steer_the_terminal(served: Served, filled: FakeCo
     filled.events.append(event(2, "bell\x07 [red]text[/red]", job="moe"))
 
     async def story(screen: Screen) -> None:
-        text = await screen.shows("·[2J", "wait·]0;x·", "bell· [red]text[/red]")
+        text = await screen.shows(r"\x1b[2J", r"wait\x1b]0;x\x07", r"bell\x07 [red]text[/red]")
         assert not {letter for letter in text if not letter.isprintable()} - {"\n"}
 
     play(served.address, story)
