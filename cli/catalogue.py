@@ -42,6 +42,7 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry("events", "event", "List events of the journal, oldest first."),
         Entry("why", "event", "Say why something is as it is."),
         Entry("top", "top", "Watch the site on a full screen: map of nodes, jobs, events."),
+        Entry("traces", "traces", "Recoveries of a job phase by phase, or as OpenTelemetry traces."),
     ),
     NODES: (
         Entry("cordon", "node", "Keep new work off nodes. What runs there goes on."),
@@ -56,6 +57,7 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry("up", "site", "Start a site on this machine."),
         Entry("down", "site", "End every process of the site on this machine."),
         Entry("demo", "demo", "Train, lose a rank, lose a node, end with the same weights."),
+        Entry("systemd", "systemd", "Write systemd units for a machine of a site."),
         Entry("inject", "fault", "Break something on purpose, to see it recover."),
     ),
     CLIENT: (

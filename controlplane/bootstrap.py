@@ -35,6 +35,7 @@ from controlplane.engine.turn import Engine
 from controlplane.observability import Metrics, Sight, TimedJournal, configure_logging, name_process
 from controlplane.observability.recoveries import RecoveryWatch
 from controlplane.observability.sight import StateCollector
+from controlplane.observability.supervision import tell_supervisor
 from controlplane.pki.authority import AuthorityError
 from controlplane.rpc.progress import ProgressGate
 from controlplane.rpc.router import Router
@@ -158,6 +159,7 @@ class _Controller:
         brain.start()
         await edge.start()
         await edge.set_serving(serving=True)
+        tell_supervisor("READY=1", f"STATUS=leads with epoch {state.epoch} at {settings.listen}")
         log.info(
             "controller_started",
             epoch=state.epoch,
@@ -181,6 +183,7 @@ class _Controller:
     async def _end(self, parts: _Parts) -> int:
         """Stop accepting, finish the turn, close. Sessions end with us; the next start knows that."""
         parts.site.stopping = True
+        tell_supervisor("STOPPING=1")
         await parts.edge.set_serving(serving=False)
         parts.router.end_all(Refusal("unavailable", "SHUTTING_DOWN", "the controller is shutting down: connect again"))
         stopping = asyncio.create_task(parts.edge.stop(STOP_GRACE_S))

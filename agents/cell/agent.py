@@ -20,6 +20,7 @@ from agents.cell.ray_thread import RayLostError, RayThread
 from agents.cell.session import ControllerSession
 from agents.cell.table import ALIVE, DEAD, STARTING, ActorRow, CellTable
 from agents.node.loop_lag import LoopLag
+from agents.node.supervision import tell_supervisor
 
 EXIT_RAY_LOST = 3
 NAMES_EVERY_S = 1.0
@@ -97,6 +98,7 @@ class CellAgent:
             config.controller, hello=self._hello, table=self._table, orders=dispatcher, lag=lag
         )  # fmt: skip
         self._dispatcher = dispatcher
+        tell_supervisor("READY=1", f"STATUS=agent of {config.cell}, Ray at {config.ray_address}")
         self._wake = dispatcher.on_change = session.wake
         dispatcher.on_preflight = session.answer_preflight
         try:

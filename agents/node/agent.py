@@ -30,6 +30,7 @@ from agents.node.probes.probe import Probe
 from agents.node.probes.simulated import SimulatedProbe
 from agents.node.session import ControllerSession
 from agents.node.state import NodeState
+from agents.node.supervision import tell_supervisor
 
 DISK_LOOK_S = 30.0
 
@@ -100,6 +101,7 @@ class NodeAgent:
         log.info("agent.started", boot_id=self._boot_id, pid=os.getpid(), socket=str(self._config.socket_path))
         self._state.read_probes()
         self._endings.adopt()
+        tell_supervisor("READY=1", f"STATUS=agent of {self._config.node}")
         parts = [
             asyncio.create_task(work, name=name)
             for name, work in (

@@ -17,7 +17,7 @@ from controlplane.rpc.views import job_message
 from tests.fixtures.controller_process import free_port, until
 from tests.fixtures.otlp_collector import Collector
 from tests.support.fleets import fleet
-from tests.unit.core.test_traces import RECOVERY, account, job_on
+from tests.unit.core.test_recovery_traces import RECOVERY, account, job_on
 
 
 class Told:
