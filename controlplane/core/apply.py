@@ -14,9 +14,10 @@ from controlplane.core.audit import Head
 from controlplane.core.checkpoints import Checkpoint, Pin
 from controlplane.core.columns import filled, put
 from controlplane.core.fleet import FREE, Accelerator, Cordon, Fleet, NodeFacts
+from controlplane.core.health.budget import Act
 from controlplane.core.identity import Identity, IdentityBook, Token
-from controlplane.core.jobs import NONE, GenerationClock, Hosts, Incident, Job, Recovery, Restart, root_cause
-from controlplane.core.state import MAX_ANSWERS, MAX_ENDED_JOBS, MAX_RECOVERIES, Answered, Cell, State
+from controlplane.core.jobs import NONE, GenerationClock, Hosts, Incident, Job, LostRank, Recovery, Restart, root_cause
+from controlplane.core.state import MAX_ACTS, MAX_ANSWERS, MAX_ENDED_JOBS, MAX_RECOVERIES, Answered, Cell, State
 from controlplane.core.units import NS_PER_MS
 from controlplane.core.vocabulary import (
     CHECKPOINT_STATES,
@@ -63,12 +64,16 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             _accelerators(state, record)
         case r.NodeCordoned():
             fleet, number = _node(state, record.node)
+            _note_act(state, number, at_ns, drain=record.drain)
             kept = tuple(c for c in fleet.facts[number].cordons if c.owner != record.owner)
             _cordons(state, fleet, number, (*kept, Cordon(record.owner, record.reason, record.items, record.drain)))
         case r.NodeUncordoned():
             fleet, number = _node(state, record.node)
             kept = tuple(c for c in fleet.facts[number].cordons if c.owner != record.owner)
             _cordons(state, fleet, number, kept)
+        case r.NodeDrained():
+            fleet, number = _node(state, record.node)
+            fleet.service = put(fleet.service, number, NodeService.OUT_OF_SERVICE)
         case r.CellSessionChanged():
             state.cells[record.cell] = Cell(
                 record.cell, record.open, record.boot_id, record.incarnation, record.store_address
@@ -79,6 +84,8 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             _submitted(state, record, at_ns)
         case r.JobPlaced():
             _placed(state, record)
+        case r.JobUnplaced():
+            _unplaced(state, record)
         case r.RanksMoved():
             _moved(state, record)
         case r.SparesChanged():
@@ -135,8 +142,7 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
         case r.Audited():
             state.audit = Head(record.entry.number, record.entry.digest)
         case r.CheckpointsExpired():
-            job = state.own_job(record.job)
-            job.checkpoints = {k: v for k, v in job.checkpoints.items() if k not in record.checkpoints}
+            _expired(state, record)
         case r.JobEnding():
             job = state.own_job(record.job)
             job.ending, job.end_reason, job.result = record.state, record.reason, record.result
@@ -163,6 +169,14 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
 def _node(state: State, name: str) -> tuple[Fleet, int]:
     fleet = state.own_fleet()
     return fleet, fleet.index[name]
+
+
+def _note_act(state: State, number: int, at_ns: int, *, drain: bool) -> None:
+    """A node whose ranks are asked to leave is an act that the budget counts; asked again it is none."""
+    if not drain or state.fleet.service[number] != NodeService.IN_SERVICE:
+        return
+    if any(job.placed and (job.rank_node == number).any() for job in state.active_jobs()):
+        state.acts = (*state.acts, Act(number, at_ns))[-MAX_ACTS:]
 
 
 def _cordons(state: State, fleet: Fleet, number: int, cordons: tuple[Cordon, ...]) -> None:
@@ -290,6 +304,21 @@ def _placed(state: State, record: r.JobPlaced) -> None:
     _own_devices(fleet, job.rank_node, job.rank_acc, job.serial)
     _set_job_state(job, JobState.PLACING)
     _reserve(state, job, record.spares)
+    state.touch_counts()
+
+
+def _unplaced(state: State, record: r.JobUnplaced) -> None:
+    job = state.own_job(record.job)
+    _own_devices(state.own_fleet(), job.rank_node, job.rank_acc, FREE)
+    _reserve(state, job, ())
+    job.rank_node = filled(0, NONE)
+    job.rank_acc = filled(0, NONE).reshape(0, 0)
+    job.rank_host = filled(0, NONE)
+    job.rank_times = np.zeros((0, 4), dtype=np.int64)
+    job.changed_ranks = ()
+    job.incident = None
+    job.blocker = record.reason
+    _set_job_state(job, JobState.QUEUED)
     state.touch_counts()
 
 
@@ -508,9 +537,16 @@ def _recovery(job: Job, *, overtaken: bool) -> Recovery:
         restore_id=job.restore_id,
         phases_ns=phases,
         overtaken=overtaken,
-        blame=first.blame if first else Blame.INFRASTRUCTURE,
+        blame=_charged_to(first),
         fault_ns=incident.fault_ns,
     )
+
+
+def _charged_to(root: LostRank | None) -> str:
+    """The restart ledger of a recovery; "" when an operator wanted it."""
+    if root is None:
+        return Blame.INFRASTRUCTURE
+    return "" if root.planned else root.blame
 
 
 def _shard(state: State, record: r.ShardReported) -> None:
@@ -550,6 +586,14 @@ def _pin(state: State, record: r.CheckpointPinned | r.CheckpointUnpinned, pins: 
     known = job.checkpoints[record.checkpoint]
     kept = tuple(pin for pin in known.pins if pin.owner != record.owner)
     job.checkpoints = {**job.checkpoints, known.id: replace(known, pins=(*kept, *pins))}
+
+
+def _expired(state: State, record: r.CheckpointsExpired) -> None:
+    job = state.own_job(record.job)
+    pinned = [name for name in record.checkpoints if name in job.checkpoints and job.checkpoints[name].pins]
+    if pinned:
+        raise IllegalTransition(f"retention of {job.name} would delete pinned checkpoints: {', '.join(pinned)}")
+    job.checkpoints = {name: known for name, known in job.checkpoints.items() if name not in record.checkpoints}
 
 
 def _ended(state: State, record: r.JobEnded, at_ns: int) -> None:

@@ -8,6 +8,7 @@ from controlplane.core.audit import Change
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.events import Settle
 from controlplane.core.fleet import Fleet
+from controlplane.core.health.budget import ActionBudget
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.records import EffectsIssued, Record
 from controlplane.core.softstate import SoftState
@@ -23,6 +24,8 @@ class Policy:
     `orphan_grace_ms`: ranks run on this long without a controller. `effect_ms`: an agent must answer within;
     `fence_ms`: the same for a fence, which is asked for again after it.
     `patience_ms`: a lost rank waits this long for its node to be seen whole again before it moves to another.
+    `queue_patience_ms`: after this long nothing of the same or a lower priority goes past a queued job any more.
+    `actions`: how many working nodes may be drained in a while.
     """
 
     suspicion: SuspicionPolicy = field(default_factory=SuspicionPolicy)
@@ -31,6 +34,8 @@ class Policy:
     fence_ms: int = 45_000
     patience_ms: int = 6_000
     max_active_jobs: int = 1_000
+    queue_patience_ms: int = 600_000
+    actions: ActionBudget = field(default_factory=ActionBudget)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from controlplane.core.checkpoints import Checkpoint, pinned
 from controlplane.core.fleet import FREE
 from controlplane.core.jobs import NONE, Job
 from controlplane.core.state import State
-from controlplane.core.vocabulary import CheckpointState, JobState, NodeLiveness, RankState
+from controlplane.core.vocabulary import CheckpointState, JobState, NodeLiveness, NodeService, RankState
 
 
 def check(state: State) -> list[str]:
     """All violations of the safety invariants that the state alone can show; empty when all is well."""
-    found = _ledger(state) + _devices(state)
+    found = _ledger(state) + _devices(state) + _drained(state)
     for job in state.jobs.values():
         found += _ranks(state, job) + _restore(job) + _liveness(job)
     return found
@@ -24,6 +24,10 @@ def check_step(before: State, after: State) -> list[str]:
     found = []
     if after.epoch < before.epoch:
         found.append(f"S4: epoch went from {before.epoch} to {after.epoch}")
+    if after.audit.number < before.audit.number or (after.audit.number == before.audit.number) != (
+        after.audit == before.audit
+    ):
+        found.append(f"audit: the head went from {before.audit} to {after.audit}")
     for uid, old in before.jobs.items():
         new = after.jobs.get(uid)
         if new is None:
@@ -97,6 +101,26 @@ def _devices(state: State) -> list[str]:
         expected[job.rank_node[:, None], job.rank_acc] = job.serial
     if not np.array_equal(expected, fleet.acc_owner):
         found.append("owners of accelerators differ from the rank tables")
+    return found
+
+
+def _drained(state: State) -> list[str]:
+    """A node leaves service by a drain only, and nothing is on a node that is drained."""
+    fleet = state.fleet
+    away = np.flatnonzero(np.isin(fleet.service, (NodeService.DRAINING, NodeService.OUT_OF_SERVICE))).tolist()
+    found = [
+        f"S2: {fleet.name(node)} is {NodeService(int(fleet.service[node])).name} and nobody drains it"
+        for node in away
+        if not any(cordon.drain for cordon in fleet.facts[node].cordons)
+    ]
+    out = fleet.service == NodeService.OUT_OF_SERVICE
+    if not out.any():
+        return found
+    for job in state.active_jobs():
+        if job.placed and out[job.rank_node].any():
+            found.append(f"S2: ranks of {job.uid} are placed on a drained node")
+        if (job.hosts.live() & out[job.hosts.node] & (fleet.liveness[job.hosts.node] != NodeLiveness.DEAD)).any():
+            found.append(f"S1: processes of {job.uid} live on a drained node")
     return found
 
 

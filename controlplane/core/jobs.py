@@ -101,9 +101,11 @@ PEER_LOST_EXIT = 75
 
 
 def root_cause(lost: tuple[LostRank, ...]) -> LostRank | None:
-    """The earliest loss that is not itself a consequence of another; the earliest of all when every one is."""
-    roots = [entry for entry in lost if not entry.consequence]
-    return min(roots or lost, key=lambda entry: (entry.fault_ns, entry.rank), default=None)
+    """The earliest loss that is not itself a consequence of another; the earliest of all when every one is. What failed goes
+    before what an operator wanted."""
+    own = [entry for entry in lost if not entry.consequence]
+    failed = [entry for entry in own if not entry.planned]
+    return min(failed or own or lost, key=lambda entry: (entry.fault_ns, entry.rank), default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from controlplane.core.vocabulary import (
     CheckpointState,
     JobState,
     NodeLiveness,
+    NodeService,
     RankState,
 )
 
@@ -252,7 +253,7 @@ def _start_failed(draft: Draft, job: Job, at: int, exit_: Exit) -> None:
     late = job.hosts.state[at] == RankState.STARTING and age_ms > start_ms
     if late:
         text = f"it did not park within {start_ms / 1000:g} s"
-    elif exit_.sender == "agent":
+    elif exit_.sender == "agent" or draft.fleet.service[job.hosts.node[at]] == NodeService.DRAINING:
         return
     else:
         text = (exit_.message or describe_exit(exit_)) if exit_.observed else "it vanished before it held a rank"

@@ -93,6 +93,13 @@ class NodeUncordoned:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeDrained:
+    """No process of a job is left on a draining node: it is out of service until it is uncordoned."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class CellSessionChanged:
     """A cell agent's session opened or ended."""
 
@@ -131,6 +138,14 @@ class JobPlaced:
     nodes: tuple[int, ...]
     accelerators: tuple[int, ...]
     spares: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobUnplaced:
+    """A job that has not started yet lost a place: it gives the others back and queues again."""
+
+    job: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,7 +466,7 @@ Record = (
     | JobStateChanged | HostsRequested | HostsObserved | HostEnded | HostsForgotten | StartFailed | RanksLost
     | RecoveryDecided | SurvivorsGivenUp | GenerationStarted | GenerationReached | JoinFailed | ShardReported | CheckpointCommitted
     | CheckpointVerified | CheckpointPoisoned | CheckpointsExpired | JobEnding | JobEnded | EffectsIssued
-    | EffectsFinished | RequestAnswered | CheckpointPinned | CheckpointUnpinned | Audited
+    | EffectsFinished | RequestAnswered | CheckpointPinned | CheckpointUnpinned | Audited | NodeDrained | JobUnplaced
     | TokenCreated | TokenSpent | CertificateIssued
     | IdentityRevoked | IdentityReinstated
 )  # fmt: skip

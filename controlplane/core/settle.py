@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from controlplane.core import draining
 from controlplane.core import records as r
 from controlplane.core.checkpoints import expirable, restore_point
 from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
 from controlplane.core.jobs import NONE, Job, LostRank, host_id
 from controlplane.core.observe import lose_ranks
-from controlplane.core.orders import end_job, fence, request_verification
+from controlplane.core.orders import end_job, fence, request_verification, stop_processes
 from controlplane.core.placement.gang import Blocked, place, refill_spares
+from controlplane.core.placement.queue import must_yield_to
 from controlplane.core.recovery.budgets import backoff_ns
 from controlplane.core.recovery.decide import Verdict, decide, misplaced, survivors, unsure
 from controlplane.core.units import ms
@@ -32,6 +34,8 @@ def settle(draft: Draft, uid: str) -> None:
     if job is None or job.terminal:
         return
     before = len(draft.records)
+    if job.ending is None:
+        draining.clear(draft, job)
     _settle(draft, job)
     if len(draft.records) > before:
         draft.settle(uid)
@@ -51,9 +55,12 @@ def _settle(draft: Draft, job: Job) -> None:
     elif _needs_generation(job):
         _bind(draft, job)
     else:
+        before = len(draft.records)
         _phases(draft, job)
         _checkpoints(draft, job)
         _top_up(draft, job)
+        if len(draft.records) == before:
+            _leave_nodes(draft, job)
 
 
 def _all_finished(job: Job) -> bool:
@@ -107,7 +114,27 @@ def _say(draft: Draft, job: Job, blocker: str, state: JobState | None = None) ->
         draft.write(r.JobStateChanged(job.uid, target, blocker))
 
 
+def _leave_nodes(draft: Draft, job: Job) -> None:
+    """Take the next step of a running job off draining nodes."""
+    if job.state is not JobState.RUNNING:
+        return
+    waits, missing = draining.plan(draft, job)
+    if missing:
+        _request(draft, job, missing)
+    if waits or not draining.leaving(draft.fleet, job):
+        _say(draft, job, waits)
+
+
 def _place(draft: Draft, job: Job) -> None:
+    hosts = job.hosts
+    if (hosts.live() & draft.fleet.session[hosts.node]).any():
+        _say(draft, job, "waits until processes of the last try are gone")
+        return
+    patience_ns = ms(draft.policy.queue_patience_ms)
+    first = must_yield_to(job, draft.state.active_jobs(), draft.fleet, draft.now_ns, patience_ns)
+    if first is not None:
+        _say(draft, job, f"waits for its turn behind {first.name}")
+        return
     placed = place(draft.fleet, job.spec)
     if isinstance(placed, Blocked):
         _say(draft, job, placed.reason)
@@ -219,6 +246,11 @@ def _bind(draft: Draft, job: Job) -> None:
     if _waits_to_see(draft, job, open_ranks, since_ns):
         return
     homeless = misplaced(job, draft.fleet, open_ranks)
+    if homeless and not job.generation:
+        names = sorted({draft.fleet.name(int(job.rank_node[rank])) for rank in homeless})
+        draft.write(r.JobUnplaced(job.uid, f"{_some(names)} took no work any more before the job could start"))
+        stop_processes(draft, job, 0)
+        return
     if homeless:
         lost = tuple(_homeless(draft, job, rank) for rank in homeless)
         lose_ranks(draft, job, lost, lost[0].cause)

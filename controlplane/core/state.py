@@ -14,6 +14,7 @@ from controlplane.core.accounting.ledger import Ledger, idle_counts, owned_count
 from controlplane.core.audit import Head
 from controlplane.core.effects import Effect
 from controlplane.core.fleet import FREE, Fleet
+from controlplane.core.health.budget import Act
 from controlplane.core.identity import IdentityBook
 from controlplane.core.jobs import Job
 from controlplane.core.vocabulary import Bucket
@@ -22,6 +23,8 @@ MAX_ANSWERS = 1_024
 """Answers to mutating requests that are remembered."""
 MAX_ENDED_JOBS = 200
 """Ended jobs that stay visible."""
+MAX_ACTS = 4_096
+"""Acts against working nodes that are remembered; the budget looks back a few minutes."""
 MAX_RECOVERIES = 256
 """Recoveries kept per job; older ones stay in the journal."""
 
@@ -69,6 +72,7 @@ class State:
     ledger: Ledger = field(default_factory=Ledger)
     audit: Head = NO_AUDIT
     identity: IdentityBook = field(default_factory=IdentityBook)
+    acts: tuple[Act, ...] = ()
     _owned: set[str] = field(default_factory=set)
     _counts: tuple[dict[Bucket, int], dict[str, int]] | None = None
 
@@ -77,7 +81,7 @@ class State:
         return State(
             self.revision, self.epoch, self.at_ns, self.fleet, dict(self.cells), dict(self.jobs), dict(self.names),
             self.next_job, self.next_effect, dict(self.effects), dict(self.answers), self.ledger.clone(), self.audit,
-            self.identity, set(), self._counts,
+            self.identity, self.acts, set(), self._counts,
         )  # fmt: skip
 
     def own_job(self, uid: str) -> Job:
@@ -155,7 +159,8 @@ class State:
             "names": self.names, "next_job": self.next_job, "next_effect": self.next_effect,
             "effects": [codec.encode(e) for e in self.effects.values()],
             "answers": [[key, known.fields, known.command] for key, known in self.answers.items()],
-            "audit": codec.encode(self.audit), "ledger": codec.encode(self.ledger),
+            "audit": codec.encode(self.audit), "acts": [codec.encode(act) for act in self.acts],
+            "ledger": codec.encode(self.ledger),
         }  # fmt: skip
         if self.identity != IdentityBook():  # a journal from before there were identities keeps its digest
             body["identity"] = codec.encode(self.identity)
@@ -178,6 +183,7 @@ class State:
             {e.id: e for e in effects}, {key: Answered(*known) for key, *known in body["answers"]},
             codec.decode(Ledger, body["ledger"]), codec.decode(Head, body.get("audit", {})),
             codec.decode(IdentityBook, body.get("identity", {})),
+            tuple(codec.decode(Act, act) for act in body.get("acts", [])),
         )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from controlplane.core import draining
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
@@ -18,6 +19,7 @@ def tick(draft: Draft) -> None:
     """Judge silence, then look at every deadline."""
     _liveness(draft)
     _effects(draft)
+    draining.finish(draft)
     for job in draft.state.active_jobs():
         if not job.ending:
             _late_starts(draft, job)

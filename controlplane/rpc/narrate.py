@@ -79,12 +79,12 @@ def narrate(record: r.Record, names: Names) -> str:
         case (
             r.ControllerStarted() | r.NodeRegistered() | r.NodeSessionChanged() | r.LivenessChanged()
             | r.AcceleratorsChanged() | r.NodeCordoned() | r.NodeUncordoned() | r.CellSessionChanged()
-            | r.CellMembershipChanged()
+            | r.CellMembershipChanged() | r.NodeDrained()
         ):  # fmt: skip
             return _fleet(record)
         case (
             r.JobSubmitted() | r.JobPlaced() | r.RanksMoved() | r.SparesChanged() | r.JobStateChanged() | r.JobEnding()
-            | r.JobEnded() | r.GenerationStarted() | r.GenerationReached() | r.JoinFailed()
+            | r.JobEnded() | r.GenerationStarted() | r.GenerationReached() | r.JoinFailed() | r.JobUnplaced()
         ):  # fmt: skip
             return _job(record, names)
         case (
@@ -114,7 +114,7 @@ def narrate(record: r.Record, names: Names) -> str:
 
 Fleet = (
     r.ControllerStarted | r.NodeRegistered | r.NodeSessionChanged | r.LivenessChanged | r.AcceleratorsChanged
-    | r.NodeCordoned | r.NodeUncordoned | r.CellSessionChanged | r.CellMembershipChanged
+    | r.NodeCordoned | r.NodeUncordoned | r.CellSessionChanged | r.CellMembershipChanged | r.NodeDrained
 )  # fmt: skip
 
 
@@ -142,6 +142,8 @@ def _fleet(record: Fleet) -> str:
             return f"{record.owner} {'drains' if record.drain else 'cordoned'} {record.node}: {record.reason}"
         case r.NodeUncordoned():
             return f"{record.owner} removed its cordon from {record.node}"
+        case r.NodeDrained():
+            return f"{record.node} is drained: no process of a job is left there"
         case r.CellSessionChanged():
             store = (
                 f"; its rendezvous store is at {record.store_address}" if record.store_address else "; it has no store"
@@ -163,7 +165,7 @@ def _are(count: int) -> str:
 
 JobRecord = (
     r.JobSubmitted | r.JobPlaced | r.RanksMoved | r.SparesChanged | r.JobStateChanged | r.JobEnding | r.JobEnded
-    | r.GenerationStarted | r.GenerationReached | r.JoinFailed
+    | r.GenerationStarted | r.GenerationReached | r.JoinFailed | r.JobUnplaced
 )  # fmt: skip
 
 
@@ -175,6 +177,8 @@ def _job(record: JobRecord, names: Names) -> str:
         case r.JobPlaced():
             spares = f", warm spares {names.nodes(record.spares)}" if record.spares else ""
             return f"{name} was placed on {names.nodes(record.nodes)}{spares}"
+        case r.JobUnplaced():
+            return f"{name} queues again: {record.reason}"
         case r.RanksMoved():
             return f"{ranks_text(record.ranks)} of {name} moved to {names.nodes(record.nodes)}"
         case r.SparesChanged():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -16,12 +17,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from controlplane.core import events as ev
+from controlplane.core import records as r
+from controlplane.core.audit import verify
 from controlplane.core.draft import Policy
+from controlplane.core.health.budget import limit
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.jobs import PEER_LOST_EXIT, Exit, Job
 from controlplane.core.placement.gang import Blocked, place, refill_spares
+from controlplane.core.placement.queue import must_yield_to
 from controlplane.core.spec import Budget, CheckpointPolicy, RestartPolicy, SparePolicy, Timeouts
 from controlplane.core.state import State
+from controlplane.core.units import ms
 from controlplane.core.vocabulary import JobState, NodeLiveness, RankState
 from controlplane.engine.recover import load
 from tests.support.world import World, spec
@@ -86,9 +92,9 @@ class Site(RuleBasedStateMachine):
         self.world.submit(job, f"submit-{self.submitted}")
 
     @placed
-    @rule(job=small, then=short)
-    def cancel(self, job: int, then: float) -> None:
-        self.with_job(job, lambda found: self.world.turn(ev.CancelJob("", found.name, "")), then)
+    @rule(job=small, grace=st.sampled_from([0, 1, 10_000]), then=short)
+    def cancel(self, job: int, grace: int, then: float) -> None:
+        self.with_job(job, lambda found: self.world.turn(ev.CancelJob("", found.name, "", grace)), then)
 
     @rule(pick=small, on=st.booleans(), then=short)
     def cordon(self, pick: int, on: bool, then: float) -> None:
@@ -97,6 +103,31 @@ class Site(RuleBasedStateMachine):
         )
         self.world.turn(event)
         self.world.run(then)
+
+    @rule(pick=small, on=st.booleans(), owner=st.sampled_from(["operator", "ann"]), then=short)
+    def drain(self, pick: int, on: bool, owner: str, then: float) -> None:
+        node = self.node(pick)
+        self.world.turn(ev.DrainNode("", node, owner, "firmware") if on else ev.UncordonNode("", node, owner))
+        self.world.run(then)
+
+    @placed
+    @rule(job=small, then=short)
+    def restart_job(self, job: int, then: float) -> None:
+        self.with_job(job, lambda found: self.world.turn(ev.RestartJob("", found.name, "")), then)
+
+    @placed
+    @rule(job=small, pick=small, owner=st.sampled_from(["ann", "ben"]), on=st.booleans())
+    def pin(self, job: int, pick: int, owner: str, on: bool) -> None:
+        def act(found: Job) -> None:
+            names = list(found.checkpoints) or [""]
+            name = names[pick % len(names)]
+            pin, unpin = (
+                ev.PinCheckpoint("", found.name, name, owner, "keep"),
+                ev.UnpinCheckpoint("", found.name, name, owner),
+            )
+            self.world.turn(pin if on else unpin)
+
+        self.with_job(job, act, 0.1)
 
     # -- time -------------------------------------------------------------------------------------------------------
 
@@ -289,6 +320,13 @@ class Site(RuleBasedStateMachine):
     def replay_agrees(self) -> None:
         assert load(self.world.journal).digest() == self.world.state().digest()
 
+    @invariant()
+    def budget_holds(self) -> None:
+        """S9: no more working nodes are made to drain in a window than the budget allows."""
+        state, budget = self.world.state(), POLICY.actions
+        recent = [act for act in state.acts if act.at_ns > self.world.now_ns - ms(budget.window_ms)]
+        assert len({act.node for act in recent}) <= limit(state.fleet, budget), "S9"
+
     def teardown(self) -> None:
         self.stop_faults()
         world = self.world
@@ -299,6 +337,9 @@ class Site(RuleBasedStateMachine):
         state = world.state()
         assert State.from_json(state.to_json()).digest() == state.digest()
         assert load(world.journal).digest() == state.digest()
+        entries = world.journal.newest(100_000, types=("Audited",))
+        links = [cast("r.Audited", r.decode(entry.type, entry.version, entry.body)).entry for entry in entries]
+        assert verify(links, head=state.audit) is None
 
     def stop_faults(self) -> None:
         """Everything is repaired and told, nothing new happens."""
@@ -318,7 +359,8 @@ class Site(RuleBasedStateMachine):
                 world.return_agent(node.name)
             for index in list(node.faults):
                 world.set_fault(node.name, index, "")
-            world.turn(ev.UncordonNode("", node.name, "operator"))
+            for owner in ("operator", "ann"):
+                world.turn(ev.UncordonNode("", node.name, owner))
         world.cell_hello()
         world.cell_nodes()
 
@@ -335,7 +377,10 @@ def unrest(world: World) -> list[str]:
             found.append(f"L2: {facts.name} takes no work: {facts.cordons}")
     for job in state.active_jobs():
         if job.state is JobState.QUEUED:
-            if not job.blocker or not isinstance(place(fleet, job.spec), Blocked):
+            patience_ns = ms(POLICY.queue_patience_ms)
+            behind = must_yield_to(job, state.active_jobs(), fleet, world.now_ns, patience_ns)
+            fits = not isinstance(place(fleet, job.spec), Blocked)
+            if not job.blocker or (fits and behind is None):
                 found.append(f"L1: {job.uid} is queued and would fit ({job.blocker})")
         elif job.state is not JobState.RUNNING:
             found.append(f"L1: {job.uid} is {job.state.name}: {job.blocker}")

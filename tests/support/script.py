@@ -6,14 +6,18 @@ machine wrote down, indented, and is generated. See `COMMANDS` for the words.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from controlplane.core import events as ev
+from controlplane.core import records as r
+from controlplane.core.audit import LOCAL, By, verify
 from controlplane.core.draft import Answer, Policy, Refusal
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.jobs import Exit
-from controlplane.core.spec import Budget, JobSpec, SparePolicy, Timeouts
+from controlplane.core.spec import Budget, CheckpointPolicy, JobSpec, SparePolicy, Timeouts
 from controlplane.core.units import to_s
 from controlplane.core.vocabulary import CheckpointState, JobState, NodeLiveness
 from tests.support.world import World, spec
@@ -50,7 +54,7 @@ class Story:
     world: World | None = None
     lines: list[str] = field(default_factory=list)
     shown: int = 0
-    answer: str = ""
+    who: By = LOCAL
 
     # -- commands ---------------------------------------------------------------------------------------------------
 
@@ -62,7 +66,7 @@ class Story:
 
     def submit(
         self, name: str, *, ranks: str = "4", per_rank: str = "1", spares: str = "0", parked: str = "0",
-        start: str = "120s", join: str = "60s", user: str = "3",
+        start: str = "120s", join: str = "60s", user: str = "3", priority: str = "0", keep: str = "3",
     ) -> None:  # fmt: skip
         """`submit moe ranks=4 per_rank=1 spares=0 parked=0 start=120s join=60s user=3`."""
         base: JobSpec = spec(
@@ -71,6 +75,8 @@ class Story:
             accelerators_per_rank=int(per_rank),
             spares=SparePolicy(int(spares), int(parked)),
             timeouts=Timeouts(round(_duration(start) * 1000), round(_duration(join) * 1000)),
+            checkpoint=CheckpointPolicy(every_steps=20, keep=int(keep)),
+            priority=int(priority),
         )
         wanted = replace(base, restart_policy=replace(base.restart_policy, user=Budget(int(user), 3_600_000, 200)))
         self._tell(ev.SubmitJob(f"submit-{name}", wanted))
@@ -155,13 +161,49 @@ class Story:
         """`fault node-01 0 XID-79`; without a code the fault is cleared."""
         self._world.set_fault(node, int(index), code)
 
+    def drain(self, node: str, owner: str = "operator") -> None:
+        """`drain node-01 owner=ann`: what runs there is to move."""
+        self._tell(ev.DrainNode("", node, owner, "new firmware"))
+
+    def restart(self, name: str) -> None:
+        """`restart moe`."""
+        self._tell(ev.RestartJob("", name, "new data"))
+
+    def pin(self, name: str, step: str, owner: str = "operator") -> None:
+        """`pin moe 20 owner=ann`."""
+        self._tell(ev.PinCheckpoint("", name, self._checkpoint(name, step), owner, "for the paper"))
+
+    def unpin(self, name: str, step: str, owner: str = "operator") -> None:
+        """`unpin moe 20 owner=ann`."""
+        self._tell(ev.UnpinCheckpoint("", name, self._checkpoint(name, step), owner))
+
+    def _checkpoint(self, name: str, step: str) -> str:
+        known = self._world.job(name).checkpoints.values()
+        return next((c.id for c in known if c.step == int(step)), f"step-{step}")
+
+    def audit(self) -> None:
+        """`audit`: the chain, oldest first, as its verifier sees it."""
+        entries = self._world.journal.newest(1_000, types=("Audited",))
+        links = [cast("r.Audited", r.decode(e.type, e.version, e.body)).entry for e in entries]
+        for link in links:
+            after = re.sub("[0-9a-f]{64}", "<sha256>", link.after)
+            self._write(
+                f"{link.number} {link.actor} ({link.role}) {link.action} {link.subject}: {link.before} -> {after}"
+            )
+        broken = verify(links, head=self._world.state().audit)
+        self._write(f"chain: {broken.reason if broken else 'unbroken'}")
+
+    def by(self, name: str) -> None:
+        """`by ann`: the commands that follow are hers."""
+        self.who = By(f"spiffe://site/operator/{name}", "OPERATOR", "10.0.0.7")
+
     def cordon(self, node: str) -> None:
         """`cordon node-01`, by the operator."""
         self._tell(ev.CordonNode("", node, "operator", "look"))
 
-    def uncordon(self, node: str) -> None:
-        """`uncordon node-01`."""
-        self._tell(ev.UncordonNode("", node, "operator"))
+    def uncordon(self, node: str, owner: str = "operator") -> None:
+        """`uncordon node-01 owner=ann`."""
+        self._tell(ev.UncordonNode("", node, owner))
 
     def checkpoint(self, name: str, step: str, what: str = "all") -> None:
         """`checkpoint moe 20`, `checkpoint moe 20 0,1` (only some ranks report)."""
@@ -172,9 +214,9 @@ class Story:
         """`corrupt moe 20`: the files of that step are damaged from now on."""
         self._world.corrupt.update(c.id for c in self._world.job(name).checkpoints.values() if c.step == int(step))
 
-    def cancel(self, name: str) -> None:
-        """`cancel moe`."""
-        self._tell(ev.CancelJob("", name, ""))
+    def cancel(self, name: str, grace: str = "0s") -> None:
+        """`cancel moe grace=5s`."""
+        self._tell(ev.CancelJob("", name, "", round(_duration(grace) * 1000)))
 
     def restart_controller(self, stall: str = "0.5s") -> None:
         """`restart_controller stall=2s`: SIGKILL and a new one."""
@@ -226,8 +268,8 @@ class Story:
             raise ScriptError("the first command must be `site`")
         return self.world
 
-    def _tell(self, event: ev.Event) -> None:
-        answer = self._world.turn(event)[0]
+    def _tell(self, event: ev.Command) -> None:
+        answer = self._world.turn(ev.Ordered(event, self.who))[0]
         if isinstance(answer, Refusal):
             self._write(f"refused {answer.reason}: {answer.message}")
         elif isinstance(answer, Answer) and answer.fields.get("blocker"):

@@ -15,7 +15,9 @@ from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.observe import lose_ranks
 from controlplane.core.orders import end_job, fence, stop_processes
-from controlplane.core.placement.gang import Blocked, place
+from controlplane.core.placement.gang import Blocked, Placement, place, replace_ranks
+from controlplane.core.placement.queue import must_yield_to
+from controlplane.core.recovery.decide import misplaced
 from controlplane.core.spec import JobSpec, Violation
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import Blame, JobState
@@ -36,8 +38,8 @@ def submit(draft: Draft, event: ev.SubmitJob) -> Accepted | Refusal:
     if refusal is not None:
         return refusal
     uid = f"{spec.name}-{draft.state.next_job}"
-    planned = place(draft.fleet, spec)
     fields = {"name": spec.name, "uid": uid}
+    planned = _plan(draft, Job(spec.name, uid, draft.state.next_job, spec, JobState.QUEUED, draft.now_ns))
     if isinstance(planned, Blocked):
         fields["blocker"] = planned.reason
     else:
@@ -50,6 +52,16 @@ def submit(draft: Draft, event: ev.SubmitJob) -> Accepted | Refusal:
     draft.settle(uid)
     digest = hashlib.sha256(canonical(codec.encode(spec)).encode()).hexdigest()
     return Accepted(Change(f"job/{uid}", {}, {"name": spec.name, "ranks": spec.ranks, "spec_sha256": digest}), fields)
+
+
+def _plan(draft: Draft, job: Job) -> Placement | Blocked:
+    """Where a job that is submitted now would go."""
+    placed = place(draft.fleet, job.spec)
+    if isinstance(placed, Blocked):
+        return placed
+    patience_ns = ms(draft.policy.queue_patience_ms)
+    first = must_yield_to(job, draft.state.active_jobs(), draft.fleet, draft.now_ns, patience_ns)
+    return Blocked(f"waits for its turn behind {first.name}") if first else placed
 
 
 def _unwelcome(draft: Draft, spec: JobSpec) -> Refusal | None:
@@ -134,6 +146,9 @@ def restart(draft: Draft, event: ev.RestartJob) -> Accepted | Refusal:
     if not job.generation:
         waits = f": {job.blocker}" if job.blocker else ""
         return Refusal("conflict", "NOT_STARTED", f"job {job.name} has not started yet ({job.state.name}{waits})")
+    stuck = _without_place(draft, job)
+    if stuck:
+        return Refusal("conflict", "NO_ROOM", stuck)
     cause = f"restarted by an operator: {event.reason}" if event.reason else "restarted by an operator"
     held = [(rank, serial) for rank, serial in enumerate(job.rank_host.tolist()) if serial != NONE]
     lost = tuple(
@@ -147,3 +162,15 @@ def restart(draft: Draft, event: ev.RestartJob) -> Accepted | Refusal:
         fence(draft, job, serials[live[job.hosts.rows(serials)]].tolist(), job.spec.timeouts.stop_ms)
     before = {"state": job.state.name, "generation": job.generation}
     return Accepted(Change(f"job/{job.uid}", before, {"restart": True, "ranks": len(lost), "reason": event.reason}))
+
+
+def _without_place(draft: Draft, job: Job) -> str:
+    """Why a restart would leave the job without a place; "" when it would not."""
+    bad = misplaced(job, draft.fleet, tuple(range(job.spec.ranks)))
+    places = replace_ranks(draft.fleet, job, bad, frozenset()) if bad else None
+    if not isinstance(places, Blocked):
+        return ""
+    return (
+        f"{len(bad)} ranks of {job.name} stand where nothing may start now, and a restart would stop the job: {places.reason}; "
+        "uncordon their nodes or free others first"
+    )

@@ -11,9 +11,10 @@ from controlplane.core import records as r
 from controlplane.core.audit import Change
 from controlplane.core.draft import Accepted, Draft, Refusal
 from controlplane.core.effects import EffectKind
+from controlplane.core.health.budget import refusal
 from controlplane.core.observe import FENCING
 from controlplane.core.orders import settle_all
-from controlplane.core.vocabulary import NodeLiveness
+from controlplane.core.vocabulary import NodeLiveness, NodeService
 
 OPERATOR = "operator"
 """Owner of a cordon where nobody is named."""
@@ -53,11 +54,16 @@ def cordon(draft: Draft, event: ev.CordonNode | ev.DrainNode) -> Accepted | Refu
     if isinstance(owner, Refusal):
         return owner
     drain = isinstance(event, ev.DrainNode)
+    jobs = _jobs_on(draft, number) if drain else []
+    if jobs and draft.fleet.service[number] == NodeService.IN_SERVICE:
+        over = refusal(draft.fleet, draft.state.acts, draft.policy.actions, draft.now_ns)
+        if over:
+            return Refusal("conflict", "BUDGET", over)
     draft.write(r.NodeCordoned(event.node, owner, event.reason, drain=drain))
     settle_all(draft)
     before = _cordons(draft, number)
     after = {**before, owner: {"reason": event.reason, "drain": drain}}
-    fields = {"jobs": " ".join(_jobs_on(draft, number))} if drain else {}
+    fields = {"jobs": " ".join(jobs)} if drain else {}
     return Accepted(Change(f"node/{event.node}", {"cordons": before}, {"cordons": after}), fields)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from controlplane.core.fleet import FREE, Fleet
 from controlplane.core.jobs import Job
+from controlplane.core.placement.shortage import excluded, shortage
 from controlplane.core.spec import JobSpec
 from controlplane.core.state import free_devices
 from controlplane.core.vocabulary import NodeLiveness, NodeService
@@ -66,7 +67,7 @@ def place(fleet: Fleet, spec: JobSpec) -> Placement | Blocked:
     free = free_devices(fleet) & (fleet.reserved == FREE)[:, None]
     capacity = free.sum(axis=1) // per_rank
     if int(capacity.sum()) < spec.ranks:
-        return Blocked(_shortage(fleet, free, spec))
+        return Blocked(shortage(fleet, free, spec))
     order = _order(fleet, capacity, spec.ranks)
     placed = _take(free, order, capacity, spec.ranks, per_rank)
     used = set(placed.nodes)
@@ -75,13 +76,8 @@ def place(fleet: Fleet, spec: JobSpec) -> Placement | Blocked:
     return Placement(placed.nodes, placed.accelerators, tuple(spares))
 
 
-def _shortage(fleet: Fleet, free: np.ndarray, spec: JobSpec) -> str:
-    wanted = spec.ranks * spec.accelerators_per_rank
-    text = f"needs {wanted} accelerators, {int(free.sum())} are free of {fleet.total_accelerators()} on the site"
-    held = int(np.count_nonzero(fleet.acc_owner != FREE))
-    away = int(np.count_nonzero(~fleet.schedulable()))
-    notes = [f"{held} are held by jobs"] * bool(held) + [f"{away} nodes take no work now"] * bool(away)
-    return text + (f" ({', '.join(notes)})" if notes else "")
+def _count(accelerators: int) -> str:
+    return f"{accelerators} accelerators are" if accelerators > 1 else "1 accelerator is"
 
 
 def replace_ranks(fleet: Fleet, job: Job, ranks: tuple[int, ...], avoid: frozenset[int]) -> Placement | Blocked:
@@ -93,8 +89,8 @@ def replace_ranks(fleet: Fleet, job: Job, ranks: tuple[int, ...], avoid: frozens
     capacity = free.sum(axis=1) // per_rank
     if int(capacity.sum()) < len(ranks):
         return Blocked(
-            f"no place for {len(ranks)} lost ranks: {int(free.sum())} usable accelerators are free, "
-            f"{len(ranks) * per_rank} are needed"
+            f"no place for {len(ranks)} rank{'s' * (len(ranks) > 1)}: {_count(len(ranks) * per_rank)} needed, "
+            + "; ".join([f"{int(free.sum())} usable ones are free", *excluded(fleet)])
         )
     warm = fleet.reserved == job.serial
     whole = capacity >= len(ranks)
@@ -102,9 +98,15 @@ def replace_ranks(fleet: Fleet, job: Job, ranks: tuple[int, ...], avoid: frozens
     return _take(free, order, capacity, len(ranks), per_rank)
 
 
+def _leaving(fleet: Fleet, job: Job) -> int:
+    """Nodes that a job has to leave: for each of them a spare is held until its ranks have moved."""
+    nodes = np.array(job.nodes(), dtype=np.int64)
+    return int(np.count_nonzero(fleet.service[nodes] == NodeService.DRAINING))
+
+
 def refill_spares(fleet: Fleet, job: Job) -> tuple[int, ...]:
     """The warm spare nodes that the job should hold now: kept ones that are still good, topped up from free nodes."""
-    wanted = job.spec.spares.warm_nodes
+    wanted = job.spec.spares.warm_nodes + _leaving(fleet, job)
     per_rank = job.spec.accelerators_per_rank
     free = free_devices(fleet)
     capacity = free.sum(axis=1) // per_rank

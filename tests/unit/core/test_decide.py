@@ -102,7 +102,7 @@ def test_no_place_suspends_without_a_charge() -> None:
     verdict = decide(job, site, NOW, 10)
     assert verdict.rung is Rung.SUSPEND
     assert not verdict.charged
-    assert "no place for 2 lost ranks" in verdict.reason
+    assert "no place for 2 ranks" in verdict.reason
     assert "rank 0 was lost" in verdict.reason
 
 

@@ -131,7 +131,7 @@ def test_a_spare_of_another_job_is_not_touched() -> None:
     site.reserved[2] = 9
     blocked = replace_ranks(site, job, (0, 1), frozenset())
     assert isinstance(blocked, Blocked)
-    assert "2 are needed" in blocked.reason
+    assert "2 accelerators are needed" in blocked.reason
 
 
 def test_the_blocker_names_numbers() -> None:
@@ -142,7 +142,7 @@ def test_the_blocker_names_numbers() -> None:
     assert isinstance(found, Blocked)
     assert (
         found.reason
-        == "needs 1 accelerators, 0 are free of 4 on the site (2 are held by jobs, 1 nodes take no work now)"
+        == "needs 1 accelerator, 0 are free of 4 on the site (1 accelerator or 1 node short, 2 are held by jobs, 1 cordoned: n1)"
     )
 
 
