@@ -155,7 +155,7 @@ class _Controller:
         engine.on_commit = AfterCommit(
             site.progress, router, soft, clock, metrics, RecoveryWatch(state), None if traces is None else traces.send
         )
-        metrics.watch(StateCollector(lambda: sight(site, router, soft)))
+        metrics.watch(StateCollector(lambda: sight(site, router, soft, journal, edge)))
         brain.start()
         await edge.start()
         await edge.set_serving(serving=True)
@@ -284,7 +284,7 @@ def _policy(settings: Settings) -> Policy:
     return Policy(suspicion, settings.orphan_grace_ms, settings.effect_ms, settings.max_active_jobs)
 
 
-def sight(site: Site, router: Router, soft: SoftColumns) -> Sight:
+def sight(site: Site, router: Router, soft: SoftColumns, journal: TimedJournal, edge: Edge) -> Sight:
     """What a scrape shows."""
     now_ns = site.now_ns()
     state = site.state.ledger_at(now_ns)
@@ -300,6 +300,8 @@ def sight(site: Site, router: Router, soft: SoftColumns) -> Sight:
         loop_lag_s=site.brain.lag_s(),
         degraded=site.brain.degraded(),
         journal_blocked=bool(site.brain.blocked),
+        journal_bytes=journal.size_bytes(),
+        authority_expires_s=edge.authority.expires_s if edge.authority else None,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import structlog
 
 from agents.cell.config import CellConfig
-from agents.cell.observability import configure_logging
+from agents.node.observability import FORMS, LEVELS, configure_logging, name_process
 
 EXIT_CANNOT_START = 2
 # Ray reads these when it is imported. The first keeps 127.0.0.1 from being replaced by the machine's address.
@@ -49,14 +49,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="Ray may be silent this long (default: %(default)s)",
     )
+    add("--log-level", default="info", choices=LEVELS, help="least important lines that are written (default: info)")
+    add("--log-format", default="json", choices=FORMS, help="json for collectors, console for people (default: json)")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the agent until SIGTERM."""
     parsed = build_parser().parse_args(arguments)
-    configure_logging()
-    structlog.contextvars.bind_contextvars(cell=parsed.cell)
+    configure_logging(parsed.log_level, parsed.log_format)
+    name_process(cell=parsed.cell)
     log = structlog.get_logger(__name__)
     if os.environ.get("RAY_AUTH_MODE") != "token" or not os.environ.get("RAY_AUTH_TOKEN_PATH"):
         log.error("agent.failed", reason="RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH are needed: a cell is never open")

@@ -13,6 +13,7 @@ from agents.cell.preflight import Preflight
 from agents.cell.ray_cell import RayCell, UnknownNodeError, one_line
 from agents.cell.ray_thread import RayLostError, RayThread
 from agents.cell.table import DEAD, STARTING, ActorRow, CellTable
+from agents.node.observability import name_process, note_order
 from agents.node.outcomes import Outcome, OutcomeMemory
 
 log = structlog.get_logger(__name__)
@@ -50,6 +51,7 @@ class Dispatcher:
         if epoch <= self.highest_epoch:
             return
         self.highest_epoch = epoch
+        name_process(epoch=epoch)
         self._spawn(self._store_epoch(epoch))
 
     def submit(self, effect: cell_pb2.CellEffect) -> None:
@@ -94,6 +96,7 @@ class Dispatcher:
 
     async def _carry_out(self, effect: cell_pb2.CellEffect) -> None:
         kind = effect.WhichOneof("body")
+        note_order(effect.effect_id, getattr(effect, kind) if kind else None)
         try:
             match kind:
                 case "start_hosts":
@@ -105,11 +108,11 @@ class Dispatcher:
         except RayLostError as error:
             outcome = Outcome(ok=False, message=f"Ray is lost: {error}", final=False)
         except Exception as error:  # process edge: one bad order must not end the agent
-            log.exception("effect.broke", effect_id=effect.effect_id, kind=kind)
+            log.exception("effect.broke", kind=kind)
             outcome = Outcome(ok=False, message=f"the cell agent failed on it: {one_line(error)}")
         self.outcomes.end(effect.effect_id, outcome, time.monotonic())
         self.on_change()
-        log.info("effect.ended", effect_id=effect.effect_id, kind=kind, ok=outcome.ok, message=outcome.message)
+        log.info("effect.ended", kind=kind, ok=outcome.ok, message=outcome.message)
 
     async def _start(self, order: cell_pb2.StartHosts) -> Outcome:
         """Create the actors that can be created. ok means that each exists; its row tells whether it comes alive."""
@@ -145,7 +148,10 @@ class Dispatcher:
             node = self.starting.pop(spec.host_id)
         if self._table.actor(spec.host_id) is None:  # Ray's threads may have told of it before we got here
             self._table.set_actor(ActorRow(spec.host_id, node, STARTING))
-        log.info("host.dispatched", host_id=spec.host_id, node=spec.node, job=spec.job_name, created=created)
+        log.info(
+            "host.dispatched",
+            host_id=spec.host_id, node=spec.node, job=spec.job_name, uid=spec.job_uid, created=created,
+        )  # fmt: skip
         return ""
 
     async def _stop(self, order: cell_pb2.StopHosts) -> Outcome:

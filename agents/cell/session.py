@@ -186,7 +186,12 @@ class ControllerSession:
         self._welcomed_at = time.monotonic()
         self._reason_logged = ""
         self._orders.outcomes.new_session(self._ended_at)
-        log.info("session.welcomed", epoch=welcome.epoch, beat_interval_ms=self._beat_interval_ms)
+        log.info(
+            "session.welcomed",
+            epoch=welcome.epoch,
+            controller_version=welcome.controller_version or "before 0.2",
+            beat_interval_ms=self._beat_interval_ms,
+        )
 
     async def _read(self, call: SessionCall) -> None:
         while True:

@@ -14,7 +14,7 @@ from agents.node.agent import NodeAgent
 from agents.node.config import DEFAULT_ORPHAN_GRACE_MS, AgentConfig
 from agents.node.durable import AlreadyRunningError
 from agents.node.hosts_file import HostsFileError
-from agents.node.observability import configure_logging
+from agents.node.observability import FORMS, LEVELS, configure_logging, name_process
 
 EXIT_CANNOT_START = 2
 
@@ -62,6 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MS",
         help="stop ranks after this long without a controller, until one dictates its own (default: %(default)s)",
     )
+    add("--log-level", default="info", choices=LEVELS, help="least important lines that are written (default: info)")
+    add("--log-format", default="json", choices=FORMS, help="json for collectors, console for people (default: json)")
     return parser
 
 
@@ -78,6 +80,8 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
         simulated_accelerators=parsed.simulated_accelerators,
         snapshot_interval_s=parsed.snapshot_interval_s,
         orphan_grace_ms=parsed.orphan_grace_ms,
+        log_level=parsed.log_level,
+        log_format=parsed.log_format,
     )
 
 
@@ -88,8 +92,8 @@ async def _run(config: AgentConfig) -> None:
 def main() -> None:
     """Run the agent until SIGTERM. Exit code 2: it cannot start, and says why."""
     config = parse_config()
-    configure_logging()
-    structlog.contextvars.bind_contextvars(node=config.node)
+    configure_logging(config.log_level, config.log_format)
+    name_process(node=config.node)
     log = structlog.get_logger(__name__)
     config.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:

@@ -25,6 +25,8 @@ class AgentConfig:
     simulated_accelerators: int = 0
     snapshot_interval_s: float = 300.0
     orphan_grace_ms: int = DEFAULT_ORPHAN_GRACE_MS
+    log_level: str = "info"
+    log_format: str = "json"
 
     @property
     def key_path(self) -> Path:

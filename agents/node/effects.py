@@ -18,6 +18,7 @@ from agents.node.durable import AgentMemory
 from agents.node.endings import FENCE_LIMIT_S, Endings
 from agents.node.generations import GenerationStore, Rejected
 from agents.node.hosts import HeldAssignment
+from agents.node.observability import note_order
 from agents.node.outbox import CheckedFinding
 from agents.node.outcomes import Outcome, OutcomeMemory
 from agents.node.probes.simulated import SimulatedProbe
@@ -77,14 +78,15 @@ class Effects:
 
     async def _carry_out(self, effect: agent_pb2.AgentEffect) -> None:
         kind = effect.WhichOneof("body")
+        note_order(effect.effect_id, getattr(effect, kind) if kind else None)
         try:
             outcome = await self._dispatch(effect)
         except Exception as error:  # process edge: one bad order must not end the agent
-            log.exception("effect.broke", effect_id=effect.effect_id, kind=kind)
+            log.exception("effect.broke", kind=kind)
             outcome = Outcome(ok=False, message=f"the node agent failed on it: {error!r}")
         self.outcomes.end(effect.effect_id, outcome, time.monotonic())
         self._state.wake.set()
-        log.info("effect.ended", effect_id=effect.effect_id, kind=kind, ok=outcome.ok, message=outcome.message)
+        log.info("effect.ended", kind=kind, ok=outcome.ok, message=outcome.message)
 
     async def _dispatch(self, effect: agent_pb2.AgentEffect) -> Outcome:
         match effect.WhichOneof("body"):

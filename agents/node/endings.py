@@ -182,6 +182,8 @@ class Endings:
         log.info(
             "host.exited",
             host_id=host_id,
+            job=record.identity.job_name,
+            uid=record.identity.job_uid,
             rank=record.rank,
             generation=record.generation,
             observed=record.exit.observed,

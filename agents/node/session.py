@@ -19,6 +19,7 @@ from agents.node.durable import AgentMemory
 from agents.node.effects import Effects
 from agents.node.logs import LogStreams
 from agents.node.loop_lag import LoopLag
+from agents.node.observability import name_process
 from agents.node.orphans import OrphanWatch
 from agents.node.state import NodeState
 
@@ -192,6 +193,7 @@ class ControllerSession:
                 f"the controller has epoch {welcome.epoch}, this node already obeys {self._memory.highest_epoch}"
             )
         self._memory.obey(welcome.epoch, welcome.orphan_grace_ms)
+        name_process(epoch=welcome.epoch)
         self._beat_interval_ms = max(MIN_BEAT_INTERVAL_MS, welcome.beat_interval_ms or DEFAULT_BEAT_INTERVAL_MS)
         self._welcomed_at = time.monotonic()
         self._effects.outcomes.new_session(self._ended_at)
@@ -199,6 +201,7 @@ class ControllerSession:
         log.info(
             "session.welcomed",
             epoch=welcome.epoch,
+            controller_version=welcome.controller_version or "before 0.2",
             beat_interval_ms=self._beat_interval_ms,
             lease_ms=welcome.lease_ms,
             orphan_grace_ms=self._memory.orphan_grace_ms,

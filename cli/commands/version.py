@@ -11,7 +11,8 @@ from cli import render
 from cli.client import CALL_TIMEOUT_S
 from cli.errors import CliError
 from cli.options import Output, OutputForm, SiteChoice, for_site
-from cli.versions import minor_apart, own_version
+from cli.versions import own_version
+from controlplane.core.versions import Skew, fix, skew
 
 if TYPE_CHECKING:
     from cli.client import Client
@@ -67,13 +68,12 @@ def _of_site(client: Client) -> dict[str, object]:
 
 
 def _skew(version: str, controller: str) -> str:
-    apart = minor_apart(version, controller)
-    match apart:
-        case None:
-            return "  (not comparable)"
-        case 0:
+    match skew(controller, version):
+        case Skew.SAME:
             return ""
-        case 1:
+        case Skew.SUPPORTED:
             return "  (one minor version apart: supported)"
-        case _:
-            return f"  ({apart} minor versions apart: not supported, upgrade)"
+        case Skew.UNSUPPORTED:
+            return f"  (not supported: {fix(controller, version)})"
+        case Skew.UNKNOWN:
+            return "  (not comparable)"

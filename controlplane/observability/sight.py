@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from controlplane.core.fleet import FREE
+from controlplane.core.identity import CELL, NODE
 from controlplane.core.jobs import Job
 from controlplane.core.state import State, free_devices
 from controlplane.core.units import to_s
@@ -22,8 +23,8 @@ from controlplane.core.vocabulary import AcceleratorState, Bucket, JobState, Nod
 class Sight:
     """What a scrape shows beside this process's counters. `state` is booked up to `now_ns`.
 
-    `step_ns`: Unix ns of the newest step by job uid. `sessions`: open streams by kind of agent. `expiries`: end of
-    certificates by what they are for, Unix seconds. `journal_bytes` None: not known for this kind of journal.
+    `step_ns`: Unix ns of the newest step by job uid. `sessions`: open streams by kind of agent. `authority_expires_s`: end
+    of the site authority's certificate, Unix seconds; None without identities. `journal_bytes` None: it cannot be read.
     """
 
     state: State
@@ -38,7 +39,7 @@ class Sight:
     degraded: bool
     journal_blocked: bool
     journal_bytes: int | None = None
-    expiries: Mapping[str, float] = field(default_factory=dict)
+    authority_expires_s: float | None = None
 
 
 class StateCollector:
@@ -81,14 +82,7 @@ def _process(seen: Sight) -> Iterable[Metric]:
     for kind, count in sorted(seen.sessions.items()):
         sessions.add_metric([kind], count)
     yield sessions
-    if seen.expiries:
-        expiry = GaugeMetricFamily(
-            "phalanx_certificate_expiry_timestamp_seconds", "When certificates of this process end, Unix time.",
-            labels=["certificate"],
-        )  # fmt: skip
-        for name, at_s in sorted(seen.expiries.items()):
-            expiry.add_metric([name], at_s)
-        yield expiry
+    yield _expiries(seen)
     if seen.journal_bytes is not None:
         yield _gauge("phalanx_journal_size_bytes", "What the journal takes on disk.", seen.journal_bytes)
     yield _gauge("phalanx_leader", "1 while this controller leads, 0 while it stands by.", seen.leader)
@@ -100,6 +94,28 @@ def _process(seen: Sight) -> Iterable[Metric]:
     yield _gauge("phalanx_loop_lag_seconds", "How late the controller's loops run.", seen.loop_lag_s)
     yield _gauge("phalanx_detector_degraded", "1 while silence is not trusted.", seen.degraded)
     yield _gauge("phalanx_effects_outstanding", "Effects that agents have not answered.", len(seen.state.effects))
+
+
+def _expiries(seen: Sight) -> Metric:
+    """The certificate that ends first, of each kind of connected agent; agents renew at two thirds of a life."""
+    family = GaugeMetricFamily(
+        "phalanx_certificate_expiry_timestamp_seconds",
+        "When the first certificate ends: of the authority, and of agents that are connected. Unix time.",
+        labels=["certificate"],
+    )
+    state = seen.state
+    nodes = {fact.name for fact, open_now in zip(state.fleet.facts, state.fleet.session, strict=True) if open_now}
+    cells = {cell.name for cell in state.cells.values() if cell.open}
+    ends_ns: dict[str, int] = {}
+    for identity in state.identity.identities.values():
+        connected = nodes if identity.kind == NODE else cells if identity.kind == CELL else ()
+        if identity.name in connected and identity.expires_ns:
+            ends_ns[identity.kind] = min(ends_ns.get(identity.kind, identity.expires_ns), identity.expires_ns)
+    for kind, end_ns in sorted(ends_ns.items()):
+        family.add_metric([kind], to_s(end_ns))
+    if seen.authority_expires_s is not None:
+        family.add_metric(["authority"], seen.authority_expires_s)
+    return family
 
 
 def _fleet(state: State) -> Iterable[Metric]:

@@ -9,6 +9,9 @@ from controlplane.core.units import to_s
 from controlplane.engine.ports import Extent, Journal, JournalEntry, JournalUnavailable, Snapshot
 from controlplane.observability.metrics import Metrics
 
+SIZE_EVERY_S = 30.0
+"""A scrape must not cost the database a count of its rows each time."""
+
 
 class TimedJournal:
     """A journal whose appends are measured; everything else is passed on."""
@@ -16,6 +19,19 @@ class TimedJournal:
     def __init__(self, journal: Journal, metrics: Metrics) -> None:
         self._journal = journal
         self._metrics = metrics
+        self._size: int | None = None
+        self._size_due_s = 0.0
+
+    def size_bytes(self) -> int | None:
+        """What the journal takes on disk, measured at most every `SIZE_EVERY_S`; None while it cannot be read."""
+        now_s = time.monotonic()
+        if now_s >= self._size_due_s:
+            self._size_due_s = now_s + SIZE_EVERY_S
+            try:
+                self._size = self._journal.extent().bytes
+            except JournalUnavailable:
+                self._size = None
+        return self._size
 
     def acquire(self, holder: str) -> int:
         """See `engine.ports.Journal`."""

@@ -60,6 +60,11 @@ class Authority:
         self.pem = certs.pem(certificate)
         self._secret = hashlib.sha256(b"phalanx requests " + certs.key_pem(key)).digest()
 
+    @property
+    def expires_s(self) -> float:
+        """When the authority's own certificate ends, Unix seconds."""
+        return self._certificate.not_valid_after_utc.timestamp()
+
     def issue(self, claims: certs.Claims, key: certs.PublicKey) -> bytes:
         """A client certificate with these claims, PEM."""
         return certs.sign_client(claims, key, self._certificate, self._key)

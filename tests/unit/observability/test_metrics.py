@@ -14,9 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from controlplane.core import records as r
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.fleet import FREE, Fleet, NodeFacts
+from controlplane.core.identity import Identity
 from controlplane.core.jobs import Job, Recovery
 from controlplane.core.spec import JobSpec, Workload
-from controlplane.core.state import State
+from controlplane.core.state import Cell, State
 from controlplane.core.vocabulary import Blame, Bucket, JobState, Phase, Rung
 from controlplane.observability.metrics import MAX_REASONS, Metrics
 from controlplane.observability.sight import Sight, StateCollector
@@ -50,7 +51,10 @@ def fleet(nodes: int, width: int = 8) -> Fleet:
 
 def site(nodes: int, jobs: int) -> State:
     states = list(JobState)
-    state = State(revision=7, epoch=3, fleet=fleet(nodes))
+    state = State(revision=7, epoch=3, fleet=fleet(nodes), cells={"cell-1": Cell("cell-1", True, "1", "ray", "s")})
+    for kind, name in [("cell", "cell-1"), *(("node", f"node-{i:05d}") for i in range(nodes))]:
+        known = Identity(kind, name, expires_ns=NOW_NS + (1 + len(state.identity.identities)) * 10**9)
+        state.identity.identities[known.subject] = known
     for serial in range(1, jobs + 1):
         spec = JobSpec(f"job-{serial}", Workload("m"), ranks=8)
         uid = f"job-{serial}-{serial}"
@@ -63,7 +67,7 @@ def sight(state: State) -> Sight:
         state=state, now_ns=NOW_NS, version="0.2.0", leader=True,
         step_ns={job.uid: NOW_NS - 5 * 10**9 for job in state.active_jobs()}, sessions={"node": 3, "cell": 1},
         inbox_depth=1, inbox_limit=20_000, loop_lag_s=0.0, degraded=False, journal_blocked=False, journal_bytes=4096,
-        expiries={"controller": 1.9e9, "ca": 2.0e9},
+        authority_expires_s=2.0e9,
     )  # fmt: skip
 
 
@@ -136,7 +140,9 @@ def test_a_scrape_shows_the_state() -> None:
     assert value(found, "phalanx_oldest_queued_seconds") == 9.0
     assert value(found, "phalanx_oldest_recovery_seconds") == 0.0
     assert value(found, "phalanx_build_info", version="0.2.0") == 1
-    assert value(found, "phalanx_certificate_expiry_timestamp_seconds", certificate="ca") == 2.0e9
+    assert value(found, "phalanx_certificate_expiry_timestamp_seconds", certificate="authority") == 2.0e9
+    assert value(found, "phalanx_certificate_expiry_timestamp_seconds", certificate="cell") == NOW_NS // 10**9 + 1
+    assert value(found, "phalanx_certificate_expiry_timestamp_seconds", certificate="node") == NOW_NS // 10**9 + 2
 
 
 def test_decisions_and_outcomes_are_counted() -> None:
