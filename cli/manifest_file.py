@@ -91,7 +91,12 @@ def _absolute(document: object, base: Path) -> None:
     for section, field in (("workload", "path"), ("checkpoint", "folder")):
         spec = document.get("spec") if isinstance(document, dict) else None
         values = spec.get(section) if isinstance(spec, dict) else None
-        if isinstance(values, dict) and isinstance(values.get(field), str) and values[field]:
+        if (
+            isinstance(values, dict)
+            and isinstance(values.get(field), str)
+            and values[field]
+            and values[field].isprintable()
+        ):
             values[field] = str((base / values[field]).resolve())
 
 

@@ -73,7 +73,7 @@ class ControlServer:
     def _answer(self, line: bytes) -> Answer:
         try:
             request = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or nested without end
             request = None
         if not isinstance(request, dict):
             return {"ok": False, "error": "a request is one JSON object on one line"}

@@ -117,12 +117,16 @@ def _workload(spec: JobSpec) -> Iterator[Finding]:
     if not module or not all(part.isidentifier() for part in module.split(".")):
         fix = "name an importable module with `main(context)`, for example `training_jobs.moe.train`"
         yield _one("spec.workload.module", f'"{module}" is no module name', fix)
-    if path and not path.startswith("/"):
+    if not path.isprintable():
+        yield _one("spec.workload.path", "holds a character that is no text", "remove control characters")
+    elif path and not path.startswith("/"):
         fix = "give the full path of the folder that holds the module"
         yield _one("spec.workload.path", f'"{path}" is relative', fix)
     yield from _origin(spec)
     folder = spec.checkpoint.folder
-    if folder and not folder.startswith("/"):
+    if not folder.isprintable():
+        yield _one("spec.checkpoint.folder", "holds a character that is no text", "remove control characters")
+    elif folder and not folder.startswith("/"):
         fix = "give the full path of a folder on shared storage, or leave it out for the site's default"
         yield _one("spec.checkpoint.folder", f'"{folder}" is relative', fix)
     try:

@@ -39,6 +39,7 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         """The newest events that match, oldest first."""
         limit = min(request.limit or DEFAULT_LIMIT, MAX_LIMIT)
         revision = self._site.state.revision
+        _check_revision(request.after_revision, revision)
         job = self._uid(request.job)
         entries = await self._newest(limit * OVERFETCH, request.after_revision, job, request.node)
         events = await self.events(entries)
@@ -50,10 +51,7 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         """Events after a revision, then live ones; bookmarks in between."""
         site = self._site
         cursor = request.after_revision
-        newest = site.state.revision
-        if cursor > newest:
-            text = f"revision {cursor} does not exist yet, the newest is {newest}: watch from there"
-            refuse("out_of_range", "REVISION_IN_FUTURE", text)
+        _check_revision(cursor, site.state.revision)
         job = self._uid(request.job)
         told_at = site.loop.time()
         while True:
@@ -131,6 +129,13 @@ class EventService(event_pb2_grpc.EventServiceServicer):
     def _uid(self, job: str) -> str:
         """Uid of the newest job of a name; what is no name is taken as a uid."""
         return self._site.state.names.get(job, job)
+
+
+def _check_revision(after: int, newest: int) -> None:
+    """Refuse a revision that does not exist yet: whoever names it has seen another journal."""
+    if after > newest:
+        text = f"revision {after} does not exist yet, the newest is {newest}: ask from there"
+        refuse("out_of_range", "REVISION_IN_FUTURE", text)
 
 
 def _matches(entry: JournalEntry, job: str, node: str) -> bool:
