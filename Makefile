@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := controlplane agents cli training_jobs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check format lint types layers proto proto-check test soak-e2e soak-property bench-core bench-recovery constraints clean
+.PHONY: soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-property bench-core bench-recovery constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,10 @@ soak-e2e: $(STAMP) ## the long matrix of kills on a real site
 
 soak-property: $(STAMP) ## the machine under random events, many examples
 	@PHALANX_PROPERTY_EXAMPLES=2000 $(BIN)/python -m pytest tests/property --timeout=7200
+
+soak-fuzz: $(STAMP) ## hostile bytes and messages at every door, for minutes (PHALANX_FUZZ_SECONDS, _EXAMPLES, _SEED)
+	@PHALANX_FUZZ_SECONDS=$${PHALANX_FUZZ_SECONDS:-120} PHALANX_FUZZ_EXAMPLES=$${PHALANX_FUZZ_EXAMPLES:-5000} \
+		$(BIN)/python -m pytest tests/fuzz --timeout=7200 -s
 
 bench-core: $(STAMP) ## 54 days of 6,250 nodes: what the decisions cost
 	@$(BIN)/python -m tests.benchmarks.core_spike
