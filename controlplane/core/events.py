@@ -336,6 +336,14 @@ class CertificateSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class CompactJournal:
+    """Compact the journal. The edge does it; the command only says who asked. `before_revision` 0: what retention says."""
+
+    request_id: str
+    before_revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed. `stall_ns`: how much longer than planned since the last one (our own lag)."""
 
@@ -353,7 +361,7 @@ class Settle:
 IdentityCommand = CreateToken | Join | Renew | IssueOperator | RevokeIdentity | ReinstateIdentity
 Command = (
     SubmitJob | CancelJob | RestartJob | CordonNode | DrainNode | UncordonNode | InjectFault | VerifyCheckpoint
-    | PinCheckpoint | UnpinCheckpoint | IdentityCommand
+    | PinCheckpoint | UnpinCheckpoint | CompactJournal | IdentityCommand
 )  # fmt: skip
 Observation = (
     NodeHello | NodeReport | NodeSessionLost | CellHello | CellReport | CellSessionLost | EffectDone | CertificateSeen

@@ -172,6 +172,11 @@ class Journal(Protocol):
         """The newest `limit` entries that match, oldest first. Empty filters match everything. Reads the archive too."""
         ...
 
+    def oldest(self, limit: int, *, after: int = 0, types: Sequence[str] = ()) -> list[JournalEntry]:
+        """The oldest `limit` entries with revision > `after` that match, oldest first. Reads the archive too, which has holes:
+        a page that begins after the last one's end misses nothing that is still kept."""
+        ...
+
     def bounds(self) -> tuple[int, int]:
         """(oldest kept revision, newest revision); (1, 0) when empty."""
         ...

@@ -67,6 +67,10 @@ class TimedJournal:
         """See `engine.ports.Journal`."""
         return self._journal.newest(limit, after=after, job=job, node=node, types=types)
 
+    def oldest(self, limit: int, *, after: int = 0, types: Sequence[str] = ()) -> list[JournalEntry]:
+        """See `engine.ports.Journal`."""
+        return self._journal.oldest(limit, after=after, types=types)
+
     def bounds(self) -> tuple[int, int]:
         """See `engine.ports.Journal`."""
         return self._journal.bounds()

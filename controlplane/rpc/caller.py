@@ -48,4 +48,4 @@ CALLER: ContextVar[Caller] = ContextVar("caller", default=LOCAL)
 def own_name() -> str:
     """The caller's name as owner of cordons and pins; without an identity it is `operator`."""
     caller = CALLER.get()
-    return "operator" if caller is LOCAL else caller.name
+    return "operator" if caller.kind == LOCAL.kind else caller.name

@@ -27,20 +27,23 @@ READ = 400
 _DECISIONS = (
     r.JobSubmitted, r.JobPlaced, r.RanksMoved, r.HostEnded, r.StartFailed, r.RanksLost, r.RecoveryDecided,
     r.SurvivorsGivenUp, r.GenerationStarted, r.JoinFailed, r.JobStateChanged, r.CheckpointPoisoned, r.JobEnding,
-    r.JobEnded,
+    r.JobEnded, r.JobUnplaced, r.Audited,
 )  # fmt: skip
 _NODE_DECISIONS = (
     r.NodeRegistered, r.NodeSessionChanged, r.LivenessChanged, r.AcceleratorsChanged, r.NodeCordoned, r.NodeUncordoned,
-    r.CellMembershipChanged,
+    r.CellMembershipChanged, r.NodeDrained, r.Audited,
 )  # fmt: skip
 _CHECKPOINT_DECISIONS = (
     r.ShardReported, r.CheckpointCommitted, r.CheckpointVerified, r.CheckpointPoisoned, r.CheckpointsExpired,
-    r.GenerationStarted,
+    r.GenerationStarted, r.CheckpointPinned, r.CheckpointUnpinned, r.Audited,
 )  # fmt: skip
 
 
-def _held_a_rank(record: r.Record) -> bool:
-    """Ends of processes that held no rank explain nothing about the job; `StartFailed` says what went wrong there."""
+def _tells_of_job(record: r.Record) -> bool:
+    """Ends of processes that held no rank explain nothing about the job; `StartFailed` says what went wrong there. Of what
+    operators did, commands to the job count; those to its checkpoints are told with the checkpoint."""
+    if isinstance(record, r.Audited):
+        return record.entry.subject.startswith("job/")
     return not (isinstance(record, r.HostEnded) and record.rank == NONE)
 
 
@@ -71,7 +74,7 @@ def explain(state: State, progress: ProgressGate, kind: int, name: str) -> Expla
         case event_pb2.SUBJECT_KIND_JOB:
             job = _job(state, name)
             summary = job_summary(state, job, step_of(job, progress.view(job.uid)))
-            return Explanation(summary, _names(_DECISIONS), job=job.uid, about=_held_a_rank)
+            return Explanation(summary, _names(_DECISIONS), job=job.uid, about=_tells_of_job)
         case event_pb2.SUBJECT_KIND_NODE:
             return Explanation(node_summary(state, name), _names(_NODE_DECISIONS), node=name)
         case event_pb2.SUBJECT_KIND_RANK:
@@ -147,7 +150,7 @@ def node_summary(state: State, name: str) -> str:
             ("it is no member of a cell", not fleet.cell_member[number]),
         )
         if wrong
-    ] + [f"{cordon.owner} cordoned it: {cordon.reason}" for cordon in facts.cordons]
+    ] + [f"{cordon.owner} {'drains' if cordon.drain else 'cordoned'} it: {cordon.reason}" for cordon in facts.cordons]
     owners = set(fleet.acc_owner[number].tolist()) - {FREE}
     holds = [job.name for job in state.active_jobs() if job.serial in owners]
     spare = [job.name for job in state.active_jobs() if job.serial == int(fleet.reserved[number])]
@@ -202,7 +205,8 @@ def _concerns(record: r.Record, rank: int) -> bool:
         case r.JoinFailed():
             return rank in record.laggards
         case _:
-            return isinstance(record, r.JobSubmitted | r.JobPlaced | r.JobEnding | r.JobEnded)
+            told = r.JobSubmitted | r.JobPlaced | r.JobUnplaced | r.JobEnding | r.JobEnded | r.Audited
+            return isinstance(record, told) and _tells_of_job(record)
 
 
 def _checkpoint(state: State, name: str) -> Explanation:
@@ -219,6 +223,8 @@ def _checkpoint(state: State, name: str) -> Explanation:
                 return name in record.checkpoints
             case r.GenerationStarted():
                 return record.restore_id == name
+            case r.Audited():
+                return record.entry.subject == f"checkpoint/{name}"
             case _:
                 return getattr(record, "checkpoint", "") == name
 
@@ -230,6 +236,8 @@ def _checkpoint(state: State, name: str) -> Explanation:
         summary = f"checkpoint {name} is {checkpoint.state.name}: {len(checkpoint.files)} files, {size} bytes"
         if checkpoint.state is CheckpointState.WRITING:
             summary += f", {len(checkpoint.shards)} of {job.spec.ranks} ranks have reported"
+        if checkpoint.pins:
+            summary += "; pinned by " + ", ".join(f"{pin.owner} ({pin.reason})" for pin in checkpoint.pins)
         if checkpoint.reason:
             summary += f"; {checkpoint.reason}"
         if job.restore_id == name:

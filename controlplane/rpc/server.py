@@ -14,6 +14,8 @@ from grpc_reflection.v1alpha import reflection
 from phalanx.v1 import (
     agent_pb2,
     agent_pb2_grpc,
+    audit_pb2,
+    audit_pb2_grpc,
     cell_pb2,
     cell_pb2_grpc,
     checkpoint_pb2,
@@ -35,6 +37,7 @@ from controlplane.observability import Metrics
 from controlplane.pki.authority import Authority, ServerCertificates, load_authority
 from controlplane.rpc.access import Access
 from controlplane.rpc.agent_service import AgentService
+from controlplane.rpc.audit_service import AuditService
 from controlplane.rpc.cell_service import CellService
 from controlplane.rpc.checkpoint_service import CheckpointService
 from controlplane.rpc.code_service import CodeService, CodeStore
@@ -144,6 +147,7 @@ def bind(settings: Settings, metrics: Metrics) -> Edge:
             (checkpoint_pb2, "CheckpointService"),
             (event_pb2, "EventService"),
             (code_pb2, "CodeService"),
+            (audit_pb2, "AuditService"),
             (identity_pb2, "IdentityService"),
         )
     )
@@ -192,6 +196,7 @@ def serve(edge: Edge, site: Site) -> Router:
     fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(site), server)
     checkpoint_pb2_grpc.add_CheckpointServiceServicer_to_server(CheckpointService(site), server)
     event_pb2_grpc.add_EventServiceServicer_to_server(EventService(site, history), server)
+    audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(site), server)
     code = CodeStore(site)
     site.spawn(code.sweep())
     code_pb2_grpc.add_CodeServiceServicer_to_server(CodeService(code), server)

@@ -175,6 +175,8 @@ class TestContract:
                 and (not types or entry.type in types)
             ]
             assert journal.newest(limit, after=after, job=job, node=node, types=types) == matching[-limit:]
+            if not job and not node:
+                assert journal.oldest(limit, after=after, types=types) == matching[:limit]
 
     @pytest.mark.parametrize("first", [1, 3, 5, 100])
     def test_a_gap_or_a_clash_of_revisions_is_a_bug(self, journal: SqlJournal | MemoryJournal, first: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 
 from controlplane.adapters.journal import rules
 from controlplane.core.retention import BOOKKEEPING
@@ -178,6 +178,19 @@ class MemoryJournal:
                     found.append(entry)
         found.reverse()
         return found
+
+    def oldest(self, limit: int, *, after: int = 0, types: Sequence[str] = ()) -> list[JournalEntry]:
+        """The oldest `limit` (>= 1) entries with revision > `after` that match, oldest first, the archive's included.
+
+        Raises:
+            JournalUnavailable: closed.
+        """
+        rules.check_range(after, limit)
+        with self._storage.lock:
+            self._check_open()
+            kept = chain(self._storage.archive, self._storage.entries)
+            matching = (entry for entry in kept if entry.revision > after and (not types or entry.type in types))
+            return list(islice(matching, limit))
 
     def bounds(self) -> tuple[int, int]:
         """(oldest kept revision, newest revision); (1, 0) when empty.

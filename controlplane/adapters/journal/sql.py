@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from operator import attrgetter
 
@@ -11,6 +11,7 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    Subquery,
     Table,
     delete,
     func,
@@ -162,15 +163,30 @@ class SqlJournal:
             wanted += [table.c.job == job] if job else []
             wanted += [table.c.node == node] if node else []
             wanted += [table.c.type.in_(types)] if types else []
-            newest = select(table).where(*wanted).order_by(table.c.revision.desc()).limit(limit).subquery()
-            return select(newest)
+            return select(table).where(*wanted).order_by(table.c.revision.desc()).limit(limit)
 
-        # One statement, so that an entry that compaction moves meanwhile is seen once.
-        both = union_all(part(journal), part(archive)).subquery()
-        query = select(both).order_by(both.c.revision.desc()).limit(limit)
+        both = _both(part)
+        return self._entries(select(both).order_by(both.c.revision.desc()).limit(limit))[::-1]
+
+    def oldest(self, limit: int, *, after: int = 0, types: Sequence[str] = ()) -> list[JournalEntry]:
+        """The oldest `limit` (>= 1) entries with revision > `after` that match, oldest first, the archive's included.
+
+        Raises:
+            JournalUnavailable: the database cannot be read.
+        """
+        rules.check_range(after, limit)
+
+        def part(table: Table) -> Select[tuple[object, ...]]:
+            wanted: list[ColumnElement[bool]] = [table.c.revision > after]
+            wanted += [table.c.type.in_(types)] if types else []
+            return select(table).where(*wanted).order_by(table.c.revision).limit(limit)
+
+        both = _both(part)
+        return self._entries(select(both).order_by(both.c.revision).limit(limit))
+
+    def _entries(self, query: Select[tuple[object, ...]]) -> list[JournalEntry]:
         with self._database.read() as connection:
-            rows = connection.execute(query).all()
-        return [_entry(row) for row in reversed(rows)]
+            return [_entry(row) for row in connection.execute(query)]
 
     def bounds(self) -> tuple[int, int]:
         """(oldest kept revision, newest revision) of the journal; (1, 0) when empty.
@@ -293,6 +309,11 @@ class SqlJournal:
         if len(versions) != 1:
             raise JournalCorrupt(f"{self._database} names {len(versions)} schema versions; restore it from a backup")
         return str(versions[0])
+
+
+def _both(part: Callable[[Table], Select[tuple[object, ...]]]) -> Subquery:
+    """Journal and archive as one: one statement, so that an entry that compaction moves meanwhile is seen once."""
+    return union_all(*(select(part(table).subquery()) for table in (journal, archive))).subquery()
 
 
 def _entry(row: Row[*tuple[object, ...]]) -> JournalEntry:

@@ -117,7 +117,8 @@ def decide(job: Job, fleet: Fleet, now_ns: int, step: int) -> Verdict:
     fence = tuple(int(job.rank_host[r]) for r in np.flatnonzero(alive)) if give_up else ()
     bad = misplaced(job, fleet, ranks)
     if give_up or not alive.any():
-        tried.append(f"RESTART_JOB: {'generations kept failing' if give_up else 'no rank survived'}")
+        why = "generations kept failing" if give_up else "no rank keeps its process" if free else "no rank survived"
+        tried.append(f"RESTART_JOB: {why}")
         rung = Rung.RESTART_JOB
     else:
         tried.append(

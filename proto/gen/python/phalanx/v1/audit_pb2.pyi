@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class AuditRecord(_message.Message):
-    """digest = SHA-256 over the canonical JSON of all other fields (controlplane/core/audit.py says how)."""
+    """digest = SHA-256 over the canonical JSON of all other fields but `revision` (controlplane/core/audit.py says how)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
