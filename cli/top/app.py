@@ -6,9 +6,11 @@ from textual.app import App
 
 from cli.top.detail import Subject
 from cli.top.detail_screen import DetailScreen
-from cli.top.feed import Connect
+from cli.top.feed import REFRESH_S, Connect
 from cli.top.site_screen import SiteScreen
 
+DETAIL_RARER = 3
+"""An explanation is read from the journal: less often than the site."""
 DETAILS_DEEP = 8
 """Screens on top of each other; a further one replaces the top."""
 
@@ -28,19 +30,20 @@ Screen { layout: vertical; }
 
 
 class TopApp(App[None]):
-    """`phalanx top`."""
+    """`phalanx top`; `every_s` is the pause between two readings of the site."""
 
     TITLE = "phalanx top"
     ENABLE_COMMAND_PALETTE = False
     CSS = STYLE
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, every_s: float = REFRESH_S) -> None:
         super().__init__()
         self._connect_to = connect
+        self._every_s = every_s
 
     def on_mount(self) -> None:
         """Shows the site."""
-        self.push_screen(SiteScreen(self._connect_to))
+        self.push_screen(SiteScreen(self._connect_to, self._every_s))
 
     def on_site_screen_chosen(self, event: SiteScreen.Chosen) -> None:
         """Enter on the map, a job or an event."""
@@ -59,6 +62,6 @@ class TopApp(App[None]):
                 return
         deep = sum(isinstance(screen, DetailScreen) for screen in self.screen_stack)
         if deep >= DETAILS_DEEP:
-            self.switch_screen(DetailScreen(subject, self._connect_to))
+            self.switch_screen(DetailScreen(subject, self._connect_to, DETAIL_RARER * self._every_s))
         else:
-            self.push_screen(DetailScreen(subject, self._connect_to))
+            self.push_screen(DetailScreen(subject, self._connect_to, DETAIL_RARER * self._every_s))

@@ -18,7 +18,6 @@ from cli.top.detail import Detail, Subject, read_detail
 from cli.top.feed import Connect, Poller
 from cli.top.table import Table
 
-READ_EVERY_S = 3.0
 LOOK_EVERY_S = 0.2
 
 
@@ -37,10 +36,11 @@ class DetailScreen(Screen[None]):
 
         subject: Subject
 
-    def __init__(self, subject: Subject, connect: Connect) -> None:
+    def __init__(self, subject: Subject, connect: Connect, every_s: float) -> None:
         super().__init__()
         self._subject = subject
         self._connect = connect
+        self._every_s = every_s
         self._poller: Poller[Detail] | None = None
         self._shown = 0
         self._related: dict[str, Subject] = {}
@@ -67,7 +67,7 @@ class DetailScreen(Screen[None]):
     def on_screen_resume(self) -> None:
         """It is on top (again): begins to read."""
         self._shown = 0
-        self._poller = Poller(self._connect, lambda client: read_detail(client, self._subject), READ_EVERY_S)
+        self._poller = Poller(self._connect, lambda client: read_detail(client, self._subject), self._every_s)
         self._poller.start()
         self.query_one(Table).focus()
 

@@ -64,7 +64,7 @@ def read_snapshot(client: Client) -> Snapshot:
 class Poller(Generic[T]):
     """Calls `read` again and again in a thread until it is stopped."""
 
-    def __init__(self, connect: Connect, read: Callable[[Client], T], every_s: float = REFRESH_S) -> None:
+    def __init__(self, connect: Connect, read: Callable[[Client], T], every_s: float) -> None:
         self._connect = connect
         self._read = read
         self._every_s = every_s
@@ -104,8 +104,9 @@ class Poller(Generic[T]):
 class EventTail:
     """Follows the journal in a thread and keeps the newest events."""
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, retry_s: float) -> None:
         self._connect = connect
+        self._retry_s = retry_s
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._stream: grpc.RpcContext | None = None
@@ -137,7 +138,7 @@ class EventTail:
             except CliError as error:
                 if isinstance(error, Refused) and error.status == "OUT_OF_RANGE":  # compacted, or another journal
                     self._revision = None
-            self._ended.wait(REFRESH_S)
+            self._ended.wait(self._retry_s)
 
     def _follow(self, client: Client) -> None:
         if self._revision is None:

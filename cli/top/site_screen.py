@@ -41,10 +41,10 @@ class SiteScreen(Screen[None]):
 
         subject: Subject
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, every_s: float) -> None:
         super().__init__()
-        self._site = Poller(connect, read_snapshot)
-        self._tail = EventTail(connect)
+        self._site = Poller(connect, read_snapshot, every_s)
+        self._tail = EventTail(connect, every_s)
         self._shown = 0
         self._last_event = 0
         self._jobs: dict[str, Subject] = {}

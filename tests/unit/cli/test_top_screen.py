@@ -20,6 +20,7 @@ from cli.top.detail_screen import DetailScreen
 from cli.top.table import Table
 
 LIMIT_S = 20.0
+EVERY_S = 0.1
 Story = Callable[["Screen"], Coroutine[Any, Any, None]]
 
 
@@ -83,7 +84,7 @@ def play(address: str, story: Story, size: tuple[int, int] = (80, 24)) -> None:
     """Runs the application on a terminal of `size` through a story."""
 
     async def run() -> None:
-        app = TopApp(lambda: connect(address, Path()))
+        app = TopApp(lambda: connect(address, Path()), EVERY_S)
         async with app.run_test(size=size) as pilot:
             await story(Screen(app, pilot))
 
@@ -235,7 +236,7 @@ def test_a_controller_that_was_away_is_found_at_its_new_address(served: Served, 
             yield client
 
     async def run() -> None:
-        app = TopApp(where_it_is)
+        app = TopApp(where_it_is, EVERY_S)
         async with app.run_test(size=(80, 24)) as pilot:
             screen = Screen(app, pilot)
             await screen.shows("r1 ■■□□", "moe was placed")
