@@ -21,7 +21,8 @@ Screen { layout: vertical; }
 #legend, #pointed, #title { height: 1; }
 #map, #jobs, #events, #related, #why { border: round $surface-lighten-2; min-height: 4; }
 #map:focus, #jobs:focus, #events:focus, #related:focus, #why:focus { border: round $accent; }
-#map { height: auto; }
+#map { height: auto; min-height: 3; }
+#events { scrollbar-size-horizontal: 0; }
 #jobs, #events, #why { height: 1fr; }
 #title { text-style: bold; }
 #facts { height: auto; max-height: 45%; }

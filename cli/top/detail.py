@@ -43,7 +43,7 @@ class Related:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """Facts, related things, and the reasons with the newest last."""
+    """Facts, related things, and why: a summary, then what led there, newest first."""
 
     facts: Sequence[tuple[str, str]]
     columns: tuple[str, ...]
@@ -77,7 +77,7 @@ def _read_job(client: Client, name: str) -> job_pb2.Job:
 def _why(client: Client, subject: Subject) -> list[str]:
     kind = event_pb2.SubjectKind.Value(f"SUBJECT_KIND_{subject.kind.upper()}")
     answer = client.events.Explain(event_pb2.ExplainRequest(kind=kind, name=subject.name), timeout=CALL_TIMEOUT_S)
-    return [clean(answer.summary), *("  ".join(event_row(event)) for event in answer.chain)]
+    return [clean(answer.summary), *("  ".join(event_row(event)) for event in reversed(answer.chain))]
 
 
 def _facts(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -18,7 +18,8 @@ from phalanx.v1 import event_pb2, fleet_pb2, job_pb2
 
 from cli.client import Client, Refused
 from cli.errors import CliError
-from cli.top.fleet import NodeRow, nodes_of
+from cli.top.fleet import nodes_of
+from cli.top.sitemap import Rack, racks_of
 
 if TYPE_CHECKING:
     import grpc
@@ -32,6 +33,8 @@ REFRESH_S = 1.0
 REST = 4.0
 """A pause is at least this many times as long as the read before it: a slow controller is not asked all the time."""
 EVENTS_KEPT = 200
+ROUTINE = frozenset({"CheckpointCommitted", "CheckpointVerified", "CheckpointsExpired"})
+"""Types of events that every job makes all day long; among them nobody would see the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Snapshot:
     """The site at one moment."""
 
     site: fleet_pb2.GetSiteResponse
-    nodes: tuple[NodeRow, ...]
+    racks: tuple[Rack, ...]
     jobs: tuple[job_pb2.Job, ...]
 
 
@@ -58,19 +61,16 @@ def read_snapshot(client: Client) -> Snapshot:
     site = client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=CALL_TIMEOUT_S)
     nodes = client.fleet.ListNodes(fleet_pb2.ListNodesRequest(columns=True), timeout=CALL_TIMEOUT_S)
     jobs = client.jobs.ListJobs(job_pb2.ListJobsRequest(), timeout=CALL_TIMEOUT_S)
-    return Snapshot(site, nodes_of(nodes), tuple(jobs.jobs))
+    return Snapshot(site, racks_of(nodes_of(nodes)), tuple(jobs.jobs))
 
 
-class Poller(Generic[T]):
-    """Calls `read` again and again in a thread until it is stopped."""
+class Reader:
+    """A thread that reads until it is stopped. One that ended by itself has a defect, which must not pass for silence."""
 
-    def __init__(self, connect: Connect, read: Callable[[Client], T], every_s: float) -> None:
+    def __init__(self, connect: Connect, name: str) -> None:
         self._connect = connect
-        self._read = read
-        self._every_s = every_s
         self._ended = threading.Event()
-        self._reading: Reading[T] = Reading(None, 0, time.monotonic())
-        self._thread = threading.Thread(target=self._run, name="top-poller", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Begins to read."""
@@ -80,8 +80,27 @@ class Poller(Generic[T]):
         """Ends after the call under way, at most `CALL_TIMEOUT_S` later; nobody has to wait for it."""
         self._ended.set()
 
+    def check(self) -> None:
+        """Raises RuntimeError when the thread ended though nobody stopped it."""
+        if self._thread.ident is not None and not self._thread.is_alive() and not self._ended.is_set():
+            raise RuntimeError(f"{self._thread.name} ended by an error that it did not expect")
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+
+class Poller(Reader, Generic[T]):
+    """Calls `read` again and again and keeps the newest value."""
+
+    def __init__(self, connect: Connect, read: Callable[[Client], T], every_s: float) -> None:
+        super().__init__(connect, "top-poller")
+        self._read = read
+        self._every_s = every_s
+        self._reading: Reading[T] = Reading(None, 0, time.monotonic())
+
     def newest(self) -> Reading[T]:
         """What was read last, and whether the controller answers."""
+        self.check()
         return self._reading
 
     def _run(self) -> None:
@@ -101,32 +120,27 @@ class Poller(Generic[T]):
             self._ended.wait(max(self._every_s, REST * (time.monotonic() - begun)))
 
 
-class EventTail:
-    """Follows the journal in a thread and keeps the newest events."""
+class EventTail(Reader):
+    """Follows the journal and keeps the newest events that are not routine."""
 
     def __init__(self, connect: Connect, retry_s: float) -> None:
-        self._connect = connect
+        super().__init__(connect, "top-events")
         self._retry_s = retry_s
         self._lock = threading.Lock()
-        self._ended = threading.Event()
         self._stream: grpc.RpcContext | None = None
         self._kept: deque[event_pb2.Event] = deque(maxlen=EVENTS_KEPT)
         self._revision: int | None = None
-        self._thread = threading.Thread(target=self._run, name="top-events", daemon=True)
-
-    def start(self) -> None:
-        """Begins to follow."""
-        self._thread.start()
 
     def stop(self) -> None:
         """Ends the stream and, soon after, the thread."""
-        self._ended.set()
+        super().stop()
         with self._lock:
             if self._stream is not None:
                 self._stream.cancel()
 
     def newest(self) -> tuple[event_pb2.Event, ...]:
         """The kept events, oldest first."""
+        self.check()
         with self._lock:
             return tuple(self._kept)
 
@@ -142,7 +156,7 @@ class EventTail:
 
     def _follow(self, client: Client) -> None:
         if self._revision is None:
-            request = event_pb2.ListEventsRequest(limit=EVENTS_KEPT)
+            request = event_pb2.ListEventsRequest(limit=5 * EVENTS_KEPT)
             answer = client.events.ListEvents(request, timeout=CALL_TIMEOUT_S)
             with self._lock:
                 self._kept.clear()
@@ -158,5 +172,5 @@ class EventTail:
     def _keep(self, events: Sequence[event_pb2.Event], revision: int) -> None:
         before = self._revision or 0
         with self._lock:
-            self._kept.extend(event for event in events if event.revision > before)
+            self._kept.extend(event for event in events if event.revision > before and event.type not in ROUTINE)
         self._revision = max(before, revision, *(event.revision for event in events))

@@ -64,7 +64,7 @@ def _from_columns(columns: fleet_pb2.NodeColumns) -> Iterator[NodeRow]:
     ):
         if label not in places:
             pairs = dict(pair.partition("=")[::2] for pair in texts[label].split(","))
-            places[label] = (pairs.get(SUPERPOD, UNLABELLED), pairs.get(RACK, UNLABELLED))
+            places[label] = (pairs.get(SUPERPOD) or UNLABELLED, pairs.get(RACK) or UNLABELLED)
         superpod, rack = places[label]
         jobs, cordons = texts[job], texts[cordon]
         bad = healthy < accelerators
@@ -87,8 +87,8 @@ def _from_message(node: fleet_pb2.Node) -> NodeRow:
         healthy=healthy,
         accelerators=len(node.accelerators),
         beat_age_s=node.last_beat_age_s,
-        superpod=node.labels.get(SUPERPOD, UNLABELLED),
-        rack=node.labels.get(RACK, UNLABELLED),
+        superpod=node.labels.get(SUPERPOD) or UNLABELLED,
+        rack=node.labels.get(RACK) or UNLABELLED,
         jobs=",".join(node.jobs),
         cordons="; ".join(f"{reason.owner}: {reason.reason}" for reason in node.cordons),
     )

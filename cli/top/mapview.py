@@ -16,8 +16,7 @@ from textual.strip import Strip
 
 from cli.tables import clean
 from cli.top.conditions import LOOKS
-from cli.top.fleet import NodeRow
-from cli.top.sitemap import Cell, Level, Scope, SiteMap, draw_up, moved, next_trouble
+from cli.top.sitemap import Cell, Level, Rack, Scope, SiteMap, draw_up, moved, next_trouble
 
 TITLE = Style(dim=True)
 STYLES = {condition: Style.parse(look.style) for condition, look in LOOKS.items()}
@@ -53,14 +52,14 @@ class MapView(ScrollView, can_focus=True):
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
-        self._rows: Sequence[NodeRow] = ()
+        self._racks: Sequence[Rack] = ()
         self._map = SiteMap(Level.NODE, Scope(), ())
         self._scope = Scope()
         self._cursor: Cell | None = None
 
-    def show(self, nodes: Sequence[NodeRow]) -> None:
+    def show(self, racks: Sequence[Rack]) -> None:
         """The site has changed."""
-        self._rows = nodes
+        self._racks = racks
         self._lay_out()
 
     def on_resize(self, event: events.Resize) -> None:
@@ -68,11 +67,11 @@ class MapView(ScrollView, can_focus=True):
         self._lay_out()
 
     def _lay_out(self) -> None:
-        if self._scope != Scope() and not any(self._scope.holds(node) for node in self._rows):
+        if self._scope != Scope() and not any(self._scope.holds(rack.scope) for rack in self._racks):
             self._scope = Scope()
         # A column is kept free for the scroll bar, so that its coming and going does not move the map.
         width, height = self.size.width - 1, self._room()
-        self._map = draw_up(self._rows, self._scope, width, height)
+        self._map = draw_up(self._racks, self._scope, width, height)
         self.virtual_size = Size(max(1, width), max(1, len(self._map.lines)))
         grain = {Level.NODE: "node", Level.RACK: "rack", Level.SUPERPOD: "super-pod"}[self._map.level]
         self.border_title = clean(f"{self._scope.words()}, one sign per {grain}")

@@ -57,7 +57,7 @@ class SiteScreen(Screen[None]):
         yield Static(id="pointed")
         yield Table(JOB_COLUMNS, id="jobs")
         events = Table(EVENT_COLUMNS, tail=True, id="events")
-        events.border_title = "events"
+        events.border_title = "events, without routine ones of checkpoints"
         yield events
         yield Footer()
 
@@ -86,7 +86,7 @@ class SiteScreen(Screen[None]):
             self.query_one("#events", Table).fill({str(event.revision): event_row(event) for event in events})
 
     def _show(self, snapshot: Snapshot) -> None:
-        self.query_one(MapView).show(snapshot.nodes)
+        self.query_one(MapView).show(snapshot.racks)
         self.query_one("#legend", Static).update(_legend(snapshot))
         jobs = _in_order(snapshot.jobs)
         table = self.query_one("#jobs", Table)
@@ -145,7 +145,7 @@ def _status(reading: Reading[Snapshot]) -> Text:
 def _legend(snapshot: Snapshot) -> Text:
     """Signs on the map with how many nodes each stands for; those that nobody has are left out."""
     text = Text()
-    counts = Counter(node.condition for node in snapshot.nodes)
+    counts = Counter(node.condition for rack in snapshot.racks for node in rack.nodes)
     for condition, count in sorted(counts.items()):
         look = LOOKS[condition]
         text.append(look.sign, look.style).append(f" {count:,} {look.word}   ")

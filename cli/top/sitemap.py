@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from itertools import groupby
 
 from cli.top.conditions import TROUBLE, Condition, summary
@@ -30,9 +31,9 @@ class Scope:
     superpod: str = ""
     rack: str = ""
 
-    def holds(self, node: NodeRow) -> bool:
-        """Whether a node lies in this part."""
-        return self.superpod in ("", node.superpod) and self.rack in ("", node.rack)
+    def holds(self, other: Scope) -> bool:
+        """Whether another part lies in this one."""
+        return self.superpod in ("", other.superpod) and self.rack in ("", other.rack)
 
     def outer(self) -> Scope:
         """One step back towards the whole site."""
@@ -42,6 +43,24 @@ class Scope:
         """`super-pod s1, rack r2`, or `site`."""
         parts = [("super-pod ", self.superpod), ("rack ", self.rack)]
         return ", ".join(title + name for title, name in parts if name) or "site"
+
+
+@dataclass(frozen=True, slots=True)
+class Rack:
+    """Nodes of one rack. What is drawn from racks costs a hundredth of what is drawn from nodes."""
+
+    scope: Scope
+    nodes: tuple[NodeRow, ...]
+    condition: Condition
+
+
+def racks_of(nodes: Sequence[NodeRow]) -> tuple[Rack, ...]:
+    """All racks, in the order of `nodes_of`."""
+    found = []
+    for (superpod, rack), members in groupby(nodes, key=lambda node: (node.superpod, node.rack)):
+        held = tuple(members)
+        found.append(Rack(Scope(superpod, rack), held, min(node.condition for node in held)))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +88,11 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Cells under one title; `note` stands behind them."""
+    """`size` cells under one title, made when they are drawn; `note` stands behind them."""
 
     title: str
-    cells: tuple[Cell, ...]
+    size: int
+    cells: Callable[[], tuple[Cell, ...]]
     note: str = ""
 
 
@@ -98,100 +118,114 @@ class SiteMap:
         return [(y, spot) for y, line in enumerate(self.lines) for spot in line if spot.cell is not None]
 
 
-def draw_up(nodes: Sequence[NodeRow], scope: Scope, width: int, height: int) -> SiteMap:
+def draw_up(racks: Sequence[Rack], scope: Scope, width: int, height: int) -> SiteMap:
     """The finest map that fits; the coarsest that says anything when none does (it is then scrolled).
 
-    `nodes` come in the order of `nodes_of`; `width` and `height` in characters.
+    `width` and `height` in characters.
     """
-    inside = [node for node in nodes if scope.holds(node)]
-    lines: list[tuple[Spot, ...]] = []
-    level = Level.NODE
-    for level in _levels(inside, scope):
-        lines = _flow(_GROUPS[level](inside), max(1, width))
-        if len(lines) <= height:
-            break
-    return SiteMap(level, scope, tuple(lines))
+    inside = [rack for rack in racks if scope.holds(rack.scope)]
+    if not inside:
+        return SiteMap(Level.NODE, scope, ())
+    levels = _levels(inside, scope)
+    plans = ((level, _plan(_GROUPS[level](inside), max(1, width))) for level in levels)
+    level, plan = next(((level, plan) for level, plan in plans if plan.height <= height or level is levels[-1]))
+    return SiteMap(level, scope, tuple(plan.lines()))
 
 
-def _levels(nodes: Sequence[NodeRow], scope: Scope) -> list[Level]:
+def _levels(racks: Sequence[Rack], scope: Scope) -> list[Level]:
     """Levels worth showing, finest first: one cell for everything says nothing."""
     levels = [Level.NODE]
-    if len({(node.superpod, node.rack) for node in nodes}) > 1:
+    if len(racks) > 1:
         levels.append(Level.RACK)
-    if not scope.superpod and len({node.superpod for node in nodes}) > 1:
+    if not scope.superpod and len({rack.scope.superpod for rack in racks}) > 1:
         levels.append(Level.SUPERPOD)
     return levels
 
 
-def _superpod(node: NodeRow) -> Scope:
-    return Scope(node.superpod)
+def _by_rack(racks: Sequence[Rack]) -> list[Group]:
+    return [Group(rack.scope.rack, len(rack.nodes), partial(_nodes, rack)) for rack in racks]
 
 
-def _rack(node: NodeRow) -> Scope:
-    return Scope(node.superpod, node.rack)
+def _nodes(rack: Rack) -> tuple[Cell, ...]:
+    return tuple(Cell(Level.NODE, node.name, rack.scope, (node,), node.condition) for node in rack.nodes)
 
 
-def _cells(nodes: Sequence[NodeRow], level: Level, part: Callable[[NodeRow], Scope]) -> tuple[Cell, ...]:
+def _by_superpod(racks: Sequence[Rack]) -> list[Group]:
+    return [Group(name, len(members), partial(_racks, members)) for name, members in _superpods_of(racks)]
+
+
+def _racks(racks: Sequence[Rack]) -> tuple[Cell, ...]:
+    return tuple(Cell(Level.RACK, rack.scope.rack, rack.scope, rack.nodes, rack.condition) for rack in racks)
+
+
+def _superpods(racks: Sequence[Rack]) -> list[Group]:
     found = []
-    for scope, members in groupby(nodes, key=part):
-        held = tuple(members)
-        name = scope.rack or scope.superpod
-        found.append(Cell(level, name, scope, held, min(node.condition for node in held)))
-    return tuple(found)
+    for name, members in _superpods_of(racks):
+        nodes = tuple(node for rack in members for node in rack.nodes)
+        cell = Cell(Level.SUPERPOD, name, Scope(name), nodes, min(rack.condition for rack in members))
+        note = f"{len(nodes):,} nodes: {summary(node.condition for node in nodes)}"
+        found.append(Group(name, 1, partial(tuple, (cell,)), note))
+    return found
 
 
-def _by_rack(nodes: Sequence[NodeRow]) -> list[Group]:
-    groups = []
-    for scope, members in groupby(nodes, key=_rack):
-        cells = tuple(Cell(Level.NODE, node.name, scope, (node,), node.condition) for node in members)
-        groups.append(Group(scope.rack, cells))
-    return groups
+def _superpods_of(racks: Sequence[Rack]) -> list[tuple[str, list[Rack]]]:
+    return [(name, list(members)) for name, members in groupby(racks, key=lambda rack: rack.scope.superpod)]
 
 
-def _by_superpod(nodes: Sequence[NodeRow]) -> list[Group]:
-    return [
-        Group(scope.superpod, _cells(list(members), Level.RACK, _rack))
-        for scope, members in groupby(nodes, key=_superpod)
-    ]
-
-
-def _superpods(nodes: Sequence[NodeRow]) -> list[Group]:
-    return [
-        Group(cell.name, (cell,), f"{len(cell.nodes):,} nodes: {summary(node.condition for node in cell.nodes)}")
-        for cell in _cells(nodes, Level.SUPERPOD, _superpod)
-    ]
-
-
-_GROUPS: dict[Level, Callable[[Sequence[NodeRow]], list[Group]]] = {
+_GROUPS: dict[Level, Callable[[Sequence[Rack]], list[Group]]] = {
     Level.NODE: _by_rack,
     Level.RACK: _by_superpod,
     Level.SUPERPOD: _superpods,
 }
 
 
-def _flow(groups: Sequence[Group], width: int) -> list[tuple[Spot, ...]]:
-    """Groups side by side where they fit, else below each other with their cells wrapped."""
-    if not groups:
-        return []
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where groups will stand: `abreast` of them on a line, or one below the other with their cells wrapped."""
+
+    groups: Sequence[Group]
+    title: int
+    block: int
+    abreast: int
+    wrap: int
+
+    @property
+    def height(self) -> int:
+        """Lines that it takes."""
+        if self.abreast > 1:
+            return -(-len(self.groups) // self.abreast)
+        return sum(max(1, -(-group.size // self.wrap)) for group in self.groups)
+
+    def lines(self) -> Iterator[tuple[Spot, ...]]:
+        """The lines."""
+        for start in range(0, len(self.groups), self.abreast):
+            line: list[Spot] = []
+            rest: tuple[Cell, ...] = ()
+            for column, group in enumerate(self.groups[start : start + self.abreast]):
+                x = column * (self.block + GAP)
+                after = x + self.title + 1
+                made = group.cells()
+                cells, rest = made[: self.wrap], made[self.wrap :]
+                line.append(Spot(x, _shortened(group.title, self.title)))
+                line += _row(cells, after)
+                if group.note:
+                    line.append(Spot(after + len(cells) + 1, group.note))
+            yield tuple(line)
+            for at in range(0, len(rest), self.wrap):
+                yield tuple(_row(rest[at : at + self.wrap], self.title + 1))
+
+
+def _plan(groups: Sequence[Group], width: int) -> Plan:
     title = min(MAX_TITLE, max(len(group.title) for group in groups))
-    longest = max(len(group.cells) + (len(group.note) + 1 if group.note else 0) for group in groups)
+    longest = max(group.size + (len(group.note) + 1 if group.note else 0) for group in groups)
     block = min(width, title + 1 + longest)
-    abreast = max(1, (width + GAP) // (block + GAP))
-    wrap = max(1, width - title - 1)
-    lines: list[tuple[Spot, ...]] = []
-    for start in range(0, len(groups), abreast):
-        line: list[Spot] = []
-        for column, group in enumerate(groups[start : start + abreast]):
-            x = column * (block + GAP)
-            line.append(Spot(x, _shortened(group.title, title)))
-            line += _row(group.cells[:wrap], x + title + 1)
-            if group.note:
-                line.append(Spot(x + title + 1 + len(group.cells) + 1, group.note))
-        lines.append(tuple(line))
-        if abreast == 1:
-            cells = groups[start].cells
-            lines += [tuple(_row(cells[at : at + wrap], title + 1)) for at in range(wrap, len(cells), wrap)]
-    return lines
+    return Plan(
+        groups,
+        title=title,
+        block=block,
+        abreast=max(1, (width + GAP) // (block + GAP)),
+        wrap=max(1, width - title - 1),
+    )
 
 
 def _row(cells: Sequence[Cell], x: int) -> list[Spot]:

@@ -15,6 +15,7 @@ from cli.wire import enum_word
 JOB_COLUMNS = ("job", "state", "step", "progress", "step time", "ETTR", "gen", "remark")
 EVENT_COLUMNS = ("time", "about", "what")
 BAR = 10
+NAME = 20
 
 
 def node_line(node: NodeRow) -> str:
@@ -40,6 +41,12 @@ def step_time(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else render.seconds(seconds)
 
 
+def squeezed(text: str, width: int) -> str:
+    """A long name by its beginning and its end."""
+    half = (width - 1) // 2
+    return text if len(text) <= width else f"{text[: width - 1 - half]}…{text[-half:]}"
+
+
 def job_row(job: job_pb2.Job) -> tuple[str, ...]:
     """A job as a row of its table."""
     total = render.total_steps(job)
@@ -47,7 +54,7 @@ def job_row(job: job_pb2.Job) -> tuple[str, ...]:
     return tuple(
         clean(cell)
         for cell in (
-            job.name,
+            squeezed(job.name, NAME),
             render.job_state(job),
             f"{job.step}/{total}" if total else str(job.step),
             "#" * filled + "." * (BAR - filled) if total else "-",
@@ -61,7 +68,7 @@ def job_row(job: job_pb2.Job) -> tuple[str, ...]:
 
 def event_row(event: event_pb2.Event) -> tuple[str, ...]:
     """An event as a row of its table."""
-    about = event.job or event.node
+    about = squeezed(event.job or event.node, NAME)
     return render.clock(event.at)[:8], clean(about), clean(event.message or event.type)
 
 

@@ -11,7 +11,7 @@ from phalanx.v1 import types_pb2 as t
 from cli.errors import CliError
 from cli.top.conditions import LOOKS, TROUBLE, Condition, judge
 from cli.top.fleet import NodeRow, nodes_of
-from cli.top.sitemap import Cell, Level, Scope, SiteMap, draw_up, moved, next_trouble
+from cli.top.sitemap import Cell, Level, Rack, Scope, SiteMap, draw_up, moved, next_trouble, racks_of
 
 ALIVE, IN_SERVICE = t.NODE_LIVENESS_ALIVE, t.NODE_SERVICE_IN_SERVICE
 
@@ -97,7 +97,7 @@ def test_columns_that_do_not_belong_together_are_refused(damage: str) -> None:
         nodes_of(fleet_pb2.ListNodesResponse(columns=damaged))
 
 
-def site(nodes: int, *, per_rack: int, per_superpod: int = 0, bad: tuple[int, ...] = ()) -> tuple[NodeRow, ...]:
+def site(nodes: int, *, per_rack: int, per_superpod: int = 0, bad: tuple[int, ...] = ()) -> tuple[Rack, ...]:
     def row(number: int) -> NodeRow:
         superpod = f"s{number // per_superpod}" if per_superpod else "-"
         condition = Condition.DEAD if number in bad else Condition.IN_USE
@@ -105,7 +105,7 @@ def site(nodes: int, *, per_rack: int, per_superpod: int = 0, bad: tuple[int, ..
             f"n{number}", condition, IN_SERVICE, ALIVE, 8, 8, 0.1, superpod, f"r{number // per_rack}", "moe", ""
         )
 
-    return tuple(row(number) for number in range(nodes))
+    return racks_of([row(number) for number in range(nodes)])
 
 
 def cells(found: SiteMap) -> list[Cell]:

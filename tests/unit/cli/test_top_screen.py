@@ -46,8 +46,8 @@ def job(name: str, **more: Any) -> job_pb2.Job:
     return job_pb2.Job(name=name, spec=spec, ranks=ranks, **values)
 
 
-def event(revision: int, message: str, **about: str) -> event_pb2.Event:
-    return event_pb2.Event(revision=revision, at="2026-01-02T03:04:05+00:00", type="T", message=message, **about)
+def event(revision: int, message: str, *, type: str = "JobPlaced", **about: str) -> event_pb2.Event:
+    return event_pb2.Event(revision=revision, at="2026-01-02T03:04:05+00:00", type=type, message=message, **about)
 
 
 @pytest.fixture
@@ -265,6 +265,17 @@ def test_a_journal_that_begins_anew_replaces_the_events(served: Served, filled: 
         filled.events[:] = [event(9, "after the gap", job="moe")]
         text = await screen.shows("after the gap")
         assert "moe was placed" not in text
+
+    play(served.address, story)
+
+
+def test_routine_does_not_push_the_news_away(served: Served, filled: FakeController) -> None:
+    filled.events.extend(event(n, "saved again", type="CheckpointCommitted", job="moe") for n in range(2, 300))
+
+    async def story(screen: Screen) -> None:
+        await screen.shows("moe was placed")
+        filled.events.append(event(300, "node-2 is DEAD", type="LivenessChanged", node="node-2"))
+        assert "saved again" not in await screen.shows("moe was placed", "node-2 is DEAD")
 
     play(served.address, story)
 
