@@ -12,32 +12,20 @@ from cli.catalogue import COMMANDS, overview
 from cli.errors import CliError, Exit
 
 if TYPE_CHECKING:
-    import typer
+    from cli.grammar import Group
 
 COMPLETION_VARIABLE = "_PHALANX_COMPLETE"
 """Set by the shell's completion function; see `cli/completing.py`."""
 
 
-def build(*names: str) -> typer.Typer:
+def build(*names: str) -> Group:
     """The command tree with the modules of these commands."""
-    import typer  # noqa: PLC0415 - the overview does without it
+    from cli.grammar import Group  # noqa: PLC0415 - the overview does without it
 
-    app = typer.Typer(
-        name="phalanx",
-        no_args_is_help=True,
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.callback()(_root)
+    app = Group("Keep very large training runs alive on hardware that fails.")
     for module in dict.fromkeys(COMMANDS[name].module for name in names):
         import_module(f"cli.commands.{module}").register(app)
     return app
-
-
-def _root() -> None:
-    """Keep very large training runs alive on hardware that fails."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -69,7 +57,7 @@ def _dispatch(arguments: list[str]) -> int:
         return int(Exit.OK)
     if first not in COMMANDS:
         raise _unknown(first)
-    build(first)(args=arguments, prog_name="phalanx")
+    build(first)(arguments)
     return int(Exit.OK)
 
 

@@ -9,7 +9,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from cli.catalogue import COMMANDS
+from cli.grammar import Group
 
 if TYPE_CHECKING:
     from cli.client import Client
@@ -18,30 +21,23 @@ LIMIT_S = 1.0
 MAX_OFFERED = 500
 
 
-def answer_shell(build: Callable[..., Any]) -> int:
+def answer_shell(build: Callable[..., Group]) -> int:
     """Answers the shell's completion function, which asks through the environment. Errors stay silent.
 
     The first word is completed from the table of commands; for the others the command's module is loaded.
     """
-    import typer  # noqa: PLC0415
-    from typer.completion import get_completion_inspect_parameters  # noqa: PLC0415
-
-    get_completion_inspect_parameters()  # registers the shells
-    words = (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")).split()
+    words = os.environ.get("COMP_WORDS", "").split()
     named = words[1] if len(words) > 1 else ""
-    if named in COMMANDS:
-        tree = build(named)
-    else:
-        tree = typer.Typer(add_completion=False)
-        tree.callback()(_nothing)
-        for entry in COMMANDS.values():
-            tree.command(name=entry.name, help=entry.summary)(_nothing)
-    tree(args=[], prog_name="phalanx")
+    (build(named) if named in COMMANDS else _overview())([])
     return 0
 
 
-def _nothing() -> None:
-    """Stands for a command whose name is being typed."""
+def _overview() -> Group:
+    """Every command by name only, while its name is being typed."""
+    tree = Group("")
+    for entry in COMMANDS.values():
+        tree.click.add_command(click.Command(entry.name, short_help=entry.summary))
+    return tree
 
 
 def kinds(incomplete: str) -> list[str]:

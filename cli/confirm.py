@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import typer
-
 from cli import render
 from cli.errors import CliError, Exit
+from cli.grammar import Option
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Needed where there is no terminal to ask on.")]
+Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask. Needed where there is no terminal to ask on.")]
 
 
 def agreed(*effects: str, yes: bool) -> None:

@@ -11,8 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from cli.grammar import Option
 from cli.site import ADDRESS_VARIABLE, DEFAULT_DIR
 
 if TYPE_CHECKING:
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
 
 Address = Annotated[
     str | None,
-    typer.Option("--address", help=f"Controller HOST:PORT. Default: {ADDRESS_VARIABLE}, then the site folder."),
+    Option("--address", help=f"Controller HOST:PORT. Default: {ADDRESS_VARIABLE}, then the site folder."),
 ]
-Directory = Annotated[Path, typer.Option("--dir", help="Folder of the site.")]
+Directory = Annotated[Path, Option("--dir", help="Folder of the site.")]
 
 ContextName = Annotated[
     str | None,
-    typer.Option("--context", help="A site of `phalanx context ls`. Default: the one in use, without a site folder."),
+    Option("--context", help="A site of `phalanx context ls`. Default: the one in use, without a site folder."),
 ]
 
 DEFAULT_DIRECTORY = DEFAULT_DIR
@@ -63,7 +62,7 @@ def for_site(command: Callable[..., None]) -> Callable[..., None]:
         *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in shared),
     ]
     kept = [parameter for parameter in parameters if parameter.name != "site"]
-    call.__signature__ = own.replace(parameters=kept)  # type: ignore[attr-defined] # what typer reads
+    call.__signature__ = own.replace(parameters=kept)  # type: ignore[attr-defined] # what cli.grammar reads
     call.__annotations__ = {}
     return call
 
@@ -78,4 +77,4 @@ class Output(StrEnum):
     NAME = "name"
 
 
-OutputForm = Annotated[Output, typer.Option("--output", "-o", help="Form of the output.")]
+OutputForm = Annotated[Output, Option("--output", "-o", help="Form of the output.")]

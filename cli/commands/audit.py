@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from cli import render
 from cli.client import CALL_TIMEOUT_S, Client
 from cli.errors import CliError
+from cli.grammar import Group, Option
 from cli.options import Output, OutputForm, SiteChoice, for_site
 from cli.wire import plain
 
@@ -23,12 +22,10 @@ PAGE = 5_000
 """The most that the controller gives at once."""
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the group."""
-    group = typer.Typer(
-        help="The audit records: who changed what, and whether they are all there.", no_args_is_help=True
-    )
-    app.add_typer(group, name="audit")
+    group = Group("The audit records: who changed what, and whether they are all there.")
+    app.add_group(group, name="audit")
     group.command(epilog="Example: phalanx audit ls --subject node/node-3 -o wide")(ls)
     group.command(epilog="Example: phalanx audit verify")(verify)
 
@@ -36,10 +33,10 @@ def register(app: typer.Typer) -> None:
 @for_site
 def ls(
     *,
-    actor: Annotated[str, typer.Option(help="Only by this identity.")] = "",
-    subject: Annotated[str, typer.Option(help="Only about this, for example node/node-3.")] = "",
-    since: Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Only after this number.")] = 0,
-    limit: Annotated[int, typer.Option(min=0, max=PAGE, help="At most this many; 0: 500.")] = 0,
+    actor: Annotated[str, Option(help="Only by this identity.")] = "",
+    subject: Annotated[str, Option(help="Only about this, for example node/node-3.")] = "",
+    since: Annotated[int, Option(min=0, metavar="NUMBER", help="Only after this number.")] = 0,
+    limit: Annotated[int, Option(min=0, max=PAGE, help="At most this many; 0: 500.")] = 0,
     output: OutputForm = Output.TABLE,
     site: SiteChoice,
 ) -> None:

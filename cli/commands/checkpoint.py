@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from cli import render
 from cli.client import CALL_TIMEOUT_S, Client, new_request_id
 from cli.completing import job_names
 from cli.durations import Timeout, Wait
 from cli.errors import CliError, Exit
+from cli.grammar import Argument, Group, Option
 from cli.kinds import listing
 from cli.listing import Selection, not_found, show
 from cli.options import Output, OutputForm, SiteChoice, for_site
@@ -22,15 +21,15 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 
-JobName = Annotated[str, typer.Argument(metavar="JOB", autocompletion=job_names)]
-CheckpointId = Annotated[str, typer.Argument(metavar="[CHECKPOINT]", help="Its id; default: the job's newest.")]
-Owner = Annotated[str, typer.Option(help="Whose pin it is; only the same owner removes it. Default: your own name.")]
+JobName = Annotated[str, Argument(metavar="JOB", autocompletion=job_names)]
+CheckpointId = Annotated[str, Argument(metavar="[CHECKPOINT]", help="Its id; default: the job's newest.")]
+Owner = Annotated[str, Option(help="Whose pin it is; only the same owner removes it. Default: your own name.")]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the group."""
-    group = typer.Typer(help="Checkpoints: list, verify, keep.", no_args_is_help=True)
-    app.add_typer(group, name="checkpoints")
+    group = Group("Checkpoints: list, verify, keep.")
+    app.add_group(group, name="checkpoints")
     group.command(epilog="Example: phalanx checkpoints ls moe --field state=VERIFIED")(ls)
     group.command(epilog="Example: phalanx checkpoints verify moe --wait")(verify)
     group.command(epilog="Example: phalanx checkpoints pin moe --reason 'before the new data'")(pin)
@@ -39,9 +38,9 @@ def register(app: typer.Typer) -> None:
 
 @for_site
 def ls(
-    job: Annotated[str, typer.Argument(metavar="[JOB]", help="Only of this job.", autocompletion=job_names)] = "",
+    job: Annotated[str, Argument(metavar="[JOB]", help="Only of this job.", autocompletion=job_names)] = "",
     *,
-    field: Annotated[str, typer.Option("--field", metavar="SELECTOR", help="For example state=VERIFIED.")] = "",
+    field: Annotated[str, Option("--field", metavar="SELECTOR", help="For example state=VERIFIED.")] = "",
     output: OutputForm = Output.TABLE,
     site: SiteChoice,
 ) -> None:
@@ -96,7 +95,7 @@ def pin(
     job: JobName,
     checkpoint: CheckpointId = "",
     *,
-    reason: Annotated[str, typer.Option(help="Why it is kept.")] = "kept by the operator",
+    reason: Annotated[str, Option(help="Why it is kept.")] = "kept by the operator",
     owner: Owner = "",
     site: SiteChoice,
 ) -> None:
@@ -115,7 +114,7 @@ def pin(
 @for_site
 def unpin(
     job: JobName,
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Its id.")],
+    checkpoint: Annotated[str, Argument(metavar="CHECKPOINT", help="Its id.")],
     *,
     owner: Owner = "",
     site: SiteChoice,

@@ -6,7 +6,7 @@ import os
 from enum import StrEnum
 from typing import Annotated
 
-import typer
+from cli.grammar import Argument, Group
 
 
 class Shell(StrEnum):
@@ -17,15 +17,15 @@ class Shell(StrEnum):
     FISH = "fish"
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the command."""
     app.command(epilog='Example: eval "$(phalanx completion bash)"')(completion)
 
 
-def completion(shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")]) -> None:
+def completion(shell: Annotated[Shell, Argument(metavar="SHELL", help="bash, zsh or fish.")]) -> None:
     """Print the completion script of a shell; its first start-up file is the place to evaluate it."""
     from cli.__main__ import COMPLETION_VARIABLE, build  # noqa: PLC0415
     from cli.completing import answer_shell  # noqa: PLC0415
 
-    os.environ[COMPLETION_VARIABLE] = f"source_{shell.value}"  # how typer is asked for it
+    os.environ[COMPLETION_VARIABLE] = f"{shell.value}_source"  # how click is asked for it
     answer_shell(build)

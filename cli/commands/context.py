@@ -7,11 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from cli import render
 from cli.contexts import Context, Contexts, contexts_path, no_such_context, read_contexts, write_contexts
 from cli.errors import CliError, Exit
+from cli.grammar import Argument, Group, Option
 from cli.options import Output, OutputForm
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -25,13 +24,13 @@ def _names(incomplete: str) -> list[str]:
         return []
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=_names)]
+Name = Annotated[str, Argument(metavar="NAME", autocompletion=_names)]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the group."""
-    group = typer.Typer(help="Named sites, so that commands need no --address.", no_args_is_help=True)
-    app.add_typer(group, name="context")
+    group = Group("Named sites, so that commands need no --address.")
+    app.add_group(group, name="context")
     group.command(epilog="Example: phalanx context ls")(ls)
     group.command(epilog="Example: phalanx context use production")(use)
     group.command(
@@ -73,9 +72,9 @@ def use(name: Name) -> None:
 def set_(
     name: Name,
     *,
-    address: Annotated[str, typer.Option(help="Controllers, HOST:PORT joined by commas.")] = "",
+    address: Annotated[str, Option(help="Controllers, HOST:PORT joined by commas.")] = "",
     identity: Annotated[
-        str, typer.Option(help="Folder with identity.key, identity.pem and ca.pem; `none` for no identity.")
+        str, Option(help="Folder with identity.key, identity.pem and ca.pem; `none` for no identity.")
     ] = "",
 ) -> None:
     """Add a context or change one. The first one is used at once."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from cli import render
 from cli.client import CALL_TIMEOUT_S
 from cli.completing import job_names, names_of_kind, node_names
 from cli.errors import Exit
 from cli.following import watch_events
+from cli.grammar import Argument, Group, Option
 from cli.kinds import kind_named
 from cli.options import Output, OutputForm, SiteChoice, for_site
 from cli.wire import plain
@@ -18,7 +17,7 @@ from cli.wire import plain
 KINDS = ("job", "node", "rank", "checkpoint")
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the commands."""
     app.command(epilog="Example: phalanx events --job moe -f")(events)
     app.command(epilog="Example: phalanx why rank moe/3")(why)
@@ -27,11 +26,11 @@ def register(app: typer.Typer) -> None:
 @for_site
 def events(
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new events.")] = False,
-    job: Annotated[str, typer.Option(help="Only of this job.", autocompletion=job_names)] = "",
-    node: Annotated[str, typer.Option(help="Only of this node.", autocompletion=node_names)] = "",
-    since: Annotated[int, typer.Option(min=0, metavar="REV", help="Only after this revision.")] = 0,
-    limit: Annotated[int, typer.Option(min=0, help="At most this many, the newest; 0: 200.")] = 0,
+    follow: Annotated[bool, Option("--follow", "-f", help="Go on with new events.")] = False,
+    job: Annotated[str, Option(help="Only of this job.", autocompletion=job_names)] = "",
+    node: Annotated[str, Option(help="Only of this node.", autocompletion=node_names)] = "",
+    since: Annotated[int, Option(min=0, metavar="REV", help="Only after this revision.")] = 0,
+    limit: Annotated[int, Option(min=0, help="At most this many, the newest; 0: 200.")] = 0,
     output: OutputForm = Output.TABLE,
     site: SiteChoice,
 ) -> None:
@@ -62,11 +61,9 @@ def events(
 @for_site
 def why(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="job, node, rank or checkpoint.", autocompletion=lambda: list(KINDS))
+        str, Argument(metavar="KIND", help="job, node, rank or checkpoint.", autocompletion=lambda: list(KINDS))
     ],
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Its name; a rank is JOB/RANK.", autocompletion=names_of_kind)
-    ],
+    name: Annotated[str, Argument(metavar="NAME", help="Its name; a rank is JOB/RANK.", autocompletion=names_of_kind)],
     *,
     output: OutputForm = Output.TABLE,
     site: SiteChoice,

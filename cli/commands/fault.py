@@ -8,19 +8,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from cli import render
 from cli.client import CALL_TIMEOUT_S, Client, new_request_id
 from cli.errors import CliError, Exit
+from cli.grammar import Argument, Group, Option
 from cli.options import DEFAULT_DIRECTORY, Directory, SiteChoice, for_site
 from cli.site import require_site
 from cli.supervisor import control, processes
 from cli.supervisor.layout import CONTROLLER_UNIT, agent_unit
 from cli.supervisor.ray_cell import AGENT_UNIT, GCS_UNIT, raylet_unit
 
-JobName = Annotated[str, typer.Argument(metavar="JOB")]
-NodeName = Annotated[str, typer.Argument(metavar="NODE")]
+JobName = Annotated[str, Argument(metavar="JOB")]
+NodeName = Annotated[str, Argument(metavar="NODE")]
 
 
 class Target(StrEnum):
@@ -31,10 +30,10 @@ class Target(StrEnum):
     ACTOR = "actor"
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the group."""
-    group = typer.Typer(help="Break something on purpose, to see it recover.", no_args_is_help=True)
-    app.add_typer(group, name="inject")
+    group = Group("Break something on purpose, to see it recover.")
+    app.add_group(group, name="inject")
     for command, example in (
         (kill_rank, "kill-rank moe 3 --what host"),
         (kill_agent, "kill-agent node-2"),
@@ -54,10 +53,8 @@ def register(app: typer.Typer) -> None:
 @for_site
 def kill_rank(
     job: JobName,
-    rank: Annotated[int, typer.Argument(min=0, metavar="RANK")],
-    what: Annotated[
-        Target, typer.Option(help="The training process, its rank host, or its Ray actor.")
-    ] = Target.PROCESS,
+    rank: Annotated[int, Argument(min=0, metavar="RANK")],
+    what: Annotated[Target, Option(help="The training process, its rank host, or its Ray actor.")] = Target.PROCESS,
     *,
     site: SiteChoice,
 ) -> None:
@@ -143,7 +140,7 @@ def kill_controller(directory: Directory = DEFAULT_DIRECTORY) -> None:
 
 
 def stop_controller(
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long it is frozen.")],
+    seconds: Annotated[float, Option(min=0.1, max=3600, help="How long it is frozen.")],
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Freeze the controller (SIGSTOP); the supervisor lets it go on after the time."""
@@ -167,11 +164,11 @@ def restart_node(node: NodeName, directory: Directory = DEFAULT_DIRECTORY) -> No
 @for_site
 def accelerator_fault(
     node: NodeName,
-    index: Annotated[int, typer.Argument(min=0, metavar="INDEX")],
+    index: Annotated[int, Argument(min=0, metavar="INDEX")],
     *,
-    code: Annotated[str, typer.Option(help="The fault code that the probe reports.")] = "",
-    clear: Annotated[bool, typer.Option("--clear", help="Clear the fault.")] = False,
-    message: Annotated[str, typer.Option(help="Text of the fault.")] = "injected by the operator",
+    code: Annotated[str, Option(help="The fault code that the probe reports.")] = "",
+    clear: Annotated[bool, Option("--clear", help="Clear the fault.")] = False,
+    message: Annotated[str, Option(help="Text of the fault.")] = "injected by the operator",
     site: SiteChoice,
 ) -> None:
     """Raise or clear a fault of a simulated accelerator."""
@@ -191,7 +188,7 @@ def accelerator_fault(
 @for_site
 def corrupt_checkpoint(
     job: JobName,
-    checkpoint: Annotated[str, typer.Option(help="Id of the checkpoint; default: the newest one.")] = "",
+    checkpoint: Annotated[str, Option(help="Id of the checkpoint; default: the newest one.")] = "",
     *,
     site: SiteChoice,
 ) -> None:

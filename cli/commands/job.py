@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from cli import render
 from cli.client import CALL_TIMEOUT_S, Client, new_request_id
 from cli.completing import job_names
 from cli.confirm import Yes, agreed
 from cli.durations import Timeout, Wait, parse_seconds
 from cli.errors import CliError, Exit
+from cli.grammar import Argument, Group, Option
 from cli.options import SiteChoice, for_site
 from cli.progress import ended_well, follow
 
-JobName = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job.", autocompletion=job_names)]
-JobNames = Annotated[list[str], typer.Argument(metavar="JOB...", help="Names of jobs.", autocompletion=job_names)]
+JobName = Annotated[str, Argument(metavar="JOB", help="Name of the job.", autocompletion=job_names)]
+JobNames = Annotated[list[str], Argument(metavar="JOB...", help="Names of jobs.", autocompletion=job_names)]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the commands."""
     app.command(epilog="Example: phalanx watch moe --timeout 2h")(watch)
     app.command(epilog="Example: phalanx logs moe --rank 0,4-7 -f")(logs)
@@ -38,12 +37,10 @@ def watch(name: JobName, *, timeout: Timeout = None, site: SiteChoice) -> None:
 def logs(
     name: JobName,
     *,
-    rank: Annotated[
-        str, typer.Option(help="Which ranks: 0, 0-3,7, or `all`. Several are told apart by a prefix.")
-    ] = "0",
-    follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
-    since_start: Annotated[bool, typer.Option("--since-start", help="From the first byte of the process.")] = False,
-    tail: Annotated[int, typer.Option(min=0, help="Bytes to begin with; 0: the server's default (64 KiB).")] = 0,
+    rank: Annotated[str, Option(help="Which ranks: 0, 0-3,7, or `all`. Several are told apart by a prefix.")] = "0",
+    follow_on: Annotated[bool, Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
+    since_start: Annotated[bool, Option("--since-start", help="From the first byte of the process.")] = False,
+    tail: Annotated[int, Option(min=0, help="Bytes to begin with; 0: the server's default (64 KiB).")] = 0,
     site: SiteChoice,
 ) -> None:
     """Print a rank's output. It survives the rank: after an exit this is the newest process's log."""
@@ -61,10 +58,10 @@ def logs(
 def cancel(
     names: JobNames,
     *,
-    reason: Annotated[str, typer.Option(help="Stored with the job.")] = "cancelled by the operator",
+    reason: Annotated[str, Option(help="Stored with the job.")] = "cancelled by the operator",
     grace: Annotated[
         float | None,
-        typer.Option(
+        Option(
             parser=parse_seconds,
             metavar="DURATION",
             help="From SIGTERM to SIGKILL. Default: the job's own stop time-out.",
@@ -108,8 +105,8 @@ def _cancelled(client: Client, name: str, timeout_s: float | None) -> None:
 def restart(
     name: JobName,
     *,
-    reason: Annotated[str, typer.Option(help="Stored with the job.")] = "restarted by the operator",
-    wait: Annotated[bool, typer.Option("--wait", help="Return when the new generation runs.")] = False,
+    reason: Annotated[str, Option(help="Stored with the job.")] = "restarted by the operator",
+    wait: Annotated[bool, Option("--wait", help="Return when the new generation runs.")] = False,
     timeout: Timeout = 300.0,
     yes: Yes = False,
     site: SiteChoice,

@@ -6,14 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import Annotated
 
-import typer
-
 from cli import render
 from cli.client import CALL_TIMEOUT_S, Client, new_request_id
 from cli.completing import node_names
 from cli.confirm import Yes, agreed
 from cli.durations import Timeout, Wait
 from cli.errors import CliError, Exit
+from cli.grammar import Argument, Group, Option
 from cli.names import node_names_of
 from cli.options import SiteChoice, for_site
 
@@ -21,13 +20,13 @@ POLL_S = 0.5
 
 NodeNames = Annotated[
     list[str],
-    typer.Argument(metavar="NODE...", help="Names; ranges as node-[1-4,7].", autocompletion=node_names),
+    Argument(metavar="NODE...", help="Names; ranges as node-[1-4,7].", autocompletion=node_names),
 ]
-Owner = Annotated[str, typer.Option(help="Whose reason it is; only the same owner removes it. Default: your own name.")]
-Reason = Annotated[str, typer.Option(help="Why; shown with the node.")]
+Owner = Annotated[str, Option(help="Whose reason it is; only the same owner removes it. Default: your own name.")]
+Reason = Annotated[str, Option(help="Why; shown with the node.")]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the commands."""
     app.command(epilog="Example: phalanx cordon 'node-[1-4]' --reason 'fan replacement'")(cordon)
     app.command(epilog="Example: phalanx uncordon 'node-[1-4]'")(uncordon)

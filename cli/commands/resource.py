@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from cli import render
 from cli.client import CALL_TIMEOUT_S, Client
 from cli.completing import kinds as complete_kinds
 from cli.completing import names_of_kind, node_names
 from cli.errors import CliError, Exit
+from cli.grammar import Argument, Group, Option
 from cli.kinds import KINDS, kind_named, listing
 from cli.listing import Listing, Selection, show
 from cli.names import node_names_of
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
 DESCRIBED = ("jobs", "nodes", "checkpoints", "ranks", "site")
 
 Labels = Annotated[
-    str, typer.Option("--selector", "-l", metavar="SELECTOR", help="Label selector: rack=r1,pool!=x,zone in (a,b).")
+    str, Option("--selector", "-l", metavar="SELECTOR", help="Label selector: rack=r1,pool!=x,zone in (a,b).")
 ]
-Fields = Annotated[str, typer.Option("--field", metavar="SELECTOR", help="Field selector: state=RUNNING,name!=moe.")]
-Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on: print what changes, until interrupted.")]
+Fields = Annotated[str, Option("--field", metavar="SELECTOR", help="Field selector: state=RUNNING,name!=moe.")]
+Watch = Annotated[bool, Option("--watch", "-w", help="Go on: print what changes, until interrupted.")]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the commands."""
     app.command(epilog="Example: phalanx get nodes -l rack=r1 --field liveness!=ALIVE -o name")(get)
     app.command(epilog="Example: phalanx nodes 'node-[1-64]' -o wide")(nodes)
@@ -37,12 +36,12 @@ def register(app: typer.Typer) -> None:
 
 @for_site
 def get(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help=", ".join(KINDS) + ".", autocompletion=complete_kinds)],
+    kind: Annotated[str, Argument(metavar="KIND", help=", ".join(KINDS) + ".", autocompletion=complete_kinds)],
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.", autocompletion=names_of_kind)
+        list[str] | None, Argument(metavar="[NAME]...", help="Only these.", autocompletion=names_of_kind)
     ] = None,
     *,
-    job: Annotated[str, typer.Option(help="Only checkpoints or events of this job.")] = "",
+    job: Annotated[str, Option(help="Only checkpoints or events of this job.")] = "",
     labels: Labels = "",
     field: Fields = "",
     watch: Watch = False,
@@ -66,7 +65,7 @@ def get(
 def nodes(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NODE]...", help="Only these; ranges as node-[1-4,7].", autocompletion=node_names),
+        Argument(metavar="[NODE]...", help="Only these; ranges as node-[1-4,7].", autocompletion=node_names),
     ] = None,
     *,
     labels: Labels = "",
@@ -95,8 +94,8 @@ def _list(
 
 @for_site
 def describe(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="job, node, checkpoint, rank or site.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A rank is JOB/RANK.", autocompletion=names_of_kind)] = "",
+    kind: Annotated[str, Argument(metavar="KIND", help="job, node, checkpoint, rank or site.")],
+    name: Annotated[str, Argument(metavar="NAME", help="A rank is JOB/RANK.", autocompletion=names_of_kind)] = "",
     *,
     site: SiteChoice,
 ) -> None:

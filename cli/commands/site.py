@@ -7,11 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from cli import render
 from cli.client import connect
 from cli.errors import CliError, Exit
+from cli.grammar import Group, Option
 from cli.options import DEFAULT_DIRECTORY, Directory
 from cli.supervisor.launch import bring_up, take_down, wait_ready
 from cli.supervisor.layout import SiteOptions
@@ -19,7 +18,7 @@ from cli.supervisor.layout import SiteOptions
 READY_TIMEOUT_S = 120.0
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the commands."""
     app.command(epilog="Example: phalanx up --nodes 8 --accelerators 4")(up)
     app.command(epilog="Example: phalanx down --dir .phalanx/site")(down)
@@ -28,16 +27,12 @@ def register(app: typer.Typer) -> None:
 def up(
     *,
     directory: Directory = DEFAULT_DIRECTORY,
-    nodes: Annotated[int, typer.Option(min=1, max=64, help="Nodes to start, all on this machine.")] = 4,
-    accelerators: Annotated[int, typer.Option(min=0, max=64, help="Simulated accelerators on each.")] = 2,
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, help="The controller's port; another when it is taken.")
-    ] = 7711,
-    detach: Annotated[
-        bool, typer.Option("--detach/--foreground", help="Return when ready, or stay until ended.")
-    ] = True,
-    no_cell: Annotated[bool, typer.Option("--no-cell", help="No Ray cell: nodes are shown, but run no ranks.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds until the site must be ready.")] = READY_TIMEOUT_S,
+    nodes: Annotated[int, Option(min=1, max=64, help="Nodes to start, all on this machine.")] = 4,
+    accelerators: Annotated[int, Option(min=0, max=64, help="Simulated accelerators on each.")] = 2,
+    port: Annotated[int, Option(min=1, max=65535, help="The controller's port; another when it is taken.")] = 7711,
+    detach: Annotated[bool, Option("--detach/--foreground", help="Return when ready, or stay until ended.")] = True,
+    no_cell: Annotated[bool, Option("--no-cell", help="No Ray cell: nodes are shown, but run no ranks.")] = False,
+    timeout: Annotated[float, Option(help="Seconds until the site must be ready.")] = READY_TIMEOUT_S,
 ) -> None:
     """Start a site on this machine: controller, node agents, Ray cell, and a supervisor that restarts what dies."""
     options = SiteOptions(directory, nodes, accelerators, port, with_cell=not no_cell, end_with_parent=not detach)

@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from cli import render
 from cli.client import CALL_TIMEOUT_S, SUBMIT_TIMEOUT_S, Client, Refused, new_request_id
 from cli.code import upload
 from cli.durations import Timeout, Wait
 from cli.errors import CliError, Exit
+from cli.grammar import Argument, CommandEnd, Group, Option
 from cli.manifest_file import ManifestFile, read_manifest
 from cli.options import Output, OutputForm, SiteChoice, for_site
 from cli.wire import plain, spec_to_message, spec_value
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
 
 DEFAULT_WAIT_S = 86_400.0
 
-FileArgument = Annotated[str, typer.Argument(metavar="[FILE]", help="The same as --file.")]
-FileOption = Annotated[str, typer.Option("--file", "-f", help="Manifest (YAML); `-` reads standard input.")]
+FileArgument = Annotated[str, Argument(metavar="[FILE]", help="The same as --file.")]
+FileOption = Annotated[str, Option("--file", "-f", help="Manifest (YAML); `-` reads standard input.")]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the commands."""
     app.command(epilog="Example: phalanx submit -f job.yaml --dry-run")(submit)
     app.command(epilog="Example: phalanx diff -f job.yaml")(diff)
@@ -40,7 +39,7 @@ def submit(
     manifest_file: FileArgument = "",
     *,
     file: FileOption = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, but store nothing.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Show the plan, but store nothing.")] = False,
     wait: Wait = False,
     timeout: Timeout = DEFAULT_WAIT_S,
     output: OutputForm = Output.TABLE,
@@ -172,7 +171,7 @@ def diff(manifest_file: FileArgument = "", *, file: FileOption = "", site: SiteC
     for change in changes:
         render.out(change.line())
     render.note(f"{len(changes)} field{'s' * (len(changes) != 1)} of {job.name} ({render.job_state(job)}) differ")
-    raise typer.Exit(int(Exit.ERROR))
+    raise CommandEnd(Exit.ERROR)
 
 
 # --- explain ---------------------------------------------------------------------------------------------------------
@@ -186,12 +185,12 @@ def _paths(incomplete: str) -> list[str]:
 
 def explain(
     path: Annotated[
-        str, typer.Argument(metavar="[PATH]", help="A field: trainingjob.spec.spares.", autocompletion=_paths)
+        str, Argument(metavar="[PATH]", help="A field: trainingjob.spec.spares.", autocompletion=_paths)
     ] = "trainingjob",
     *,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="All fields below it.")] = False,
+    recursive: Annotated[bool, Option("--recursive", "-r", help="All fields below it.")] = False,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FORM", help="`schema`: the JSON schema for editors.")
+        str, Option("--output", "-o", metavar="FORM", help="`schema`: the JSON schema for editors.")
     ] = "",
 ) -> None:
     """Explain the fields of a manifest: type, default and meaning."""

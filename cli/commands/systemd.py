@@ -5,24 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from cli import render
 from cli.errors import CliError, Exit
+from cli.grammar import Group, Option
 from cli.systemd.units import Place, Role, files
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the command."""
     app.command(epilog="Example: phalanx systemd --role node-agent -o units")(systemd)
 
 
 def systemd(
     *,
-    role: Annotated[Role, typer.Option(help="What this machine is.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to; default: print.")] = None,
-    user: Annotated[str, typer.Option(help="User that runs it; ranks and their node agent share one.")] = "phalanx",
-    shared: Annotated[str, typer.Option(help="Where the storage is mounted that every node shares.")] = "/shared",
+    role: Annotated[Role, Option(help="What this machine is.")],
+    output: Annotated[Path | None, Option("--output", "-o", help="Folder to write to; default: print.")] = None,
+    user: Annotated[str, Option(help="User that runs it; ranks and their node agent share one.")] = "phalanx",
+    shared: Annotated[str, Option(help="Where the storage is mounted that every node shares.")] = "/shared",
 ) -> None:
     """Write systemd units and their environment files. Nothing is installed: docs/operating.md says where they go."""
     texts = files(role, Place(user=user, shared=shared))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-import typer
-
 from cli.errors import CliError, Exit
+from cli.grammar import Group
 from cli.options import SiteChoice, for_site
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the command."""
     app.command(epilog="Example: phalanx top --dir .phalanx/site")(top)
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from cli import render
 from cli.client import CALL_TIMEOUT_S
 from cli.completing import job_names
+from cli.grammar import Argument, Group
 from cli.options import Output, OutputForm, SiteChoice, for_site
 from cli.traces import ended, otlp_document, trace_of_message
 from cli.versions import own_version
 from controlplane.core.vocabulary import Phase
 
-JobName = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job.", autocompletion=job_names)]
+JobName = Annotated[str, Argument(metavar="JOB", help="Name of the job.", autocompletion=job_names)]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the command."""
     app.command(epilog="Example: phalanx traces moe -o json > moe.otlp.json")(traces)
 

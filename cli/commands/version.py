@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from cli import render
 from cli.client import CALL_TIMEOUT_S
 from cli.errors import CliError
+from cli.grammar import Group, Option
 from cli.options import Output, OutputForm, SiteChoice, for_site
 from cli.versions import own_version
 from controlplane.core.versions import Skew, fix, skew
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from cli.client import Client
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the command."""
     app.command(epilog="Example: phalanx version -o json")(version)
 
@@ -26,7 +25,7 @@ def register(app: typer.Typer) -> None:
 @for_site
 def version(
     *,
-    client_only: Annotated[bool, typer.Option("--client", help="Ask no controller.")] = False,
+    client_only: Annotated[bool, Option("--client", help="Ask no controller.")] = False,
     output: OutputForm = Output.TABLE,
     site: SiteChoice,
 ) -> None:
