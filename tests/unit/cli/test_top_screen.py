@@ -17,6 +17,7 @@ from textual.pilot import Pilot
 from cli.client import Client, connect
 from cli.top.app import TopApp
 from cli.top.detail_screen import DetailScreen
+from cli.top.feed import Poller
 from cli.top.table import Table
 
 LIMIT_S = 20.0
@@ -307,3 +308,15 @@ def test_off_a_terminal_it_refuses_and_says_what_to_use(phalanx: Callable[..., A
     outcome = phalanx("top")
     assert (outcome.code, outcome.out) == (2, "")
     assert "get nodes" in outcome.err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_reader_that_died_is_not_mistaken_for_calm(served: Served) -> None:
+    def defect(client: Client) -> int:
+        raise ZeroDivisionError
+
+    poller = Poller(lambda: connect(served.address, Path()), defect, EVERY_S)
+    poller.start()
+    poller._thread.join(LIMIT_S)
+    with pytest.raises(RuntimeError, match="did not expect"):
+        poller.newest()
