@@ -7,9 +7,9 @@ import contextlib
 import os
 import resource
 import signal
-import socket
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +17,9 @@ from typing import NoReturn, Protocol
 
 import structlog
 from prometheus_client import start_http_server
+from prometheus_client.core import GaugeMetricFamily
 
+from controlplane.adapters.journal.lease import SqlLease
 from controlplane.adapters.journal.sql import SqlJournal
 from controlplane.brain import Brain, BrainLimits, Clock, ExitCode
 from controlplane.commits import AfterCommit
@@ -29,9 +31,10 @@ from controlplane.core.records import UnknownRecord
 from controlplane.core.traces import Trace
 from controlplane.core.units import ms
 from controlplane.engine.ports import EpochLost, Journal, JournalCorrupt, JournalUnavailable
-from controlplane.engine.recover import lead
+from controlplane.engine.recover import assume
 from controlplane.engine.soft import SoftColumns
 from controlplane.engine.turn import Engine
+from controlplane.leadership import Leadership, Standby, candidate
 from controlplane.observability import Metrics, Sight, TimedJournal, configure_logging, name_process
 from controlplane.observability.recoveries import RecoveryWatch
 from controlplane.observability.sight import StateCollector
@@ -48,9 +51,10 @@ LEAST_FILES = 1_024
 PROBE_S = 0.1
 BRIEF_BEATS = 1.5
 """Silence, in beats, after which three agreeing witnesses need not wait for the lease."""
-LEADER_LOOK_S = 2.0
 STOP_GRACE_S = 0.5
 STOP_LIMIT_S = 10.0
+LEASE_STATEMENT_MS = 2_000
+"""A renewal waits this long for an append that holds the leader's row; then it is tried again."""
 TRACES_LIMIT_S = 2.0
 FOLLOWER_DELAY_S = 3.0
 """A start is busy enough with agents that come back."""
@@ -89,6 +93,7 @@ class _Parts:
     """The running parts."""
 
     journal: Journal
+    leadership: Leadership
     brain: Brain
     site: Site
     edge: Edge
@@ -117,9 +122,9 @@ class _Controller:
             loop.add_signal_handler(number, self._stop.set)
         raise_file_limit()
         parts = await self._start(loop)
-        beside = [
-            asyncio.create_task(work) for work in (_probe(parts.brain), _watch_leader(parts), self._keep_follower())
-        ]
+        if parts is None:
+            return ExitCode.OK
+        beside = [asyncio.create_task(work) for work in (_probe(parts.brain), self._keep_follower())]
         await self._stop.wait()
         log.info("controller_stopping", revision=parts.site.state.revision)
         for task in beside:
@@ -127,7 +132,8 @@ class _Controller:
         await asyncio.gather(*beside, return_exceptions=True)
         return await self._end(parts)
 
-    async def _start(self, loop: asyncio.AbstractEventLoop) -> _Parts:
+    async def _start(self, loop: asyncio.AbstractEventLoop) -> _Parts | None:
+        """Hold the ports, stand by while another controller leads, then lead. None: told to stop before that."""
         settings, metrics = self._settings, self._metrics
         traces = start_traces(settings, metrics)
         folder = Path(settings.dir)
@@ -135,14 +141,26 @@ class _Controller:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CannotStart(f"cannot make the folder {folder}: {error.strerror}") from error
-        # Both ports first: a second controller that was started by mistake must not take the lead from the running one.
-        edge = bind(settings, metrics)
+        # Both ports first: whoever holds the port of a former leader knows that it is dead.
+        edge = bind(settings, metrics, lambda: standby.leader)
         self._serve_metrics()
-        journal = TimedJournal(SqlJournal(settings.journal_url, busy_timeout_ms=settings.journal_busy_ms), metrics)
-        machine = Machine(_policy(settings))
+        journal, leadership = await asyncio.to_thread(open_journal, settings, metrics)
+        standby = Standby(journal, leadership)
+        edge.access.attach(lambda: standby.state, time.time_ns, lambda claims: None)
+        await edge.set_serving(serving=False)
+        await edge.start()
+        tell_supervisor("READY=1", f"STATUS=stands by at {settings.listen}")
+        metrics.watch(lambda: standing_by(standby))
+        taken = await standby.until_leader(self._stop)
+        if taken is None:
+            await edge.stop(STOP_GRACE_S)
+            leadership.close()
+            journal.close()
+            return None
         began_s = time.monotonic()
-        holder = f"{socket.gethostname()}:{os.getpid()}"
-        state = lead(journal, machine, holder, version(), time.time_ns())
+        epoch, before = taken
+        machine = Machine(_policy(settings))
+        state = assume(journal, machine, before, epoch=epoch, version=version(), now_ns=time.time_ns())
         clock = Clock(max(time.time_ns(), state.at_ns))
         soft = SoftColumns(clock.now_ns())
         engine = Engine(machine, journal, soft, lambda effects: None, state)
@@ -156,10 +174,11 @@ class _Controller:
             site.progress, router, soft, clock, metrics, RecoveryWatch(state), None if traces is None else traces.send
         )
         metrics.watch(StateCollector(lambda: sight(site, router, soft, journal, edge)))
+        leadership.keep(state.epoch, brain.epoch_lost, brain.lease_trouble)
         brain.start()
-        await edge.start()
+        edge.open()
         await edge.set_serving(serving=True)
-        tell_supervisor("READY=1", f"STATUS=leads with epoch {state.epoch} at {settings.listen}")
+        tell_supervisor(f"STATUS=leads with epoch {state.epoch} at {settings.listen}")
         log.info(
             "controller_started",
             epoch=state.epoch,
@@ -170,7 +189,7 @@ class _Controller:
             version=version(),
             pid=os.getpid(),
         )
-        return _Parts(journal, brain, site, edge, router, traces)
+        return _Parts(journal, leadership, brain, site, edge, router, traces)
 
     def _serve_metrics(self) -> None:
         host, port = split_address(self._settings.metrics)
@@ -192,6 +211,7 @@ class _Controller:
         if not ended:
             log.critical("turn_did_not_end", limit_s=STOP_LIMIT_S)
             end_at_once(ExitCode.DEFECT)
+        await asyncio.to_thread(parts.leadership.resign, parts.site.state.epoch)
         parts.journal.close()
         if parts.traces is not None:
             await asyncio.to_thread(parts.traces.close, TRACES_LIMIT_S)
@@ -207,6 +227,7 @@ class _Controller:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "controlplane.follower",
                 "--journal", settings.journal_url,
+                "--password-file", settings.journal_password_file,
                 "--parent", str(os.getpid()),
                 "--records", str(settings.snapshot_records),
                 "--every-ms", str(settings.snapshot_every_ms),
@@ -222,6 +243,32 @@ class _Controller:
             pause_s = FOLLOWER_BACKOFF_S[min(failures, len(FOLLOWER_BACKOFF_S)) - 1] if failures else 0.0
             log.warning("follower_ended", code=code, pause_s=pause_s)
             await asyncio.sleep(pause_s)
+
+
+def open_journal(settings: Settings, metrics: Metrics) -> tuple[TimedJournal, Leadership]:
+    """The journal, brought to this version's schema, and the lease in it.
+
+    Raises:
+        CannotStart: the URL is of no supported kind, or holds a password.
+        JournalUnavailable, JournalCorrupt: it cannot be opened or read.
+    """
+    url, secret = settings.journal_url, settings.journal_password_file
+    try:
+        journal = SqlJournal(url, busy_timeout_ms=settings.journal_busy_ms, password_file=secret)
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+    lease = SqlLease(url, limit_ms=LEASE_STATEMENT_MS, password_file=secret)
+    me = candidate(settings.listen, settings.advertise)
+    leadership = Leadership(lease, me, settings.leader_lease_ms, settings.leader_renew_ms)
+    return TimedJournal(journal, metrics), leadership
+
+
+def standing_by(standby: Standby) -> Iterator[GaugeMetricFamily]:
+    """What a scrape of a standby shows; nothing once it leads, because then the state says more."""
+    if standby.standing_by and not standby.took_over:
+        yield GaugeMetricFamily("phalanx_leader", "1 while this controller leads, 0 while it stands by.", value=0)
+        name = "phalanx_journal_revision"
+        yield GaugeMetricFamily(name, "Newest durable record.", value=float(standby.state.revision))
 
 
 def version() -> str:
@@ -311,17 +358,3 @@ async def _probe(brain: Brain) -> None:
         now_ns = time.monotonic_ns()
         brain.edge_alive(now_ns, now_ns + int(PROBE_S * 1e9))
         await asyncio.sleep(PROBE_S)
-
-
-async def _watch_leader(parts: _Parts) -> None:
-    """End as soon as the journal shows a later epoch, also when this controller has nothing to write."""
-    mine = parts.site.state.epoch
-    while True:
-        await asyncio.sleep(LEADER_LOOK_S)
-        try:
-            newest = await asyncio.to_thread(parts.journal.newest, 1)
-        except JournalUnavailable:
-            continue
-        if newest and newest[-1].epoch > mine:
-            log.critical("epoch_lost", epoch=mine, leader=newest[-1].epoch)
-            end_at_once(ExitCode.EPOCH_LOST)

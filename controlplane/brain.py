@@ -94,6 +94,7 @@ class Brain:
         self._worst_late_ns = 0
         self._shown_degraded = False
         self._shown_blocked = ""
+        self._lease_trouble = ""
         self._thread = threading.Thread(target=self._run, name="brain", daemon=True)
 
     @property
@@ -103,8 +104,12 @@ class Brain:
 
     @property
     def blocked(self) -> str:
-        """Why the journal takes nothing now; "" when it does."""
-        return self._engine.blocked
+        """Why the journal takes nothing now, or the lease cannot be renewed; "" when all is well."""
+        return self._engine.blocked or self._lease_trouble
+
+    def lease_trouble(self, why: str) -> None:
+        """Why the lease cannot be renewed now, "" when it can: the database is away, though nothing had to be written."""
+        self._lease_trouble = why
 
     @property
     def depth(self) -> int:
@@ -200,12 +205,16 @@ class Brain:
         try:
             self._engine.turn(batch, now_ns)
         except EpochLost as error:
-            log.critical("epoch_lost", reason=str(error), epoch=self.state.epoch)
-            self._fatal(ExitCode.EPOCH_LOST)
+            self.epoch_lost(error)
         except Exception:
             shown = [repr(request.event)[:2_000] for request in batch[:SHOWN_EVENTS]]
             log.critical("turn_broke", events=shown, count=len(batch), revision=self.state.revision, exc_info=True)
             self._fatal(ExitCode.DEFECT)
+
+    def epoch_lost(self, error: EpochLost) -> NoReturn:
+        """Another controller leads: end at once. Any thread."""
+        log.critical("epoch_lost", reason=str(error), epoch=self.state.epoch)
+        self._fatal(ExitCode.EPOCH_LOST)
 
     def _show(self, *, degraded: bool, late_ns: int) -> None:
         if degraded is self._shown_degraded:

@@ -32,6 +32,18 @@ class Settings:
     metrics: str = _setting(unit="host:port", why="Prometheus scrapes /metrics here; keep it on loopback")
     checkpoints: str = _setting(unit="folder", why="root on shared storage for jobs that name no folder of their own")
 
+    journal: str = _setting(
+        "", unit="url", why="postgresql://user@host/database, without a password; empty: SQLite in --dir"
+    )
+    journal_password_file: str = _setting("", unit="file", why="password for PostgreSQL, read at each connection; 0600")
+    advertise: str = _setting("", unit="host:port", why="where others reach --listen; a standby names it to callers")
+    leader_lease_ms: int = _setting(
+        5_000, unit="ms", why="a standby takes over a leader that has not renewed for so long: within 10 s in all"
+    )
+    leader_renew_ms: int = _setting(
+        1_000, unit="ms", why="how often the leader renews: four misses do not cost the lead, one commit a second"
+    )
+
     pki: str = _setting("", unit="folder", why="the site's certificate authority; required unless --plaintext")
     join: str = _setting(
         "", unit="host:port", why="where agents trade a join token for a certificate; empty: nobody joins"
@@ -87,7 +99,9 @@ class Settings:
 
     @property
     def journal_url(self) -> str:
-        """URL of the journal in `dir`."""
+        """URL of the journal: the one that was named, or the file in `dir`."""
+        if self.journal:
+            return self.journal
         path = Path(self.dir).absolute() / "journal.db"
         return f"sqlite:///{quote(str(path))}"
 
@@ -159,6 +173,9 @@ def _problems(settings: Settings) -> list[str]:
         found.append(f"--lease-ms {settings.lease_ms} must hold at least two beats of --beat-ms {settings.beat_ms}")
     if settings.lease_ms < LEAST_LEASE_MS:
         found.append(f"--lease-ms {settings.lease_ms} is below {LEAST_LEASE_MS}: our own lag could pass for silence")
+    if settings.leader_lease_ms < 2 * settings.leader_renew_ms:
+        text = f"--leader-lease-ms {settings.leader_lease_ms} must hold two renewals of --leader-renew-ms"
+        found.append(f"{text} {settings.leader_renew_ms}: one that is late must not cost the lead")
     if settings.tick_ms > settings.lease_ms:
         found.append(f"--tick-ms {settings.tick_ms} must not exceed --lease-ms {settings.lease_ms}")
     return found

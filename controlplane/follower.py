@@ -83,7 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m controlplane.follower", description="Stores snapshots of a journal."
     )
-    parser.add_argument("--journal", required=True, metavar="URL", help="sqlite:////absolute/path")
+    parser.add_argument("--journal", required=True, metavar="URL", help="sqlite:////absolute/path or postgresql://...")
+    parser.add_argument("--password-file", default="", metavar="FILE", help="password for PostgreSQL")
     parser.add_argument("--parent", type=int, default=0, metavar="PID", help="end when this process is not the parent")
     parser.add_argument("--records", type=int, default=2_000, help="a snapshot after so many new records")
     parser.add_argument("--every-ms", type=int, default=60_000, help="or after so long, if there is any")
@@ -92,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     configure_logging()
     try:
-        journal = SqlJournal(options.journal)
+        journal = SqlJournal(options.journal, password_file=options.password_file)
         follower = Follower(journal, options.records, options.every_ms / 1000)
         while True:
             try:

@@ -44,9 +44,17 @@ def catch_up(state: State, journal: Journal) -> State:
 
 
 def lead(journal: Journal, machine: Machine, holder: str, version: str, now_ns: int) -> State:
-    """Take leadership: a higher epoch, the state replayed, and the record that says so."""
+    """Take leadership without a lease: a higher epoch, the state replayed, and the record that says so."""
     epoch = journal.acquire(holder)
-    state = load(journal)
+    return assume(journal, machine, load(journal), epoch=epoch, version=version, now_ns=now_ns)
+
+
+def assume(journal: Journal, machine: Machine, state: State, *, epoch: int, version: str, now_ns: int) -> State:
+    """Write the first record of a leadership that was just taken. `state`: everything before it.
+
+    Raises:
+        EpochLost: somebody else has taken it since.
+    """
     at_ns = max(now_ns, state.at_ns)
     started = machine.start(epoch, version)
     working = state.fork()

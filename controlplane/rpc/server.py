@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import grpc
 from grpc import aio
@@ -52,6 +54,7 @@ from controlplane.rpc.open_calls import OpenCalls
 from controlplane.rpc.router import Router
 from controlplane.rpc.sessions import Registry
 from controlplane.rpc.site import Site
+from controlplane.rpc.standby import Switchboard
 
 PENDING_REQUESTS = 20_000
 """A reconnect storm of a whole site: with the default of 1,000, opening 6,250 streams failed in half of the tries."""
@@ -69,6 +72,8 @@ class Edge:
 
     server: aio.Server
     join: aio.Server | None
+    board: Switchboard
+    join_board: Switchboard
     access: Access
     calls: OpenCalls
     authority: Authority | None
@@ -76,10 +81,15 @@ class Edge:
     names: tuple[str, ...]
 
     async def start(self) -> None:
-        """Serve calls."""
+        """Take calls; they are refused until `open`."""
         await self.server.start()
         if self.join is not None:
             await self.join.start()
+
+    def open(self) -> None:
+        """This controller leads: connect the services that were added."""
+        self.board.open()
+        self.join_board.open()
 
     async def stop(self, grace_s: float) -> None:
         """End both servers; calls that run have so long."""
@@ -113,8 +123,10 @@ def options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def bind(settings: Settings, metrics: Metrics) -> Edge:
+def bind(settings: Settings, metrics: Metrics, leader: Callable[[], str]) -> Edge:
     """A server that holds its port and does not serve yet. Must run in the event loop.
+
+    `leader`: address of who leads while this controller does not.
 
     Raises:
         AddressTaken: the port cannot be had.
@@ -123,20 +135,23 @@ def bind(settings: Settings, metrics: Metrics) -> Edge:
     authority = None if settings.plaintext else load_authority(Path(settings.pki))
     access, calls = Access(authority.site if authority else ""), OpenCalls()
 
-    def make(address: str, credentials: grpc.ServerCredentials | None) -> aio.Server:
+    board, join_board = Switchboard(leader), Switchboard(leader)
+
+    def make(address: str, credentials: grpc.ServerCredentials | None, switchboard: Switchboard) -> aio.Server:
         guard = Guard(metrics, settings.request_ms, access, calls)
         made = aio.server(interceptors=[guard], options=options(settings))
+        made.add_generic_rpc_handlers((switchboard,))
         _bind(made, address, credentials)
         return made
 
     join = None
     if authority is None:
-        server = make(settings.listen, None)
+        server = make(settings.listen, None, board)
     else:
         certificates = ServerCertificates(authority, _holder_name())
-        server = make(settings.listen, server_credentials(authority, certificates, demand_client=True))
+        server = make(settings.listen, server_credentials(authority, certificates, demand_client=True), board)
         if settings.join:
-            join = make(settings.join, server_credentials(authority, certificates, demand_client=False))
+            join = make(settings.join, server_credentials(authority, certificates, demand_client=False), join_board)
     names = tuple(
         module.DESCRIPTOR.services_by_name[service].full_name
         for module, service in (
@@ -155,7 +170,7 @@ def bind(settings: Settings, metrics: Metrics) -> Edge:
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     shown = (*names, reflection.SERVICE_NAME, health.SERVICE_NAME)
     reflection.enable_server_reflection(shown, server)
-    return Edge(server, join, access, calls, authority, checker, names)
+    return Edge(server, join, board, join_board, access, calls, authority, checker, names)
 
 
 def _bind(server: aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> None:
@@ -186,11 +201,11 @@ def server_credentials(
 
 
 def serve(edge: Edge, site: Site) -> Router:
-    """Add the services and return the way from the brain to their streams; the server can be started after this."""
+    """Add the services and return the way from the brain to their streams; the edge can be opened after this."""
     edge.access.attach(lambda: site.state, site.now_ns, lambda claims: site.spawn(record_outside(site, claims)))
     agents, cells, relays = Registry(), Registry(), LogRelays()
     history = History(site.journal)
-    server = edge.server
+    server = cast("aio.Server", edge.board)  # the generated code only adds handlers to it
     agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(site, agents, relays), server)
     cell_pb2_grpc.add_CellServiceServicer_to_server(CellService(site, cells), server)
     fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(site), server)
@@ -205,5 +220,5 @@ def serve(edge: Edge, site: Site) -> Router:
     identities = IdentityService(site, edge.authority)
     identity_pb2_grpc.add_IdentityServiceServicer_to_server(identities, server)
     if edge.join is not None:
-        add_join(identities, edge.join)
+        add_join(identities, cast("aio.Server", edge.join_board))
     return Router(site, agents, cells, history)

@@ -22,11 +22,12 @@ _IDLE_READERS = 4
 _MOST_READERS = 16
 _SCHEMA_LOCK = 0x70686C78
 """Any number: whoever upgrades this schema takes the same advisory lock."""
-_UNREACHABLE = ("08", "57P")
+_UNREACHABLE = ("08", "25P03", "57P")
 """SQLSTATE prefixes after which a connection is gone."""
 _ADVICE = {
     "08": "the connection broke: is the server up?",
     "25006": "this server is read-only (a standby?): name the primary, or add target_session_attrs=read-write",
+    "25P03": "the server ended the session, because this controller paused in the middle of a transaction",
     "28": "the server refused the user or the password: check the URL, the password file and pg_hba.conf",
     "3D": "there is no such database: create it, owned by this user, with encoding UTF8",
     "42501": "this user may not do that: make it the owner of the database and its tables",
@@ -102,7 +103,8 @@ class Postgres:
         with self._explained(self._writer), self._writer.connect() as connection:
             transaction = connection.begin()
             if patient:
-                connection.execute(text(f"SET LOCAL statement_timeout = {PATIENT_MS}"))
+                for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                    connection.execute(text(f"SET LOCAL {limit} = {PATIENT_MS}"))
             yield connection
             try:
                 transaction.commit()

@@ -288,12 +288,12 @@ class SqlJournal:
         with self._database.read() as connection:
             if self._schema_version(connection) == SCHEMA_VERSION:
                 return
+        from controlplane.adapters.journal.migrate import upgrade  # noqa: PLC0415 - Alembic takes 0.3 s
+
         with self._database.write(patient=True) as connection:
             self._database.lock_schema(connection)
             found = self._schema_version(connection)  # again: another process may have been faster
             if found != SCHEMA_VERSION:
-                from controlplane.adapters.journal.migrate import upgrade  # noqa: PLC0415 - Alembic takes 0.3 s
-
                 upgrade(connection, found)
 
     def _schema_version(self, connection: Connection) -> str | None:
