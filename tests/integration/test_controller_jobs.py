@@ -159,6 +159,13 @@ def test_events_are_filtered_by_job_and_node(site: Site) -> None:
     assert refusal(error.value) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
 
 
+@pytest.mark.parametrize("after", [1_000_000, 2**63, 2**64 - 1])
+def test_a_future_revision_is_refused(site: Site, after: int) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        messages(site, after_revision=after)
+    assert refusal(caught.value) == (grpc.StatusCode.OUT_OF_RANGE, "REVISION_IN_FUTURE")
+
+
 def test_health_and_reflection_answer(site: Site) -> None:
     health = health_pb2_grpc.HealthStub(site.controller.channel)
     answer = health.Check(health_pb2.HealthCheckRequest(service="phalanx.v1.JobService"), timeout=5)
