@@ -21,16 +21,18 @@ from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, NodeServ
 
 def leaving(fleet: Fleet, job: Job) -> tuple[int, ...]:
     """Ranks of a job that stand on draining nodes."""
-    if not job.placed:
+    out = fleet.service == NodeService.DRAINING
+    if not job.placed or not out.any():
         return ()
-    return tuple(np.flatnonzero(fleet.service[job.rank_node] == NodeService.DRAINING).tolist())
+    return tuple(np.flatnonzero(out[job.rank_node]).tolist())
 
 
 def clear(draft: Draft, job: Job) -> None:
     """Have processes without a rank ended on nodes that are draining: parked ones, and those whose rank has moved."""
-    hosts = job.hosts
-    out = np.isin(draft.fleet.service[hosts.node], (NodeService.DRAINING, NodeService.OUT_OF_SERVICE))
-    fence_once(draft, job, out & (hosts.rank == NONE) & hosts.live())
+    out = np.isin(draft.fleet.service, (NodeService.DRAINING, NodeService.OUT_OF_SERVICE))
+    if out.any():
+        hosts = job.hosts
+        fence_once(draft, job, out[hosts.node] & (hosts.rank == NONE) & hosts.live())
 
 
 def fence_once(draft: Draft, job: Job, rows: np.ndarray) -> None:

@@ -100,8 +100,8 @@ def replace_ranks(fleet: Fleet, job: Job, ranks: tuple[int, ...], avoid: frozens
 
 def _leaving(fleet: Fleet, job: Job) -> int:
     """Nodes that a job has to leave: for each of them a spare is held until its ranks have moved."""
-    nodes = np.array(job.nodes(), dtype=np.int64)
-    return int(np.count_nonzero(fleet.service[nodes] == NodeService.DRAINING))
+    out = fleet.service == NodeService.DRAINING
+    return int(np.count_nonzero(out[np.array(job.nodes(), dtype=np.int64)])) if out.any() else 0
 
 
 def refill_spares(fleet: Fleet, job: Job) -> tuple[int, ...]:
