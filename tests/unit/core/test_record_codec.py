@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controlplane.core import codec
@@ -47,7 +47,7 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("record_type", r.TYPES.values(), ids=r.TYPES.keys())
-@settings(max_examples=20, derandomize=True, database=None)
+@settings(max_examples=20, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_every_record_type_survives(record_type: type[Any], data: st.DataObject) -> None:
     record = data.draw(values_of(record_type))
