@@ -9,7 +9,6 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import NoReturn, Protocol
 
 import structlog
 from prometheus_client import start_http_server
-from prometheus_client.core import GaugeMetricFamily
 
 from controlplane.adapters.journal.lease import SqlLease
 from controlplane.adapters.journal.sql import SqlJournal
@@ -37,7 +35,7 @@ from controlplane.engine.turn import Engine
 from controlplane.leadership import Leadership, Standby, candidate
 from controlplane.observability import Metrics, Sight, TimedJournal, configure_logging, name_process
 from controlplane.observability.recoveries import RecoveryWatch
-from controlplane.observability.sight import StateCollector
+from controlplane.observability.sight import StateCollector, standing_by
 from controlplane.observability.supervision import tell_supervisor
 from controlplane.pki.authority import AuthorityError
 from controlplane.rpc.progress import ProgressGate
@@ -150,7 +148,7 @@ class _Controller:
         await edge.set_serving(serving=False)
         await edge.start()
         tell_supervisor("READY=1", f"STATUS=stands by at {settings.listen}")
-        metrics.watch(lambda: standing_by(standby))
+        metrics.watch(lambda: standing_by(version(), leadership.seen.epoch, standby.state.revision))
         taken = await standby.until_leader(self._stop)
         if taken is None:
             await edge.stop(STOP_GRACE_S)
@@ -261,14 +259,6 @@ def open_journal(settings: Settings, metrics: Metrics) -> tuple[TimedJournal, Le
     me = candidate(settings.listen, settings.advertise)
     leadership = Leadership(lease, me, settings.leader_lease_ms, settings.leader_renew_ms)
     return TimedJournal(journal, metrics), leadership
-
-
-def standing_by(standby: Standby) -> Iterator[GaugeMetricFamily]:
-    """What a scrape of a standby shows; nothing once it leads, because then the state says more."""
-    if standby.standing_by and not standby.took_over:
-        yield GaugeMetricFamily("phalanx_leader", "1 while this controller leads, 0 while it stands by.", value=0)
-        name = "phalanx_journal_revision"
-        yield GaugeMetricFamily(name, "Newest durable record.", value=float(standby.state.revision))
 
 
 def version() -> str:

@@ -34,6 +34,8 @@ class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        self._view = _View()
+        registry.register(self._view)
         self.turn_seconds = Histogram(
             "phalanx_turn_duration_seconds", "Decide, append, apply and hand over one batch.", buckets=_FAST,
             registry=registry,
@@ -139,17 +141,17 @@ class Metrics:
         """Count spans that the collector took, or did not."""
         self._spans.labels("sent" if taken else "lost").inc(spans)
 
-    def watch(self, collect: Callable[[], Iterable[Metric]]) -> None:
-        """Show what `collect` reads with every scrape from now on."""
-        self.registry.register(_Read(collect))
+    def watch(self, view: Callable[[], Iterable[Metric]]) -> None:
+        """Show what `view` reads with every scrape from now on, in place of an earlier one."""
+        self._view.read = view
 
 
-class _Read(Collector):
+class _View(Collector):
     """Metrics that are read when they are asked for."""
 
-    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
-        self._collect = collect
+    def __init__(self) -> None:
+        self.read: Callable[[], Iterable[Metric]] = tuple
 
     def collect(self) -> Iterable[Metric]:
         """See prometheus_client: called with every scrape."""
-        return self._collect()
+        return self.read()

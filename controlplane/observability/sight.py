@@ -42,6 +42,16 @@ class Sight:
     authority_expires_s: float | None = None
 
 
+def standing_by(version: str, epoch: int, revision: int) -> Iterable[Metric]:
+    """What a standby shows: that it stands by, and how far it has followed. The fleet and the jobs are the leader's to tell,
+    or sums over all controllers would count them twice.
+    """
+    yield _build_info(version)
+    yield _gauge("phalanx_leader", "1 while this controller leads, 0 while it stands by.", 0)
+    yield _gauge("phalanx_epoch", "Epoch of the leadership that it follows.", epoch)
+    yield _gauge("phalanx_journal_revision", "Newest record that it has read.", revision)
+
+
 class StateCollector:
     """Turns a `Sight` into metric families. Remembers the ledger's highest values, because counters must not fall."""
 
@@ -75,9 +85,7 @@ class StateCollector:
 
 
 def _process(seen: Sight) -> Iterable[Metric]:
-    build = GaugeMetricFamily("phalanx_build_info", "1, labelled with the version that runs.", labels=["version"])
-    build.add_metric([seen.version], 1)
-    yield build
+    yield _build_info(seen.version)
     sessions = GaugeMetricFamily("phalanx_sessions", "Open streams by kind of agent.", labels=["kind"])
     for kind, count in sorted(seen.sessions.items()):
         sessions.add_metric([kind], count)
@@ -94,6 +102,12 @@ def _process(seen: Sight) -> Iterable[Metric]:
     yield _gauge("phalanx_loop_lag_seconds", "How late the controller's loops run.", seen.loop_lag_s)
     yield _gauge("phalanx_detector_degraded", "1 while silence is not trusted.", seen.degraded)
     yield _gauge("phalanx_effects_outstanding", "Effects that agents have not answered.", len(seen.state.effects))
+
+
+def _build_info(version: str) -> Metric:
+    build = GaugeMetricFamily("phalanx_build_info", "1, labelled with the version that runs.", labels=["version"])
+    build.add_metric([version], 1)
+    return build
 
 
 def _expiries(seen: Sight) -> Metric:

@@ -20,7 +20,7 @@ from controlplane.core.spec import JobSpec, Workload
 from controlplane.core.state import Cell, State
 from controlplane.core.vocabulary import Blame, Bucket, JobState, Phase, Rung
 from controlplane.observability.metrics import MAX_REASONS, Metrics
-from controlplane.observability.sight import Sight, StateCollector
+from controlplane.observability.sight import Sight, StateCollector, standing_by
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 NOW_NS = 1_800_000_000 * 10**9
@@ -143,6 +143,16 @@ def test_a_scrape_shows_the_state() -> None:
     assert value(found, "phalanx_certificate_expiry_timestamp_seconds", certificate="authority") == 2.0e9
     assert value(found, "phalanx_certificate_expiry_timestamp_seconds", certificate="cell") == NOW_NS // 10**9 + 1
     assert value(found, "phalanx_certificate_expiry_timestamp_seconds", certificate="node") == NOW_NS // 10**9 + 2
+
+
+def test_a_standby_shows_that_it_stands_by_until_it_leads() -> None:
+    found = Metrics()
+    found.watch(lambda: standing_by("0.2.0", 3, 17))
+    assert (value(found, "phalanx_leader"), value(found, "phalanx_journal_revision")) == (0, 17)
+    assert value(found, "phalanx_nodes", liveness="ALIVE") is None, "sums over controllers would count nodes twice"
+    state = site(4, 0)
+    found.watch(StateCollector(lambda: sight(state)))
+    assert (value(found, "phalanx_leader"), value(found, "phalanx_nodes", liveness="ALIVE")) == (1, 1)
 
 
 def test_decisions_and_outcomes_are_counted() -> None:
