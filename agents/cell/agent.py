@@ -9,6 +9,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 from phalanx.v1 import cell_pb2
@@ -49,6 +50,7 @@ class CellAgent:
         self._dispatcher: Dispatcher | None = None
         self._wake: Callable[[], None] = lambda: None
         self._missing: dict[str, int] = {}
+        self._look_now = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
@@ -144,7 +146,9 @@ class CellAgent:
                 if failing:
                     log.info("cell.ray_back", after_s=round(time.monotonic() - last_good, 2))
                 last_good, failing = time.monotonic(), False
-            await asyncio.sleep(self._config.membership_interval_s)
+            with suppress(TimeoutError):  # an actor's end may be its node's: then the look is due at once
+                await asyncio.wait_for(self._look_now.wait(), self._config.membership_interval_s)
+            self._look_now.clear()
 
     async def _look_at_nodes(self) -> None:
         members = await self._ray.call(self._config.ray_limit_s, self._ray_cell.members)
@@ -203,6 +207,7 @@ class CellAgent:
                 self._dead(host_id, reason, self._ray_cell.release)
             case Dead(reason):
                 self._dead(host_id, reason)
+                self._look_now.set()
             case OutOfTouch(reason):
                 log.warning("host.actor_out_of_touch", host_id=host_id, reason=reason)
                 self._loop.call_later(WATCH_AGAIN_S, self._in_background, self._ray_cell.watch, host_id)
