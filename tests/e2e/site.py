@@ -20,8 +20,10 @@ from cli.site import Site, require_site
 from cli.supervisor import control
 
 ENDED = (types_pb2.JOB_STATE_SUCCEEDED, types_pb2.JOB_STATE_FAILED, types_pb2.JOB_STATE_CANCELLED)
-SMALL = {"steps": 240, "seed": 7, "step_floor_ms": 120, "data_bytes": 400_000}
-"""Arguments of the tests' workload: the small model; the floor leaves time and processor for several kills in one training."""
+WORKLOADS = Path(__file__).resolve().parents[1] / "fixtures" / "e2e_workloads"
+TRAINER, PACED_TRAINER = "training_jobs.moe.train", "paced_moe"
+SMALL = {"steps": 140, "seed": 7, "batch": 2, "sequence": 32, "data_bytes": 200_000}
+"""Arguments of the tests' training: the small model. `paced_moe` makes it last as long as a test breaks things."""
 
 
 def poll(condition: Callable[[], Any], what: str, limit_s: float = 60.0, every_s: float = 0.02) -> Any:
@@ -52,10 +54,11 @@ class RunningSite:
         return done.stdout
 
     def error(self, *arguments: str, code: int | None = 2) -> str:
-        """Stderr of a command that must fail (with `code`, when given)."""
+        """Stderr of a command that must fail (with `code`, when given) and say nothing on stdout."""
         command = [sys.executable, "-m", "cli", *arguments, "--dir", str(self.folder)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
         assert done.returncode != 0, done.stdout
+        assert not done.stdout, done.stdout
         assert code is None or done.returncode == code, done.stderr
         return done.stderr
 
@@ -78,6 +81,10 @@ class RunningSite:
 
         found: job_pb2.Job = poll(ask, f"an answer about {name}", 90)
         return found
+
+    def names(self) -> list[str]:
+        """Names of all jobs, ended ones too."""
+        return [job.name for job in self.client.jobs.ListJobs(job_pb2.ListJobsRequest(), timeout=5).jobs]
 
     def nodes(self) -> dict[str, fleet_pb2.Node]:
         answer = self.client.fleet.ListNodes(fleet_pb2.ListNodesRequest(), timeout=5)
@@ -103,15 +110,17 @@ class RunningSite:
     def submit(
         self,
         name: str,
-        module: str = "training_jobs.moe.train",
+        module: str = PACED_TRAINER,
         *,
         path: str = "",
         ranks: int = 4,
         every: int = 20,
         **args: Any,
     ) -> None:
+        if module == PACED_TRAINER:
+            path, args = str(WORKLOADS), {"release": str(self._release(name)), **args}
         values = struct_pb2.Struct()
-        values.update({**SMALL, **args} if module.endswith("moe.train") else args)
+        values.update({**SMALL, **args} if module in (TRAINER, PACED_TRAINER) else args)
         spec = types_pb2.TrainingJobSpec(
             name=name,
             workload=types_pb2.WorkloadSpec(module=module, path=path, args=values),
@@ -179,8 +188,12 @@ class RunningSite:
             60,
         )
 
+    def _release(self, name: str) -> Path:
+        return self.folder / f"{name}.released"
+
     def finished(self, name: str, limit_s: float = 180) -> job_pb2.Job:
-        """Wait for the end; the job must have succeeded."""
+        """Let a paced training go, and wait for the end; the job must have succeeded."""
+        self._release(name).touch()
         job: job_pb2.Job = poll(lambda: (j := self.job(name)).state in ENDED and j, f"{name} ends", limit_s, 0.1)
         state = types_pb2.JobState.Name(job.state)
         assert job.state == types_pb2.JOB_STATE_SUCCEEDED, f"{name}: {state}: {job.end_reason}"

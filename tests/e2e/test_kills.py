@@ -129,7 +129,7 @@ def _epoch(site: RunningSite) -> int:
 def test_a_damaged_checkpoint_and_a_second_failure(site: RunningSite, reference: str) -> None:
     """A flipped byte is found at restore and the one before is used; then a rank dies while others restore."""
     site.submit("damage")
-    site.running("damage", step=45)
+    site.running("damage", step=25)
     before = site.running("damage")
     known = {c.id for c in site.checkpoints("damage")}
     readable = (types_pb2.CHECKPOINT_STATE_COMMITTED, types_pb2.CHECKPOINT_STATE_VERIFIED)

@@ -22,7 +22,7 @@ def test_one_rank(site: RunningSite, reference: str, what: Target, rank: int, at
     name = f"soak-{what}-{rank}-{attempt}"
     site.submit(name)
     choice = random.Random(f"{name}")
-    before = site.running(name, step=choice.randrange(5, 200))
+    before = site.running(name, step=choice.randrange(5, 100))
     site.kill(name, rank, what)
     site.recovered(name, before)
     assert site.finished(name).result["weights_sha256"] == reference
@@ -35,7 +35,7 @@ def test_one_unit_and_a_rank_at_once(site: RunningSite, reference: str, unit: st
     name = f"soak-{unit}-{attempt}"
     site.submit(name)
     choice = random.Random(f"{name}")
-    before = site.running(name, step=choice.randrange(5, 150))
+    before = site.running(name, step=choice.randrange(5, 100))
     restarts = site.units()[unit]["restarts"]
     site.kill(name, choice.randrange(4))
     site.kill_unit(unit)
