@@ -52,6 +52,10 @@ class PhalanxAttempt:
             self._context.restore_failed(bad.file, bad.reason)
         return point.folder / PART
 
+    def loaded(self) -> None:
+        """Ends the phase `restore`."""
+        self._generation.restored()
+
     def all_reduce(self, tensor: torch.Tensor) -> None:
         """Sum over the world group."""
         self._groups.world.all_reduce(tensor)

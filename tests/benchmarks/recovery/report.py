@@ -53,12 +53,12 @@ def show(results: Results, systems: Sequence[System], seed: int, say: Say) -> No
 
 
 def _show_phases(results: Results, say: Say) -> None:
-    say(f"\n{OURS}, medians in ms:".ljust(24) + "".join(f"{phase:>12}" for phase in PHASES))
-    for (name, kind), cell in results.cells.items():
-        rows = [row for row in cell.phases_s if row]
-        if name == OURS and rows:
-            cells = "".join(f"{median(row.get(phase, 0.0) for row in rows) * 1000:>12.0f}" for phase in PHASES)
-            say(f"  {kind:<21}" + cells)
+    told = {kind: cell.phases_s for (name, kind), cell in results.cells.items() if name == OURS and cell.phases_s}
+    if told:
+        say(f"\n{OURS}, medians in ms:".ljust(24) + "".join(f"{phase:>12}" for phase in PHASES))
+    for kind, rows in sorted(told.items()):
+        cells = "".join(f"{median(row.get(phase, 0.0) for row in rows) * 1000:>12.0f}" for phase in PHASES)
+        say(f"  {kind:<21}" + cells)
 
 
 def write(results: Results, seed: int, path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.benchmarks.recovery.steplog import Recovery
 from tests.benchmarks.recovery.systems import System
 from tests.benchmarks.recovery.workload import CHECKPOINT_EVERY, RANKS
 
-BEGIN_LIMIT_S = 120.0
+BEGIN_LIMIT_S = 180.0
 RECOVERY_LIMIT_S = 60.0
 CALM_STEPS = 2 * CHECKPOINT_EVERY + 5
 """Steps between the end of one recovery and the next kill: at least one checkpoint is new."""

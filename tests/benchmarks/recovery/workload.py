@@ -32,6 +32,9 @@ class Attempt(Protocol):
     def restore_from(self) -> Path | None:
         """Folder with `state.pt` of the newest checkpoint; None: start from step 0."""
 
+    def loaded(self) -> None:
+        """The state is in memory."""
+
     def all_reduce(self, tensor: torch.Tensor) -> None:
         """Sum over all ranks, in place."""
 
@@ -105,6 +108,7 @@ def train(attempt: Attempt, training: Training, steps: int) -> None:
     folder = attempt.restore_from()
     step = training.load(folder) if folder else 0
     attempt.log.write("loaded", step)
+    attempt.loaded()
     while step < steps:
         begun = time.monotonic()
         gradients, loss = training.gradients(step, attempt.rank)
