@@ -7,10 +7,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
 from agents.cell.config import CellConfig
+from agents.node.connection_options import add_connection, check_connection
 from agents.node.observability import FORMS, LEVELS, configure_logging, name_process
 
 EXIT_CANNOT_START = 2
@@ -38,7 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
         "lost, start a new one. SIGTERM ends it with 0; the actors stay.",
     )
     add = parser.add_argument
-    add("--controller", required=True, type=_address, metavar="HOST:PORT", help="where the controller listens")
+    add_connection(parser)
+    add("--identity", type=Path, metavar="DIR", help="folder of the agent's key and certificate; unless --plaintext")
     add("--cell", required=True, metavar="NAME", help="name of this cell, unique in the site")
     add("--ray-address", required=True, type=_address, metavar="HOST:PORT", help="address of the cell's GCS")
     add("--store", required=True, type=_address, metavar="HOST:PORT", help="the cell's rendezvous store, probed")
@@ -56,7 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the agent until SIGTERM."""
-    parsed = build_parser().parse_args(arguments)
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
+    check_connection(parser, parsed)
+    if not parsed.plaintext and parsed.identity is None:
+        parser.error("--identity DIR is needed, for the agent's key and certificate (or --plaintext, on loopback)")
     configure_logging(parsed.log_level, parsed.log_format)
     name_process(cell=parsed.cell)
     log = structlog.get_logger(__name__)
@@ -66,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, value in _RAY_DEFAULTS.items():
         os.environ.setdefault(name, value)
     config = CellConfig(
-        controller=parsed.controller,
+        controllers=parsed.controller,
+        identity=None if parsed.plaintext else parsed.identity.absolute(),
+        join_file=parsed.join_file and parsed.join_file.absolute(),
         cell=parsed.cell,
         ray_address=parsed.ray_address,
         store=parsed.store,

@@ -20,7 +20,9 @@ from agents.cell.ray_cell import ActorEvent, Alive, Dead, Ended, HeadLostError, 
 from agents.cell.ray_thread import RayLostError, RayThread
 from agents.cell.session import ControllerSession
 from agents.cell.table import ALIVE, DEAD, STARTING, ActorRow, CellTable
+from agents.node.dial import Dialer
 from agents.node.loop_lag import LoopLag
+from agents.node.membership import Membership
 from agents.node.supervision import tell_supervisor
 
 EXIT_RAY_LOST = 3
@@ -96,9 +98,9 @@ class CellAgent:
             highest_epoch=epoch,
         )
         lag = LoopLag()
-        session = ControllerSession(
-            config.controller, hello=self._hello, table=self._table, orders=dispatcher, lag=lag
-        )  # fmt: skip
+        membership = None if config.membership is None else Membership(config.membership)
+        dialer = Dialer(config.controllers, membership)
+        session = ControllerSession(dialer, hello=self._hello, table=self._table, orders=dispatcher, lag=lag)
         self._dispatcher = dispatcher
         tell_supervisor("READY=1", f"STATUS=agent of {config.cell}, Ray at {config.ray_address}")
         self._wake = dispatcher.on_change = session.wake
@@ -106,6 +108,8 @@ class CellAgent:
         try:
             async with asyncio.TaskGroup() as parts:
                 parts.create_task(session.run(), name="session")
+                if membership is not None:
+                    parts.create_task(membership.keep_fresh(dialer.channel), name="identity")
                 parts.create_task(self._watch_membership(), name="membership")
                 parts.create_task(self._watch_store(), name="store")
                 parts.create_task(lag.run(), name="lag")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from agents.node.membership import JOIN_FILE, MembershipConfig
 
 AGENT_VERSION = "0.2.0"
 
@@ -15,7 +18,7 @@ class CellConfig:
     It is above what a GCS needs to come back (1 s measured) and below what an operator would call lost.
     """
 
-    controller: str
+    controllers: tuple[str, ...]
     cell: str
     ray_address: str
     store: str
@@ -23,3 +26,13 @@ class CellConfig:
     store_interval_s: float = 1.0
     ray_limit_s: float = 20.0
     connect_limit_s: float = 60.0
+    identity: Path | None = None
+    join_file: Path | None = None
+
+    @property
+    def membership(self) -> MembershipConfig | None:
+        """Whose identity lies in the identity folder; None: plaintext, nobody has one."""
+        if self.identity is None:
+            return None
+        join_file = self.join_file or self.identity / JOIN_FILE
+        return MembershipConfig(kind="cell", name=self.cell, folder=self.identity, join_file=join_file)

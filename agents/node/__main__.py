@@ -12,6 +12,7 @@ import structlog
 
 from agents.node.agent import NodeAgent
 from agents.node.config import DEFAULT_ORPHAN_GRACE_MS, AgentConfig
+from agents.node.connection_options import add_connection, check_connection
 from agents.node.durable import AlreadyRunningError
 from agents.node.hosts_file import HostsFileError
 from agents.node.observability import FORMS, LEVELS, configure_logging, name_process
@@ -41,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         "ends rank processes and witnesses their ends. SIGTERM ends it; rank processes run on.",
     )
     add = parser.add_argument
-    add("--controller", required=True, metavar="HOST:PORT", help="where the controller listens")
+    add_connection(parser)
     add("--node", required=True, metavar="NAME", help="name of this node, unique in the site")
     add("--dir", required=True, type=Path, metavar="NODE_DIR", help="folder of this node; created when missing")
     add("--socket", required=True, type=Path, metavar="PATH", help="Unix socket for rank hosts (at most 107 bytes)")
@@ -69,9 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
     """The settings of a command line; exits with a message when it is wrong."""
-    parsed = build_parser().parse_args(arguments)
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
+    check_connection(parser, parsed)
     return AgentConfig(
-        controller=parsed.controller,
+        controllers=parsed.controller,
         node=parsed.node,
         directory=parsed.dir.absolute(),
         socket_path=parsed.socket.absolute(),
@@ -82,6 +85,8 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
         orphan_grace_ms=parsed.orphan_grace_ms,
         log_level=parsed.log_level,
         log_format=parsed.log_format,
+        plaintext=parsed.plaintext,
+        join_file=parsed.join_file and parsed.join_file.absolute(),
     )
 
 

@@ -16,6 +16,7 @@ from phalanx.v1 import agent_pb2
 from agents.node.config import AGENT_VERSION, AgentConfig
 from agents.node.connections import Connections
 from agents.node.desk import LocalDesk
+from agents.node.dial import Dialer
 from agents.node.durable import AgentMemory, load_or_create_key, lock_folder
 from agents.node.effects import Effects
 from agents.node.endings import Endings
@@ -24,6 +25,7 @@ from agents.node.hosts_file import load_hosts
 from agents.node.local_server import LocalServer
 from agents.node.logs import LogStreams
 from agents.node.loop_lag import LoopLag
+from agents.node.membership import Membership
 from agents.node.orphans import OrphanWatch
 from agents.node.probes.host import DiskWatch, HostFacts, read_facts
 from agents.node.probes.probe import Probe
@@ -78,8 +80,10 @@ class NodeAgent:
         )
         self._orphans = OrphanWatch(self._memory, self._endings, self._living_hosts)
         self._lag = LoopLag()
+        membership = None if config.membership is None else Membership(config.membership)
+        self._dialer = Dialer(config.controllers, membership)
         self._session = ControllerSession(
-            config.controller,
+            self._dialer,
             boot_id=self._boot_id,
             hello=self._hello,
             state=self._state,
@@ -102,10 +106,13 @@ class NodeAgent:
         self._state.read_probes()
         self._endings.adopt()
         tell_supervisor("READY=1", f"STATUS=agent of {self._config.node}")
+        works = {"session": self._session.run()}
+        if self._dialer.membership is not None:
+            works["identity"] = self._dialer.membership.keep_fresh(self._dialer.channel)
         parts = [
             asyncio.create_task(work, name=name)
             for name, work in (
-                ("session", self._session.run()),
+                *works.items(),
                 ("probes", self._state.poll_probes()),
                 ("orphans", self._orphans.run()),
                 ("loop lag", self._lag.run()),

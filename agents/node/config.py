@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agents.node.membership import JOIN_FILE, MembershipConfig
+
 AGENT_VERSION = "0.2.0"
 DEFAULT_ORPHAN_GRACE_MS = 600_000
 
@@ -16,17 +18,27 @@ class AgentConfig:
     `orphan_grace_ms` holds only until the first welcome of a controller, which dictates its own.
     """
 
-    controller: str
+    controllers: tuple[str, ...]
     node: str
     directory: Path
     socket_path: Path
     address: str
     labels: dict[str, str] = field(default_factory=dict)
     simulated_accelerators: int = 0
+    plaintext: bool = False
+    join_file: Path | None = None
     snapshot_interval_s: float = 300.0
     orphan_grace_ms: int = DEFAULT_ORPHAN_GRACE_MS
     log_level: str = "info"
     log_format: str = "json"
+
+    @property
+    def membership(self) -> MembershipConfig | None:
+        """Whose identity lies in the node's folder; None: plaintext, nobody has one."""
+        if self.plaintext:
+            return None
+        join_file = self.join_file or self.directory / JOIN_FILE
+        return MembershipConfig(kind="node", name=self.node, folder=self.directory, join_file=join_file)
 
     @property
     def key_path(self) -> Path:

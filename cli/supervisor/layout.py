@@ -193,7 +193,7 @@ def _agent(node: _Node, controller: str, accelerators: int) -> Unit:
     kind = ("--label", f"rack={node.rack}", "--simulated-accelerators", str(accelerators))
     return Unit(
         name=agent_unit(node.name),
-        argv=_python("agents.node", "--controller", controller, "--node", node.name, *place, *kind),
+        argv=_python("agents.node", "--controller", controller, "--node", node.name, *place, *kind, "--plaintext"),
         log=str(node.folder / "agent.log"),
         environment=node.environment,
         folders=(str(node.folder),),
@@ -205,7 +205,7 @@ def _agent(node: _Node, controller: str, accelerators: int) -> Unit:
 
 
 def _cell_agent(cell: Cell, controller: str, store: str) -> Unit:
-    place = ("--controller", controller, "--cell", CELL, "--ray-address", cell.gcs, "--store", store)
+    place = ("--controller", controller, "--cell", CELL, "--ray-address", cell.gcs, "--store", store, "--plaintext")
     return Unit(
         name=AGENT_UNIT,
         argv=_python("agents.cell", *place),

@@ -290,12 +290,13 @@ class Conversation:
         """Tell the brain once that the name has lost its session, unless another one speaks for it already."""
         if not self.name:
             return
+        event = self.lost(reason)
         async with self.registry.lock(self.name):
             if self.registry.current.get(self.name) is not self:
                 return
             del self.registry.current[self.name]
         self.note("session_ended", reason=reason)
-        await self._tell_lost(self.lost(reason))
+        await self._tell_lost(event)
 
     async def _tell_lost(self, event: Observation) -> None:
         outcome: Outcome = Refusal("unavailable", "", "")

@@ -40,7 +40,7 @@ class SmallCell:
             agent = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "agents.cell", "--cell", "small", "--ray-limit-s", str(RAY_LIMIT_S)),
-                    *("--controller", self.controller.address, "--ray-address", self.cell.address),
+                    *("--plaintext", "--controller", self.controller.address, "--ray-address", self.cell.address),
                     *("--store", "127.0.0.1:1"),
                 ],
                 env=self.cell.environment,

@@ -95,7 +95,16 @@ def test_the_agent_does_not_start_without_a_token(site: CellSite) -> None:
     environment = {name: value for name, value in site.cell.environment.items() if not name.startswith("RAY_AUTH")}
     out = subprocess.run(
         [
-            *(sys.executable, "-m", "agents.cell", "--cell", "c1", "--controller", site.controller.address),
+            *(
+                sys.executable,
+                "-m",
+                "agents.cell",
+                "--cell",
+                "c1",
+                "--plaintext",
+                "--controller",
+                site.controller.address,
+            ),
             *("--ray-address", site.cell.address, "--store", "127.0.0.1:1"),
         ],
         env=environment,

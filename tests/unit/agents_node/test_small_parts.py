@@ -20,9 +20,9 @@ from agents.node.__main__ import parse_config
 from agents.node.durable import AgentMemory, AlreadyRunningError, load_or_create_key, lock_folder
 from agents.node.executioner import KillPlan, Witness, empty_session
 from agents.node.frames import MAX_FRAME_BYTES
+from agents.node.link import FIRST_RETRY_S, LAST_RETRY_S, STEADY_AFTER_S, Backoff
 from agents.node.observability import Counters
 from agents.node.processes import ProcessStat, SessionIdentity
-from agents.node.session import FIRST_RETRY_S, LAST_RETRY_S, STEADY_AFTER_S, Backoff
 
 
 @pytest.mark.parametrize(
