@@ -57,6 +57,8 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry("up", "site", "Start a site on this machine."),
         Entry("down", "site", "End every process of the site on this machine."),
         Entry("demo", "demo", "Train, lose a rank, lose a node, end with the same weights."),
+        Entry("token", "identity", "One-use tokens with which agents join."),
+        Entry("identity", "identity", "Who may speak to the site, and as whom."),
         Entry("systemd", "systemd", "Write systemd units for a machine of a site."),
         Entry("inject", "fault", "Break something on purpose, to see it recover."),
     ),

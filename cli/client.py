@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.credentials import HOW, SERVER_NAME, Credentials, check_loopback, find_folder, load, plaintext_asked
 from cli.errors import CliError, Exit
-from cli.site import resolve_endpoint
+from cli.site import Endpoint, resolve_endpoint
 
 if TYPE_CHECKING:
     import grpc
@@ -48,22 +49,43 @@ class Refused(CliError):
         self.status = status
 
 
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+
+
+def open_channel(address: str, credentials: Credentials | None) -> grpc.Channel:
+    """A channel to one controller."""
+    import grpc  # noqa: PLC0415 - heavy, and not needed by --help
+
+    if credentials is None:
+        return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    options = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", SERVER_NAME))
+    return grpc.secure_channel(address, credentials.channel(), options=options)
+
+
+def split_addresses(text: str) -> tuple[str, ...]:
+    """The addresses of `a:1,b:2`."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 class Client:
     """Stubs of the operator services over one channel, each made when it is first used: their imports take their time."""
 
-    def __init__(self, address: str) -> None:
-        import grpc  # noqa: PLC0415 - heavy, and not needed by --help
-
+    def __init__(self, address: str, credentials: Credentials | None = None) -> None:
+        """`address`: one controller or several, separated by commas; no `credentials`: plaintext."""
         self.address = address
-        self._channel: grpc.Channel = grpc.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.enable_http_proxy", 0),
-                ("grpc.initial_reconnect_backoff_ms", 200),
-                ("grpc.max_reconnect_backoff_ms", 2000),
-            ],
-        )
+        self.credentials = credentials
+        addresses = split_addresses(address)
+        if len(addresses) == 1:
+            self._channel = open_channel(addresses[0], credentials)
+        else:
+            from cli.failover import FailoverChannel  # noqa: PLC0415
+
+            self._channel = FailoverChannel(addresses, lambda one: open_channel(one, credentials))
 
     @cached_property
     def jobs(self) -> job_pb2_grpc.JobServiceStub:
@@ -132,17 +154,33 @@ def new_request_id() -> str:
 
 
 @contextmanager
-def connect(address: str | None, directory: Path, context: str | None = None) -> Iterator[Client]:
+def connect(
+    address: str | None,
+    directory: Path,
+    context: str | None = None,
+    *,
+    identity: Path | None = None,
+    plaintext: bool = False,
+) -> Iterator[Client]:
     """A client for the address, the context or the site of a folder. gRPC errors in the block become `CliError`s."""
     import grpc  # noqa: PLC0415
 
-    client = Client(resolve_endpoint(address, directory, context).address)
+    endpoint = resolve_endpoint(address, directory, context)
+    client = Client(endpoint.address, _credentials(endpoint, directory, identity, plaintext=plaintext))
     try:
         yield client
     except grpc.RpcError as error:
-        raise translate(error, client.address) from error
+        raise translate(error, client.address, client.credentials) from error
     finally:
         client.close()
+
+
+def _credentials(endpoint: Endpoint, directory: Path, identity: Path | None, *, plaintext: bool) -> Credentials | None:
+    """What to show to a controller; None: plaintext, which was asked for or is what the site on this machine speaks."""
+    if identity is None and (plaintext or plaintext_asked() or endpoint.plaintext):
+        check_loopback(split_addresses(endpoint.address))
+        return None
+    return load(find_folder(identity, (endpoint.identity, directory / "pki" / "admin")))
 
 
 def status_of(error: grpc.RpcError) -> str:
@@ -151,25 +189,36 @@ def status_of(error: grpc.RpcError) -> str:
     return str(code().name) if callable(code) else "UNKNOWN"
 
 
-def translate(error: grpc.RpcError, address: str) -> Refused:
+def translate(error: grpc.RpcError, address: str, credentials: Credentials | None = None) -> Refused:
     """A gRPC error as a message for people and an exit code for scripts."""
     status = status_of(error)
     details = getattr(error, "details", None)
     message = str(details() or "") if callable(details) else str(error)
     reason, violations = _metadata(error)
     if status == "UNAVAILABLE" and not reason:  # with a reason, it was the controller that said so
-        what = f"the controller at {address} does not answer"
-        return Refused(
-            what,
-            why=message or "the connection was refused",
-            fix="is the site up? `phalanx up` starts one, `--address` names another",
-            code=Exit.ERROR,
-            violations=(),
-            status=status,
-        )
+        return _unanswered(message, address, credentials)
     code, fix = _MEANING.get(status, (Exit.ERROR, ""))
     what = message or _SAID_NOTHING
-    return Refused(what, why=reason, fix="" if message else fix, code=code, violations=violations, status=status)
+    told = bool(message) and code is not Exit.NOT_ALLOWED
+    return Refused(what, why=reason, fix="" if told else fix, code=code, violations=violations, status=status)
+
+
+def _unanswered(message: str, address: str, credentials: Credentials | None) -> Refused:
+    """No controller spoke: it is away, or TLS ended the connection before a word."""
+    what, why, code = (
+        f"the controller at {address} does not answer",
+        message or "the connection was refused",
+        Exit.ERROR,
+    )
+    fix = "is the site up? `phalanx up` starts one, `--address` names another"
+    if credentials is not None and credentials.expired():
+        what, code = f"your certificate in {credentials.folder} has expired", Exit.NOT_ALLOWED
+        why, fix = f"it ended at {credentials.expires_at():%Y-%m-%d %H:%M} UTC", HOW
+    elif credentials is not None and "CERTIFICATE_VERIFY_FAILED" in message:
+        what, code = f"{address} is no controller of your site", Exit.NOT_ALLOWED
+        why = f"its certificate is not from the authority in {credentials.folder / 'ca.pem'}"
+        fix = "use the identity of that site (--identity), or its address"
+    return Refused(what, why=why, fix=fix, code=code, violations=(), status="UNAVAILABLE")
 
 
 def _metadata(error: grpc.RpcError) -> tuple[str, tuple[FieldViolation, ...]]:
@@ -191,8 +240,8 @@ _MEANING: dict[str, tuple[Exit, str]] = {
     "INVALID_ARGUMENT": (Exit.USAGE, "correct the request"),
     "OUT_OF_RANGE": (Exit.USAGE, "ask for a newer revision"),
     "NOT_FOUND": (Exit.NOT_FOUND, "`phalanx get jobs` and `phalanx get nodes` list what is there"),
-    "PERMISSION_DENIED": (Exit.NOT_ALLOWED, "ask for the role that may do this"),
-    "UNAUTHENTICATED": (Exit.NOT_ALLOWED, "check the credentials"),
+    "PERMISSION_DENIED": (Exit.NOT_ALLOWED, "`phalanx identity whoami` says who you are; an administrator gives roles"),
+    "UNAUTHENTICATED": (Exit.NOT_ALLOWED, "get a new certificate: `phalanx identity issue`, by an administrator"),
     "ALREADY_EXISTS": (Exit.CONFLICT, "use another name"),
     "FAILED_PRECONDITION": (Exit.CONFLICT, "look at the present state with `phalanx describe`"),
     "ABORTED": (Exit.CONFLICT, "try again"),

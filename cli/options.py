@@ -28,6 +28,14 @@ ContextName = Annotated[
     Option("--context", help="A site of `phalanx context ls`. Default: the one in use, without a site folder."),
 ]
 
+Identity = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity", help="Folder with your key and certificate. Default: PHALANX_IDENTITY, then the site's."
+    ),
+]
+Plaintext = Annotated[bool, typer.Option("--plaintext", help="No TLS; for a site on this machine that was started so.")]
+
 DEFAULT_DIRECTORY = DEFAULT_DIR
 
 
@@ -38,12 +46,14 @@ class SiteChoice:
     address: Address = None
     directory: Directory = DEFAULT_DIRECTORY
     context: ContextName = None
+    identity: Identity = None
+    plaintext: Plaintext = False
 
     def connect(self) -> AbstractContextManager[Client]:
         """A client for the site; gRPC errors in the block become `CliError`s."""
         from cli.client import connect  # noqa: PLC0415 - heavy
 
-        return connect(self.address, self.directory, self.context)
+        return connect(self.address, self.directory, self.context, identity=self.identity, plaintext=self.plaintext)
 
 
 def for_site(command: Callable[..., None]) -> Callable[..., None]:

@@ -29,6 +29,16 @@ class Site:
         return str(self.document["address"])
 
     @property
+    def plaintext(self) -> bool:
+        """Whether the site speaks no TLS."""
+        return bool(self.document.get("plaintext", False))
+
+    @property
+    def identity(self) -> Path | None:
+        """Folder of the administrator that `up` made."""
+        return Path(self.document["identity"]) if self.document.get("identity") else None
+
+    @property
     def run(self) -> Path:
         """The run folder with the sockets; also the marker in every process's environment."""
         return Path(self.document["run"])
@@ -75,10 +85,12 @@ def require_site(directory: Path) -> Site:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A controller to talk to. `identity`: the folder with the identity to show there, where the source names one."""
+    """A controller to talk to. `identity`: the folder with the identity to show there, where the source names one;
+    `plaintext`: the source says that it speaks no TLS."""
 
     address: str
     identity: Path | None = None
+    plaintext: bool = False
 
 
 def resolve_endpoint(address: str | None, directory: Path, context: str | None = None) -> Endpoint:
@@ -96,7 +108,7 @@ def resolve_endpoint(address: str | None, directory: Path, context: str | None =
         return _endpoint(chosen_context(named))
     site = read_site(directory)
     if site is not None:
-        return Endpoint(site.address)
+        return Endpoint(site.address, site.identity, plaintext=site.plaintext)
     contexts = read_contexts()
     if contexts.current:
         return _endpoint(chosen_context(contexts.current))

@@ -15,6 +15,7 @@ from cli.grammar import Argument, Group, Option
 from cli.options import DEFAULT_DIRECTORY, Directory, SiteChoice, for_site
 from cli.site import require_site
 from cli.supervisor import control, processes
+from cli.supervisor.enrolment import enrol
 from cli.supervisor.layout import CONTROLLER_UNIT, agent_unit
 from cli.supervisor.ray_cell import AGENT_UNIT, GCS_UNIT, raylet_unit
 
@@ -157,7 +158,11 @@ def destroy_node(node: NodeName, directory: Directory = DEFAULT_DIRECTORY) -> No
 
 def restart_node(node: NodeName, directory: Directory = DEFAULT_DIRECTORY) -> None:
     """Start a destroyed node again, empty."""
-    control.call(require_site(directory).run, {"command": "restart_node", "node": node})
+    site = require_site(directory)
+    if not site.plaintext and node in site.nodes:
+        with SiteChoice(directory=directory).connect() as client:
+            enrol(site.document, client, render.note, only=node)  # its disk is empty: it joins anew
+    control.call(site.run, {"command": "restart_node", "node": node})
     render.out(f"{node} started again")
 
 

@@ -12,7 +12,7 @@ from cli.client import connect
 from cli.errors import CliError, Exit
 from cli.grammar import Group, Option
 from cli.options import DEFAULT_DIRECTORY, Directory
-from cli.supervisor.launch import bring_up, take_down, wait_ready
+from cli.supervisor.launch import bring_up, take_down, trust, wait_ready
 from cli.supervisor.layout import SiteOptions
 
 READY_TIMEOUT_S = 120.0
@@ -32,10 +32,13 @@ def up(
     port: Annotated[int, Option(min=1, max=65535, help="The controller's port; another when it is taken.")] = 7711,
     detach: Annotated[bool, Option("--detach/--foreground", help="Return when ready, or stay until ended.")] = True,
     no_cell: Annotated[bool, Option("--no-cell", help="No Ray cell: nodes are shown, but run no ranks.")] = False,
+    plaintext: Annotated[bool, Option("--plaintext", help="No TLS and no identities, on loopback.")] = False,
     timeout: Annotated[float, Option(help="Seconds until the site must be ready.")] = READY_TIMEOUT_S,
 ) -> None:
     """Start a site on this machine: controller, node agents, Ray cell, and a supervisor that restarts what dies."""
-    options = SiteOptions(directory, nodes, accelerators, port, with_cell=not no_cell, end_with_parent=not detach)
+    options = SiteOptions(
+        directory, nodes, accelerators, port, with_cell=not no_cell, end_with_parent=not detach, plaintext=plaintext
+    )
     signal.signal(signal.SIGTERM, _interrupt)
     supervisor = start_site(options, timeout)
     if not detach:
@@ -51,7 +54,7 @@ def start_site(options: SiteOptions, timeout_s: float) -> subprocess.Popen[bytes
         address = plan.site["address"]
         if not address.endswith(f":{options.port}"):
             render.note(f"  port {options.port} is taken; the controller listens at {address}")
-        with connect(address, directory) as client:
+        with connect(address, directory, **trust(options)) as client:
             wait_ready(plan, supervisor, client, timeout_s, render.note)
     except (CliError, KeyboardInterrupt) as error:
         if not (isinstance(error, CliError) and error.code == Exit.CONFLICT):

@@ -20,7 +20,7 @@ from cli.demo.page import page
 from cli.demo.sabotage import Saboteur, Scene
 from cli.errors import CliError, Exit
 from cli.following import watch_events, watch_job
-from cli.supervisor.launch import bring_up, take_down, wait_ready
+from cli.supervisor.launch import bring_up, take_down, trust, wait_ready
 from cli.supervisor.layout import SiteOptions
 from cli.wire import spec_to_message
 from controlplane.core.spec import JobSpec
@@ -57,7 +57,7 @@ class Demo:
             mine = True
             address = plan.site["address"]
             self._board.line(f"a site of 4 nodes with 2 simulated accelerators each, at {address}")
-            with connect(address, self._site) as client:
+            with connect(address, self._site, **trust(self._options)) as client:
                 wait_ready(plan, supervisor, client, READY_TIMEOUT_S, self._board.line)
                 self._train(client)
         finally:

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from cli.errors import CliError, Exit
 from cli.site import read_site, site_path
 from cli.supervisor import control, processes
+from cli.supervisor.enrolment import enrol, make_authority
 from cli.supervisor.layout import SiteOptions, make_plan, make_run_folder, run_folder
 from cli.supervisor.plan import Plan, write_plan
 
@@ -33,6 +34,20 @@ MAX_RESTARTS = 4
 """A unit that died this often while the site comes up will not come up at all."""
 
 Say = Callable[[str], None]
+
+
+class Trust(TypedDict):
+    """Keyword arguments of `cli.client.connect`."""
+
+    identity: Path | None
+    plaintext: bool
+
+
+def trust(options: SiteOptions) -> Trust:
+    """How the one who starts a site speaks to it."""
+    if options.plaintext:
+        return {"identity": None, "plaintext": True}
+    return {"identity": options.directory.resolve() / "pki" / "admin", "plaintext": False}
 
 
 def bring_up(options: SiteOptions, say: Say, *, fresh: bool = False) -> tuple[Plan, subprocess.Popen[bytes]]:
@@ -52,6 +67,8 @@ def bring_up(options: SiteOptions, say: Say, *, fresh: bool = False) -> tuple[Pl
             _empty(directory)
         make_run_folder(run)
         plan = make_plan(options, run)
+        if not options.plaintext:
+            make_authority(Path(plan.site["identity"]).parent, run.name)
         return plan, start_supervisor(plan, lock)
 
 
@@ -106,6 +123,7 @@ def wait_ready(plan: Plan, supervisor: subprocess.Popen[bytes], client: Client, 
     """Returns when every unit runs and the controller shows every node in service and in the cell."""
     end = time.monotonic() + timeout_s
     seen: dict[str, str] = {}
+    enrolled = bool(plan.site["plaintext"])
     missing = "the supervisor to answer"
     while time.monotonic() < end:
         if supervisor.poll() is not None:
@@ -115,6 +133,8 @@ def wait_ready(plan: Plan, supervisor: subprocess.Popen[bytes], client: Client, 
         for name, unit in units.items():
             if unit["restarts"] >= MAX_RESTARTS:
                 raise _failed(f"`{name}` does not stay up ({unit['last_exit']})", Path(unit["log"]))
+        if not enrolled:
+            enrolled = _enrol(plan, client, say)
         waiting = [name for name, unit in units.items() if unit["state"] not in ("running", "done")]
         missing = ", ".join(waiting) or (_nodes_missing(plan, client) if units else missing)
         if not missing:
@@ -140,6 +160,21 @@ def _announce(units: dict[str, dict[str, Any]], seen: dict[str, str], say: Say) 
         if unit["restarts"] and seen.get(f"{name} restarts") != str(unit["restarts"]):
             seen[f"{name} restarts"] = str(unit["restarts"])
             say(f"  {name} died ({unit['last_exit']}), started again")
+
+
+def _enrol(plan: Plan, client: Client, say: Say) -> bool:
+    """Give every agent without a certificate a join file, once the controller answers."""
+    import grpc  # noqa: PLC0415
+
+    from cli.client import status_of  # noqa: PLC0415
+
+    try:
+        enrol(plan.site, client, say)
+    except grpc.RpcError as error:
+        if status_of(error) not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+            raise
+        return False
+    return True
 
 
 def _nodes_missing(plan: Plan, client: Client) -> str:

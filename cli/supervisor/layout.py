@@ -18,6 +18,7 @@ from cli.supervisor.ray_cell import AGENT_UNIT, GCS_UNIT, HEAD_UNIT, LOOPBACK, C
 
 NODES_PER_RACK = 2
 CELL = "cell-1"
+PLAINTEXT = ("--plaintext",)
 CONTROLLER_UNIT = "controller"
 STORE_UNIT = "store"
 
@@ -36,6 +37,7 @@ class SiteOptions:
     port: int = 7711
     with_cell: bool = True
     end_with_parent: bool = False
+    plaintext: bool = False
 
 
 def agent_unit(node: str) -> str:
@@ -85,20 +87,25 @@ def _is_free(port: int) -> bool:
 def make_plan(options: SiteOptions, run: Path) -> Plan:
     """Chooses ports and describes every process of the site. Creates the folders that units do not make themselves."""
     directory = options.directory.resolve()
-    port, metrics, store, gcs = choose_ports(options.port, 4)
+    port, metrics, store, gcs, join = choose_ports(options.port, 5)
     controller = f"{LOOPBACK}:{port}"
+    security = (
+        None
+        if options.plaintext
+        else Security(directory / "pki", f"{LOOPBACK}:{join}", directory / "cell" / "identity")
+    )
     cell = Cell(run / "ray", directory / "cell", gcs)
     nodes = {f"node-{number}": _Node.at(directory, run, number) for number in range(1, options.nodes + 1)}
     (directory / "shared" / "checkpoints").mkdir(parents=True, exist_ok=True)
     units = [
-        _controller(directory, controller, f"{LOOPBACK}:{metrics}"),
+        _controller(directory, controller, f"{LOOPBACK}:{metrics}", security),
         _store(directory, f"{LOOPBACK}:{store}"),
-        *(_agent(node, controller, options.accelerators) for node in nodes.values()),
+        *(_agent(node, controller, options.accelerators, security) for node in nodes.values()),
     ]
     if options.with_cell:
         cell.prepare()
         units += cell.units({name: node.environment for name, node in nodes.items()})
-        units.append(_cell_agent(cell, controller, f"{LOOPBACK}:{store}"))
+        units.append(_cell_agent(cell, controller, f"{LOOPBACK}:{store}", security))
     return Plan(
         directory=str(directory),
         run=str(run),
@@ -108,6 +115,10 @@ def make_plan(options: SiteOptions, run: Path) -> Plan:
         site={
             "version": 1,
             "address": controller,
+            "plaintext": options.plaintext,
+            "identity": str(security.admin) if security else "",
+            "join": security.join if security else "",
+            "cell_identity": str(security.cell) if security and options.with_cell else "",
             "metrics": f"{LOOPBACK}:{metrics}",
             "store": f"{LOOPBACK}:{store}",
             "ray": cell.gcs if options.with_cell else "",
@@ -122,6 +133,20 @@ def make_plan(options: SiteOptions, run: Path) -> Plan:
             ],
         },
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """Where the site's authority lies, where agents join, and where the cell agent keeps its identity."""
+
+    pki: Path
+    join: str
+    cell: Path
+
+    @property
+    def admin(self) -> Path:
+        """Identity of the administrator that `up` makes."""
+        return self.pki / "admin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,23 +179,14 @@ def _python(module: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", module, *arguments)
 
 
-def _controller(directory: Path, address: str, metrics: str) -> Unit:
+def _controller(directory: Path, address: str, metrics: str, security: Security | None) -> Unit:
     folder = directory / "controller"
     checkpoints = str(directory / "shared" / "checkpoints")
-    place = (
-        "--dir",
-        str(folder),
-        "--listen",
-        address,
-        "--metrics",
-        metrics,
-        "--checkpoints",
-        checkpoints,
-        "--plaintext",
-    )
+    place = ("--dir", str(folder), "--listen", address, "--metrics", metrics, "--checkpoints", checkpoints)
+    trust = ("--pki", str(security.pki), "--join", security.join) if security else PLAINTEXT
     return Unit(
         name=CONTROLLER_UNIT,
-        argv=_python("controlplane", *place),
+        argv=_python("controlplane", *place, *trust),
         log=str(folder / "controller.log"),
         folders=(str(folder),),
         probe=address,
@@ -188,12 +204,13 @@ def _store(directory: Path, address: str) -> Unit:
     )
 
 
-def _agent(node: _Node, controller: str, accelerators: int) -> Unit:
+def _agent(node: _Node, controller: str, accelerators: int, security: Security | None) -> Unit:
     place = ("--dir", str(node.folder), "--socket", str(node.socket), "--address", LOOPBACK)
+    trust = () if security else PLAINTEXT
     kind = ("--label", f"rack={node.rack}", "--simulated-accelerators", str(accelerators))
     return Unit(
         name=agent_unit(node.name),
-        argv=_python("agents.node", "--controller", controller, "--node", node.name, *place, *kind, "--plaintext"),
+        argv=_python("agents.node", "--controller", controller, "--node", node.name, *place, *kind, *trust),
         log=str(node.folder / "agent.log"),
         environment=node.environment,
         folders=(str(node.folder),),
@@ -204,11 +221,12 @@ def _agent(node: _Node, controller: str, accelerators: int) -> Unit:
     )
 
 
-def _cell_agent(cell: Cell, controller: str, store: str) -> Unit:
-    place = ("--controller", controller, "--cell", CELL, "--ray-address", cell.gcs, "--store", store, "--plaintext")
+def _cell_agent(cell: Cell, controller: str, store: str, security: Security | None) -> Unit:
+    place = ("--controller", controller, "--cell", CELL, "--ray-address", cell.gcs, "--store", store)
+    trust = ("--identity", str(security.cell)) if security else PLAINTEXT
     return Unit(
         name=AGENT_UNIT,
-        argv=_python("agents.cell", *place),
+        argv=_python("agents.cell", *place, *trust),
         log=str(cell.logs / "agent.log"),
         environment=cell.environment(),
         after=(CONTROLLER_UNIT, STORE_UNIT),

@@ -16,6 +16,7 @@ from phalanx.v1 import checkpoint_pb2, event_pb2, fleet_pb2, job_pb2, types_pb2
 
 from cli.client import Client
 from cli.commands.fault import Target, kill_of_site, rank_pid
+from cli.credentials import load
 from cli.site import Site, require_site
 from cli.supervisor import control
 
@@ -44,7 +45,7 @@ class RunningSite:
         self.folder = folder
         self.phalanx("up", "--nodes", str(nodes), "--accelerators", "2", "--timeout", "150")
         self.site: Site = require_site(folder)
-        self.client = Client(self.site.address)
+        self.client = Client(self.site.address, load(folder / "pki" / "admin"))
 
     def phalanx(self, *arguments: str, code: int = 0, limit_s: float = 200.0) -> str:
         """Run the CLI as a user would; returns stdout."""

@@ -23,6 +23,7 @@ class Outcome:
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     one = Served()
     monkeypatch.setenv("PHALANX_ADDRESS", one.address)
+    monkeypatch.setenv("PHALANX_PLAINTEXT", "1")
     yield one
     one.stop()
 
