@@ -214,7 +214,7 @@ def _unanswered(message: str, address: str, credentials: Credentials | None) -> 
     if credentials is not None and credentials.expired():
         what, code = f"your certificate in {credentials.folder} has expired", Exit.NOT_ALLOWED
         why, fix = f"it ended at {credentials.expires_at():%Y-%m-%d %H:%M} UTC", HOW
-    elif credentials is not None and "CERTIFICATE_VERIFY_FAILED" in message:
+    elif credentials is not None and "handshake failed" in message:
         what, code = f"{address} is no controller of your site", Exit.NOT_ALLOWED
         why = f"its certificate is not from the authority in {credentials.folder / 'ca.pem'}"
         fix = "use the identity of that site (--identity), or its address"

@@ -70,7 +70,7 @@ def coming(tmp_path: Path) -> Iterator[Coming]:
     server.start()
     run = run_folder(tmp_path)
     make_run_folder(run)
-    plan = make_plan(SiteOptions(tmp_path, nodes=1, with_cell=False), run)
+    plan = make_plan(SiteOptions(tmp_path, nodes=1, with_cell=False, plaintext=True), run)
     yield Coming(fleet, client, plan, [])
     client.close()
     server.stop(0).wait()

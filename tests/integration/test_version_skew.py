@@ -53,7 +53,7 @@ def node_agent(controller: Controller, folder: Path, release: Released | None) -
     """A node agent process of a release, or ours; gives its log."""
     line = [sys.executable, "-m", "agents.node", "--controller", controller.address, "--node", "node-1",
             "--dir", f"{folder}/n", "--socket", f"{folder}/s", "--label", "rack=r1",
-            "--simulated-accelerators", "2"]  # fmt: skip
+            "--simulated-accelerators", "2", *([] if release else ["--plaintext"])]  # fmt: skip
     log = folder / "agent.log"
     with log.open("wb") as out:
         agent = subprocess.Popen(
