@@ -30,11 +30,9 @@ ContextName = Annotated[
 
 Identity = Annotated[
     Path | None,
-    typer.Option(
-        "--identity", help="Folder with your key and certificate. Default: PHALANX_IDENTITY, then the site's."
-    ),
+    Option("--identity", help="Folder with your key and certificate. Default: PHALANX_IDENTITY, then the site's."),
 ]
-Plaintext = Annotated[bool, typer.Option("--plaintext", help="No TLS; for a site on this machine that was started so.")]
+Plaintext = Annotated[bool, Option("--plaintext", help="No TLS; for a site on this machine that was started so.")]
 
 DEFAULT_DIRECTORY = DEFAULT_DIR
 

@@ -6,13 +6,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from cli import render
 from cli.client import CALL_TIMEOUT_S, new_request_id
 from cli.confirm import Yes, agreed
 from cli.credentials import AUTHORITY, CERTIFICATE, KEY, make_request, write_private
 from cli.errors import CliError, Exit
+from cli.grammar import Argument, Group, Option
 from cli.kinds import listing
 from cli.listing import Selection, show
 from cli.options import Output, OutputForm, SiteChoice, for_site
@@ -38,16 +37,16 @@ class RoleName(StrEnum):
     ADMIN = "admin"
 
 
-Subject = Annotated[str, typer.Argument(metavar="KIND/NAME", help="For example node/node-3, or the identity's URI.")]
+Subject = Annotated[str, Argument(metavar="KIND/NAME", help="For example node/node-3, or the identity's URI.")]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the groups."""
-    tokens = typer.Typer(help="One-use tokens with which agents join.", no_args_is_help=True)
-    app.add_typer(tokens, name="token")
+    tokens = Group("One-use tokens with which agents join.")
+    app.add_group(tokens, name="token")
     tokens.command(epilog="Example: phalanx token create node node-7 --output join.json")(create)
-    group = typer.Typer(help="Who may speak to the site, and as whom.", no_args_is_help=True)
-    app.add_typer(group, name="identity")
+    group = Group("Who may speak to the site, and as whom.")
+    app.add_group(group, name="identity")
     group.command(epilog="Example: phalanx identity ls")(ls)
     group.command(epilog="Example: phalanx identity whoami")(whoami)
     group.command(epilog="Example: phalanx identity request --output ~/.phalanx/site > ada.csr")(request)
@@ -58,17 +57,15 @@ def register(app: typer.Typer) -> None:
 
 @for_site
 def create(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="node, cell or relay.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The agent's name.")],
+    kind: Annotated[Kind, Argument(metavar="KIND", help="node, cell or relay.")],
+    name: Annotated[str, Argument(metavar="NAME", help="The agent's name.")],
     *,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write the join file (0600).")
-    ],
+    output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="Where to write the join file (0600).")],
     speaks_for: Annotated[
         list[str] | None,
-        typer.Option("--speaks-for", metavar="NODES", help="Of a cell or relay: a node or node-[1-64]; repeatable."),
+        Option("--speaks-for", metavar="NODES", help="Of a cell or relay: a node or node-[1-64]; repeatable."),
     ] = None,
-    minutes: Annotated[int, typer.Option(min=1, max=1440, help="How long the token can be used.")] = 10,
+    minutes: Annotated[int, Option(min=1, max=1440, help="How long the token can be used.")] = 10,
     site: SiteChoice,
 ) -> None:
     """Make a join file: bring it to the agent's machine, the agent deletes it once it has its certificate."""
@@ -118,15 +115,15 @@ def whoami(*, output: OutputForm = Output.TABLE, site: SiteChoice) -> None:
 
 @for_site
 def issue(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The operator's name.")],
+    name: Annotated[str, Argument(metavar="NAME", help="The operator's name.")],
     *,
-    role: Annotated[RoleName, typer.Option(help="viewer reads; operator also changes jobs and nodes; admin does all.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the identity is written.")],
+    role: Annotated[RoleName, Option(help="viewer reads; operator also changes jobs and nodes; admin does all.")],
+    output: Annotated[Path, Option("--output", "-o", metavar="FOLDER", help="Where the identity is written.")],
     request_file: Annotated[
         Path | None,
-        typer.Option("--request", metavar="FILE", help="Of `phalanx identity request`. Default: make the key here."),
+        Option("--request", metavar="FILE", help="Of `phalanx identity request`. Default: make the key here."),
     ] = None,
-    days: Annotated[int, typer.Option(min=1, max=365, help="Life of the certificate.")] = 30,
+    days: Annotated[int, Option(min=1, max=365, help="Life of the certificate.")] = 30,
     site: SiteChoice,
 ) -> None:
     """Issue a certificate for an operator."""
@@ -155,7 +152,7 @@ def issue(
 
 def request(
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new folder, for the key.")],
+    output: Annotated[Path, Option("--output", "-o", metavar="FOLDER", help="A new folder, for the key.")],
 ) -> None:
     """Make a key that stays here, and print the signing request that an administrator needs."""
     render.out(make_request(output).decode().rstrip())
@@ -168,7 +165,7 @@ def request(
 def revoke(
     subject: Subject,
     *,
-    reason: Annotated[str, typer.Option(help="Why; whoever is refused reads it.")],
+    reason: Annotated[str, Option(help="Why; whoever is refused reads it.")],
     yes: Yes = False,
     site: SiteChoice,
 ) -> None:
