@@ -37,7 +37,7 @@ class Node:
         self.socket = folder / "n.sock"
         self.log = folder / "agent.log"
         command = [
-            *(sys.executable, "-m", "agents.node", "--node", "n1", "--controller", "127.0.0.1:1"),
+            *(sys.executable, "-m", "agents.node", "--node", "n1", "--plaintext", "--controller", "127.0.0.1:1"),
             *("--dir", str(folder / "n1"), "--socket", str(self.socket), "--simulated-accelerators", "2"),
         ]
         with self.log.open("wb") as out:
