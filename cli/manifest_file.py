@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from cli.code import PackedFolder, take_folder
 from cli.errors import CliError, Exit, ManifestRefused
 from controlplane.core.manifest import parse_manifest
-from controlplane.core.spec import JobSpec, Violation
+from controlplane.core.spec import JobSpec
 
 if TYPE_CHECKING:
     from yaml.nodes import Node
@@ -48,18 +47,22 @@ def read_manifest(path: str) -> ManifestFile:
     """Reads and checks a file (`-`: standard input). Raises `ManifestRefused` with all problems at once."""
     import yaml  # noqa: PLC0415 - not needed by most commands
 
+    from cli.yaml_pitfalls import check_extent, hint, pitfalls  # noqa: PLC0415
+
     name, text, base = _read(path)
     try:
+        check_extent(name, text)
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is None:
             raise ManifestRefused((f"{name}:1: the file is empty. write a TrainingJob manifest",))
-        duplicates = tuple(_duplicates(root, "", set()))
+        misread = pitfalls(root)
         document = loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        raise ManifestRefused((f"{name}:{line}: {error.problem or error.context}. correct the YAML",)) from error
+        problem = error.problem or error.context or "is no YAML"
+        raise ManifestRefused((f"{name}:{line}: {problem}. {hint(problem)}",)) from error
     except yaml.YAMLError as error:  # the reader's errors, for example control characters
         raise ManifestRefused((f"{name}:1: {' '.join(str(error).split())}. correct the YAML",)) from error
     except (RecursionError, ValueError) as error:  # nesting without end; a date like 2020-99-99
@@ -67,7 +70,8 @@ def read_manifest(path: str) -> ManifestFile:
     _absolute(document, base)
     code, unpackable = take_folder(document, base)
     parsed = parse_manifest(document)
-    flaws = (*duplicates, *unpackable, *parsed.violations)
+    told = {flaw.path for flaw in misread}
+    flaws = (*misread, *unpackable, *(flaw for flaw in parsed.violations if flaw.path not in told))
     if parsed.spec is None or flaws:
         raise _refusal(name, root, flaws)
     return ManifestFile(name, parsed.spec, root, code)
@@ -76,7 +80,10 @@ def read_manifest(path: str) -> ManifestFile:
 def _read(path: str) -> tuple[str, str, Path]:
     try:
         if path == "-":
-            return "stdin", sys.stdin.read(MAX_BYTES), Path.cwd()
+            text = sys.stdin.read(MAX_BYTES + 1)
+            if len(text) > MAX_BYTES:
+                raise CliError("standard input is larger than 1 MiB", fix="is this a manifest?", code=Exit.USAGE)
+            return "stdin", text, Path.cwd()
         file = Path(path)
         if file.stat().st_size > MAX_BYTES:
             raise CliError(f"{path} is larger than 1 MiB", fix="is this a manifest?", code=Exit.USAGE)
@@ -135,25 +142,3 @@ def line_of(root: Node, path: str) -> int:
         else:
             return line
     return line
-
-
-def _duplicates(node: Node, path: str, seen: set[int]) -> Iterator[Violation]:
-    """YAML takes the last of two equal keys in silence; here the first one would be lost unseen."""
-    from yaml.nodes import MappingNode, ScalarNode, SequenceNode  # noqa: PLC0415
-
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _duplicates(item, f"{path}[{index}]", seen)
-    elif isinstance(node, MappingNode):
-        first: dict[str, int] = {}
-        for key, value in node.value:
-            name = key.value if isinstance(key, ScalarNode) else "?"
-            full = f"{path}.{name}" if path else name
-            line = key.start_mark.line + 1
-            if name in first and name not in ("?", "<<"):
-                yield Violation(full, f"stands here and again in line {line}", "keep one of them")
-            first.setdefault(name, line)
-            yield from _duplicates(value, full, seen)
