@@ -35,7 +35,7 @@ def check_extent(name: str, text: str) -> None:
             (aliases, MAX_ALIASES, "aliases (`*name`) long"),
         ):
             if count > most:
-                line = event.start_mark.line + 1
+                line = event.start_mark.line + 1 if event.start_mark else 1
                 raise ManifestRefused((f"{name}:{line}: the document is more than {most} {what}. is this a manifest?",))
 
 
