@@ -10,7 +10,7 @@ from controlplane.core import codec
 from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.audit import AuditEntry, By, Change, canonical, digest
-from controlplane.core.commands import checkpoint, identity, job, journal, node
+from controlplane.core.commands import checkpoint, identity, job, node, noted
 from controlplane.core.draft import Accepted, Answer, Draft, Refusal
 
 
@@ -54,7 +54,9 @@ def _carry_out(draft: Draft, event: ev.Command) -> Accepted | Refusal:
         case ev.UnpinCheckpoint():
             return checkpoint.unpin(draft, event)
         case ev.CompactJournal():
-            return journal.compact(draft, event)
+            return noted.compact(draft, event)
+        case ev.KeepCode():
+            return noted.keep_code(event)
         case (
             ev.CreateToken() | ev.Join() | ev.Renew() | ev.IssueOperator() | ev.RevokeIdentity() | ev.ReinstateIdentity()
         ):  # fmt: skip

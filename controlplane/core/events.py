@@ -344,6 +344,14 @@ class CompactJournal:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepCode:
+    """User code was uploaded and stored by the edge; the command only says who did it. Uploads carry no request id."""
+
+    request_id: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed. `stall_ns`: how much longer than planned since the last one (our own lag)."""
 
@@ -361,7 +369,7 @@ class Settle:
 IdentityCommand = CreateToken | Join | Renew | IssueOperator | RevokeIdentity | ReinstateIdentity
 Command = (
     SubmitJob | CancelJob | RestartJob | CordonNode | DrainNode | UncordonNode | InjectFault | VerifyCheckpoint
-    | PinCheckpoint | UnpinCheckpoint | CompactJournal | IdentityCommand
+    | PinCheckpoint | UnpinCheckpoint | CompactJournal | KeepCode | IdentityCommand
 )  # fmt: skip
 Observation = (
     NodeHello | NodeReport | NodeSessionLost | CellHello | CellReport | CellSessionLost | EffectDone | CertificateSeen

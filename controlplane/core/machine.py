@@ -81,7 +81,7 @@ class Machine:
                 ev.SubmitJob() | ev.CancelJob() | ev.RestartJob() | ev.CordonNode() | ev.DrainNode() | ev.UncordonNode()
                 | ev.InjectFault() | ev.VerifyCheckpoint() | ev.PinCheckpoint() | ev.UnpinCheckpoint()
                 | ev.CreateToken() | ev.Join() | ev.Renew() | ev.IssueOperator() | ev.RevokeIdentity()
-                | ev.ReinstateIdentity() | ev.CompactJournal()
+                | ev.ReinstateIdentity() | ev.CompactJournal() | ev.KeepCode()
             ):  # fmt: skip
                 admission.command(draft, event, LOCAL)
             case _:

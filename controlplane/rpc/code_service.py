@@ -21,6 +21,7 @@ import structlog
 from phalanx.v1 import code_pb2, code_pb2_grpc
 
 from controlplane.core.draft import Refusal
+from controlplane.core.events import KeepCode
 from controlplane.core.shipped import MAX_ARCHIVE_BYTES, archive_name, is_digest
 from controlplane.core.spec import Violation
 from controlplane.rpc.errors import RequestRefused, refuse
@@ -214,7 +215,8 @@ def _sweep(root: Path, wanted: set[str], older_than: float) -> int:
 class CodeService(code_pb2_grpc.CodeServiceServicer):
     """See proto/phalanx/v1/code.proto."""
 
-    def __init__(self, store: CodeStore) -> None:
+    def __init__(self, site: Site, store: CodeStore) -> None:
+        self._site = site
         self._store = store
 
     async def FindCode(self, request: code_pb2.FindCodeRequest, context: Any) -> code_pb2.FindCodeResponse:
@@ -224,5 +226,7 @@ class CodeService(code_pb2_grpc.CodeServiceServicer):
         return code_pb2.FindCodeResponse(found=await self._store.has(request.digest), max_bytes=MAX_ARCHIVE_BYTES)
 
     async def UploadCode(self, request_iterator: Any, context: Any) -> code_pb2.UploadCodeResponse:
-        """Take an archive."""
-        return code_pb2.UploadCodeResponse(digest=await self._store.receive(context))
+        """Take an archive, and note who sent it."""
+        digest = await self._store.receive(context)
+        await self._site.command(KeepCode("", digest))
+        return code_pb2.UploadCodeResponse(digest=digest)

@@ -214,7 +214,7 @@ def serve(edge: Edge, site: Site) -> Router:
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(site), server)
     code = CodeStore(site)
     site.spawn(code.sweep())
-    code_pb2_grpc.add_CodeServiceServicer_to_server(CodeService(code), server)
+    code_pb2_grpc.add_CodeServiceServicer_to_server(CodeService(site, code), server)
     jobs = JobService(site, agents, cells, relays, history, code=code)
     job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     identities = IdentityService(site, edge.authority)

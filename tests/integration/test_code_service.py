@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from phalanx.v1 import code_pb2, code_pb2_grpc, job_pb2, types_pb2
+from phalanx.v1 import audit_pb2, audit_pb2_grpc, code_pb2, code_pb2_grpc, job_pb2, types_pb2
 
 from cli.code import PackedFolder, upload
 from controlplane.core.shipped import MAX_ARCHIVE_BYTES
@@ -52,6 +52,9 @@ def test_stored_once_and_found_afterwards(controller: Controller, code: code_pb2
     assert stored.name == f"{DIGEST.removeprefix('sha256:')}.tar.gz"
     found = code.FindCode(code_pb2.FindCodeRequest(digest=DIGEST), timeout=5)
     assert (found.found, found.max_bytes) == (True, MAX_ARCHIVE_BYTES)
+    audit = audit_pb2_grpc.AuditServiceStub(controller.channel)
+    records = audit.ListAudit(audit_pb2.ListAuditRequest(subject=f"code/{DIGEST}"), timeout=5).records
+    assert {record.action for record in records} == {"KeepCode"}
 
 
 first = code_pb2.UploadCodeRequest
