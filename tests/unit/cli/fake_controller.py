@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 import grpc
 from phalanx.v1 import (
+    audit_pb2,
+    audit_pb2_grpc,
     checkpoint_pb2,
     checkpoint_pb2_grpc,
     event_pb2,
@@ -20,6 +22,8 @@ from phalanx.v1 import (
     job_pb2_grpc,
     types_pb2,
 )
+
+from cli.kinds import columns_of
 
 
 @dataclass
@@ -36,6 +40,7 @@ class FakeController(
     fleet_pb2_grpc.FleetServiceServicer,
     event_pb2_grpc.EventServiceServicer,
     checkpoint_pb2_grpc.CheckpointServiceServicer,
+    audit_pb2_grpc.AuditServiceServicer,
 ):
     jobs: dict[str, job_pb2.Job] = field(default_factory=dict)
     nodes: dict[str, fleet_pb2.Node] = field(default_factory=dict)
@@ -47,6 +52,9 @@ class FakeController(
     requests: list[Any] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
     calls: int = 0
+    audit: list[audit_pb2.AuditRecord] = field(default_factory=list)
+    audit_head: tuple[int, str] = (0, "")
+    knows_columns: bool = False
 
     def hang_up(self) -> None:
         """Ends every stream of events that is open now."""
@@ -99,6 +107,35 @@ class FakeController(
         self._seen(request, context)
         return job_pb2.CancelJobResponse(revision=9)
 
+    def RestartJob(self, request: Any, context: grpc.ServicerContext) -> job_pb2.RestartJobResponse:
+        self._seen(request, context)
+        return job_pb2.RestartJobResponse(revision=6)
+
+    def DrainNode(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.DrainNodeResponse:
+        self._seen(request, context)
+        return fleet_pb2.DrainNodeResponse(revision=4, jobs=self._find(self.nodes, request.name, context).jobs)
+
+    def VerifyCheckpoint(self, request: Any, context: grpc.ServicerContext) -> checkpoint_pb2.VerifyCheckpointResponse:
+        self._seen(request, context)
+        return checkpoint_pb2.VerifyCheckpointResponse(revision=2)
+
+    def PinCheckpoint(self, request: Any, context: grpc.ServicerContext) -> checkpoint_pb2.PinCheckpointResponse:
+        self._seen(request, context)
+        return checkpoint_pb2.PinCheckpointResponse(revision=3)
+
+    def UnpinCheckpoint(self, request: Any, context: grpc.ServicerContext) -> checkpoint_pb2.UnpinCheckpointResponse:
+        self._seen(request, context)
+        return checkpoint_pb2.UnpinCheckpointResponse(revision=3)
+
+    def ListAudit(self, request: Any, context: grpc.ServicerContext) -> audit_pb2.ListAuditResponse:
+        """Two records at a time, so that pages matter."""
+        self._seen(request, context)
+        newest = (
+            self.audit_head if self.audit_head[0] else max(((r.number, r.digest) for r in self.audit), default=(0, ""))
+        )
+        page = [record for record in self.audit if record.number > request.after_number][:2]
+        return audit_pb2.ListAuditResponse(records=page, newest_number=newest[0], newest_digest=newest[1])
+
     def ReadLogs(self, request: Any, context: grpc.ServicerContext) -> Iterator[job_pb2.ReadLogsResponse]:
         self._seen(request, context)
         for chunk in self.chunks:
@@ -110,6 +147,8 @@ class FakeController(
 
     def ListNodes(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.ListNodesResponse:
         self._seen(request, context)
+        if request.columns and self.knows_columns:
+            return fleet_pb2.ListNodesResponse(columns=columns_of(list(self.nodes.values())))
         return fleet_pb2.ListNodesResponse(nodes=self.nodes.values())
 
     def GetNode(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.GetNodeResponse:
@@ -166,6 +205,7 @@ class Served:
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(self.controller, self._server)
         event_pb2_grpc.add_EventServiceServicer_to_server(self.controller, self._server)
         checkpoint_pb2_grpc.add_CheckpointServiceServicer_to_server(self.controller, self._server)
+        audit_pb2_grpc.add_AuditServiceServicer_to_server(self.controller, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
 
