@@ -20,6 +20,21 @@ from controlplane.core.vocabulary import NodeLiveness, Phase
 SHOWN = 16
 """Nodes or ranks that are named in a line before it only says how many."""
 
+SILENT: frozenset[str] = frozenset(
+    kind.__name__
+    for kind in (
+        # bookkeeping
+        r.EffectsIssued, r.EffectsFinished, r.RequestAnswered, r.HostsRequested, r.HostsObserved, r.HostsForgotten,
+        r.ShardReported, r.CheckpointVerified, r.CheckpointsExpired, r.SurvivorsGivenUp,
+        # told by another line: the controller's start, sessions by the edge, ends by `ranks_lost` and `job_ended`, moves by
+        # `recovery_decided` and `generation_started`, commands by `command_accepted`, certificates by the edge
+        r.ControllerStarted, r.NodeSessionChanged, r.CellSessionChanged, r.HostEnded, r.JobPlaced, r.RanksMoved,
+        r.SparesChanged, r.CheckpointPinned, r.CheckpointUnpinned, r.TokenCreated, r.TokenSpent, r.CertificateIssued,
+        r.IdentityRevoked, r.IdentityReinstated,
+    )
+)  # fmt: skip
+"""Types without a line. Every other one has one; `GenerationReached` only for the first step."""
+
 log = structlog.get_logger(__name__)
 
 Line = tuple[str, str, Mapping[str, Any]]
@@ -72,6 +87,22 @@ def describe(record: r.Record) -> Line | None:
             return "info", "node_cordoned", {"owner": record.owner, "reason": record.reason}
         case r.NodeUncordoned():
             return "info", "node_uncordoned", {"owner": record.owner}
+        case r.NodeDrained():
+            return "info", "node_drained", {}
+        case r.AcceleratorsChanged():
+            faults = [f"{row.index}: {row.device.fault_code}" for row in record.rows if row.device.fault_code]
+            level = "warning" if faults else "info"
+            return (
+                level,
+                "accelerators_changed",
+                {"positions": some(row.index for row in record.rows), "faults": some(faults)},
+            )
+        case r.Audited():
+            entry = record.entry
+            return "info", "command_accepted", {
+                "number": entry.number, "caller": entry.actor, "role": entry.role, "peer": entry.peer, "action": entry.action,
+                "subject": entry.subject, "request_id": entry.request_id,
+            }  # fmt: skip
         case r.CellMembershipChanged():
             return "info", "cell_membership_changed", {
                 "cell": record.cell, "joined": some(record.joined), "left": some(record.left),
@@ -86,6 +117,8 @@ def _of_job(record: r.Record) -> Line | None:
             return "info", "job_submitted", {"ranks": record.spec.ranks}
         case r.JobStateChanged():
             return "info", "job_state_changed", {"state": record.state.name, "blocker": record.blocker}
+        case r.JobUnplaced():
+            return "info", "job_unplaced", {"reason": record.reason}
         case r.RanksLost():
             return "warning", "ranks_lost", {
                 "ranks": some([lost.rank for lost in record.lost]), "cause": record.cause, "step": record.step,

@@ -84,6 +84,10 @@ def test_calls_name_their_caller_and_request(story: list[Line]) -> None:
         "log-1": "OK", "log-2": "OK", "log-3": "OK", "log-4": "NOT_FOUND",
     }  # fmt: skip
     assert {line["caller"] for line in done.values()} == {"local"}
+    accepted = {line["request_id"]: line for line in of(story, "command_accepted")}
+    assert {key: line["action"] for key, line in accepted.items()} == {
+        "log-1": "SubmitJob", "log-2": "CordonNode", "log-3": "CancelJob",
+    }  # fmt: skip
     (refused,) = of(story, "request_refused", request_id="log-4")
     assert (refused["reason"], refused["method"]) == ("NO_SUCH_JOB", "JobService/CancelJob")
 

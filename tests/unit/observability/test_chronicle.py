@@ -1,0 +1,49 @@
+"""A line per decision: every type of record is either told or named as silent."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from controlplane.core import records as r
+from controlplane.core.audit import AuditEntry
+from controlplane.core.vocabulary import Phase
+from controlplane.observability.chronicle import SHOWN, SILENT, describe, some
+
+HISTORY = Path(__file__).parents[2] / "scenarios" / "histories" / "v1.jsonl"
+LATER: list[r.Record] = [
+    r.NodeDrained("n1"),
+    r.JobUnplaced("j", "n1 was cordoned"),
+    r.Audited(AuditEntry(1, 0, "spiffe://prod/operator/ada", "ADMIN", "", "CordonNode", "n1", "", "", "q-1", "", "")),
+]
+"""Told types that are younger than the committed history."""
+
+
+def records() -> list[r.Record]:
+    lines = (json.loads(line) for line in HISTORY.read_text().splitlines())
+    return [*(r.decode(line["type"], line["version"], line["body"]) for line in lines), *LATER]
+
+
+def test_every_type_of_record_is_told_or_named_as_silent() -> None:
+    seen = {}
+    for record in records():
+        name = type(record).__name__
+        if isinstance(record, r.GenerationReached) and record.phase is not Phase.FIRST_STEP:
+            assert describe(record) is None
+            continue
+        line = describe(record)
+        assert (line is None) is (name in SILENT), f"{name} must be told, or stand in SILENT"
+        seen[name] = line
+    assert r.TYPES.keys() >= SILENT
+    untold = r.TYPES.keys() - SILENT - seen.keys()
+    assert not untold, f"add one of each to LATER: {untold}"
+    for level, event, fields in filter(None, seen.values()):
+        assert level in {"info", "warning", "error"}
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)+", event)
+        assert not {"event", "level", "timestamp", "revision"} & fields.keys()
+
+
+def test_lists_are_cut() -> None:
+    assert some(range(SHOWN)) == list(range(SHOWN))
+    assert some(range(6_250)) == [*range(SHOWN), f"and {6_250 - SHOWN} more"]
