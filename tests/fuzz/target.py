@@ -28,7 +28,7 @@ CANONICAL = {
 """What a client may be told; INTERNAL and UNKNOWN are defects."""
 GROWTH_LIMIT_BYTES = 200 << 20
 DESCRIPTORS_LIMIT = 64
-NOT_YET = {"phalanx.v1.IdentityService", "phalanx.v1.AdminService", "phalanx.v1.AuditService"}
+NOT_YET = {"phalanx.v1.AdminService"}
 OURS = "phalanx.v1."
 
 
