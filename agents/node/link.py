@@ -33,6 +33,8 @@ CLOSE_LIMIT_S = 1.0
 HANDOVER_RETRY_S = 1.0
 DEFAULT_BEAT_INTERVAL_MS = 1000
 MIN_BEAT_INTERVAL_MS = 20
+MAX_BEAT_INTERVAL_MS = 60_000
+"""No welcome makes an agent silent for good: the pause before the next beat is not cut short by a later one."""
 
 log = structlog.get_logger(__name__)
 
@@ -265,7 +267,8 @@ class ControllerLink(ABC):
 
     def _obey(self, welcome: agent_pb2.Welcome) -> None:
         self.obey(welcome)
-        self._beat_interval_ms = max(MIN_BEAT_INTERVAL_MS, welcome.beat_interval_ms or DEFAULT_BEAT_INTERVAL_MS)
+        interval_ms = welcome.beat_interval_ms or DEFAULT_BEAT_INTERVAL_MS
+        self._beat_interval_ms = min(MAX_BEAT_INTERVAL_MS, max(MIN_BEAT_INTERVAL_MS, interval_ms))
 
     async def _read(self, stream: _Stream) -> None:
         while True:

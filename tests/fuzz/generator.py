@@ -14,7 +14,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, ServiceDescr
 from google.protobuf.message import Message
 
 SEED = int(os.environ.get("PHALANX_FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
-SECONDS = float(os.environ.get("PHALANX_FUZZ_SECONDS", "4"))
+SECONDS = float(os.environ.get("PHALANX_FUZZ_SECONDS", "3"))
 """How long each test sends; `make soak-fuzz` sets minutes."""
 
 MAX_DEPTH = 4

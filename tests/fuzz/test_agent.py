@@ -21,10 +21,11 @@ def instruction(generator: Generator, number: int) -> agent_pb2.AgentInstruction
         effect = message.effect
         if effect.WhichOneof("body") in (None, "sweep_folders") or generator.rng.random() < 0.3:
             effect.apply_generation.CopyFrom(apply_generation(number + 1, {0: f"{JOB}-1"}))
+        effect.epoch = generator.rng.choice((0, 1, 1, 1))  # a higher one would make it refuse all that follows
         if generator.rng.random() < 0.9:
-            effect.effect_id, effect.epoch = f"e{number}", 1
+            effect.effect_id = f"e{number}"
     elif message.WhichOneof("body") == "welcome":
-        message.welcome.epoch = 1  # a higher one would make it refuse all that follows, as it should
+        message.welcome.epoch = 1
         message.welcome.beat_interval_ms %= 1_000  # it may dictate a minute, which this test does not wait for
     return message
 

@@ -19,7 +19,7 @@ from controlplane.core.manifest import check_spec, parse_manifest, spec_to_docum
 from controlplane.core.spec import JobSpec
 from controlplane.rpc.codec import missing_sections, spec_value
 
-EXAMPLES = int(os.environ.get("PHALANX_FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("PHALANX_FUZZ_EXAMPLES", "100"))
 GOOD = """\
 apiVersion: phalanx/v1
 kind: TrainingJob
