@@ -98,10 +98,11 @@ def test_threads_and_descriptors_are_flat_over_fifty_generations(site: RankSite)
 
 def test_a_killed_peer_is_replaced_and_survivors_keep_their_process(site: RankSite) -> None:
     a, b, c = site.take(3)
-    site.announce([a, b])
+    first = site.announce([a, b])
     site.wait_step(20)
     pid = site.agent.hosts[a].pid
     site.kill(b)
+    site.wait_state(a, types_pb2.RANK_STATE_PAUSED, first)  # it says at once that it cannot go on
     site.announce([a, c])
     site.wait_step(20)
     assert site.agent.hosts[a].pid == pid
