@@ -41,7 +41,7 @@ def test_a_controller_is_ready_when_it_stands_by_and_says_when_it_leads(
 
 def test_a_node_agent_is_ready_when_rank_hosts_can_register(supervisor: socket.socket, tmp_path: Path) -> None:
     line = [sys.executable, "-m", "agents.node", "--controller", "127.0.0.1:9", "--node", "node-1",
-            "--dir", f"{tmp_path}/n", "--socket", f"{tmp_path}/s"]  # fmt: skip
+            "--dir", f"{tmp_path}/n", "--socket", f"{tmp_path}/s", "--plaintext"]  # fmt: skip
     with (tmp_path / "log").open("wb") as out:
         agent = subprocess.Popen(line, stdout=out, stderr=out)
     try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import configparser
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,3 +95,24 @@ def test_without_a_folder_it_prints(phalanx: Callable[..., Any]) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     assert "[Service]" in outcome.out
     assert "PHALANX_LISTEN=" in outcome.out
+
+
+@pytest.mark.parametrize(("name", "text"), SERVICES, ids=[name for name, _ in SERVICES])
+def test_a_unit_starts_a_process_with_options_that_it_has(name: str, text: str) -> None:
+    words = shlex.split(parsed(text)["Service"]["ExecStart"])
+    module = words[words.index("-m") + 1]
+    shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True).stdout
+    used = {word for word in words if word.startswith("--")}
+    assert used <= set(re.findall(r"--[a-z-]+", shown)), f"{module} does not have what {name} gives it"
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_every_word_of_a_unit_is_in_its_environment_file(role: Role) -> None:
+    texts = files(role, Place())
+    (environment,) = (text for name, text in texts.items() if name.endswith(".env"))
+    given = set(re.findall(r"^(PHALANX_\w+)=", environment, re.MULTILINE))
+    wanted = {
+        word for name, text in texts.items() if name.endswith(".service") for word in re.findall(r"PHALANX_\w+", text)
+    }
+    assert wanted <= given
+    assert not re.search(r"(?im)^\w*(password|secret|token|key)\w*=", environment)
