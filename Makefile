@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := controlplane agents cli training_jobs
 
 .DEFAULT_GOAL := help
-.PHONY: soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-property bench-core bench-recovery constraints clean
+.PHONY: soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-property bench-core bench-cli bench-recovery constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ soak-fuzz: $(STAMP) ## hostile bytes and messages at every door, for minutes (PH
 
 bench-core: $(STAMP) ## 54 days of 6,250 nodes: what the decisions cost
 	@$(BIN)/python -m tests.benchmarks.core_spike
+
+bench-cli: $(STAMP) ## help, imports, and the listing of 6,250 nodes of a real controller
+	@$(BIN)/python -m tests.benchmarks.cli
 
 bench-recovery: $(STAMP) ## one kill to the first new step: Phalanx, torchrun elastic, Ray Train (about 12 minutes)
 	@$(BIN)/python -m tests.benchmarks.recovery

@@ -174,6 +174,7 @@ def _node_listing(columns: fleet_pb2.NodeColumns, messages: Sequence[Any]) -> Li
         },
         [labels[index] for index in columns.labels],
         messages,
+        by_name=True,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ class Listing:
     """Things of one kind. Every column has one cell per thing.
 
     `table` is shown always, `wide` with -o wide, `fields` can be selected by. `labels` is None where the kind has none.
-    `messages` are the full things for JSON and YAML, in the same order; empty when another form was asked for.
+    `messages` are the full things for JSON and YAML, in the same order; empty when another form was asked for. `by_name`:
+    shown in the order of the names, not as they came.
     """
 
     kind: str
@@ -42,6 +44,7 @@ class Listing:
     fields: Columns = field(default_factory=dict)
     labels: Sequence[Mapping[str, str]] | None = None
     messages: Sequence[Message] = ()
+    by_name: bool = False
 
     def select(self, selection: Selection) -> list[int]:
         """Rows that are wanted: in the order of the names where there are any.
@@ -49,7 +52,7 @@ class Listing:
         Raises:
             CliError: not found, when a name is not in the list; usage, when a selector is none.
         """
-        rows = self._named(selection.names) if selection.names else list(range(len(self.names)))
+        rows = self._named(selection.names) if selection.names else self._ordered()
         wanted = parse_labels(selection.labels)
         if wanted and self.labels is None:
             raise CliError(f"{self.kind} have no labels", fix="select by --field, or by name", code=Exit.USAGE)
@@ -57,6 +60,10 @@ class Listing:
             met = set(rows_by_label(self.labels, wanted))
             rows = [row for row in rows if row in met]
         return rows_by_field(self.fields, parse_fields(selection.fields, self.fields), rows)
+
+    def _ordered(self) -> list[int]:
+        rows = list(range(len(self.names)))
+        return sorted(rows, key=lambda row: natural(self.names[row])) if self.by_name else rows
 
     def _named(self, names: Sequence[str]) -> list[int]:
         rows: dict[str, int] = {}
@@ -66,6 +73,16 @@ class Listing:
         if missing:
             raise not_found(self.kind, missing, self.names)
         return list(dict.fromkeys(rows[name] for name in names))
+
+
+_DIGITS = re.compile("([0-9]+)")
+
+
+def natural(name: str) -> list[str | int]:
+    """A key that puts node-2 before node-10."""
+    parts: list[str | int] = list(_DIGITS.split(name))
+    parts[1::2] = map(int, parts[1::2])
+    return parts
 
 
 def not_found(kind: str, missing: Sequence[str], known: Sequence[str]) -> CliError:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from cli import render
-from cli.client import CALL_TIMEOUT_S, Client, new_request_id
+from cli.client import CALL_TIMEOUT_S, Client, new_request_id, status_of
 from cli.completing import node_names
 from cli.confirm import Yes, agreed
 from cli.durations import Timeout, Wait
@@ -39,10 +39,12 @@ def cordon(names: NodeNames, *, reason: Reason, owner: Owner = "", site: SiteCho
     from phalanx.v1 import fleet_pb2  # noqa: PLC0415
 
     with site.connect() as client:
-        for name in node_names_of(names):
+
+        def one(name: str) -> str:
             request = fleet_pb2.CordonNodeRequest(request_id=new_request_id(), name=name, owner=owner, reason=reason)
-            answer = client.fleet.CordonNode(request, timeout=CALL_TIMEOUT_S)
-            render.out(f"{name} cordoned at revision {answer.revision}")
+            return f"{name} cordoned at revision {client.fleet.CordonNode(request, timeout=CALL_TIMEOUT_S).revision}"
+
+        _each(client, node_names_of(names), one)
 
 
 @for_site
@@ -51,10 +53,34 @@ def uncordon(names: NodeNames, *, owner: Owner = "", site: SiteChoice) -> None:
     from phalanx.v1 import fleet_pb2  # noqa: PLC0415
 
     with site.connect() as client:
-        for name in node_names_of(names):
+
+        def one(name: str) -> str:
             request = fleet_pb2.UncordonNodeRequest(request_id=new_request_id(), name=name, owner=owner)
-            answer = client.fleet.UncordonNode(request, timeout=CALL_TIMEOUT_S)
-            render.out(f"{name} uncordoned at revision {answer.revision}")
+            return (
+                f"{name} uncordoned at revision {client.fleet.UncordonNode(request, timeout=CALL_TIMEOUT_S).revision}"
+            )
+
+        _each(client, node_names_of(names), one)
+
+
+def _each(client: Client, names: Sequence[str], act: Callable[[str], str]) -> None:
+    """Acts on every node, also after one that was refused; then fails as the first refusal would have."""
+    import grpc  # noqa: PLC0415
+
+    from cli.client import translate  # noqa: PLC0415
+
+    refused: dict[str, CliError] = {}
+    for name in names:
+        try:
+            render.out(act(name))
+        except grpc.RpcError as error:
+            refused[name] = translate(error, client.address)
+            if len(names) == 1 or status_of(error) == "UNAVAILABLE":
+                raise refused[name] from error
+    if refused:
+        first = next(iter(refused.values()))
+        details = tuple(f"{name}: {error.what}" for name, error in refused.items())
+        raise CliError(f"{len(refused)} of {len(names)} nodes were refused", details=details[:20], code=first.code)
 
 
 @for_site
@@ -74,11 +100,14 @@ def drain(
     wanted = node_names_of(names)
     with site.connect() as client:
         agreed(*_plan(client, wanted), yes=yes)
-        for name in wanted:
+
+        def one(name: str) -> str:
             request = fleet_pb2.DrainNodeRequest(request_id=new_request_id(), name=name, owner=owner, reason=reason)
             answer = client.fleet.DrainNode(request, timeout=CALL_TIMEOUT_S)
             moves = f", moves ranks of {', '.join(answer.jobs)}" if answer.jobs else ", holds no rank"
-            render.out(f"{name} drains from revision {answer.revision}{moves}")
+            return f"{name} drains from revision {answer.revision}{moves}"
+
+        _each(client, wanted, one)
         if wait:
             _wait_empty(client, wanted, timeout)
 
@@ -87,10 +116,10 @@ def _plan(client: Client, names: Sequence[str]) -> list[str]:
     """What draining would move, said before it is done."""
     held = _jobs_on(client, names)
     jobs = sorted({job for name in names for job in held[name]})
-    nodes = f"{len(names)} node{'s' * (len(names) != 1)}"
+    nodes = f"{len(names)} nodes take" if len(names) != 1 else f"{names[0]} takes"
     if not jobs:
-        return [f"{nodes} take no new work; none of them holds a rank"]
-    return [f"{nodes} take no new work; ranks of {', '.join(jobs)} move elsewhere, one new generation for each job"]
+        return [f"{nodes} no new work; no rank is there"]
+    return [f"{nodes} no new work; ranks of {', '.join(jobs)} move elsewhere, one new generation for each job"]
 
 
 def _jobs_on(client: Client, names: Sequence[str]) -> dict[str, list[str]]:

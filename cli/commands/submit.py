@@ -99,11 +99,11 @@ def _show_answer(client: Client, answer: job_pb2.SubmitJobResponse, *, dry_run: 
         render.out(f"{answer.name} would be accepted")
         if answer.placement:
             _show_placement(answer, _racks(client))
-        render.out(f"it would wait: {answer.blocker}" if answer.blocker else "it would start at once")
+        render.out(f"it would not start yet: {answer.blocker}" if answer.blocker else "it would start at once")
         return
     render.out(f"{answer.name} submitted ({answer.uid})")
     if answer.blocker:
-        render.out(f"it waits: {answer.blocker}")
+        render.out(f"it does not start yet: {answer.blocker}")
     else:
         nodes = len({rank.node for rank in answer.placement})
         render.out(f"{len(answer.placement)} ranks start on {nodes} node{'s' * (nodes != 1)}")

@@ -55,6 +55,7 @@ class FakeController(
     audit: list[audit_pb2.AuditRecord] = field(default_factory=list)
     audit_head: tuple[int, str] = (0, "")
     knows_columns: bool = False
+    refused_nodes: set[str] = field(default_factory=set)
 
     def hang_up(self) -> None:
         """Ends every stream of events that is open now."""
@@ -161,6 +162,9 @@ class FakeController(
 
     def UncordonNode(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.UncordonNodeResponse:
         self._seen(request, context)
+        if request.name in self.refused_nodes:
+            said = f"{request.name} has no cordon of yours"
+            self._refuse(context, Refusal(grpc.StatusCode.FAILED_PRECONDITION, said, "NO_SUCH_CORDON"))
         return fleet_pb2.UncordonNodeResponse(revision=8)
 
     def InjectAcceleratorFault(

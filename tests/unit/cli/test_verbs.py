@@ -289,3 +289,18 @@ def test_columns_and_messages_list_the_same(phalanx: Phalanx, controller: FakeCo
     assert phalanx("nodes", "-o", "wide").out == plain
     assert controller.requests[-1].columns
     assert phalanx("nodes", "-l", "rack=r1", "-o", "name").out.split() == ["n2", "n3"]
+
+
+def test_a_refused_node_does_not_stop_the_others(phalanx: Phalanx, controller: FakeController) -> None:
+    controller.refused_nodes = {"node-2"}
+    outcome = phalanx("uncordon", "node-[1-3]")
+    assert outcome.code == Exit.CONFLICT
+    assert outcome.out.splitlines() == ["node-1 uncordoned at revision 8", "node-3 uncordoned at revision 8"]
+    assert "1 of 3 nodes were refused" in outcome.err
+    assert "node-2: node-2 has no cordon of yours" in outcome.err
+
+
+def test_nodes_are_in_the_order_that_people_count(phalanx: Phalanx, controller: FakeController) -> None:
+    for name in ("node-10", "node-9", "a", "node-1"):
+        controller.nodes[name] = fleet_pb2.Node(name=name)
+    assert phalanx("nodes", "-o", "name").out.split() == ["a", "node-1", "node-9", "node-10"]
