@@ -294,3 +294,35 @@ DOCUMENT = st.recursive(
 def test_any_document_gets_an_answer(document: object) -> None:
     parsed = parse_manifest(document)
     assert (parsed.spec is None) == bool(parsed.violations)
+
+
+@pytest.mark.parametrize(
+    ("workload", "path", "reason"),
+    [
+        ({"codeDigest": "sha256:abc"}, "codeDigest", "is no digest"),
+        ({"codeDigest": "A" * 64}, "codeDigest", "is no digest"),
+        ({"image": "registry/name:latest"}, "image", "does not name one image for ever"),
+        ({"image": "registry/name:1@sha256:" + "0" * 63}, "image", "does not name one image for ever"),
+        ({"path": "/srv", "codeDigest": "sha256:" + "0" * 64}, "codeDigest", "stands beside spec.workload.path"),
+        ({"path": "/srv", "image": "a@sha256:" + "0" * 64}, "image", "stands beside spec.workload.path"),
+        ({"folder": "./src"}, "folder", "was not packed"),
+        ({"path": "/srv/\0code"}, "path", "holds a character that is no text"),
+    ],
+)
+def test_code_comes_from_one_place_that_cannot_change(workload: dict[str, object], path: str, reason: str) -> None:
+    parsed = parse_manifest(manifest({"workload": {"module": "train"} | workload}))
+    assert [(v.path, reason in v.reason) for v in parsed.violations] == [(f"spec.workload.{path}", True)]
+
+
+def test_code_by_digest_and_by_image_survive_the_way_to_a_document_and_back() -> None:
+    for origin in (
+        {"codeDigest": "sha256:" + "a" * 64},
+        {"image": "registry.example:5000/team/train:7@sha256:" + "a" * 64},
+    ):
+        spec = parse_manifest(manifest({"workload": {"module": "train"} | origin})).spec
+        assert spec is not None
+        assert parse_manifest(spec_to_document(spec)).spec == spec
+
+
+def manifest(spec: dict[str, object]) -> dict[str, object]:
+    return {"apiVersion": "phalanx/v1", "kind": "TrainingJob", "metadata": {"name": "a"}, "spec": {"ranks": 2} | spec}
