@@ -10,9 +10,11 @@ from phalanx.v1 import agent_pb2, agent_pb2_grpc, fleet_pb2, fleet_pb2_grpc, typ
 
 RACK_NODES = 16
 ACCELERATORS = 8
-AT_ONCE = 200
+AT_ONCE = 64
 """Hellos on the way: the server accepts a bounded number of new streams at a time."""
 CHANNELS = 8
+TRIES = 5
+"""A hello that waited too long for its turn is refused; an agent would dial again too."""
 LIMIT_S = 300.0
 
 
@@ -57,10 +59,17 @@ async def _register(address: str, count: int) -> None:
 
     async def one(number: int) -> None:
         async with room:
-            call = agent_pb2_grpc.AgentServiceStub(channels[number % CHANNELS]).Session()
-            await call.write(hello(number))
-            await call.read()  # the welcome: the node is in the journal
-            call.cancel()
+            for left in reversed(range(TRIES)):
+                call = agent_pb2_grpc.AgentServiceStub(channels[number % CHANNELS]).Session()
+                try:
+                    await call.write(hello(number))
+                    await call.read()  # the welcome: the node is in the journal
+                    break
+                except (grpc.RpcError, asyncio.InvalidStateError):
+                    if not left:
+                        raise
+                finally:
+                    call.cancel()
 
     await asyncio.gather(*(one(number) for number in range(count)))
     fleet = fleet_pb2_grpc.FleetServiceStub(channels[0])
