@@ -14,7 +14,7 @@ from controlplane.core.effects import EffectKind
 from controlplane.core.jobs import NONE, Job, LostRank, host_id
 from controlplane.core.observe import lose_ranks
 from controlplane.core.orders import end_job, fence, request_verification, stop_processes
-from controlplane.core.placement.gang import Blocked, place, refill_spares
+from controlplane.core.placement.gang import Blocked, Placement, place, refill_spares, replace_ranks
 from controlplane.core.placement.queue import must_yield_to
 from controlplane.core.recovery.budgets import backoff_ns
 from controlplane.core.recovery.decide import Verdict, decide, misplaced, survivors, unsure
@@ -203,10 +203,7 @@ def _write_verdict(draft: Draft, job: Job, verdict: Verdict, step: int) -> None:
             _say(draft, job, verdict.reason, JobState.SUSPENDED if job.state is JobState.RECOVERING else job.state)
         case Rung.ROLLBACK | Rung.RESTART_RANK | Rung.REPLACE_RANK | Rung.RESTART_JOB:
             if verdict.moves:
-                draft.write(r.RanksMoved(job.uid, verdict.moved, verdict.moves.nodes, verdict.moves.flat))
-                kept = tuple(node for node in job.spare_nodes if node not in verdict.moves.nodes)
-                if kept != job.spare_nodes:
-                    draft.write(r.SparesChanged(job.uid, kept))
+                _move(draft, job, verdict.moved, verdict.moves)
             if verdict.fence:
                 _restart_survivors(draft, job, verdict)
             state = JobState.RECOVERING if job.state is JobState.SUSPENDED else job.state
@@ -247,9 +244,7 @@ def _bind(draft: Draft, job: Job) -> None:
         return
     homeless = misplaced(job, draft.fleet, open_ranks)
     if homeless and not job.generation:
-        names = sorted({draft.fleet.name(int(job.rank_node[rank])) for rank in homeless})
-        draft.write(r.JobUnplaced(job.uid, f"{_some(names)} took no work any more before the job could start"))
-        stop_processes(draft, job, 0)
+        _place_again(draft, job, homeless)
         return
     if homeless:
         lost = tuple(_homeless(draft, job, rank) for rank in homeless)
@@ -273,6 +268,26 @@ def _bind(draft: Draft, job: Job) -> None:
         _say(draft, job, "waits for the rendezvous store of a cell")
         return
     _start_generation(draft, job, chosen)
+
+
+def _place_again(draft: Draft, job: Job, ranks: tuple[int, ...]) -> None:
+    """Ranks that lost their place before the job could start get another, and nothing has failed; without one the whole job
+    gives its places back and queues again."""
+    places = replace_ranks(draft.fleet, job, ranks, frozenset())
+    if isinstance(places, Blocked):
+        names = sorted({draft.fleet.name(int(job.rank_node[rank])) for rank in ranks})
+        draft.write(r.JobUnplaced(job.uid, f"{_some(names)} took no work any more before the job could start"))
+        stop_processes(draft, job, 0)
+        return
+    _move(draft, job, ranks, places)
+
+
+def _move(draft: Draft, job: Job, ranks: tuple[int, ...], places: Placement) -> None:
+    """New places for ranks; a warm spare that takes one is a spare no more."""
+    draft.write(r.RanksMoved(job.uid, ranks, places.nodes, places.flat))
+    kept = tuple(node for node in job.spare_nodes if node not in places.nodes)
+    if kept != job.spare_nodes:
+        draft.write(r.SparesChanged(job.uid, kept))
 
 
 def _homeless(draft: Draft, job: Job, rank: int) -> LostRank:
