@@ -6,11 +6,10 @@ others' imports. A new command is one line here and a `register(app)` in its mod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One command or group of commands."""
 
     name: str

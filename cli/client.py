@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -150,6 +149,8 @@ class Client:
 
 def new_request_id() -> str:
     """The id of one invocation: a repeat of the call with it returns the first answer."""
+    import uuid  # noqa: PLC0415 - listings need none
+
     return str(uuid.uuid4())
 
 

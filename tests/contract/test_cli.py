@@ -48,6 +48,7 @@ class Shell:
         self.folder = folder
         self._environment = dict(os.environ) | {
             "PHALANX_ADDRESS": served.address,
+            "PHALANX_PLAINTEXT": "1",
             "XDG_CONFIG_HOME": str(folder / "config"),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
