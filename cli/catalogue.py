@@ -50,6 +50,10 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
     ),
     SAFETY: (
         Entry("checkpoints", "checkpoint", "Checkpoints: list, verify, keep."),
+        Entry("storage", "backup", "What the journal holds and takes on disk."),
+        Entry("compact", "backup", "Remove records that retention does not keep."),
+        Entry("backup", "backup", "Write everything that the journal holds to one file."),
+        Entry("restore", "backup", "Fill an empty journal from a backup."),
         Entry("audit", "audit", "Who changed what, and whether the records are all there."),
     ),
     SITE: (

@@ -32,12 +32,14 @@ from controlplane.engine.ports import EpochLost, Journal, JournalCorrupt, Journa
 from controlplane.engine.recover import assume
 from controlplane.engine.soft import SoftColumns
 from controlplane.engine.turn import Engine
+from controlplane.follower import compact, store
 from controlplane.leadership import Leadership, Standby, candidate
 from controlplane.observability import Metrics, Sight, TimedJournal, configure_logging, name_process
 from controlplane.observability.recoveries import RecoveryWatch
 from controlplane.observability.sight import StateCollector, standing_by
 from controlplane.observability.supervision import tell_supervisor
 from controlplane.pki.authority import AuthorityError
+from controlplane.rpc.admin_service import Storage
 from controlplane.rpc.progress import ProgressGate
 from controlplane.rpc.router import Router
 from controlplane.rpc.server import AddressTaken, Edge, bind, serve
@@ -165,7 +167,7 @@ class _Controller:
         limits = BrainLimits(settings.inbox_limit, settings.batch_limit, ms(settings.tick_ms), ms(settings.lease_ms))
         brain = Brain(engine, soft, clock, limits, metrics=metrics, fatal=end_at_once)
         site = Site(settings, brain, ProgressGate(soft), journal, metrics, version(), loop, edge.calls)
-        router = serve(edge, site)
+        router = serve(edge, site, Storage(lambda now_ns, before: self._compact(site, now_ns, before), leadership.held))
         engine.submit = router.submit
         name_process(epoch=state.epoch)
         engine.on_commit = AfterCommit(
@@ -188,6 +190,11 @@ class _Controller:
             pid=os.getpid(),
         )
         return _Parts(journal, leadership, brain, site, edge, router, traces)
+
+    def _compact(self, site: Site, now_ns: int, before: int) -> int:
+        """Compact as far as retention, or somebody, wants; a fresh snapshot first, because it is the limit."""
+        store(site.journal, site.state)
+        return compact(site.journal, self._settings.retention, now_ns, before)
 
     def _serve_metrics(self) -> None:
         host, port = split_address(self._settings.metrics)
@@ -229,6 +236,10 @@ class _Controller:
                 "--parent", str(os.getpid()),
                 "--records", str(settings.snapshot_records),
                 "--every-ms", str(settings.snapshot_every_ms),
+                "--retain-records", str(settings.retain_records),
+                "--retain-days", str(settings.retain_days),
+                "--retain-decisions-days", str(settings.retain_decisions_days),
+                "--journal-max-bytes", str(settings.journal_max_bytes),
             )  # fmt: skip
             try:
                 code = await process.wait()

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from controlplane.core.retention import Retention
+from controlplane.core.units import NS_PER_S
 from controlplane.observability.logs import FORMS, LEVELS
 
 LEAST_LEASE_MS = 800
@@ -37,6 +39,16 @@ class Settings:
     )
     journal_password_file: str = _setting("", unit="file", why="password for PostgreSQL, read at each connection; 0600")
     advertise: str = _setting("", unit="host:port", why="where others reach --listen; a standby names it to callers")
+    retain_records: int = _setting(
+        500_000, unit="records", why="the journal keeps at most so many, for watches and the record of what happened"
+    )
+    retain_days: int = _setting(30, unit="days", why="the journal keeps them so long at most; why answers for longer")
+    retain_decisions_days: int = _setting(
+        400, unit="days", why="what explains decisions, and the audit, outlives compaction for a year and a month"
+    )
+    journal_max_bytes: int = _setting(
+        8 << 30, unit="bytes", why="beyond it all goes that the newest snapshot makes unnecessary: space for a bad week"
+    )
     leader_lease_ms: int = _setting(
         5_000, unit="ms", why="a standby takes over a leader that has not renewed for so long: within 10 s in all"
     )
@@ -104,6 +116,14 @@ class Settings:
             return self.journal
         path = Path(self.dir).absolute() / "journal.db"
         return f"sqlite:///{quote(str(path))}"
+
+    @property
+    def retention(self) -> Retention:
+        """How much of the journal stays."""
+        day_ns = 86_400 * NS_PER_S
+        return Retention(
+            self.retain_records, self.retain_days * day_ns, self.journal_max_bytes, self.retain_decisions_days * day_ns
+        )
 
     @property
     def root(self) -> str:

@@ -101,10 +101,19 @@ class Leadership:
             self.seen = self._store.look()
             if not self._vigil.may_take(self.seen, now_s):
                 return None
-            return self._store.take(self.seen, self._me.holder, self._me.address, self._me.place, self._lease_ms)
+            epoch = self._store.take(self.seen, self._me.holder, self._me.address, self._me.place, self._lease_ms)
         except JournalUnavailable:
             self._vigil.lost_sight()
             raise
+        if epoch is not None:
+            self.seen = Lease(
+                epoch, self._me.holder, self._me.address, self._me.place, held=True, left_ms=self._lease_ms
+            )
+        return epoch
+
+    def held(self) -> Lease:
+        """The lease as it was seen last; our own once it is taken."""
+        return self.seen
 
     def keep(self, epoch: int, on_lost: Callable[[EpochLost], None], on_trouble: Callable[[str], None]) -> None:
         """Renew from now on, in a thread. `on_lost` must end the process; `on_trouble`: why it cannot be renewed, "" again

@@ -139,6 +139,8 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             _pin(state, record, (Pin(record.owner, record.reason),))
         case r.CheckpointUnpinned():
             _pin(state, record, ())
+        case r.JournalRestored():
+            _journal_restored(state, record)
         case r.Audited():
             state.audit = Head(record.entry.number, record.entry.digest)
         case r.CheckpointsExpired():
@@ -189,6 +191,15 @@ def _cordons(state: State, fleet: Fleet, number: int, cordons: tuple[Cordon, ...
     elif not drains and service in (NodeService.DRAINING, NodeService.OUT_OF_SERVICE):
         fleet.service = put(fleet.service, number, NodeService.IN_SERVICE)
     state.touch_counts()
+
+
+def _journal_restored(state: State, record: r.JournalRestored) -> None:
+    state.next_job += record.skipped
+    state.next_effect += record.skipped
+    for job in state.active_jobs():
+        changed = state.own_job(job.uid)
+        changed.next_host += record.skipped
+        changed.skipped_generations += record.skipped
 
 
 def _controller_started(state: State, record: r.ControllerStarted) -> None:
@@ -453,7 +464,7 @@ def _decided(state: State, record: r.RecoveryDecided, at_ns: int) -> None:
 
 def _generation(state: State, record: r.GenerationStarted, at_ns: int) -> None:
     job = state.own_job(record.job)
-    if record.generation != job.generation + 1:
+    if record.generation != job.next_generation:
         raise IllegalTransition(f"job {job.name}: generation {record.generation} after {job.generation}")
     hosts = job.hosts
     job.generation = record.generation

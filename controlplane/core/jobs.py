@@ -208,10 +208,16 @@ class Job:
     ledger_ns: dict[str, int] = field(default_factory=dict)
     last_error: str = ""
     last_step: int = 0
+    skipped_generations: int = 0
 
     def clone(self) -> Job:
         """A copy that shares every column and value."""
         return copy.copy(self)
+
+    @property
+    def next_generation(self) -> int:
+        """Number of the generation after this one: agents may have seen those that a restored journal has forgotten."""
+        return self.generation + 1 + self.skipped_generations
 
     @property
     def terminal(self) -> bool:

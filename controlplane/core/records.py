@@ -460,6 +460,14 @@ class IdentityReinstated:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class JournalRestored:
+    """The journal comes from a backup. What was decided after that is unknown to us and may be known to agents, so that
+    many numbers of jobs, effects, processes and generations are never used."""
+
+    skipped: int
+
+
 Record = (
     ControllerStarted | NodeRegistered | NodeSessionChanged | LivenessChanged | AcceleratorsChanged | NodeCordoned
     | NodeUncordoned | CellSessionChanged | CellMembershipChanged | JobSubmitted | JobPlaced | RanksMoved | SparesChanged
@@ -468,7 +476,7 @@ Record = (
     | CheckpointVerified | CheckpointPoisoned | CheckpointsExpired | JobEnding | JobEnded | EffectsIssued
     | EffectsFinished | RequestAnswered | CheckpointPinned | CheckpointUnpinned | Audited | NodeDrained | JobUnplaced
     | TokenCreated | TokenSpent | CertificateIssued
-    | IdentityRevoked | IdentityReinstated
+    | IdentityRevoked | IdentityReinstated | JournalRestored
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}

@@ -385,7 +385,7 @@ def _request(draft: Draft, job: Job, missing: dict[int, int]) -> None:
 def _start_generation(draft: Draft, job: Job, chosen: dict[int, int]) -> None:
     hosts = tuple(chosen.get(rank, int(serial)) for rank, serial in enumerate(job.rank_host.tolist()))
     point = restore_point(job.checkpoints.values())
-    generation = job.generation + 1
+    generation = job.next_generation
     changed = tuple(sorted({*job.changed_ranks, *chosen}))
     draft.write(
         r.GenerationStarted(job.uid, generation, hosts, changed, point.id if point else "", point.step if point else 0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -93,6 +94,19 @@ class Extent:
     snapshot: int
     archived: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Everything that a journal holds at one moment: `entries` are the `archived` ones, then the `kept` ones, by revision.
+    `newest` is the last one's, 0: none."""
+
+    epoch: int
+    newest: int
+    snapshot: Snapshot | None
+    archived: int
+    kept: int
+    entries: Iterator[JournalEntry]
 
 
 class LeaseStore(Protocol):
@@ -203,6 +217,10 @@ class Journal(Protocol):
 
     def extent(self) -> Extent:
         """What there is, and the space that it takes."""
+        ...
+
+    def content(self) -> AbstractContextManager[Content]:
+        """Everything, as it is now, for a backup; it can be read inside the block, once."""
         ...
 
     def close(self) -> None:

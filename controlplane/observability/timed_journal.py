@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from controlplane.core.units import to_s
-from controlplane.engine.ports import Extent, Journal, JournalEntry, JournalUnavailable, Snapshot
+from controlplane.engine.ports import Content, Extent, Journal, JournalEntry, JournalUnavailable, Snapshot
 from controlplane.observability.metrics import Metrics
 
 SIZE_EVERY_S = 30.0
@@ -94,6 +95,10 @@ class TimedJournal:
     def extent(self) -> Extent:
         """See `engine.ports.Journal`."""
         return self._journal.extent()
+
+    def content(self) -> AbstractContextManager[Content]:
+        """See `engine.ports.Journal`."""
+        return self._journal.content()
 
     def close(self) -> None:
         """See `engine.ports.Journal`."""

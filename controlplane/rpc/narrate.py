@@ -102,6 +102,8 @@ def narrate(record: r.Record, names: Names) -> str:
         case r.EffectsFinished():
             outcome = "done" if record.ok else "not answered in time" if record.expired else f"failed: {record.message}"
             return f"{_counted(len(record.ids), 'order')} to agents ({listed(record.ids)}): {outcome}"
+        case r.JournalRestored():
+            return "the journal was restored from a backup; every running job makes a new generation"
         case r.Audited():
             return _audited(record.entry)
         case r.RequestAnswered():

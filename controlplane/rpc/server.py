@@ -14,6 +14,8 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from phalanx.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
     agent_pb2,
     agent_pb2_grpc,
     audit_pb2,
@@ -38,6 +40,7 @@ from controlplane.config import Settings
 from controlplane.observability import Metrics
 from controlplane.pki.authority import Authority, ServerCertificates, load_authority
 from controlplane.rpc.access import Access
+from controlplane.rpc.admin_service import AdminService, Storage
 from controlplane.rpc.agent_service import AgentService
 from controlplane.rpc.audit_service import AuditService
 from controlplane.rpc.cell_service import CellService
@@ -163,6 +166,7 @@ def bind(settings: Settings, metrics: Metrics, leader: Callable[[], str]) -> Edg
             (event_pb2, "EventService"),
             (code_pb2, "CodeService"),
             (audit_pb2, "AuditService"),
+            (admin_pb2, "AdminService"),
             (identity_pb2, "IdentityService"),
         )
     )
@@ -200,7 +204,7 @@ def server_credentials(
     return grpc.dynamic_ssl_server_credentials(fetch(), fetch, require_client_authentication=demand_client)
 
 
-def serve(edge: Edge, site: Site) -> Router:
+def serve(edge: Edge, site: Site, storage: Storage) -> Router:
     """Add the services and return the way from the brain to their streams; the edge can be opened after this."""
     edge.access.attach(lambda: site.state, site.now_ns, lambda claims: site.spawn(record_outside(site, claims)))
     agents, cells, relays = Registry(), Registry(), LogRelays()
@@ -212,6 +216,7 @@ def serve(edge: Edge, site: Site) -> Router:
     checkpoint_pb2_grpc.add_CheckpointServiceServicer_to_server(CheckpointService(site), server)
     event_pb2_grpc.add_EventServiceServicer_to_server(EventService(site, history), server)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(site), server)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(site, storage), server)
     code = CodeStore(site)
     site.spawn(code.sweep())
     code_pb2_grpc.add_CodeServiceServicer_to_server(CodeService(site, code), server)

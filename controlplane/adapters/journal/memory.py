@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
@@ -11,6 +12,7 @@ from controlplane.adapters.journal import rules
 from controlplane.core.retention import BOOKKEEPING
 from controlplane.engine.ports import (
     Compacted,
+    Content,
     EpochLost,
     Extent,
     JournalEntry,
@@ -270,6 +272,19 @@ class MemoryJournal:
             size = sum(len(entry.body) for entry in kept) + sum(len(s.body) for s in self._storage.snapshots)
             snapshot = max((stored.revision for stored in self._storage.snapshots), default=0)
             return Extent("memory", oldest, newest, snapshot, len(self._storage.archive), size)
+
+    @contextmanager
+    def content(self) -> Iterator[Content]:
+        """Everything, as it is now.
+
+        Raises:
+            JournalUnavailable: closed.
+        """
+        snapshot = self.latest_snapshot()
+        with self._storage.lock:
+            archived, kept = list(self._storage.archive), list(self._storage.entries)
+            epoch, newest = self._storage.epoch, self._storage.newest()
+        yield Content(epoch, newest, snapshot, len(archived), len(kept), iter([*archived, *kept]))
 
     def lease(self) -> MemoryLease:
         """The lease of this storage."""

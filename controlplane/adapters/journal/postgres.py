@@ -84,7 +84,11 @@ class Postgres:
         self._closed = False
         driver = url.set(drivername="postgresql+psycopg")
         self._writer = self._engine(driver, 1, 0, {"statement_timeout": limit_ms, "lock_timeout": limit_ms})
-        reading = {"statement_timeout": 10 * limit_ms, "default_transaction_read_only": "on"}
+        reading = {
+            "statement_timeout": 10 * limit_ms,
+            "idle_in_transaction_session_timeout": 30 * limit_ms,  # a backup compresses in between
+            "default_transaction_read_only": "on",
+        }
         self._reader = self._engine(driver, _IDLE_READERS, _MOST_READERS - _IDLE_READERS, reading)
         try:
             with self._explained(self._reader), self._reader.connect() as connection:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
+from itertools import islice
 from operator import attrgetter
 
 from sqlalchemy import (
@@ -27,7 +29,7 @@ from controlplane.adapters.journal import rules
 from controlplane.adapters.journal.database import open_database
 from controlplane.adapters.journal.schema import SCHEMA_VERSION, archive, journal, leader, snapshots
 from controlplane.core.retention import BOOKKEEPING
-from controlplane.engine.ports import Compacted, Extent, JournalCorrupt, JournalEntry, Snapshot
+from controlplane.engine.ports import Compacted, Content, Extent, JournalCorrupt, JournalEntry, Snapshot
 
 _COMPACT_CHUNK = 5_000
 """Entries per transaction of a compaction, so that an append waits for tens of milliseconds at most."""
@@ -269,16 +271,40 @@ class SqlJournal:
         with self._database.write(patient=True) as connection:
             return connection.execute(delete(archive).where(archive.c.at_ns < before_ns)).rowcount
 
-    def archived(self) -> Iterator[JournalEntry]:
-        """Everything in the archive, oldest first, as it was when the reading began. For backups.
+    @contextmanager
+    def content(self) -> Iterator[Content]:
+        """Everything, as it is now. Other readers and writers go on.
 
         Raises:
             JournalUnavailable: the database cannot be read (any more).
         """
         with self._database.read(steady=True) as connection:
-            query = select(archive).order_by(archive.c.revision)
-            for row in connection.execution_options(yield_per=_PAGE).execute(query):
-                yield _entry(row)
+            epoch = connection.execute(select(leader.c.epoch)).scalar_one()
+            snapshot = rules.newest_intact(_snapshots(connection))
+            archived, kept = (
+                connection.execute(select(func.count()).select_from(table)).scalar_one() for table in (archive, journal)
+            )
+            yield Content(epoch, _newest(connection), snapshot, archived, kept, _all_entries(connection))
+
+    def fill(self, content: Content, epoch: int) -> None:
+        """Make an empty journal one with this content, led by nobody at `epoch`. All of it or nothing.
+
+        Raises:
+            ValueError: the journal is not empty.
+            JournalUnavailable: nothing was written.
+        """
+        with self._database.write(patient=True) as connection:
+            if _locked_epoch(connection) or _newest(connection):
+                raise ValueError(f"{self._database} holds a journal already; nothing was written")
+            entries = content.entries
+            for table, count in ((archive, content.archived), (journal, content.kept)):
+                for first in range(0, count, _PAGE):
+                    page = islice(entries, min(_PAGE, count - first))
+                    self._database.insert(connection, table, [_entry_values(entry) for entry in page])
+            if content.snapshot is not None:
+                kept = content.snapshot
+                connection.execute(insert(snapshots).values(revision=kept.revision, digest=kept.digest, body=kept.body))
+            connection.execute(update(leader).values(epoch=epoch, holder="restored from a backup"))
 
     def close(self) -> None:
         """Release the connections; every later call raises `JournalUnavailable`. May be called twice."""
@@ -318,6 +344,13 @@ def _both(part: Callable[[Table], Select[tuple[object, ...]]]) -> Subquery:
 
 def _entry(row: Row[*tuple[object, ...]]) -> JournalEntry:
     return JournalEntry(*row)  # type: ignore[arg-type]
+
+
+def _all_entries(connection: Connection) -> Iterator[JournalEntry]:
+    for table in (archive, journal):
+        query = select(table).order_by(table.c.revision)
+        for row in connection.execution_options(yield_per=_PAGE).execute(query):
+            yield _entry(row)
 
 
 def _locked_epoch(connection: Connection) -> int:

@@ -224,3 +224,62 @@ def test_our_own_lag_moves_what_is_trusted(late_ms: int, distrust: bool) -> None
     soft = SoftColumns(NOW)
     assert soft.stalled(late_ms * 1_000_000, NOW + NS_PER_S) is distrust
     assert soft.trusted_since_ns() == (NOW + NS_PER_S if distrust else NOW)
+
+
+def test_a_blocked_journal_is_probed_until_it_takes_something() -> None:
+    bench = ready(Bench())
+    bench.journal.fail_next(3)
+    bench.tell(submit())
+    for at_ns in (NOW, NOW + 1, NOW + 400_000_000):
+        bench.engine.turn([Request(ev.Tick())], at_ns)
+        assert bench.engine.blocked == "failed on request"
+    bench.said.clear()
+    bench.engine.turn([Request(submit(), bench.reply)], NOW + 400_000_001)
+    [(_, answer)] = bench.said
+    assert isinstance(answer, Refusal)
+    assert answer.reason == "JOURNAL_UNAVAILABLE"
+    bench.engine.turn([Request(ev.Tick())], NOW + 500_000_001)
+    assert bench.engine.blocked == "failed on request", "the second probe failed too"
+    bench.engine.turn([Request(ev.Tick())], NOW + 1_100_000_000)
+    assert bench.engine.blocked == "", "a tick alone finds out"
+
+
+def test_an_uncertain_commit_that_was_durable_is_published_later_and_once() -> None:
+    bench = ready(Bench())
+    before = bench.engine.state
+    bench.journal.cut_next_commit(kept=True)
+    bench.tell(submit())
+    [(_, answer)] = bench.said
+    assert isinstance(answer, Refusal)
+    assert answer.reason == "JOURNAL_UNCERTAIN"
+    assert bench.engine.state is before, "neither published nor acted on while it is not known"
+    bench.said.clear()
+    bench.tell(submit())
+    assert [what for what, _ in bench.said] == ["effects", "commit", "reply"], "what was durable acts now"
+    assert isinstance(bench.said[2][1], Answer)
+    assert len(bench.engine.state.jobs) == 1, "the repeat of the request id got the first answer"
+    assert load(bench.journal).digest() == bench.engine.state.digest()
+
+
+def test_an_uncertain_commit_that_was_lost_leaves_nothing() -> None:
+    bench = ready(Bench())
+    bench.journal.cut_next_commit(kept=False)
+    bench.tell(submit())
+    bench.said.clear()
+    bench.tell(ev.CordonNode("q2", "n0", "", "look"))
+    assert bench.engine.blocked == ""
+    assert bench.engine.state.jobs == {}
+    assert load(bench.journal).digest() == bench.engine.state.digest()
+
+
+def test_a_commit_stays_uncertain_while_nobody_can_say() -> None:
+    bench = ready(Bench())
+    before = bench.engine.state
+    bench.journal.cut_next_commit(kept=True)
+    bench.tell(submit())
+    bench.journal.fail_next()
+    bench.tell(ev.CordonNode("q2", "n0", "", "look"))
+    assert bench.engine.state is before
+    bench.engine.turn([], NOW + 10**9)
+    assert len(bench.engine.state.jobs) == 1
+    assert bench.engine.blocked == ""
