@@ -6,10 +6,16 @@ STAMP := $(VENV)/.installed
 PACKAGES := controlplane agents cli training_jobs
 
 .DEFAULT_GOAL := help
-.PHONY: soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-property bench-core bench-cli bench-recovery constraints clean
+.PHONY: postgres bench-journal soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-property bench-core bench-cli bench-recovery constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+postgres: ## the server that the tests of the journal start themselves; installed when it is missing
+	@command -v initdb > /dev/null || ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { \
+	  echo "installing PostgreSQL (apt-get) ..."; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql > /dev/null; } || { \
+	    echo "no PostgreSQL server and apt-get cannot install it: install the package postgresql, then try again"; exit 1; }; }
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "creating $(VENV) and installing (a few minutes, about 2 GB) ..."
@@ -17,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-install: $(STAMP) ## create .venv and install
+install: postgres $(STAMP) ## create .venv and install
 
 demo: $(STAMP) ## a site on this machine: train, lose a rank, lose a node, end with the same weights
 	@$(BIN)/phalanx demo
@@ -64,6 +70,9 @@ bench-cli: $(STAMP) ## help, imports, and the listing of 6,250 nodes of a real c
 
 bench-recovery: $(STAMP) ## one kill to the first new step: Phalanx, torchrun elastic, Ray Train (about 12 minutes)
 	@$(BIN)/python -m tests.benchmarks.recovery
+
+bench-journal: $(STAMP) ## durable records per second on SQLite and PostgreSQL
+	@$(BIN)/python -m tests.benchmarks.journal
 
 constraints: $(STAMP) ## write constraints.txt from what is installed
 	@$(BIN)/python -m pip freeze --disable-pip-version-check | grep -v -e '^-e' -e '@' | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > constraints.new
