@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
-import typer
-
 from cli import render
 from cli.client import CALL_TIMEOUT_S, new_request_id
 from cli.confirm import Yes, agreed
 from cli.errors import CliError, Exit
+from cli.grammar import Argument, Group, Option
 from cli.options import Output, OutputForm, SiteChoice, for_site
 from cli.site import read_site
 
@@ -26,7 +25,7 @@ BACKUP_TIMEOUT_S = 3_600.0
 MIB = 1 << 20
 
 
-def register(app: typer.Typer) -> None:
+def register(app: Group) -> None:
     """Adds the commands."""
     app.command(epilog="Example: phalanx storage -o json")(storage)
     app.command(epilog="Example: phalanx compact --yes")(compact)
@@ -56,15 +55,13 @@ def storage(*, output: OutputForm = Output.TABLE, site: SiteChoice) -> None:
         )
         render.fields(rows)
     if answer.state != "ok":
-        raise typer.Exit(int(Exit.DEGRADED))
+        raise CliError("the journal takes nothing", why=answer.state, code=Exit.DEGRADED)
 
 
 @for_site
 def compact(
     *,
-    before: Annotated[
-        int, typer.Option(min=0, help="Also remove records before this revision. 0: only retention.")
-    ] = 0,
+    before: Annotated[int, Option(min=0, help="Also remove records before this revision. 0: only retention.")] = 0,
     yes: Yes = False,
     site: SiteChoice,
 ) -> None:
@@ -81,7 +78,7 @@ def compact(
 @for_site
 def backup(
     *,
-    file: Annotated[Path, typer.Option("--output", "-o", help="The file to write; it must not exist.")],
+    file: Annotated[Path, Option("--output", "-o", help="The file to write; it must not exist.")],
     site: SiteChoice,
 ) -> None:
     """Write everything that the journal holds to one compressed file. The site goes on meanwhile."""
@@ -111,11 +108,11 @@ def _fresh(file: Path) -> Iterator[int]:
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(help="What `phalanx backup` wrote.")],
+    file: Annotated[Path, Argument(help="What `phalanx backup` wrote.")],
     *,
-    directory: Annotated[Path | None, typer.Option("--dir", help="Folder of a site whose journal is empty.")] = None,
-    journal: Annotated[str, typer.Option(help="postgresql://... to fill instead of a site folder's SQLite.")] = "",
-    password_file: Annotated[str, typer.Option(help="Password for PostgreSQL.")] = "",
+    directory: Annotated[Path | None, Option("--dir", help="Folder of a site whose journal is empty.")] = None,
+    journal: Annotated[str, Option(help="postgresql://... to fill instead of a site folder's SQLite.")] = "",
+    password_file: Annotated[str, Option(help="Password for PostgreSQL.")] = "",
     yes: Yes = False,
 ) -> None:
     """Fill an empty journal from a backup, with the site down. Running jobs go on from their newest known checkpoint."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import itertools
 import os
@@ -28,6 +29,7 @@ from controlplane.adapters.journal.lease import SqlLease
 from controlplane.adapters.journal.memory import MemoryJournal
 from controlplane.adapters.journal.schema import SCHEMA_VERSION, metadata
 from controlplane.adapters.journal.sql import SqlJournal
+from controlplane.core.state import State
 from controlplane.engine.ports import (
     Compacted,
     EpochLost,
@@ -38,6 +40,8 @@ from controlplane.engine.ports import (
     LeaseStore,
     Snapshot,
 )
+from controlplane.engine.recover import load
+from controlplane.engine.turn import replay
 
 type_names = ("placed", "suspected", "noted")
 
@@ -704,3 +708,25 @@ def ordinary_user(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+def test_a_file_of_version_0_1_is_upgraded_in_place(tmp_path: Path) -> None:
+    """The committed file was written by the code of the tag v0.1.0, from its committed history."""
+    path = tmp_path / "journal.db"
+    stored = Path(__file__).parent / "journals" / "v0.1.db.gz"
+    path.write_bytes(gzip.decompress(stored.read_bytes()))
+    with closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        rows = raw.execute("SELECT count(*) FROM journal").fetchone()[0]
+        epoch = raw.execute("SELECT epoch FROM leader").fetchone()[0]
+    with closing(sql_journal(path)) as journal, closing(SqlLease(f"sqlite:///{path}", limit_ms=5_000)) as lease:
+        assert journal.bounds() == (1, rows)
+        seen = lease.look()
+        assert (seen.epoch, seen.held) == (epoch, False)
+        state = load(journal)
+        assert state.revision == rows
+        assert replay(State(), journal.read(0, 100_000)).digest() == state.digest()
+        assert lease.take(seen, "new", "", "", 5_000) == epoch + 1
+        journal.append(records(rows + 1, 1, epoch + 1))
+        assert journal.compact(100) == 99
+        assert journal.extent().archived > 0
