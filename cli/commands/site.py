@@ -33,11 +33,23 @@ def up(
     detach: Annotated[bool, Option("--detach/--foreground", help="Return when ready, or stay until ended.")] = True,
     no_cell: Annotated[bool, Option("--no-cell", help="No Ray cell: nodes are shown, but run no ranks.")] = False,
     plaintext: Annotated[bool, Option("--plaintext", help="No TLS and no identities, on loopback.")] = False,
+    controllers: Annotated[int, Option(min=1, max=3, help="One leads, the others stand by.")] = 1,
+    journal: Annotated[str, Option(help="postgresql://user@host/database; default: SQLite in the folder.")] = "",
+    journal_password_file: Annotated[str, Option(help="Password for PostgreSQL, mode 0600.")] = "",
     timeout: Annotated[float, Option(help="Seconds until the site must be ready.")] = READY_TIMEOUT_S,
 ) -> None:
     """Start a site on this machine: controller, node agents, Ray cell, and a supervisor that restarts what dies."""
     options = SiteOptions(
-        directory, nodes, accelerators, port, with_cell=not no_cell, end_with_parent=not detach, plaintext=plaintext
+        directory,
+        nodes,
+        accelerators,
+        port,
+        with_cell=not no_cell,
+        end_with_parent=not detach,
+        plaintext=plaintext,
+        controllers=controllers,
+        journal=journal,
+        journal_password_file=journal_password_file,
     )
     signal.signal(signal.SIGTERM, _interrupt)
     supervisor = start_site(options, timeout)
@@ -52,7 +64,7 @@ def start_site(options: SiteOptions, timeout_s: float) -> subprocess.Popen[bytes
     try:
         plan, supervisor = bring_up(options, render.note)
         address = plan.site["address"]
-        if not address.endswith(f":{options.port}"):
+        if f":{options.port}" not in address:
             render.note(f"  port {options.port} is taken; the controller listens at {address}")
         with connect(address, directory, **trust(options)) as client:
             wait_ready(plan, supervisor, client, timeout_s, render.note)

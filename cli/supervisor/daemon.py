@@ -60,6 +60,7 @@ class Running:
     quick_deaths: int = 0
     last_exit: str = ""
     resume_at: float = field(default=float("inf"))
+    held_until: float = 0.0
 
 
 class Supervisor:
@@ -162,7 +163,7 @@ class Supervisor:
             log("UnitDone", unit=unit.name, seconds=round(life_s, 3))
             return
         running.delay_s = next_delay(running.delay_s, life_s)
-        running.state, running.start_at = State.WAITING, now + running.delay_s
+        running.state, running.start_at = State.WAITING, max(now + running.delay_s, running.held_until)
         running.quick_deaths = running.quick_deaths + 1 if life_s < QUICK_LIFE_S else 0
         log("UnitExited", unit=unit.name, how=running.last_exit, life_s=round(life_s, 3), delay_s=running.delay_s)
         victims = set(unit.kills)
@@ -271,6 +272,10 @@ class Supervisor:
                 if answer["ok"]:
                     self._units[name].resume_at = time.monotonic() + seconds
                 return answer
+            case {"command": "hold", "name": str(name), "seconds": int() | float() as seconds}:
+                if name in self._units:
+                    self._units[name].held_until = time.monotonic() + seconds  # SIGKILL, and no new start for so long
+                return self._signal(name, signal.SIGKILL)
             case {"command": "cont", "name": str(name)}:
                 return self._signal(name, signal.SIGCONT)
             case {"command": "destroy_node", "node": str(node)}:

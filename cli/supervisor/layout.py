@@ -10,6 +10,7 @@ import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from cli.errors import CliError
 from cli.supervisor.plan import Plan, Unit
@@ -38,6 +39,9 @@ class SiteOptions:
     with_cell: bool = True
     end_with_parent: bool = False
     plaintext: bool = False
+    controllers: int = 1
+    journal: str = ""
+    journal_password_file: str = ""
 
 
 def agent_unit(node: str) -> str:
@@ -87,18 +91,16 @@ def _is_free(port: int) -> bool:
 def make_plan(options: SiteOptions, run: Path) -> Plan:
     """Chooses ports and describes every process of the site. Creates the folders that units do not make themselves."""
     directory = options.directory.resolve()
-    port, metrics, store, gcs, join = choose_ports(options.port, 5)
-    controller = f"{LOOPBACK}:{port}"
-    security = (
-        None
-        if options.plaintext
-        else Security(directory / "pki", f"{LOOPBACK}:{join}", directory / "cell" / "identity")
-    )
+    first, store, gcs, *more = choose_ports(options.port, 2 + 3 * options.controllers)
+    ports = [(first, more[0], more[1]), *zip(*[iter(more[2:])] * 3, strict=True)]
+    places = [_Place.of(number, *three) for number, three in enumerate(ports, start=1)]
+    controller, join = (",".join(place.listen for place in places), ",".join(place.join for place in places))
+    security = None if options.plaintext else Security(directory / "pki", join, directory / "cell" / "identity")
     cell = Cell(run / "ray", directory / "cell", gcs)
     nodes = {f"node-{number}": _Node.at(directory, run, number) for number in range(1, options.nodes + 1)}
     (directory / "shared" / "checkpoints").mkdir(parents=True, exist_ok=True)
     units = [
-        _controller(directory, controller, f"{LOOPBACK}:{metrics}", security),
+        *(_controller(directory, place, options, security) for place in places),
         _store(directory, f"{LOOPBACK}:{store}"),
         *(_agent(node, controller, options.accelerators, security) for node in nodes.values()),
     ]
@@ -119,7 +121,7 @@ def make_plan(options: SiteOptions, run: Path) -> Plan:
             "identity": str(security.admin) if security else "",
             "join": security.join if security else "",
             "cell_identity": str(security.cell) if security and options.with_cell else "",
-            "metrics": f"{LOOPBACK}:{metrics}",
+            "metrics": places[0].metrics,
             "store": f"{LOOPBACK}:{store}",
             "ray": cell.gcs if options.with_cell else "",
             "ray_token": str(cell.token) if options.with_cell else "",
@@ -147,6 +149,21 @@ class Security:
     def admin(self) -> Path:
         """Identity of the administrator that `up` makes."""
         return self.pki / "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The unit and the ports of one controller."""
+
+    unit: str
+    listen: str
+    metrics: str
+    join: str
+
+    @staticmethod
+    def of(number: int, listen: int, metrics: int, join: int) -> _Place:
+        unit = CONTROLLER_UNIT if number == 1 else f"{CONTROLLER_UNIT}-{number}"
+        return _Place(unit, *(f"{LOOPBACK}:{port}" for port in (listen, metrics, join)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,17 +196,20 @@ def _python(module: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", module, *arguments)
 
 
-def _controller(directory: Path, address: str, metrics: str, security: Security | None) -> Unit:
-    folder = directory / "controller"
-    checkpoints = str(directory / "shared" / "checkpoints")
-    place = ("--dir", str(folder), "--listen", address, "--metrics", metrics, "--checkpoints", checkpoints)
-    trust = ("--pki", str(security.pki), "--join", security.join) if security else PLAINTEXT
+def _controller(directory: Path, place: _Place, options: SiteOptions, security: Security | None) -> Unit:
+    folder = directory / place.unit
+    shared = directory / "shared" / "checkpoints"
+    # One journal for all: in the first one's folder, unless there is a database.
+    url = options.journal or f"sqlite:///{quote(str(directory / CONTROLLER_UNIT / 'journal.db'))}"
+    where = ("--dir", str(folder), "--listen", place.listen, "--metrics", place.metrics, "--checkpoints", str(shared))
+    journal = ("--journal", url, "--journal-password-file", options.journal_password_file)
+    trust = ("--pki", str(security.pki), "--join", place.join) if security else PLAINTEXT
     return Unit(
-        name=CONTROLLER_UNIT,
-        argv=_python("controlplane", *place, *trust),
+        name=place.unit,
+        argv=_python("controlplane", *where, *journal, *trust),
         log=str(folder / "controller.log"),
-        folders=(str(folder),),
-        probe=address,
+        folders=(str(folder), str(directory / CONTROLLER_UNIT)),
+        probe=place.listen,
         stop_order=0,
     )
 
