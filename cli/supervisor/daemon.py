@@ -273,9 +273,7 @@ class Supervisor:
                     self._units[name].resume_at = time.monotonic() + seconds
                 return answer
             case {"command": "hold", "name": str(name), "seconds": int() | float() as seconds}:
-                if name in self._units:
-                    self._units[name].held_until = time.monotonic() + seconds  # SIGKILL, and no new start for so long
-                return self._signal(name, signal.SIGKILL)
+                return self._signal(name, signal.SIGKILL, hold_s=seconds)
             case {"command": "cont", "name": str(name)}:
                 return self._signal(name, signal.SIGCONT)
             case {"command": "destroy_node", "node": str(node)}:
@@ -298,7 +296,7 @@ class Supervisor:
             for name, running in self._units.items()
         }
 
-    def _signal(self, name: str, number: int) -> Answer:
+    def _signal(self, name: str, number: int, hold_s: float = 0.0) -> Answer:
         running = self._units.get(name)
         if running is None:
             return {"ok": False, "code": 3, "error": f"there is no `{name}`; there are {', '.join(self._units)}"}
@@ -306,6 +304,7 @@ class Supervisor:
             return {"ok": False, "code": 5, "error": f"`{name}` does not run now ({running.state})"}
         if number == signal.SIGCONT:
             running.resume_at = float("inf")
+        running.held_until = time.monotonic() + hold_s  # no new start before
         processes.send(running.pid, number)
         log("UnitSignalled", unit=name, signal=signal.Signals(number).name)
         return {"ok": True, "pid": running.pid}

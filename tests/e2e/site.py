@@ -41,9 +41,9 @@ def poll(condition: Callable[[], Any], what: str, limit_s: float = 60.0, every_s
 class RunningSite:
     """A site in a folder, and what tests do to it."""
 
-    def __init__(self, folder: Path, nodes: int) -> None:
+    def __init__(self, folder: Path, nodes: int, *options: str) -> None:
         self.folder = folder
-        self.phalanx("up", "--nodes", str(nodes), "--accelerators", "2", "--timeout", "150")
+        self.phalanx("up", "--nodes", str(nodes), "--accelerators", "2", "--timeout", "150", *options)
         self.site: Site = require_site(folder)
         self.client = Client(self.site.address, load(folder / "pki" / "admin"))
 

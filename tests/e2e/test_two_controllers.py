@@ -1,0 +1,106 @@
+"""Two controllers on one PostgreSQL under a running training: the leader killed, its successor stopped, the database
+restarted; ranks keep their processes, and the weights are those of the undisturbed run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import grpc
+import pytest
+from phalanx.v1 import fleet_pb2
+
+from cli.supervisor import control
+from controlplane.adapters.journal.sql import SqlJournal
+from tests.e2e.site import RunningSite, poll
+from tests.fixtures.postgres import PostgresServer
+
+pytestmark = pytest.mark.e2e
+TAKE_OVER_S = 10.0
+EPOCH_LOST = "exit code 3"
+
+
+@pytest.fixture
+def database(own_postgres: PostgresServer) -> str:
+    return own_postgres.url(own_postgres.create())
+
+
+@pytest.fixture
+def pair(tmp_path: Path, database: str) -> Iterator[RunningSite]:
+    running = RunningSite(tmp_path / "pair", 3, "--controllers", "2", "--journal", database)
+    yield running
+    running.down()
+
+
+def epoch(site: RunningSite) -> int:
+    """Epoch of whoever leads, 0 when nobody answers now."""
+    try:
+        return int(site.client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=1).epoch)
+    except grpc.RpcError:
+        return 0
+
+
+def serves_later(site: RunningSite, before: int, since: float) -> int:
+    """Wait for a later epoch; it must come within the promised time."""
+    later: int = poll(lambda: (now := epoch(site)) > before and now, f"an epoch after {before}", 60)
+    took_s = time.monotonic() - since
+    assert took_s <= TAKE_OVER_S, f"the standby served after {took_s:.1f} s"
+    return later
+
+
+def test_the_lead_moves_twice_and_the_database_restarts(
+    pair: RunningSite, own_postgres: PostgresServer, database: str, reference: str
+) -> None:
+    pair.submit("two")
+    pair.running("two", step=15)
+    pids = pair.pids("two")
+    first = epoch(pair)
+
+    since = time.monotonic()
+    control.call(pair.site.run, {"command": "hold", "name": "controller", "seconds": 20})
+    second = serves_later(pair, first, since)
+    pair.running("two", step=pair.job("two").step + 3)
+    assert pair.pids("two") == pids, "no rank was disturbed by a dead leader"
+
+    own_postgres.stop(signal.SIGQUIT)
+    poll(lambda: _journal_state(pair) != "ok", "the outage is said", 30)
+    own_postgres.start()
+    poll(lambda: _journal_state(pair) == "ok", "the outage is over", 30)
+    assert epoch(pair) == second, "the leader stayed"
+
+    poll(lambda: pair.units()["controller"]["state"] == "running", "the first one stands by", 60)
+    poll(lambda: "standing_by" in _log(pair, "controller"), "and follows", 30)
+    stopped = pair.units()["controller-2"]["pid"]
+    since = time.monotonic()
+    os.kill(stopped, signal.SIGSTOP)
+    third = serves_later(pair, second, since)
+    with closing(SqlJournal(database)) as journal:
+        led_from = next(entry.revision for entry in journal.read(0, 100_000) if entry.epoch == third)
+    os.kill(stopped, signal.SIGCONT)
+    poll(lambda: EPOCH_LOST in pair.units()["controller-2"]["last_exit"], "the stopped leader ends by itself", 30)
+    with closing(SqlJournal(database)) as journal:
+        assert {entry.epoch for entry in journal.read(led_from - 1, 100_000)} == {third}, "it wrote nothing"
+    pair.running("two", step=pair.job("two").step + 3)
+    assert pair.pids("two") == pids, "ranks keep their processes through all of it"
+
+    job = pair.finished("two")
+    assert job.generation == 1
+    assert job.result["weights_sha256"] == reference
+
+
+def _journal_state(site: RunningSite) -> str:
+    try:
+        return str(site.client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=2).journal_state)
+    except grpc.RpcError:
+        return ""
+
+
+def _log(site: RunningSite, unit: str) -> str:
+    """The log of a unit's newest life."""
+    text = Path(site.units()[unit]["log"]).read_text()
+    return text.rpartition("controller_started")[2]
