@@ -84,9 +84,11 @@ def node_report(draft: Draft, event: ev.NodeReport) -> None:
     _device_rows(draft, event, number)
     _host_rows(draft, event.node, number, event.hosts, full=event.full)
     for shard in event.shards:
-        _shard(draft, shard)
+        if _takes_part(draft, shard.job, number):
+            _shard(draft, shard)
     for failure in event.restore_failures:
-        _restore_failed(draft, failure)
+        if _takes_part(draft, failure.job, number):
+            _restore_failed(draft, failure)
     for checked in event.checked:
         _checked(draft, checked)
 
@@ -292,6 +294,12 @@ def lose_ranks(draft: Draft, job: Job, lost: tuple[LostRank, ...], cause: str) -
     step = max(draft.soft.progress(job.uid)[0], job.restore_step)
     draft.write(r.RanksLost(job.uid, lost, draft.now_ns + ms(window), step, cause))
     draft.settle(job.uid)
+
+
+def _takes_part(draft: Draft, uid: str, number: int) -> bool:
+    """Whether a node has, or had in this generation, a rank or process of the job: others say nothing about its files."""
+    job = draft.state.jobs.get(uid)
+    return job is not None and bool((job.rank_node == number).any() or (job.hosts.node == number).any())
 
 
 def _shard(draft: Draft, row: ev.ShardRow) -> None:
