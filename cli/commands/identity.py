@@ -80,7 +80,7 @@ def create(
             ttl_ms=minutes * 60_000,
         )
         answer = client.identities.CreateJoinToken(wanted, timeout=CALL_TIMEOUT_S)
-    write_join_file(output, kind.value, name, answer)
+    write_join_file(output, kind.value, name, answer, client.address)
     render.note(f"join file for {kind.value} {name} in {output}: a secret, for one use, until {answer.expires_at}")
 
 

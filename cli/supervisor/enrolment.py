@@ -84,7 +84,7 @@ def _enrol_one(agent: _Agent, authority: bytes, client: Client, say: Callable[[s
             raise
         say(f"  {agent.kind} {agent.name} gets no token: {error.details()}")
         return
-    write_join_file(agent.folder / JOIN_FILE, agent.kind, agent.name, answer)
+    write_join_file(agent.folder / JOIN_FILE, agent.kind, agent.name, answer, client.address)
 
 
 def kind_number(kind: str) -> identity_pb2.IdentityKind.ValueType:
@@ -94,13 +94,29 @@ def kind_number(kind: str) -> identity_pb2.IdentityKind.ValueType:
     return identity_pb2.IdentityKind.Value(f"IDENTITY_KIND_{kind.upper()}")
 
 
-def write_join_file(path: Path, kind: str, name: str, answer: identity_pb2.CreateJoinTokenResponse) -> None:
-    """Write what an agent needs to join: a secret until it is used."""
+def write_join_file(
+    path: Path, kind: str, name: str, answer: identity_pb2.CreateJoinTokenResponse, address: str
+) -> None:
+    """Write what an agent needs to join: a secret until it is used. `address`: the controllers as we reach them."""
     document = {
-        "site": answer.site, "address": "", "join_address": answer.join_address, "ca_pem": answer.ca_pem.decode(),
-        "token": answer.token, "kind": kind, "name": name, "expires_at": answer.expires_at,
-    }  # fmt: skip
+        "site": answer.site,
+        "address": address,
+        "join_address": reachable(answer.join_address, address),
+        "ca_pem": answer.ca_pem.decode(),
+        "token": answer.token,
+        "kind": kind,
+        "name": name,
+        "expires_at": answer.expires_at,
+    }
     write_private(path, json.dumps(document, indent=2).encode())
+
+
+def reachable(join: str, address: str) -> str:
+    """Where agents join: a controller that listens on all its interfaces is meant by the hosts that we reach it by."""
+    host, _, port = join.rpartition(":")
+    if host.strip("[]") not in ("0.0.0.0", "::"):
+        return join
+    return ",".join(f"{one.strip().rpartition(':')[0]}:{port}" for one in address.split(","))
 
 
 def _has_certificate(folder: Path, authority: bytes) -> bool:

@@ -12,6 +12,7 @@ from phalanx.v1 import fleet_pb2, job_pb2
 from cli.client import Client, translate
 from cli.credentials import CERTIFICATE, KEY, check_loopback, find_folder, load, make_request, write_private
 from cli.errors import CliError, Exit
+from cli.supervisor.enrolment import reachable
 from controlplane.pki.certificates import read_request
 
 from fake_controller import Refusal, Served  # isort: skip # beside this file, put on the path by conftest
@@ -110,3 +111,9 @@ def test_plaintext_stays_on_this_machine(phalanx: Callable[..., object]) -> None
         check_loopback(("127.0.0.1:7711", "10.0.0.1:7711"))
     outcome = phalanx("get", "nodes", "--plaintext", "--address", "10.0.0.1:7711")
     assert (outcome.code, "loopback only" in outcome.err) == (2, True)  # type: ignore[attr-defined]
+
+
+def test_where_agents_join() -> None:
+    assert reachable("ctl-1:7712", "10.0.0.1:7711") == "ctl-1:7712"
+    assert reachable("0.0.0.0:7712", "ctl-1:7711, ctl-2:7711") == "ctl-1:7712,ctl-2:7712"
+    assert reachable("[::]:7712", "[fd00::1]:7711") == "[fd00::1]:7712"
