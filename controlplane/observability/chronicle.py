@@ -87,6 +87,8 @@ def describe(record: r.Record) -> Line | None:
             return "info", "node_cordoned", {"owner": record.owner, "reason": record.reason}
         case r.NodeUncordoned():
             return "info", "node_uncordoned", {"owner": record.owner}
+        case r.JournalRestored():
+            return "warning", "journal_restored", {"skipped": record.skipped}
         case r.NodeDrained():
             return "info", "node_drained", {}
         case r.AcceleratorsChanged():

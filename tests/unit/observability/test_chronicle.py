@@ -14,6 +14,7 @@ from controlplane.observability.chronicle import SHOWN, SILENT, describe, some
 HISTORY = Path(__file__).parents[2] / "scenarios" / "histories" / "v1.jsonl"
 LATER: list[r.Record] = [
     r.NodeDrained("n1"),
+    r.JournalRestored(1_000),
     r.JobUnplaced("j", "n1 was cordoned"),
     r.Audited(AuditEntry(1, 0, "spiffe://prod/operator/ada", "ADMIN", "", "CordonNode", "n1", "", "", "q-1", "", "")),
 ]
