@@ -47,11 +47,14 @@ class FailoverChannel(grpc.Channel):
                 self._connect(left_s)
                 return behaviour(self._channels[self._at], left_s)
             except grpc.RpcError as error:
-                if not _elsewhere(error) or time.monotonic() - began > limit_s:
+                if not _elsewhere(error):
                     raise
                 failed += 1
                 self._seen.discard(self._at)
+                # Also when no time is left: the next call must not begin at the same dead controller.
                 self._at = (self._at + 1) % len(self._channels)
+                if time.monotonic() - began > limit_s:
+                    raise
                 if failed % len(self._channels) == 0:
                     time.sleep(pause_s)
                     pause_s = min(LAST_PAUSE_S, pause_s * 2)
