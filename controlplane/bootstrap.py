@@ -329,7 +329,12 @@ def _policy(settings: Settings) -> Policy:
         brief_s=BRIEF_BEATS * settings.beat_ms / 1000,
         dead_without_witness_s=settings.dead_without_witness_ms / 1000,
     )
-    return Policy(suspicion, settings.orphan_grace_ms, settings.effect_ms, settings.max_active_jobs)
+    return Policy(
+        suspicion=suspicion,
+        orphan_grace_ms=settings.orphan_grace_ms,
+        effect_ms=settings.effect_ms,
+        max_active_jobs=settings.max_active_jobs,
+    )
 
 
 def sight(site: Site, router: Router, soft: SoftColumns, journal: TimedJournal, edge: Edge) -> Sight:

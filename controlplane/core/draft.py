@@ -17,7 +17,7 @@ from controlplane.core.state import State
 from controlplane.core.units import ms
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """Site-wide settings of the decisions. Times in milliseconds.
 
