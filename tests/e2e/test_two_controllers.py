@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from phalanx.v1 import fleet_pb2
+from phalanx.v1 import admin_pb2, fleet_pb2
 
 from cli.supervisor import control
 from controlplane.adapters.journal.sql import SqlJournal
@@ -22,6 +22,7 @@ from tests.fixtures.postgres import PostgresServer
 
 pytestmark = pytest.mark.e2e
 TAKE_OVER_S = 10.0
+UNITS = ("controller", "controller-2")
 EPOCH_LOST = "exit code 3"
 
 
@@ -45,6 +46,12 @@ def epoch(site: RunningSite) -> int:
         return 0
 
 
+def leader(site: RunningSite) -> str:
+    """Unit of the controller that leads: either may have been faster at the start."""
+    answer = site.client.admin.GetStorage(admin_pb2.GetStorageRequest(), timeout=10)
+    return UNITS[site.site.address.split(",").index(answer.controllers[0])]
+
+
 def serves_later(site: RunningSite, before: int, since: float) -> int:
     """Wait for a later epoch; it must come within the promised time."""
     later: int = poll(lambda: (now := epoch(site)) > before and now, f"an epoch after {before}", 60)
@@ -59,10 +66,10 @@ def test_the_lead_moves_twice_and_the_database_restarts(
     pair.submit("two")
     pair.running("two", step=15)
     pids = pair.pids("two")
-    first = epoch(pair)
+    first, killed = epoch(pair), leader(pair)
 
     since = time.monotonic()
-    control.call(pair.site.run, {"command": "hold", "name": "controller", "seconds": 20})
+    control.call(pair.site.run, {"command": "hold", "name": killed, "seconds": 20})
     second = serves_later(pair, first, since)
     pair.running("two", step=pair.job("two").step + 3)
     assert pair.pids("two") == pids, "no rank was disturbed by a dead leader"
@@ -73,16 +80,18 @@ def test_the_lead_moves_twice_and_the_database_restarts(
     poll(lambda: _journal_state(pair) == "ok", "the outage is over", 30)
     assert epoch(pair) == second, "the leader stayed"
 
-    poll(lambda: pair.units()["controller"]["state"] == "running", "the first one stands by", 60)
-    poll(lambda: "standing_by" in _log(pair, "controller"), "and follows", 30)
-    stopped = pair.units()["controller-2"]["pid"]
+    poll(lambda: pair.units()[killed]["state"] == "running", "the first one is back", 60)
+    poll(lambda: "standing_by" in _log(pair, killed), "and stands by", 30)
+    stopped = leader(pair)
+    assert stopped != killed
+    pid = pair.units()[stopped]["pid"]
     since = time.monotonic()
-    os.kill(stopped, signal.SIGSTOP)
+    os.kill(pid, signal.SIGSTOP)
     third = serves_later(pair, second, since)
     with closing(SqlJournal(database)) as journal:
         led_from = next(entry.revision for entry in journal.read(0, 100_000) if entry.epoch == third)
-    os.kill(stopped, signal.SIGCONT)
-    poll(lambda: EPOCH_LOST in pair.units()["controller-2"]["last_exit"], "the stopped leader ends by itself", 30)
+    os.kill(pid, signal.SIGCONT)
+    poll(lambda: EPOCH_LOST in pair.units()[stopped]["last_exit"], "the stopped leader ends by itself", 30)
     with closing(SqlJournal(database)) as journal:
         assert {entry.epoch for entry in journal.read(led_from - 1, 100_000)} == {third}, "it wrote nothing"
     pair.running("two", step=pair.job("two").step + 3)
