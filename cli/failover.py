@@ -47,13 +47,12 @@ class FailoverChannel(grpc.Channel):
                 self._connect(left_s)
                 return behaviour(self._channels[self._at], left_s)
             except grpc.RpcError as error:
-                if not _elsewhere(error):
-                    raise
-                failed += 1
-                self._seen.discard(self._at)
-                # Also when no time is left: the next call must not begin at the same dead controller.
-                self._at = (self._at + 1) % len(self._channels)
-                if time.monotonic() - began > limit_s:
+                if _elsewhere(error) or _silent(error):
+                    # Also when no time is left: the next call must not begin at the same dead or frozen controller.
+                    failed += 1
+                    self._seen.discard(self._at)
+                    self._at = (self._at + 1) % len(self._channels)
+                if not _elsewhere(error) or time.monotonic() - began > limit_s:
                     raise
                 if failed % len(self._channels) == 0:
                     time.sleep(pause_s)
@@ -180,3 +179,10 @@ def _elsewhere(error: Any) -> bool:
         return False
     metadata = dict(error.trailing_metadata() or ())
     return metadata.get(REASON_KEY, "") in ELSEWHERE
+
+
+def _silent(error: Any) -> bool:
+    """Whether nobody answered in time: a controller that is frozen holds its connections."""
+    if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+        return False
+    return REASON_KEY not in dict(error.trailing_metadata() or ())
