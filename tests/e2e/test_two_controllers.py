@@ -41,7 +41,7 @@ def pair(tmp_path: Path, database: str) -> Iterator[RunningSite]:
 def epoch(site: RunningSite) -> int:
     """Epoch of whoever leads, 0 when nobody answers now."""
     try:
-        return int(site.client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=3).epoch)
+        return int(site.client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=1).epoch)
     except grpc.RpcError:
         return 0
 
