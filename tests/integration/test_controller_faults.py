@@ -159,20 +159,6 @@ def test_a_full_disk_stops_commands_with_the_reason_and_nothing_else(controller:
     assert controller.log_lines("journal_writable")
 
 
-def test_a_second_controller_takes_over_and_the_first_ends(controller: Controller, tmp_path: Path) -> None:
-    controller.start()
-    FakeAgent(controller, "node-1").connect()
-    second = Controller(tmp_path)
-    try:
-        second.start()
-        assert second.site().epoch == 2
-        assert controller.wait() == 3
-        assert controller.log_lines("epoch_lost")
-        assert second.node("node-1").name == "node-1"
-    finally:
-        second.close()
-
-
 def test_a_taken_port_and_a_foreign_file_are_said_clearly(controller: Controller, tmp_path: Path) -> None:
     with socket.socket() as taken:
         host, _, port = controller.address.partition(":")
