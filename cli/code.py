@@ -117,16 +117,21 @@ def pack(folder: Path) -> PackedFolder:
     return PackedFolder(str(folder), f"sha256:{hashlib.sha256(data).hexdigest()}", data, count)
 
 
-def upload(stub: code_pb2_grpc.CodeServiceStub, packed: PackedFolder) -> bool:
-    """Sends the archive unless the site has it; returns whether it was sent. gRPC errors pass."""
+def is_shipped(stub: code_pb2_grpc.CodeServiceStub, packed: PackedFolder) -> bool:
+    """Whether the site has the archive; an error when it would not take it. gRPC errors pass."""
     from phalanx.v1 import code_pb2  # noqa: PLC0415
 
     found = stub.FindCode(code_pb2.FindCodeRequest(digest=packed.digest), timeout=CALL_TIMEOUT_S)
-    if found.found:
-        return False
-    if found.max_bytes and len(packed.data) > found.max_bytes:
+    if not found.found and found.max_bytes and len(packed.data) > found.max_bytes:
         what = f"{packed.folder} packs to {len(packed.data)} bytes, this site takes {found.max_bytes}"
         raise CliError(what, fix=f"name in {IGNORE_FILE} what the job does not need", code=Exit.USAGE)
+    return found.found
+
+
+def upload(stub: code_pb2_grpc.CodeServiceStub, packed: PackedFolder) -> bool:
+    """Sends the archive unless the site has it; returns whether it was sent. gRPC errors pass."""
+    if is_shipped(stub, packed):
+        return False
     stub.UploadCode(_chunks(packed), timeout=UPLOAD_TIMEOUT_S)
     return True
 

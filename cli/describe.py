@@ -26,7 +26,7 @@ def job(item: job_pb2.Job) -> None:
             ("uid", item.uid),
             ("state", render.job_state(item)),
             ("blocker", item.blocker),
-            ("ended", f"{item.ended_at}  {item.end_reason}".strip()),
+            ("ended", f"{item.ended_at}  {render.brief(item.end_reason)}".strip()),
             ("submitted", item.submitted_at),
             ("generation", str(item.generation)),
             ("step", f"{item.step}" + (f" of {render.total_steps(item)}" if render.total_steps(item) else "")),

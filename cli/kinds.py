@@ -78,7 +78,7 @@ def jobs(client: Client) -> Listing:
             RANKS=lambda job: str(job.spec.ranks),
             ETTR=lambda job: f"{job.ettr:.3f}",
             RESTARTS=lambda job: str(sum(job.restarts.values())),
-            REMARK=lambda job: job.blocker or job.end_reason,
+            REMARK=lambda job: job.blocker or render.brief(job.end_reason),
         ),
         _columns(
             items,

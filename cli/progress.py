@@ -35,7 +35,7 @@ def ended_well(job: job_pb2.Job, *, quiet: bool = False) -> None:
     if state != "SUCCEEDED":
         raise CliError(
             f"{job.name} ended {state} at step {job.step}",
-            why=job.end_reason,
+            why=render.brief(job.end_reason),
             fix=f"`phalanx why job {job.name}` and `phalanx logs {job.name} --rank 0` say more",
         )
     if not quiet:

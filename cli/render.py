@@ -165,6 +165,12 @@ def total_steps(job: job_pb2.Job) -> int:
     return int(args["steps"].number_value) if "steps" in args else 0
 
 
+def brief(reason: str) -> str:
+    """A reason on one line: of a traceback in it only what was raised; `phalanx logs` has the rest."""
+    first, *rest = reason.strip().splitlines() or [""]
+    return f"{first.removesuffix('Traceback (most recent call last):')}{rest[-1].strip()}" if rest else first
+
+
 def job_line(job: job_pb2.Job, *, bar: bool) -> str:
     """A job's progress on one line."""
     total = total_steps(job)
@@ -175,9 +181,9 @@ def job_line(job: job_pb2.Job, *, bar: bool) -> str:
         parts.append("[" + "#" * filled + "." * (BAR_WIDTH - filled) + "]")
     parts.append(f"step {done}  gen {job.generation}  loss {loss(job.loss)}  {seconds(job.step_time_s)}/step")
     if job.blocker:
-        parts.append(f"waits: {job.blocker}")
+        parts.append(job.blocker if job.blocker.startswith("waits ") else f"waits: {job.blocker}")
     if job.end_reason:
-        parts.append(job.end_reason)
+        parts.append(brief(job.end_reason))
     return clean("  ".join(parts))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -18,13 +19,18 @@ from controlplane.core.spec import Violation
 MAX_DEPTH = 40
 MAX_NODES = 50_000
 MAX_ALIASES = 100
+MAX_LINE_DEPTH = 4 * MAX_DEPTH
+"""Brackets open at once in one line, also those in quotes. PyYAML looks ahead to the end of a line for a key, and for each
+token it goes through all that are open."""
 
 _BOOL, _INT, _STR = (f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "str"))
+_BRACKET = re.compile(r"[\[\]{}]")
 _EXPONENT = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?[eE][+-]?[0-9]+")
 
 
 def check_extent(name: str, text: str) -> None:
     """Refuses a document that is too deep, too long or repeats itself too often, before anything is made of it."""
+    _check_brackets(name, text)
     depth = aliases = 0
     for nodes, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -37,6 +43,17 @@ def check_extent(name: str, text: str) -> None:
             if count > most:
                 line = event.start_mark.line + 1 if event.start_mark else 1
                 raise ManifestRefused((f"{name}:{line}: the document is more than {most} {what}. is this a manifest?",))
+
+
+def _check_brackets(name: str, text: str) -> None:
+    """What the parser would look through for seconds before its first event."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.count("[") + line.count("{") <= MAX_LINE_DEPTH:
+            continue
+        deepest = max(accumulate(1 if bracket in "[{" else -1 for bracket in _BRACKET.findall(line)))
+        if deepest > MAX_LINE_DEPTH:
+            what = f"the line opens more than {MAX_LINE_DEPTH} brackets"
+            raise ManifestRefused((f"{name}:{number}: {what}. is this a manifest?",))
 
 
 def hint(problem: str) -> str:

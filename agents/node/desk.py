@@ -241,6 +241,7 @@ class LocalDesk:
         refusal = self._state.table.final_marker(message)
         if refusal is None:
             self._state.save()
+            self._state.workload_finished()
             connection.send(local_pb2.LocalInstruction(final_marker_ack=local_pb2.FinalMarkerAck()))
         return refusal
 

@@ -295,9 +295,9 @@ class ControllerLink(ABC):
             # The reader learns the same from its read, with the status.
             return
 
-    def beat_due(self) -> int:
-        """Number of the beat that is due, 0 when none is."""
-        if not self._beat_due:
+    def beat_due(self, *, early: bool = False) -> int:
+        """Number of the beat that is due, 0 when none is. `early`: there is something to tell that the next would miss."""
+        if not (self._beat_due or early):
             return 0
         self._beat_due = False
         self._beats += 1

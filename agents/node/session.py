@@ -120,7 +120,7 @@ class ControllerSession(ControllerLink):
 
     def next_message(self) -> agent_pb2.AgentMessage | None:
         """The beat first, then reports, then results, so that an end is told before its fence."""
-        beat = self.beat_due()
+        beat = self.beat_due(early=self._state.take_final_steps())
         if beat:
             rows = self._state.progress_rows()
             return agent_pb2.AgentMessage(

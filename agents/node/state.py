@@ -33,6 +33,7 @@ class NodeState:
         self.wake = asyncio.Event()
         self._accelerators: dict[str, agent_pb2.AcceleratorStatus] = {}
         self._progress: dict[str, tuple[agent_pb2.StepProgress, float]] = {}
+        self._final_steps = False
 
     def host_changed(self, host_id: str) -> None:
         """A host's record has changed: keep it on disk, then tell the controller.
@@ -55,6 +56,16 @@ class NodeState:
     def note_progress(self, progress: agent_pb2.StepProgress) -> None:
         """Soft state: only the newest counts, it travels with the next beat."""
         self._progress[progress.host_id] = (progress, time.monotonic() - progress.age_ms / 1000)
+
+    def workload_finished(self) -> None:
+        """A rank has done its last step: it is told before its end, which the next regular beat might not be."""
+        self._final_steps = True
+        self.wake.set()
+
+    def take_final_steps(self) -> bool:
+        """Whether there are last steps to tell; once."""
+        due, self._final_steps = self._final_steps, False
+        return due
 
     def progress_rows(self) -> list[agent_pb2.StepProgress]:
         """Last known step of every living rank, with its age now."""

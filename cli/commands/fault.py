@@ -82,7 +82,13 @@ def rank_pid(client: Client, job: str, rank: int, what: Target) -> int:
         case Target.ACTOR:
             pid = _actor_of(found.host_pid)
     if not pid:
-        raise CliError(f"the {what} of rank {rank} does not run now", fix="try again", code=Exit.CONFLICT)
+        state = render.job_state(answer.job)
+        raise CliError(
+            f"the {what} of rank {rank} does not run now",
+            why=f"{job} is {state}" + (f": {answer.job.blocker}" if answer.job.blocker else ""),
+            fix=f"submit {job} again" if answer.job.ended_at else f"try again when `phalanx watch {job}` shows RUNNING",
+            code=Exit.CONFLICT,
+        )
     return pid
 
 

@@ -12,10 +12,13 @@ from cli.client import connect
 from cli.errors import CliError, Exit
 from cli.grammar import Group, Option
 from cli.options import DEFAULT_DIRECTORY, Directory
+from cli.site import read_site
 from cli.supervisor.launch import bring_up, take_down, trust, wait_ready
-from cli.supervisor.layout import SiteOptions
+from cli.supervisor.layout import SiteOptions, is_free
 
 READY_TIMEOUT_S = 120.0
+DEFAULT_PORT = 7711
+PORT_HELP = "The controller's port, which must be free; 0: 7711, or another when that is taken."
 
 
 def register(app: Group) -> None:
@@ -29,7 +32,7 @@ def up(
     directory: Directory = DEFAULT_DIRECTORY,
     nodes: Annotated[int, Option(min=1, max=64, help="Nodes to start, all on this machine.")] = 4,
     accelerators: Annotated[int, Option(min=0, max=64, help="Simulated accelerators on each.")] = 2,
-    port: Annotated[int, Option(min=1, max=65535, help="The controller's port; another when it is taken.")] = 7711,
+    port: Annotated[int, Option(min=0, max=65535, help=PORT_HELP)] = 0,
     detach: Annotated[bool, Option("--detach/--foreground", help="Return when ready, or stay until ended.")] = True,
     no_cell: Annotated[bool, Option("--no-cell", help="No Ray cell: nodes are shown, but run no ranks.")] = False,
     plaintext: Annotated[bool, Option("--plaintext", help="No TLS and no identities, on loopback.")] = False,
@@ -43,7 +46,7 @@ def up(
         directory,
         nodes,
         accelerators,
-        port,
+        _free(port, directory) if port else DEFAULT_PORT,
         with_cell=not no_cell,
         end_with_parent=not detach,
         plaintext=plaintext,
@@ -65,7 +68,9 @@ def start_site(options: SiteOptions, timeout_s: float) -> subprocess.Popen[bytes
         plan, supervisor = bring_up(options, render.note)
         address = plan.site["address"]
         if f":{options.port}" not in address:
-            render.note(f"  port {options.port} is taken; the controller listens at {address}")
+            render.note(
+                f"  port {options.port} is taken by another process (another site?): this one listens at {address}"
+            )
         with connect(address, directory, **trust(options)) as client:
             wait_ready(plan, supervisor, client, timeout_s, render.note)
     except (CliError, KeyboardInterrupt) as error:
@@ -74,6 +79,15 @@ def start_site(options: SiteOptions, timeout_s: float) -> subprocess.Popen[bytes
         raise
     render.note(f"ready: {options.nodes} nodes, {options.nodes * options.accelerators} accelerators, {address}")
     return supervisor
+
+
+def _free(port: int, directory: Path) -> int:
+    """A port that was asked for by number: another one would not be what scripts and firewalls expect."""
+    site = read_site(directory)
+    if site is None and not is_free(port):
+        why = "another process listens there; `ss -ltnp` names it"
+        raise CliError(f"port {port} is taken", why=why, fix="choose another --port, or none", code=Exit.CONFLICT)
+    return port
 
 
 def _interrupt(number: int, _frame: object) -> None:

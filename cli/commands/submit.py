@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cli import render
 from cli.client import CALL_TIMEOUT_S, SUBMIT_TIMEOUT_S, Client, Refused, new_request_id
-from cli.code import upload
+from cli.code import PackedFolder, is_shipped, upload
 from cli.durations import Timeout, Wait
 from cli.errors import CliError, Exit
 from cli.grammar import Argument, CommandEnd, Group, Option
@@ -51,8 +51,8 @@ def submit(
     """
     manifest = read_manifest(_one_file(manifest_file, file))
     with site.connect() as client:
-        if manifest.code is not None and upload(client.code, manifest.code):
-            render.note(f"shipped {manifest.code.folder}: {manifest.code.files} files, {manifest.code.digest}")
+        if manifest.code is not None:
+            ship(client, manifest.code, dry_run=dry_run)
         answer = _submit(client, manifest, dry_run=dry_run)
         if output in (Output.JSON, Output.YAML):
             render.document(plain(answer), output.value)
@@ -64,6 +64,15 @@ def submit(
             from cli.progress import ended_well, follow  # noqa: PLC0415
 
             ended_well(follow(client, answer.name, timeout), quiet=output not in (Output.TABLE, Output.WIDE))
+
+
+def ship(client: Client, code: PackedFolder, *, dry_run: bool) -> None:
+    """Uploads a folder of code that the site does not have; a dry run leaves nothing there and says what that means."""
+    what = f"{code.folder}: {code.files} file{'s' * (code.files != 1)}, {code.digest}"
+    if not dry_run and upload(client.code, code):
+        render.note(f"shipped {what}")
+    elif dry_run and not is_shipped(client.code, code):
+        render.note(f"would ship {what}; what it imports is checked when it is shipped, before the job is stored")
 
 
 def _one_file(argument: str, option: str) -> str:

@@ -68,16 +68,17 @@ def make_run_folder(run: Path) -> None:
 
 def choose_ports(first: int, count: int) -> tuple[int, ...]:
     """Free loopback ports: the asked one when it is free, the others (and its substitute) from a quiet range."""
-    chosen = [first] if _is_free(first) else []
+    chosen = [first] if is_free(first) else []
     for candidate in random.Random().sample(range(*PORT_RANGE), 2000):
         if len(chosen) == count:
             return tuple(chosen)
-        if _is_free(candidate):
+        if is_free(candidate):
             chosen.append(candidate)
     raise CliError("no free ports", why=f"2000 ports between {PORT_RANGE[0]} and {PORT_RANGE[1]} are taken")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a loopback port."""
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for a server
         try:

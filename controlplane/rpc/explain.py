@@ -107,7 +107,7 @@ def job_summary(state: State, job: Job, step: int) -> str:
     elif job.ending:
         parts.append(f"it is ending as {job.ending.name}: {job.end_reason}")
     if job.blocker:
-        parts.append(f"it waits: {job.blocker}")
+        parts.append(_waiting(job.blocker))
     if job.incident:
         root = root_cause(job.incident.lost)
         lost = ranks_text([entry.rank for entry in job.incident.lost]) if job.incident.lost else "no rank"
@@ -127,6 +127,11 @@ def job_summary(state: State, job: Job, step: int) -> str:
     if job.ledger_ns:
         parts.append(f"productive share {ettr(job.ledger_ns):.3f}")
     return "; ".join(part for part in parts if part)
+
+
+def _waiting(blocker: str) -> str:
+    """A blocker as a sentence: many say themselves that something "waits for" something."""
+    return f"it {blocker}" if blocker.startswith(("waits ", "backs off ")) else f"it waits: {blocker}"
 
 
 def _charges(job: Job, blame: Blame) -> int:

@@ -58,9 +58,10 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             text = f"{len(violations)} fields are not valid; {first.path} {first.reason}: {first.fix}"
             raise RequestRefused(Refusal("invalid", "INVALID_SPEC", text, violations))
         spec = spec_value(request.spec)
-        await self._code.require(spec.workload.code_digest)
-        if request.request_id not in site.state.answers:
-            await preflight(site, self._cells, spec)
+        if not (request.dry_run and await self._not_shipped_yet(spec.workload.code_digest)):
+            await self._code.require(spec.workload.code_digest)
+            if request.request_id not in site.state.answers:
+                await preflight(site, self._cells, spec)
         event = ev.SubmitJob(request.request_id, spec, request.dry_run, site.settings.root)
         answer = (await site.command(event)).fields
         state = site.state
@@ -144,6 +145,10 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 yield chunk
         finally:
             self._relays.drop(stream_id)
+
+    async def _not_shipped_yet(self, digest: str) -> bool:
+        """Whether code is named that the site does not have: what a dry run, which ships nothing, cannot have imported."""
+        return bool(digest) and not await self._code.has(digest)
 
     async def _newest_process(self, job: Job, rank: int) -> tuple[int, str]:
         """Serial and node of the newest process that held the rank, or was started to hold it."""

@@ -97,6 +97,17 @@ def test_a_job_whose_code_was_never_uploaded_is_not_stored(controller: Controlle
     assert controller.site().revision == before
 
 
+def test_a_dry_run_needs_no_upload_and_leaves_nothing(controller: Controller) -> None:
+    spec = spec_message()
+    spec.workload.CopyFrom(types_pb2.WorkloadSpec(module="train", code_digest=OTHER))
+    before = controller.site().revision
+    with pytest.raises(grpc.RpcError) as caught:
+        controller.jobs.SubmitJob(job_pb2.SubmitJobRequest(spec=spec, dry_run=True), timeout=5)
+    assert refusal(caught.value)[1] == "DOES_NOT_FIT_SITE", "missing code is no objection; that there is no node is one"
+    assert controller.site().revision == before
+    assert not [path for path in folder(controller).glob("*") if path.name.startswith("0" * 64)]
+
+
 def test_storage_that_cannot_be_written_is_said_plainly(controller: Controller) -> None:
     place = folder(controller)
     place.mkdir(exist_ok=True)

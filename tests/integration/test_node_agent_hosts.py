@@ -222,6 +222,7 @@ async def test_an_observed_exit_is_told_at_once_and_again_when_empty(site: Site)
     host = await site.host(session, "j-1")
     assignment = await running(session, host)
     marker = local_pb2.FinalMarker(host_id="j-1", generation=1, token=assignment.token, result={"loss": "1.5"})
+    host.send(progress=agent_pb2.StepProgress(host_id="j-1", generation=1, step=20, loss=1.5))
     host.send(final_marker=marker)
     await until(lambda: host.instructions("final_marker_ack"), "the marker's ack")
     host.send("host", host_exit=local_pb2.HostExit(host_id="j-1", exit=types_pb2.ExitInfo(observed=True, code=0)))
@@ -229,6 +230,9 @@ async def test_an_observed_exit_is_told_at_once_and_again_when_empty(site: Site)
     await until(session.seen("j-1", types_pb2.RANK_STATE_EXITED), "the exit")
     told = [row for report in session.reports for row in report.hosts if row.state == types_pb2.RANK_STATE_EXITED]
     assert not told[0].exit.group_empty, "the rank host still lived"
+    assert [row.step for beat in session.beats for row in beat.progress][-1:] == [20], (
+        "the last step came before the end"
+    )
     await until(lambda: not alive(host.child), "the rest of the group is killed")
     row = await until(session.emptied("j-1"), "the end")
     assert (row.exit.observed, row.exit.code, row.exit.final_marker) == (True, 0, True)

@@ -22,7 +22,7 @@ from cli.errors import CliError, Exit
 from cli.site import site_path
 from cli.supervisor import processes
 from cli.supervisor.launch import start_supervisor, take_down, wait_ready
-from cli.supervisor.layout import SiteOptions, make_plan, make_run_folder, run_folder
+from cli.supervisor.layout import SiteOptions, choose_ports, make_plan, make_run_folder, run_folder
 from cli.supervisor.plan import Plan, Unit
 
 
@@ -97,21 +97,28 @@ def test_up_gives_up_after_its_time_and_names_what_is_missing(coming: Coming) ->
     assert "it waits for node-1 in service" in failed.value.what
 
 
-def test_up_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
-    run = run_folder(tmp_path)
+def test_a_taken_port_is_replaced_unless_it_was_asked_for(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        command = (sys.executable, "-m", "cli", "up", "--dir", str(tmp_path), "--no-cell", "--port", str(port))
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as up:
-            end = time.monotonic() + 20
-            while not site_path(tmp_path).exists() and time.monotonic() < end:
-                time.sleep(0.01)
-            os.kill(up.pid, signal.SIGTERM)
-            _, said = up.communicate(timeout=30)
+        assert port not in choose_ports(port, 3)
+        command = (sys.executable, "-m", "cli", "up", "--dir", str(tmp_path), "--port", str(port))
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (refused.returncode, f"port {port} is taken" in refused.stderr) == (Exit.CONFLICT, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_up_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    run = run_folder(tmp_path)
+    command = (sys.executable, "-m", "cli", "up", "--dir", str(tmp_path), "--no-cell")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as up:
+        end = time.monotonic() + 20
+        while not site_path(tmp_path).exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        os.kill(up.pid, signal.SIGTERM)
+        up.communicate(timeout=30)
     assert up.returncode != 0
-    assert f"port {port} is taken; the controller listens at" in said
     assert processes.marked(processes.SITE_MARKER, str(run)) == set()
     assert not run.exists()
     assert not site_path(tmp_path).exists()

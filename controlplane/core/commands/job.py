@@ -67,11 +67,12 @@ def _plan(draft: Draft, job: Job) -> Placement | Blocked:
 def _unwelcome(draft: Draft, spec: JobSpec) -> Refusal | None:
     known = draft.state.job_named(spec.name)
     if known and not known.terminal:
+        hint = f"choose another name, or `phalanx cancel {spec.name}` first"
         return Refusal(
             "conflict",
             "JOB_EXISTS",
-            f"job {spec.name} exists and is {known.state.name}: choose another name, or `phalanx cancel {spec.name}` first",
-            (Violation("metadata.name", f"{spec.name} is taken by a job that is {known.state.name}", "rename"),),
+            f"job {spec.name} exists and is {known.state.name}: {hint}",
+            (Violation("metadata.name", f"{spec.name} is taken by a job that is {known.state.name}", hint),),
         )
     if len(draft.state.active_jobs()) >= draft.policy.max_active_jobs:
         text = f"{draft.policy.max_active_jobs} jobs are active, the limit: wait or cancel some"

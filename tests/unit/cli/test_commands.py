@@ -190,6 +190,12 @@ def test_describe_shows_ranks_and_the_recovery_timeline(phalanx: Phalanx, contro
     assert phalanx("describe", "site", "x").code == Exit.USAGE
 
 
+REASON = """budget spent; last error: Traceback (most recent call last):
+  File "train.py", line 3, in main
+ValueError: boom
+"""
+
+
 def test_watch_ends_with_the_job(phalanx: Phalanx, controller: FakeController) -> None:
     controller.watched = [
         [job(step=1), job(step=100), job(state=t.JOB_STATE_SUCCEEDED, step=200, result={"loss": "1.5"})]
@@ -198,10 +204,11 @@ def test_watch_ends_with_the_job(phalanx: Phalanx, controller: FakeController) -
     assert outcome.code == Exit.OK
     assert outcome.out == "moe SUCCEEDED at step 200  loss=1.5\n"
     assert len(outcome.err.splitlines()) == 3
-    controller.watched = [[job(state=t.JOB_STATE_FAILED, step=3, end_reason="budget spent")]]
+    controller.watched = [[job(state=t.JOB_STATE_FAILED, step=3, end_reason=REASON)]]
     outcome = phalanx("watch", "moe")
     assert outcome.code == Exit.ERROR
-    assert "budget spent" in outcome.err
+    assert "  why: budget spent; last error: ValueError: boom\n" in outcome.err
+    assert "Traceback" not in outcome.err
 
 
 def test_a_watch_that_breaks_is_taken_up_again(phalanx: Phalanx, controller: FakeController) -> None:

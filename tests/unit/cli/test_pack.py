@@ -6,13 +6,19 @@ import gzip
 import io
 import os
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from phalanx.v1 import code_pb2
 
 from agents.cell import code as node_code
 from cli import code
+from cli.client import Client
 from cli.code import CannotPack, pack, take_folder
+from cli.commands.submit import ship
 from controlplane.core import shipped
 
 
@@ -119,3 +125,30 @@ def test_a_folder_that_cannot_be_shipped(source: Path, workload: dict[str, objec
 def test_documents_without_a_folder_pass(tmp_path: Path) -> None:
     for document in (None, [], {}, {"spec": 1}, {"spec": {"workload": []}}, {"spec": {"workload": {"module": "m"}}}):
         assert take_folder(document, tmp_path) == (None, ())
+
+
+class CodeStub:
+    """The site's side of shipping: remembers what came."""
+
+    def __init__(self) -> None:
+        self.archives: dict[str, bytes] = {}
+
+    def FindCode(self, request: code_pb2.FindCodeRequest, timeout: float) -> code_pb2.FindCodeResponse:
+        return code_pb2.FindCodeResponse(found=request.digest in self.archives)
+
+    def UploadCode(self, chunks: Iterable[code_pb2.UploadCodeRequest], timeout: float) -> None:
+        first, *rest = chunks
+        self.archives[first.digest] = b"".join(chunk.data for chunk in rest)
+
+
+def test_a_dry_run_ships_nothing_and_says_so(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed, stub = pack(source), CodeStub()
+    client = cast("Client", SimpleNamespace(code=stub))
+    ship(client, packed, dry_run=True)
+    assert stub.archives == {}
+    assert f"would ship {source}: 3 files, {packed.digest}" in capsys.readouterr().err
+    ship(client, packed, dry_run=False)
+    assert stub.archives == {packed.digest: packed.data}
+    assert capsys.readouterr().err.startswith("shipped ")
+    ship(client, packed, dry_run=True)
+    assert capsys.readouterr().err == ""

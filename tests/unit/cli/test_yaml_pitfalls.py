@@ -70,6 +70,18 @@ def test_a_bomb_of_aliases_is_never_expanded(tmp_path: Path) -> None:
     assert "more than 100 aliases" in told
 
 
-@pytest.mark.parametrize(("text", "what"), [("[" * 500, "levels deep"), ("- x\n" * 60_000, "values long")])
+@pytest.mark.parametrize(("text", "what"), [("[\n" * 500, "levels deep"), ("- x\n" * 60_000, "values long")])
 def test_a_document_without_end_is_refused_early(tmp_path: Path, text: str, what: str) -> None:
     assert what in problems(tmp_path, text)[0]
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "{" * 2_000, "x: " + "[" * 400 + "]" * 400], ids=len)
+def test_brackets_that_would_take_the_parser_seconds_are_refused_before_it(tmp_path: Path, line: str) -> None:
+    (told,) = problems(tmp_path, f"{HEAD}      {line}\n")
+    assert told.startswith("9: the line opens more than 160 brackets")
+
+
+def test_many_brackets_side_by_side_are_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"{HEAD}      x: [{', '.join(['[1]'] * 400)}]\n")
+    assert read_manifest(str(path)).spec.name == "moe"

@@ -90,3 +90,12 @@ SENTENCES = [
 @pytest.mark.parametrize(("record", "sentence"), SENTENCES)
 def test_sentences(record: r.Record, sentence: str) -> None:
     assert narrate(record, names()) == sentence
+
+
+@pytest.mark.parametrize(
+    ("blocker", "said"),
+    [("waits for its turn behind big", "it waits for its turn behind big"), ("no cell", "it waits: no cell")],
+)
+def test_a_summary_says_once_that_a_job_waits(blocker: str, said: str) -> None:
+    job = Job("moe-1", "moe", 1, spec("moe", 2), 0, blocker=blocker)
+    assert said in job_summary(State(), job, 0).split("; ")
