@@ -12,9 +12,11 @@ import pytest
 from controlplane.core import records as r
 from controlplane.core.events import AcceleratorRow
 from controlplane.core.fleet import Accelerator, NodeFacts
-from controlplane.core.jobs import Exit
+from controlplane.core.jobs import Exit, Job
+from controlplane.core.spec import JobSpec, Workload
 from controlplane.core.state import State
-from controlplane.core.vocabulary import Blame, NodeLiveness, Rung
+from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, Rung
+from controlplane.rpc.explain import job_summary
 from controlplane.rpc.narrate import HIDDEN, VISIBLE, Names, narrate, shown
 
 
@@ -97,5 +99,5 @@ def test_sentences(record: r.Record, sentence: str) -> None:
     [("waits for its turn behind big", "it waits for its turn behind big"), ("no cell", "it waits: no cell")],
 )
 def test_a_summary_says_once_that_a_job_waits(blocker: str, said: str) -> None:
-    job = Job("moe-1", "moe", 1, spec("moe", 2), 0, blocker=blocker)
+    job = Job("moe", "moe-1", 1, JobSpec("moe", Workload("m"), ranks=1), JobState.QUEUED, 0, blocker)
     assert said in job_summary(State(), job, 0).split("; ")
