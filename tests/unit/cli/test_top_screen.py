@@ -97,12 +97,14 @@ def test_it_all_stands_on_80_by_24(served: Served, filled: FakeController) -> No
     filled.site.ledger_s.update({"PRODUCTIVE": 3.0, "IDLE": 1.0})
 
     async def story(screen: Screen) -> None:
-        text = await screen.shows("r1 ■■□□", "■ 2 in use   □ 2 free", "moe  RUNNING  100/200", "moe was placed")
+        of_node = "node-1  IN_SERVICE  ALIVE  jobs moe  1/1 accelerators"
+        text = await screen.shows(
+            "r1 ■■□□", "■ 2 in use   □ 2 free", "moe  RUNNING  100/200", "moe was placed", of_node
+        )
         assert "4 nodes  4 accelerators  productive 75.0 %" in text
         assert "controller 9.9  epoch 2  revision 7  journal and detector ok" in text
         assert "#####....." in text
         assert "31 ms" in text
-        assert "node-1  IN_SERVICE  ALIVE  jobs moe  1/1 accelerators" in text
         assert "q quit" in text
 
     play(served.address, story)
