@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from phalanx.v1 import agent_pb2
@@ -57,12 +57,13 @@ def _check_file(folder: Path, relative: str, size: int, sha256: str, stop: threa
     return ""
 
 
-def sweep_refusal(folder: str, job_folders: Iterable[str], live_folders: Iterable[str], node_folder: Path) -> str:
+def sweep_refusal(folder: str, job_folders: Sequence[str], live_folders: Iterable[str], node_folder: Path) -> str:
     """Why `folder` must not be deleted; empty when it may.
 
     It may when it lies below `<root>/<job_uid>` of an earlier instruction (`job_folders`), or has a `g<digits>` folder
     on its path, and is not a folder that a running generation writes to, nor above one, nor anything of this node's.
-    Both the given path and the one behind its symbolic links must pass.
+    Both the given path and the one behind its symbolic links must pass, and there may be links above the folder of the
+    job only: what the job's own code can write must not lead to another's files.
     """
     if not os.path.isabs(folder) or os.path.normpath(folder) != folder:
         return "it is not an absolute, normalised path"
@@ -79,10 +80,23 @@ def sweep_refusal(folder: str, job_folders: Iterable[str], live_folders: Iterabl
         if path.is_relative_to(protected[-1]):
             return "it belongs to this node"
     real = Path(os.path.realpath(folder))
+    if real != _without_own_links(Path(folder), job_folders):
+        return "a symbolic link in it leads elsewhere"
     below_known = any(real != root and real.is_relative_to(root) for root in known)
     if not below_known and not any(_GENERATION_FOLDER.fullmatch(part) for part in real.parts[3:]):
         return "it is not below a checkpoint folder of a job"
     return ""
+
+
+def _without_own_links(folder: Path, job_folders: Sequence[str]) -> Path:
+    """Where a folder lies when nothing from its job's folder on is a symbolic link."""
+    parts = folder.parts
+    generation = next(
+        (at for at, part in enumerate(parts) if at > 1 and _GENERATION_FOLDER.fullmatch(part)), len(parts)
+    )
+    tops = [Path(known) for known in job_folders if folder.is_relative_to(known)]
+    top = min([*tops, Path(*parts[:generation])], key=lambda path: len(path.parts))
+    return Path(os.path.realpath(top.parent)) / folder.relative_to(top.parent)
 
 
 def sweep(folder: str) -> None:

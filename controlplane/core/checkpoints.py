@@ -70,6 +70,20 @@ def checkpoint_id(job_uid: str, generation: int, step: int) -> str:
     return f"{job_uid}/g{generation}/step-{step}"
 
 
+def is_own_folder(folder: str, checkpoint: str) -> bool:
+    """Whether a rank may say that a checkpoint lies there: `<root>/<checkpoint id>`, absolute, with no way around.
+
+    What a checkpoint's folder is called is all that other nodes go by when they read it, or delete it.
+    """
+    parts = folder.split("/")
+    return folder.startswith("/") and folder.endswith(f"/{checkpoint}") and not {"", ".", ".."} & {*parts[1:]}
+
+
+def is_inside(path: str) -> bool:
+    """Whether a file's path stays inside of its checkpoint's folder."""
+    return not path.startswith("/") and not {"", ".."} & {*path.split("/")}
+
+
 def restore_point(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
     """The newest complete, unpoisoned checkpoint; None means step 0. Ties go to the later generation."""
     usable = [c for c in checkpoints if c.restorable]

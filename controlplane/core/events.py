@@ -116,13 +116,17 @@ class NodeSessionLost:
 
 @dataclass(frozen=True, slots=True)
 class CellHello:
-    """A cell agent opened its session. Another `incarnation` means that all actors of the former one are gone."""
+    """A cell agent opened its session. Another `incarnation` means that all actors of the former one are gone.
+
+    `speaks_for`: names or ranges of nodes on which it may report; None: all.
+    """
 
     cell: str
     boot_id: str
     incarnation: str
     store_address: str
     nodes: tuple[tuple[str, bool], ...]
+    speaks_for: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

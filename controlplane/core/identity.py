@@ -117,7 +117,7 @@ class IdentityBook:
 
 def covers(patterns: Iterable[str], name: str) -> bool:
     """Whether a name is one of the names or in one of the ranges (`node-[1-64]`; `n[001-100]` wants three digits)."""
-    return any(pattern == name or _in_range(pattern, name) for pattern in patterns)
+    return any(pattern == name or ("[" in pattern and _in_range(pattern, name)) for pattern in patterns)
 
 
 def _in_range(pattern: str, name: str) -> bool:

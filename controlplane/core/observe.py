@@ -8,9 +8,10 @@ import numpy as np
 
 from controlplane.core import events as ev
 from controlplane.core import records as r
-from controlplane.core.checkpoints import Shard, checkpoint_id
+from controlplane.core.checkpoints import Shard, checkpoint_id, is_inside, is_own_folder
 from controlplane.core.draft import Answer, Draft, Refusal
 from controlplane.core.effects import EffectKind
+from controlplane.core.identity import covers
 from controlplane.core.jobs import NONE, PEER_LOST_EXIT, Exit, Job, LostRank, host_id, split_host_id
 from controlplane.core.units import NS_PER_MS, ms
 from controlplane.core.vocabulary import (
@@ -84,13 +85,14 @@ def node_report(draft: Draft, event: ev.NodeReport) -> None:
     _device_rows(draft, event, number)
     _host_rows(draft, event.node, number, event.hosts, full=event.full)
     for shard in event.shards:
-        if _takes_part(draft, shard.job, number):
+        if _holds(draft, shard.job, shard.rank, number):
             _shard(draft, shard)
     for failure in event.restore_failures:
-        if _takes_part(draft, failure.job, number):
+        if _holds(draft, failure.job, failure.rank, number):
             _restore_failed(draft, failure)
     for checked in event.checked:
-        _checked(draft, checked)
+        if _takes_part(draft, checked.job, number) or _was_asked(draft, event.node, checked):
+            _checked(draft, checked)
 
 
 def node_session_lost(draft: Draft, event: ev.NodeSessionLost) -> None:
@@ -302,12 +304,30 @@ def _takes_part(draft: Draft, uid: str, number: int) -> bool:
     return job is not None and bool((job.rank_node == number).any() or (job.hosts.node == number).any())
 
 
+def _holds(draft: Draft, uid: str, rank: int, number: int) -> bool:
+    """Whether a rank is, or was, on a node: one node says nothing about the ranks of another."""
+    job = draft.state.jobs.get(uid)
+    if job is None or not 0 <= rank < job.spec.ranks:
+        return False
+    hosts = job.hosts
+    return int(job.rank_node[rank]) == number or bool(((hosts.node == number) & (hosts.rank == rank)).any())
+
+
+def _was_asked(draft: Draft, node: str, row: ev.CheckedRow) -> bool:
+    """Whether a node that has no part in a job was asked to read its checkpoint back. Agents tell before they answer."""
+    wanted = (EffectKind.VERIFY_CHECKPOINT, f"node:{node}", row.job, (row.checkpoint,))
+    effects = draft.state.effects.values()
+    return any((effect.kind, effect.target, effect.job, effect.items) == wanted for effect in effects)
+
+
 def _shard(draft: Draft, row: ev.ShardRow) -> None:
-    """Only shards of the current generation count (S3); repeats and late ones change nothing."""
+    """Only shards of the current generation count (S3); repeats, late ones and those that lie elsewhere change nothing."""
     job = draft.state.jobs.get(row.job)
     if job is None or job.terminal or row.generation != job.generation or not 0 <= row.rank < job.spec.ranks:
         return
     name = checkpoint_id(job.uid, row.generation, row.step)
+    if not is_own_folder(row.folder, name) or not all(is_inside(file.path) for file in row.files):
+        return
     known = job.checkpoints.get(name)
     if known and (known.state is not CheckpointState.WRITING or any(s.rank == row.rank for s in known.shards)):
         return
@@ -344,7 +364,7 @@ def _checked(draft: Draft, row: ev.CheckedRow) -> None:
 
 
 def cell_hello(draft: Draft, event: ev.CellHello) -> None:
-    """A cell agent connects; its list is the whole membership."""
+    """A cell agent connects; its list is the whole membership of the nodes that it speaks for."""
     known = draft.state.cells.get(event.cell)
     if known and event.boot_id < known.boot_id:
         draft.reply = Refusal("stale", "OLDER_BOOT", f"cell agent boot {event.boot_id} is older than {known.boot_id}")
@@ -352,7 +372,9 @@ def cell_hello(draft: Draft, event: ev.CellHello) -> None:
     draft.reply = Answer()
     draft.write(r.CellSessionChanged(event.cell, True, event.boot_id, event.incarnation, event.store_address))
     members = {name for name, alive in event.nodes if alive}
-    _membership(draft, event.cell, tuple((name, name in members) for name in draft.fleet.index))
+    every = event.speaks_for is None
+    spoken_for = [name for name in draft.fleet.index if every or covers(event.speaks_for or (), name)]
+    _membership(draft, event.cell, tuple((name, name in members) for name in spoken_for))
     for job in draft.state.active_jobs():
         draft.settle(job.uid)
 

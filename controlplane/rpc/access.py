@@ -95,13 +95,12 @@ class Access:
         """The time by which certificates are judged, Unix nanoseconds."""
         return self._clock()
 
-    def caller(self, context: Context) -> Caller:
-        """Who calls.
+    def caller(self, context: Context, peer: str) -> Caller:
+        """Who calls, from the network address `peer`.
 
         Raises:
             RequestRefused: the certificate is not one of this site's, has expired, or its identity is revoked.
         """
-        peer = context.peer()
         if not self.site:
             return replace(LOCAL, peer=peer)
         shown = list(context.auth_context().get(PEM_KEY, ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from dataclasses import replace
 from typing import Any, cast
 
 import structlog
@@ -13,6 +14,7 @@ from controlplane.core import events as ev
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
 from controlplane.core.identity import CELL, covers
+from controlplane.core.jobs import NONE, split_host_id
 from controlplane.core.shipped import archive_path
 from controlplane.core.spec import JobSpec, Violation
 from controlplane.rpc import observations
@@ -55,7 +57,7 @@ class CellConversation(Conversation):
             refuse("invalid", "NO_HELLO", "the first message of a session must be a hello")
         hello = message.hello
         check_name(self.caller, CELL, hello.cell)
-        event = observations.cell_hello(hello)
+        event = observations.cell_hello(hello, self._speaks_for)
         self._check_members(event.nodes)
         async with self.registry.lock(hello.cell):
             if self.ended:
@@ -73,7 +75,7 @@ class CellConversation(Conversation):
         target = f"cell:{self.name}"
         self.send_effects(effect for effect in self.site.state.effects.values() if effect.target == target)
         known = tuple(row for row in event.nodes if self.site.state.fleet.number(row[0]) is not None)
-        gone = observations.dead_actors(hello.snapshot)
+        gone = self._own_actors(observations.dead_actors(hello.snapshot))
         report = ev.CellReport(self.name, self.boot_id, known, gone, event.store_address, store_known=True)
         self._report(report, hello.snapshot.sequence)
 
@@ -85,6 +87,7 @@ class CellConversation(Conversation):
             case "report":
                 event = observations.cell_report(self.name, self.boot_id, message.report)
                 self._check_members(event.nodes)
+                event = replace(event, dead_actors=self._own_actors(event.dead_actors))
                 if message.report.full:
                     self.members = {}
                 self.members.update(event.nodes)
@@ -147,10 +150,10 @@ class CellConversation(Conversation):
 
     def _check_members(self, nodes: tuple[tuple[str, bool], ...]) -> None:
         """Refuse a report on nodes for which the cell's certificate does not speak."""
-        caller = self.caller
-        if caller.kind == LOCAL.kind:
+        caller, speaks_for = self.caller, self._speaks_for
+        if speaks_for is None:
             return
-        strange = [node for node, _ in nodes if not covers(caller.speaks_for, node)]
+        strange = [node for node, _ in nodes if not covers(speaks_for, node)]
         if strange:
             self.site.metrics.refuse("NOT_YOUR_NODES", len(strange))
             text = (
@@ -158,6 +161,28 @@ class CellConversation(Conversation):
                 f"{', '.join(caller.speaks_for[:5]) or 'none'}: make it a token with `--speaks-for`"
             )
             refuse("denied", "NOT_YOUR_NAME", text)
+
+    @property
+    def _speaks_for(self) -> tuple[str, ...] | None:
+        """The nodes of the cell's certificate; None over plaintext: all."""
+        return None if self.caller.kind == LOCAL.kind else self.caller.speaks_for
+
+    def _own_actors(self, dead: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        """Without actors on nodes of others: what is said to be dead is fenced."""
+        speaks_for = self._speaks_for
+        if speaks_for is None:
+            return dead
+        own = tuple(row for row in dead if covers(speaks_for, self._node_of(row[0])))
+        if len(own) < len(dead):
+            self.site.metrics.refuse("NOT_YOUR_NODES", len(dead) - len(own))
+        return own
+
+    def _node_of(self, actor: str) -> str:
+        """Where a process was to be started, "" when nothing is known of it."""
+        parts, state = split_host_id(actor), self.site.state
+        job = state.jobs.get(parts[0]) if parts else None
+        row = job.hosts.row(parts[1]) if job and parts else NONE
+        return state.fleet.name(int(job.hosts.node[row])) if job and row != NONE else ""
 
     def _report(self, event: ev.CellReport, sequence: int) -> None:
         def ack() -> None:

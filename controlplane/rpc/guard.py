@@ -113,22 +113,22 @@ class Guard(aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> Any:
             _note_call(method, request)
             began = time.monotonic()
-            code = "OK"
+            peer, code = context.peer(), "OK"
             try:
-                self._admit(method, context)
+                self._admit(method, context, peer)
                 _check(request)
                 async with asyncio.timeout(_limit_s(context, self._deadline_s)):
                     return await behaviour(request, context)
             except RequestRefused as error:
                 code = status_of(error.refusal).name
-                await self._abort(method, context, error)
+                await self._abort(method, context, peer, error)
             except TimeoutError:
                 code = "DEADLINE_EXCEEDED"
                 text = f"{method} took longer than {self._deadline_s:g} s; what it asked for may still happen"
-                await self._abort(method, context, RequestRefused(Refusal("too_late", "DEADLINE", text)))
+                await self._abort(method, context, peer, RequestRefused(Refusal("too_late", "DEADLINE", text)))
             except Exception:  # noqa: BLE001 - process edge: a defect in one call must not reach the others
                 code = "INTERNAL"
-                await self._broke(method, context)
+                await self._broke(method, context, peer)
             finally:
                 _log_mutation(request, code, began)
 
@@ -137,17 +137,18 @@ class Guard(aio.ServerInterceptor):
     def _watching(self, method: str, behaviour: Callable[[Any, Context], AsyncIterator[Any]]) -> Any:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             _note_call(method, request)
+            peer = context.peer()
             try:
-                caller = self._admit(method, context)
+                caller = self._admit(method, context, peer)
                 _check(request)
                 ending: asyncio.Future[Refusal] = asyncio.get_running_loop().create_future()
                 with self._calls.hold(caller, partial(resolve, ending), self._access.now_ns):
                     async for response in _until(ending, behaviour(request, context)):
                         yield response
             except RequestRefused as error:
-                await self._abort(method, context, error)
+                await self._abort(method, context, peer, error)
             except Exception:  # noqa: BLE001 - process edge: a defect in one call must not reach the others
-                await self._broke(method, context)
+                await self._broke(method, context, peer)
 
         return call
 
@@ -156,40 +157,47 @@ class Guard(aio.ServerInterceptor):
 
         async def call(requests: Any, context: Context) -> Any:
             _note_call(method)
+            peer = context.peer()
             try:
-                self._admit(method, context)
+                self._admit(method, context, peer)
                 return await behaviour(requests, context)
             except RequestRefused as error:
-                await self._abort(method, context, error)
+                await self._abort(method, context, peer, error)
             except Exception:  # noqa: BLE001 - process edge: a defect in one call must not reach the others
-                await self._broke(method, context)
+                await self._broke(method, context, peer)
 
         return call
 
-    def _admit(self, method: str, context: Context) -> Caller:
-        """The caller, who may make this call."""
-        caller = self._access.caller(context)
+    def _admit(self, method: str, context: Context, peer: str) -> Caller:
+        """The caller, who may make this call.
+
+        `peer` was read once, at the call's start: grpc may crash when it is asked for the peer of a call that has ended.
+        """
+        caller = self._access.caller(context, peer)
         check(method, caller)
         CALLER.set(caller)
         return caller
 
-    async def _abort(self, method: str, context: Context, error: RequestRefused) -> None:
+    async def _abort(self, method: str, context: Context, peer: str, error: RequestRefused) -> None:
         refusal = error.refusal
         self._metrics.refuse(refusal.reason)
-        if self._metrics.first(method, f"{context.peer()} {refusal.reason}"):
+        who = (
+            f"{CALLER.get().uri} {peer.rpartition(':')[0]}"  # without the port: a peer that dials again is the same one
+        )
+        if self._metrics.first(method, f"{who} {refusal.reason}"):
             log.warning(
                 "request_refused",
                 reason=refusal.reason,
                 message=message_of(refusal),
-                peer=context.peer(),
+                peer=peer,
             )
         await context.abort(status_of(refusal), message_of(refusal), (*metadata_of(refusal), *error.metadata))
 
-    async def _broke(self, method: str, context: Context) -> None:
+    async def _broke(self, method: str, context: Context, peer: str) -> None:
         log.exception("request_broke")
         self._metrics.refuse("INTERNAL")
         text = f"{method} failed by a defect of the controller; its log has the details"
-        await self._abort(method, context, RequestRefused(Refusal("internal", "INTERNAL", text)))
+        await self._abort(method, context, peer, RequestRefused(Refusal("internal", "INTERNAL", text)))
 
 
 def resolve(ending: asyncio.Future[Refusal], refusal: Refusal) -> None:

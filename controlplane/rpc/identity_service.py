@@ -77,9 +77,11 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
         """Trade a token for a certificate."""
         authority = self._need_authority()
+        # Strangers may call this: what is no token costs a look into the published state, and no turn of the brain.
+        if len(request.token) > MAX_TOKEN_TEXT or _digest(request.token) not in self._site.state.identity.tokens:
+            text = "this join token is unknown here, withdrawn or long expired: `phalanx token create` makes a new one"
+            refuse("unauthenticated", "TOKEN_UNKNOWN", text)
         key = _request_key(request.csr_pem)
-        if not 0 < len(request.token) <= MAX_TOKEN_TEXT:
-            refuse("unauthenticated", "TOKEN_UNKNOWN", "this is no join token: `phalanx token create` makes one")
         ttl_ms = self._site.settings.certificate_ms
         event = ev.Join(_digest(request.token), key_digest(key), new_serial(), ttl_ms)
         claims = _claims(authority, (await self._site.command(event)).fields)

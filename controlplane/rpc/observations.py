@@ -188,8 +188,8 @@ def _accelerators(message: agent_pb2.Report) -> Iterator[ev.AcceleratorRow]:
         yield ev.AcceleratorRow(row.index, row.state, device)
 
 
-def cell_hello(message: cell_pb2.CellHello) -> ev.CellHello:
-    """A cell agent's hello.
+def cell_hello(message: cell_pb2.CellHello, speaks_for: tuple[str, ...] | None) -> ev.CellHello:
+    """A cell agent's hello; `speaks_for`: nodes of its certificate, None over plaintext.
 
     Raises:
         RequestRefused: a field is missing or makes no sense.
@@ -197,7 +197,7 @@ def cell_hello(message: cell_pb2.CellHello) -> ev.CellHello:
     refuse_fields(_cell_problems(message))
     nodes = tuple((node.node, node.alive) for node in message.snapshot.nodes)
     address = message.snapshot.store_address or message.store_address
-    return ev.CellHello(message.cell, message.boot_id, message.incarnation, address, nodes)
+    return ev.CellHello(message.cell, message.boot_id, message.incarnation, address, nodes, speaks_for)
 
 
 def _cell_problems(message: cell_pb2.CellHello) -> Iterator[Violation]:

@@ -61,6 +61,9 @@ from controlplane.rpc.standby import Switchboard
 
 PENDING_REQUESTS = 20_000
 """A reconnect storm of a whole site: with the default of 1,000, opening 6,250 streams failed in half of the tries."""
+HANDSHAKE_MS = 20_000
+"""A peer that connects and says nothing holds a descriptor for so long; grpc's own limit is two minutes."""
+JOIN_REQUEST_BYTES = 64 << 10
 SEND_LIMIT = 64 << 20
 """A job of 50,000 ranks is one message."""
 
@@ -117,6 +120,7 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", SEND_LIMIT),
         ("grpc.server.max_pending_requests", PENDING_REQUESTS),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_REQUESTS),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -124,6 +128,18 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ]
+
+
+def join_options(settings: Settings) -> list[tuple[str, int]]:
+    """Options of the join server, to which everybody may connect: small requests, few at a time, and no connection stays."""
+    narrow = {
+        "grpc.max_receive_message_length": JOIN_REQUEST_BYTES,
+        "grpc.max_concurrent_streams": 4,
+        "grpc.max_connection_idle_ms": 10_000,
+        "grpc.max_connection_age_ms": 30_000,
+        "grpc.max_connection_age_grace_ms": 10_000,
+    }
+    return [*(dict(options(settings)) | narrow).items()]
 
 
 def bind(settings: Settings, metrics: Metrics, leader: Callable[[], str]) -> Edge:
@@ -140,21 +156,28 @@ def bind(settings: Settings, metrics: Metrics, leader: Callable[[], str]) -> Edg
 
     board, join_board = Switchboard(leader), Switchboard(leader)
 
-    def make(address: str, credentials: grpc.ServerCredentials | None, switchboard: Switchboard) -> aio.Server:
+    def make(
+        address: str,
+        credentials: grpc.ServerCredentials | None,
+        switchboard: Switchboard,
+        limits: list[tuple[str, int]],
+    ) -> aio.Server:
         guard = Guard(metrics, settings.request_ms, access, calls)
-        made = aio.server(interceptors=[guard], options=options(settings))
+        made = aio.server(interceptors=[guard], options=limits)
         made.add_generic_rpc_handlers((switchboard,))
         _bind(made, address, credentials)
         return made
 
     join = None
     if authority is None:
-        server = make(settings.listen, None, board)
+        server = make(settings.listen, None, board, options(settings))
     else:
         certificates = ServerCertificates(authority, _holder_name())
-        server = make(settings.listen, server_credentials(authority, certificates, demand_client=True), board)
+        credentials = server_credentials(authority, certificates, demand_client=True)
+        server = make(settings.listen, credentials, board, options(settings))
         if settings.join:
-            join = make(settings.join, server_credentials(authority, certificates, demand_client=False), join_board)
+            credentials = server_credentials(authority, certificates, demand_client=False)
+            join = make(settings.join, credentials, join_board, join_options(settings))
     names = tuple(
         module.DESCRIPTOR.services_by_name[service].full_name
         for module, service in (

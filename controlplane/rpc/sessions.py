@@ -149,7 +149,7 @@ class Conversation:
 
     def note(self, event: str, **fields: object) -> None:
         """A log line about this session; `node` or `cell` holds its name, as in every other line."""
-        about = {self.subject: self.name, "boot_id": self.boot_id, "peer": self.context.peer()}
+        about = {self.subject: self.name, "boot_id": self.boot_id, "peer": self.caller.peer}
         log.info(event, **about, **fields)
 
     def effect_result(self, effect_id: str, *, ok: bool, message: str) -> None:

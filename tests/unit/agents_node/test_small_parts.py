@@ -66,6 +66,24 @@ def test_symbolic_links_do_not_lead_the_sweep_astray(tmp_path: Path) -> None:
         assert checkpoints.sweep_refusal(str(tmp_path / folder), [], [], tmp_path / "node")
 
 
+def test_links_that_a_job_made_do_not_lead_the_sweep_to_anothers_checkpoints(tmp_path: Path) -> None:
+    """`mine/g1/way -> ..` with a `g<digits>` of the other job behind it: both ends look like checkpoints."""
+    root, node = tmp_path / "shared", tmp_path / "node"
+    victim, mine = root / "victim" / "g3" / "step-5", root / "mine" / "g1"
+    victim.mkdir(parents=True)
+    mine.mkdir(parents=True)
+    (mine / "way").symlink_to(root / "victim")
+    (root / "mine" / "g2").symlink_to(root / "victim" / "g3")
+    for folder in (mine / "way" / "g3", root / "mine" / "g2" / "step-5"):
+        for known in ([], [str(root / "mine")]):
+            assert "symbolic link" in checkpoints.sweep_refusal(str(folder), known, [], node)
+    (tmp_path / "mounted").symlink_to(root)
+    through_a_mount = tmp_path / "mounted" / "victim" / "g3" / "step-5"
+    assert not checkpoints.sweep_refusal(str(through_a_mount), [], [], node), (
+        "links above the job's folder are the site's"
+    )
+
+
 def test_verify_never_leaves_the_folder_and_can_be_stopped(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "f").write_bytes(b"abc")
