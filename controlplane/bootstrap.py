@@ -138,7 +138,7 @@ class _Controller:
         traces = start_traces(settings, metrics)
         folder = Path(settings.dir)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the journal holds manifests and their secrets
         except OSError as error:
             raise CannotStart(f"cannot make the folder {folder}: {error.strerror}") from error
         # Both ports first: whoever holds the port of a former leader knows that it is dead.

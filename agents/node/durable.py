@@ -26,8 +26,9 @@ def replace_file(path: Path, data: bytes, *, sync: bool = False) -> None:
     `sync` also survives a power cut. What describes processes does not need it: they do not survive one either.
     """
     temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, 0o600)  # what lay there before may have been open to others
         file.write(data)
         if sync:
             file.flush()

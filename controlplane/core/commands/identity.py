@@ -14,6 +14,9 @@ from controlplane.core.draft import Accepted, Answer, Draft, Refusal
 from controlplane.core.identity import AGENT_KINDS, MAX_IDENTITIES, MAX_TOKENS, OPERATOR, Identity, Role
 from controlplane.core.units import ms
 
+RENEWAL_PAUSE_MS = 60_000
+"""Each certificate is two records for years: an agent that asks without end must not fill the journal. Asking again after a
+lost answer only has to wait, and a renewal begins with hours left."""
 TOKEN_HINT = "`phalanx token create` makes a new one"
 
 
@@ -100,6 +103,11 @@ def _renew(draft: Draft, event: ev.Renew) -> Accepted | Refusal:
     if event.series != draft.state.identity.series(identity.subject):
         text = f"{identity.subject} was revoked after this certificate was issued: {TOKEN_HINT}"
         return Refusal("unauthenticated", "REVOKED", text)
+    known = draft.state.identity.identities.get(identity.subject)
+    pause_ns = ms(min(RENEWAL_PAUSE_MS, event.ttl_ms // 20))
+    if known is not None and draft.now_ns < known.issued_ns + pause_ns:
+        text = f"{identity.subject} got a certificate less than {pause_ns / 1e9:g} s ago: use that one, or ask again then"
+        return Refusal("exhausted", "RENEWED_JUST_NOW", text)
     return _issue(draft, identity, event.serial, event.ttl_ms, "renew")
 
 

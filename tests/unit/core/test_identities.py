@@ -71,6 +71,8 @@ def test_the_life_of_an_identity(world: World) -> None:
     assert answer(world, ev.Join("d1", "key-1", "s2", 1_000))["serial"] == "s2", "the same key may ask again"
     assert refused(world, ev.Join("d1", "key-2", "s3", 1_000)) == "TOKEN_SPENT"
     assert refused(world, ev.Join("never", "key-2", "s3", 1_000)) == "TOKEN_UNKNOWN"
+    assert refused(world, ev.Renew("node", "n1", 1, (), "s4", 1_000)) == "RENEWED_JUST_NOW", "no journal is filled so"
+    world.run(1)
     assert answer(world, ev.Renew("node", "n1", 1, (), "s4", 1_000))["series"] == "1"
     answer(world, ev.CreateToken("r2", "d2", "node", "n1", (), 60_000))
     answer(world, ev.RevokeIdentity("r3", "node", "n1", "sold"))
