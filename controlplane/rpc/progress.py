@@ -48,11 +48,13 @@ class ProgressGate:
         loss: float,
         step_time_s: float,
     ) -> bool:
-        """A rank finished a step. False: not of the job's current generation, or no such rank; nothing was kept."""
+        """A rank finished a step. False: not of the job's current generation, or no rank of that node; nothing was kept."""
         with self._lock:
             known = state().jobs.get(job)
             if known is None or known.terminal or known.generation != generation or not 0 <= rank < known.spec.ranks:
                 return False
+            if int(known.rank_node[rank]) != node:
+                return False  # a node tells of its own ranks only
             self._columns.step(job, rank, node, step, at_ns, loss=loss, step_time_s=step_time_s, generation=generation)
             return True
 

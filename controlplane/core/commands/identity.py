@@ -106,7 +106,9 @@ def _renew(draft: Draft, event: ev.Renew) -> Accepted | Refusal:
     known = draft.state.identity.identities.get(identity.subject)
     pause_ns = ms(min(RENEWAL_PAUSE_MS, event.ttl_ms // 20))
     if known is not None and draft.now_ns < known.issued_ns + pause_ns:
-        text = f"{identity.subject} got a certificate less than {pause_ns / 1e9:g} s ago: use that one, or ask again then"
+        text = (
+            f"{identity.subject} got a certificate less than {pause_ns / 1e9:g} s ago: use that one, or ask again then"
+        )
         return Refusal("exhausted", "RENEWED_JUST_NOW", text)
     return _issue(draft, identity, event.serial, event.ttl_ms, "renew")
 

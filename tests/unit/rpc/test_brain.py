@@ -59,7 +59,7 @@ class Bench:
 
 
 def policy() -> Policy:
-    return Policy(SuspicionPolicy(lease_s=0.8))
+    return Policy(suspicion=SuspicionPolicy(lease_s=0.8))
 
 
 @pytest.fixture
