@@ -188,7 +188,7 @@ def _accelerators(message: agent_pb2.Report) -> Iterator[ev.AcceleratorRow]:
         yield ev.AcceleratorRow(row.index, row.state, device)
 
 
-def cell_hello(message: cell_pb2.CellHello, speaks_for: tuple[str, ...] | None) -> ev.CellHello:
+def cell_hello(message: cell_pb2.CellHello, speaks_for: tuple[str, ...] | None = None) -> ev.CellHello:
     """A cell agent's hello; `speaks_for`: nodes of its certificate, None over plaintext.
 
     Raises:
