@@ -27,12 +27,13 @@ ALWAYS_IGNORED = (
     "*.pyc",
     ".git/",
     ".venv/",
+    ".phalanx/",
     ".mypy_cache/",
     ".pytest_cache/",
     ".ruff_cache/",
     ".DS_Store",
 )
-"""Never part of a program: caches, and a history that could hold what was deleted on purpose."""
+"""Never part of a program: caches, a history that could hold what was deleted on purpose, a site with its private keys."""
 MAX_PATTERNS = 1_000
 CHUNK_BYTES = 64 << 10
 CALL_TIMEOUT_S = 30.0

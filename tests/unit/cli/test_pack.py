@@ -152,3 +152,11 @@ def test_a_dry_run_ships_nothing_and_says_so(source: Path, capsys: pytest.Captur
     assert capsys.readouterr().err.startswith("shipped ")
     ship(client, packed, dry_run=True)
     assert capsys.readouterr().err == ""
+
+
+def test_a_site_beside_the_code_stays_at_home(source: Path) -> None:
+    alone = pack(source).digest
+    keys = source / ".phalanx" / "site" / "pki" / "admin"
+    keys.mkdir(parents=True)
+    (keys / "identity.key").write_text("private")
+    assert pack(source).digest == alone
