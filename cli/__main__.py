@@ -37,6 +37,8 @@ def run(arguments: Sequence[str]) -> int:
 
         render.failure(error)
         return int(error.code)
+    except KeyboardInterrupt:  # before a command had begun
+        return int(Exit.INTERRUPTED)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(Exit.OK if end.code is None else Exit.ERROR)
 

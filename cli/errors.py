@@ -16,6 +16,7 @@ class Exit(IntEnum):
     CONFLICT = 5
     TIMED_OUT = 6
     DEGRADED = 7
+    INTERRUPTED = 130
 
 
 class CliError(Exception):

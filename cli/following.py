@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 RETRY_FOR_S = 60.0
 """How long a watch waits for a controller that is away, when the user gave no time-out: it is restarted in seconds."""
+RETRY_EVERY_S = 0.5
+"""Between two tries of a call."""
 
 
 def watch_job(client: Client, name: str, timeout_s: float | None = None) -> Iterator[job_pb2.Job]:
@@ -51,6 +53,20 @@ def watch_events(
             if event.revision > revision:
                 yield event
         revision = max(revision, response.revision, *(event.revision for event in response.events))
+
+
+def patiently(read: Callable[[], T]) -> T:
+    """What `read` returns; asked again for as long as a watch waits for a controller that is away."""
+    import grpc  # noqa: PLC0415
+
+    began = time.monotonic()
+    while True:
+        try:
+            return read()
+        except grpc.RpcError as error:
+            if status_of(error) != "UNAVAILABLE" or time.monotonic() - began > RETRY_FOR_S:
+                raise
+        time.sleep(RETRY_EVERY_S)
 
 
 def _persistent(open_stream: Callable[[float | None], Iterator[T]], what: str, timeout_s: float | None) -> Iterator[T]:

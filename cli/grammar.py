@@ -16,6 +16,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import click
 from click.shell_completion import CompletionItem
 
+from cli.errors import Exit
+
 Command = Callable[..., None]
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -50,11 +52,22 @@ class Argument(_Info):
     """An argument; a list takes all that are left."""
 
 
+class _Interruptible(click.Group):
+    """An interrupt ends a command with the code that shells expect, and without a word."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See click.Group; click itself would say `Aborted!` and end with 1."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(Exit.INTERRUPTED) from None
+
+
 class Group:
     """A group of commands: the whole command line, or `phalanx checkpoints`."""
 
     def __init__(self, help: str) -> None:
-        self.click = click.Group(help=help, no_args_is_help=True, context_settings=HELP)
+        self.click = _Interruptible(help=help, no_args_is_help=True, context_settings=HELP)
 
     def command(self, name: str | None = None, *, epilog: str = "") -> Callable[[Command], Command]:
         """Adds a function as a command; its docstring is the help, `epilog` the example below."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cli import render
-from cli.client import CALL_TIMEOUT_S, SUBMIT_TIMEOUT_S, Client, translate
+from cli.client import CALL_TIMEOUT_S, SUBMIT_TIMEOUT_S, Client, status_of, translate
 from cli.errors import CliError, Exit
+from cli.following import RETRY_EVERY_S, RETRY_FOR_S
 
 if TYPE_CHECKING:
     import grpc
+    from phalanx.v1 import job_pb2
 
 SINCE_START = 2**62
 """More bytes than any log has."""
@@ -56,16 +60,23 @@ def _bounds(part: str) -> tuple[int, int]:
     return first, last
 
 
-def print_logs(client: Client, job: str, ranks: Sequence[int], *, follow: bool, tail_bytes: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How logs are read. `tail_bytes` 0: the server's default. `previous`: of the process before the newest one."""
+
+    follow: bool = False
+    tail_bytes: int = 0
+    previous: bool = False
+
+
+def print_logs(client: Client, job: str, ranks: Sequence[int], how: Reading) -> None:
     """Prints until the logs end, or for as long as they are followed. One rank that cannot be read is an error."""
     if len(ranks) == 1:
-        for data in _chunks(client, job, ranks[0], follow=follow, tail_bytes=tail_bytes):
+        for data in follow_log(client, job, ranks[0], how):
             render.out_bytes(data)
         return
-    readers = [
-        _Reader(client, job, rank, follow=follow, tail_bytes=tail_bytes, width=len(str(max(ranks)))) for rank in ranks
-    ]
-    if follow:
+    readers = [_Reader(client, job, rank, how, width=len(str(max(ranks)))) for rank in ranks]
+    if how.follow:
         for reader in readers:
             reader.start()
         for reader in readers:
@@ -81,25 +92,46 @@ def print_logs(client: Client, job: str, ranks: Sequence[int], *, follow: bool, 
         raise CliError(f"{len(failed)} of {len(ranks)} logs could not be read", fix=f"`phalanx describe job {job}`")
 
 
-def _chunks(client: Client, job: str, rank: int, *, follow: bool, tail_bytes: int) -> Iterator[bytes]:
+def follow_log(client: Client, job: str, rank: int, how: Reading) -> Iterator[bytes]:
+    """A rank's output. A follow goes on without gap or repeat after the controller was away for up to a minute."""
+    import grpc  # noqa: PLC0415
     from phalanx.v1 import job_pb2  # noqa: PLC0415
 
-    request = job_pb2.ReadLogsRequest(name=job, rank=rank, follow=follow, tail_bytes=tail_bytes)
-    for chunk in client.jobs.ReadLogs(request, timeout=None if follow else SUBMIT_TIMEOUT_S):
-        yield chunk.data
+    request = job_pb2.ReadLogsRequest(
+        name=job, rank=rank, follow=how.follow, tail_bytes=how.tail_bytes, previous=how.previous
+    )
+    away_since: float | None = None
+    while True:
+        try:
+            for chunk in client.jobs.ReadLogs(request, timeout=None if how.follow else SUBMIT_TIMEOUT_S):
+                away_since = None
+                if chunk.HasField("end_offset"):
+                    request.after_host_id, request.after_offset = chunk.host_id, chunk.end_offset
+                yield chunk.data
+        except grpc.RpcError as error:
+            now = time.monotonic()
+            away_since = away_since or now
+            if not _resumes(request, status_of(error)) or now - away_since > RETRY_FOR_S:
+                raise
+        else:
+            return
+        time.sleep(RETRY_EVERY_S)
+
+
+def _resumes(request: job_pb2.ReadLogsRequest, status: str) -> bool:
+    return request.follow and bool(request.after_host_id) and status in ("UNAVAILABLE", "CANCELLED")
 
 
 class _Reader(threading.Thread):
     """One rank's log, line by line with its number; `failure` says why it ended early."""
 
-    def __init__(self, client: Client, job: str, rank: int, *, follow: bool, tail_bytes: int, width: int) -> None:
+    def __init__(self, client: Client, job: str, rank: int, how: Reading, *, width: int) -> None:
         super().__init__(daemon=True)
         self.rank = rank
         self.failure: CliError | None = None
         self._client = client
         self._job = job
-        self._follow = follow
-        self._tail_bytes = tail_bytes
+        self._how = how
         self._prefix = f"[{rank:>{width}}] ".encode()
 
     def run(self) -> None:
@@ -108,7 +140,7 @@ class _Reader(threading.Thread):
 
         rest = b""
         try:
-            for data in _chunks(self._client, self._job, self.rank, follow=self._follow, tail_bytes=self._tail_bytes):
+            for data in follow_log(self._client, self._job, self.rank, self._how):
                 *lines, rest = (rest + data).split(b"\n")
                 if len(rest) > MAX_LINE:
                     lines.append(rest)

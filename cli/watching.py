@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from cli.client import Client
 from cli.errors import CliError, Exit
-from cli.following import watch_events
+from cli.following import patiently, watch_events
 from cli.kinds import listing
 from cli.listing import Listing, Selection, show
 from cli.options import Output
@@ -35,7 +35,7 @@ def watch_list(client: Client, kind: str, selection: Selection, output: Output, 
     for _ in watch_events(client, revision):
         if (early := QUIET_S - (time.monotonic() - looked)) > 0:
             time.sleep(early)
-        found = listing(client, kind, full=False, job=job)
+        found = patiently(lambda: listing(client, kind, full=False, job=job))
         looked = time.monotonic()
         states = _states(found)
         changed = [row for row in _present(found, selection) if seen.get(found.names[row]) != states[found.names[row]]]

@@ -74,10 +74,12 @@ class LogStreams:
         host_id, path = self.find(order)
         call = stub.PushLog()
         try:
+            begin = _begin(order, path)
             # The first message names the process, also when there is nothing to read yet.
-            await call.write(agent_pb2.PushLogRequest(stream_id=order.stream_id, host_id=host_id))
+            await call.write(agent_pb2.PushLogRequest(stream_id=order.stream_id, host_id=host_id, end_offset=begin))
             if path is not None:
                 with path.open("rb") as file:
+                    file.seek(begin)
                     await self._copy(call, file, order, host_id)
             await call.done_writing()
             await call
@@ -93,8 +95,6 @@ class LogStreams:
             call.cancel()
 
     async def _copy(self, call: PushLogCall, file: BinaryIO, order: agent_pb2.OpenLog, host_id: str) -> None:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(0, size - (order.tail_bytes or DEFAULT_TAIL_BYTES)))
         watchdog = _Watchdog(call)
         try:
             while not call.done():
@@ -103,7 +103,9 @@ class LogStreams:
                 ended = not order.follow or record is None or record.empty
                 chunk = file.read(CHUNK_BYTES)
                 if chunk:
-                    await call.write(agent_pb2.PushLogRequest(stream_id=order.stream_id, data=chunk, host_id=host_id))
+                    message = agent_pb2.PushLogRequest(stream_id=order.stream_id, data=chunk, host_id=host_id)
+                    message.end_offset = file.tell()
+                    await call.write(message)
                 elif ended:
                     return
                 else:
@@ -111,6 +113,14 @@ class LogStreams:
                 watchdog.feed()
         finally:
             watchdog.stop()
+
+
+def _begin(order: agent_pb2.OpenLog, path: Path | None) -> int:
+    """The byte to begin at. A log that is shorter than a reader remembers is read from where it ends."""
+    size = path.stat().st_size if path is not None else 0
+    if order.HasField("offset"):
+        return min(order.offset, size)
+    return max(0, size - (order.tail_bytes or DEFAULT_TAIL_BYTES))
 
 
 class _Watchdog:

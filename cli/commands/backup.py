@@ -19,6 +19,7 @@ from cli.errors import CliError, Exit
 from cli.grammar import Argument, Group, Option
 from cli.options import Output, OutputForm, SiteChoice, for_site
 from cli.site import read_site
+from cli.wire import plain
 
 COMPACT_TIMEOUT_S = 600.0
 BACKUP_TIMEOUT_S = 3_600.0
@@ -36,13 +37,12 @@ def register(app: Group) -> None:
 @for_site
 def storage(*, output: OutputForm = Output.TABLE, site: SiteChoice) -> None:
     """Show what the journal holds and takes on disk. Exit code 7 while it takes nothing."""
-    from google.protobuf.json_format import MessageToDict  # noqa: PLC0415
     from phalanx.v1 import admin_pb2  # noqa: PLC0415
 
     with site.connect() as client:
         answer = client.admin.GetStorage(admin_pb2.GetStorageRequest(), timeout=CALL_TIMEOUT_S)
     if output in (Output.JSON, Output.YAML):
-        render.document(MessageToDict(answer, always_print_fields_with_no_presence=True), output)
+        render.document(plain(answer), output.value)
     else:
         rows = (
             ("kind", answer.kind),

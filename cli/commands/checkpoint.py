@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 
-JobName = Annotated[str, Argument(metavar="JOB", autocompletion=job_names)]
+JobName = Annotated[str, Argument(metavar="JOB", help="A job, or a checkpoint's id alone.", autocompletion=job_names)]
 CheckpointId = Annotated[str, Argument(metavar="[CHECKPOINT]", help="Its id; default: the job's newest.")]
 Owner = Annotated[str, Option(help="Whose pin it is; only the same owner removes it. Default: your own name.")]
 
@@ -33,7 +33,7 @@ def register(app: Group) -> None:
     group.command(epilog="Example: phalanx checkpoints ls moe --field state=VERIFIED")(ls)
     group.command(epilog="Example: phalanx checkpoints verify moe --wait")(verify)
     group.command(epilog="Example: phalanx checkpoints pin moe --reason 'before the new data'")(pin)
-    group.command(epilog="Example: phalanx checkpoints unpin moe moe-1-g2-s400")(unpin)
+    group.command(epilog="Example: phalanx checkpoints unpin moe-1/g2/step-400")(unpin)
 
 
 @for_site
@@ -67,11 +67,11 @@ def verify(
 
     with site.connect() as client:
         one = _chosen(client, job, checkpoint)
-        request = checkpoint_pb2.VerifyCheckpointRequest(request_id=new_request_id(), job=job, checkpoint_id=one.id)
+        request = checkpoint_pb2.VerifyCheckpointRequest(request_id=new_request_id(), job=one.job, checkpoint_id=one.id)
         answer = client.checkpoints.VerifyCheckpoint(request, timeout=CALL_TIMEOUT_S)
         render.note(f"{one.id} (step {one.step}) is read back, asked at revision {answer.revision}")
         if wait:
-            _verdict(client, job, one.id, timeout)
+            _verdict(client, one.job, one.id, timeout)
 
 
 def _verdict(client: Client, job: str, checkpoint: str, timeout_s: float | None) -> None:
@@ -105,7 +105,7 @@ def pin(
     with site.connect() as client:
         one = _chosen(client, job, checkpoint)
         request = checkpoint_pb2.PinCheckpointRequest(
-            request_id=new_request_id(), job=job, checkpoint_id=one.id, owner=owner, reason=reason
+            request_id=new_request_id(), job=one.job, checkpoint_id=one.id, owner=owner, reason=reason
         )
         answer = client.checkpoints.PinCheckpoint(request, timeout=CALL_TIMEOUT_S)
         render.out(f"{one.id} (step {one.step}) pinned at revision {answer.revision}")
@@ -114,7 +114,7 @@ def pin(
 @for_site
 def unpin(
     job: JobName,
-    checkpoint: Annotated[str, Argument(metavar="CHECKPOINT", help="Its id.")],
+    checkpoint: Annotated[str, Argument(metavar="[CHECKPOINT]", help="Its id.")] = "",
     *,
     owner: Owner = "",
     site: SiteChoice,
@@ -123,11 +123,14 @@ def unpin(
     from phalanx.v1 import checkpoint_pb2  # noqa: PLC0415
 
     with site.connect() as client:
+        if not checkpoint and "/" not in job:
+            raise CliError("which checkpoint?", fix=f"`phalanx checkpoints ls {job}` lists them", code=Exit.USAGE)
+        one = _chosen(client, job, checkpoint)
         request = checkpoint_pb2.UnpinCheckpointRequest(
-            request_id=new_request_id(), job=job, checkpoint_id=checkpoint, owner=owner
+            request_id=new_request_id(), job=one.job, checkpoint_id=one.id, owner=owner
         )
         answer = client.checkpoints.UnpinCheckpoint(request, timeout=CALL_TIMEOUT_S)
-        render.out(f"{checkpoint} unpinned at revision {answer.revision}")
+        render.out(f"{one.id} unpinned at revision {answer.revision}")
 
 
 def _state(item: checkpoint_pb2.Checkpoint) -> str:
@@ -137,8 +140,11 @@ def _state(item: checkpoint_pb2.Checkpoint) -> str:
 
 
 def _chosen(client: Client, job: str, checkpoint: str) -> checkpoint_pb2.Checkpoint:
-    """The checkpoint of that id, or the newest that could be restored."""
+    """The checkpoint of that id, or the newest that could be restored. An id alone names its job: it begins with the uid."""
     from phalanx.v1 import checkpoint_pb2  # noqa: PLC0415
+
+    if "/" in job and not checkpoint:
+        job, checkpoint = job.split("/", 1)[0], job
 
     request = checkpoint_pb2.ListCheckpointsRequest(job=job)
     items = list(client.checkpoints.ListCheckpoints(request, timeout=CALL_TIMEOUT_S).checkpoints)

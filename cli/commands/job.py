@@ -39,19 +39,29 @@ def logs(
     *,
     rank: Annotated[str, Option(help="Which ranks: 0, 0-3,7, or `all`. Several are told apart by a prefix.")] = "0",
     follow_on: Annotated[bool, Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
+    previous: Annotated[
+        bool, Option("--previous", "-p", help="Of the process that held the rank before the newest one.")
+    ] = False,
     since_start: Annotated[bool, Option("--since-start", help="From the first byte of the process.")] = False,
     tail: Annotated[int, Option(min=0, help="Bytes to begin with; 0: the server's default (64 KiB).")] = 0,
     site: SiteChoice,
 ) -> None:
-    """Print a rank's output. It survives the rank: after an exit this is the newest process's log."""
-    from cli.logs import SINCE_START, all_ranks, print_logs, ranks_named  # noqa: PLC0415
+    """Print a rank's output. It survives the rank: after an exit this is the newest process's log.
+
+    Followed, it goes on with the processes that the rank gets after a failure, until the job has ended.
+    """
+    from cli.logs import SINCE_START, Reading, all_ranks, print_logs, ranks_named  # noqa: PLC0415
+
+    if previous and follow_on:
+        said = "--previous and --follow exclude each other"
+        raise CliError(said, fix="a process that has ended writes nothing more", code=Exit.USAGE)
 
     if since_start and tail:
         raise CliError("--since-start and --tail exclude each other", fix="leave one out", code=Exit.USAGE)
     named = ranks_named(rank)
     with site.connect() as client:
         ranks = all_ranks(client, name) if named is None else named
-        print_logs(client, name, ranks, follow=follow_on, tail_bytes=SINCE_START if since_start else tail)
+        print_logs(client, name, ranks, Reading(follow_on, SINCE_START if since_start else tail, previous))
 
 
 @for_site

@@ -17,6 +17,8 @@ from controlplane.engine.ports import Journal, JournalEntry
 REMEMBERED_JOBS = 256
 READ_LIMIT = 5_000
 """Records of one kind and one job that are looked through."""
+GENERATIONS_LIMIT = 64
+"""Generations that are looked through for an earlier process: each names one process for every rank."""
 
 
 def decode(entry: JournalEntry) -> r.Record:
@@ -65,6 +67,13 @@ class History:
             return NONE
         started = cast("r.GenerationStarted", decode(entries[-1]))
         return started.hosts[rank]
+
+    async def holder_before(self, uid: str, rank: int) -> int:
+        """Serial of the process that held a rank before its last holder, NONE when none is known."""
+        kind = r.GenerationStarted.__name__
+        entries = await asyncio.to_thread(self._journal.newest, GENERATIONS_LIMIT, job=uid, types=(kind,))
+        holders = [cast("r.GenerationStarted", decode(entry)).hosts[rank] for entry in reversed(entries)]
+        return next((serial for serial in holders if serial != holders[0]), NONE)
 
     async def _read(self, uid: str, kind: type[object]) -> list[r.Record]:
         entries = await asyncio.to_thread(self._journal.newest, READ_LIMIT, job=uid, types=(kind.__name__,))

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any
 
-from phalanx.v1 import agent_pb2, job_pb2, job_pb2_grpc
+from phalanx.v1 import job_pb2, job_pb2_grpc
 
 from controlplane.core import events as ev
 from controlplane.core.draft import Refusal
-from controlplane.core.jobs import NONE, Job, host_id
+from controlplane.core.jobs import Job
 from controlplane.core.manifest import check_spec
 from controlplane.core.state import State
-from controlplane.rpc.agent_service import AgentConversation
 from controlplane.rpc.cell_service import preflight
 from controlplane.rpc.code_service import CodeStore
 from controlplane.rpc.codec import check_request, missing_sections, spec_value
 from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.history import History
-from controlplane.rpc.logs import LogRelays, read_relay
+from controlplane.rpc.logs import LogRelays
+from controlplane.rpc.rank_logs import RankLogs
 from controlplane.rpc.sessions import Registry
 from controlplane.rpc.site import Site
 from controlplane.rpc.views import job_message, placement_messages, watched
 
 WATCH_S = 0.05
 """A watcher gets at most one message in this time."""
-DEFAULT_TAIL_BYTES = 64 << 10
-MAX_TAIL_BYTES = 16 << 20
 MAX_GRACE_MS = 24 * 3_600_000
 """Longest time between SIGTERM and SIGKILL that a cancellation may ask for."""
 
@@ -39,10 +37,8 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         self, site: Site, agents: Registry, cells: Registry, relays: LogRelays, history: History, *, code: CodeStore
     ) -> None:
         self._site = site
-        self._agents = agents
         self._cells = cells
-        self._relays = relays
-        self._history = history
+        self._logs = RankLogs(site, agents, relays, history)
         self._code = code
 
     async def SubmitJob(self, request: job_pb2.SubmitJobRequest, context: Any) -> job_pb2.SubmitJobResponse:
@@ -120,51 +116,19 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         return job_pb2.RestartJobResponse(revision=self._site.state.revision)
 
     async def ReadLogs(self, request: job_pb2.ReadLogsRequest, context: Any) -> AsyncIterator[job_pb2.ReadLogsResponse]:
-        """The output of a rank's newest process, wherever that is or was."""
+        """The output of a rank's newest process, wherever that is or was; followed, also of the processes after it."""
         job = find_job(self._site.state, request.name)
         if request.rank >= job.spec.ranks:
             text = f"job {job.name} has ranks 0 to {job.spec.ranks - 1}: there is no rank {request.rank}"
             refuse("not_found", "NO_SUCH_RANK", text)
-        serial, node = await self._newest_process(job, request.rank)
-        session = self._agents.current.get(node)
-        if session is None:
-            text = f"the log of rank {request.rank} is on {node}, whose agent is not connected"
-            refuse("unavailable", "AGENT_AWAY", text)
-        stream_id, relay = self._relays.begin(node)
-        try:
-            order = agent_pb2.OpenLog(
-                stream_id=stream_id,
-                host_id=host_id(job.uid, serial),
-                job_uid=job.uid,
-                rank=request.rank,
-                follow=request.follow,
-                tail_bytes=min(request.tail_bytes or DEFAULT_TAIL_BYTES, MAX_TAIL_BYTES),
-            )
-            cast("AgentConversation", session).open_log(order)
-            async for chunk in read_relay(relay):
-                yield chunk
-        finally:
-            self._relays.drop(stream_id)
+        if request.previous and (request.follow or request.after_host_id):
+            refuse("invalid", "PREVIOUS_FOLLOWED", "a process that has ended writes nothing more: leave follow out")
+        async for chunk in self._logs.read(job, request):
+            yield chunk
 
     async def _not_shipped_yet(self, digest: str) -> bool:
         """Whether code is named that the site does not have: what a dry run, which ships nothing, cannot have imported."""
         return bool(digest) and not await self._code.has(digest)
-
-    async def _newest_process(self, job: Job, rank: int) -> tuple[int, str]:
-        """Serial and node of the newest process that held the rank, or was started to hold it."""
-        fleet = self._site.state.fleet
-        if not job.placed:
-            refuse("conflict", "NOT_STARTED", f"job {job.name} has no processes yet: {job.blocker or job.state.name}")
-        serial = int(job.rank_host[rank])
-        if serial == NONE:
-            serial = await self._history.last_holder(job.uid, rank)
-        home = int(job.rank_node[rank])
-        if serial == NONE:
-            serial = await self._history.newest_on(job.uid, home)
-        if serial == NONE:
-            refuse("conflict", "NOT_STARTED", f"rank {rank} of {job.name} has had no process yet")
-        number = await self._history.node_of(job.uid, serial)
-        return serial, fleet.name(home if number is None else number)
 
     def _message(self, state: State, job: Job, *, ranks: bool) -> job_pb2.Job:
         site = self._site

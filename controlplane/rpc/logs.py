@@ -113,4 +113,5 @@ async def read_relay(relay: Relay) -> AsyncIterator[job_pb2.ReadLogsResponse]:
         text = f"the node agent did not send the log within {OPEN_LIMIT_S:g} s: is the node reachable?"
         raise RequestRefused(Refusal("unavailable", "LOG_NOT_OPENED", text)) from None
     while (chunk := await relay.chunks.get()) is not None:
-        yield job_pb2.ReadLogsResponse(data=chunk.data, host_id=chunk.host_id)
+        offset = chunk.end_offset if chunk.HasField("end_offset") else None
+        yield job_pb2.ReadLogsResponse(data=chunk.data, host_id=chunk.host_id, end_offset=offset)

@@ -25,6 +25,7 @@ from fake_controller import Refusal, Served
 
 CODES = {
     "OK": 0, "ERROR": 1, "USAGE": 2, "NOT_FOUND": 3, "NOT_ALLOWED": 4, "CONFLICT": 5, "TIMED_OUT": 6, "DEGRADED": 7,
+    "INTERRUPTED": 130,
 }  # fmt: skip
 NASTY = "\x1b[31mred\x1b[0m \r\n\x07 \u202e\x00"
 MANIFEST = (

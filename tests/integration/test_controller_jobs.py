@@ -285,6 +285,56 @@ def test_logs_come_from_the_node_of_the_rank_and_stop_with_the_reader(site: Site
     assert refusal(missing.value) == (grpc.StatusCode.NOT_FOUND, "NO_SUCH_RANK")
 
 
+class Written(dict[str, bytes]):
+    """Logs of which every process has one."""
+
+    def __contains__(self, host_id: object) -> bool:
+        return True
+
+    def __missing__(self, host_id: str) -> bytes:
+        return f"{host_id} begins\n".encode()
+
+
+def read(site: Site, **request: object) -> bytes:
+    chunks = site.controller.jobs.ReadLogs(job_pb2.ReadLogsRequest(**request), timeout=10)  # type: ignore[arg-type]
+    return b"".join(chunk.data for chunk in chunks)
+
+
+def test_a_follow_goes_on_with_the_ranks_next_process_and_without_gap_or_repeat(site: Site) -> None:
+    site.run("follow-1", name="follow")
+    agent, first = site.holder(0, "follow")
+    for one in site.agents:
+        one.written = Written()
+    agent.written[first] = b"one\n"
+    stream = site.controller.jobs.ReadLogs(job_pb2.ReadLogsRequest(name="follow", rank=0, follow=True), timeout=60)
+    heard = iter(chunk for chunk in stream if chunk.data)
+    assert next(heard).data == b"one\n"
+    agent.cut_logs()
+    agent.written[first] += b"two\n"
+    cut = next(heard)
+    assert (cut.data, cut.host_id, cut.end_offset) == (b"two\n", first, 8)
+    agent.end_host(first, signal=9, sender=types_pb2.ExitInfo.SENDER_UNKNOWN)
+    following = next(heard)
+    assert following.host_id != first
+    assert following.data == f"{following.host_id} begins\n".encode()
+
+    assert read(site, name="follow", rank=0, previous=True) == b"one\ntwo\n"
+    refused = {"FOLLOWED": {"rank": 0, "follow": True}, "NO": {"rank": 1}}
+    for reason, request in refused.items():
+        with pytest.raises(grpc.RpcError) as error:
+            read(site, name="follow", previous=True, **request)
+        assert reason in refusal(error.value)[1]
+    after = following.host_id
+    assert read(site, name="follow", rank=0, after_host_id=after, after_offset=4) == following.data[4:]
+    other = read(site, name="follow", rank=0, after_host_id=first, after_offset=4)
+    assert other == following.data, "another process than the reader had: from its first byte"
+
+    cancel(site, "follow")
+    assert list(heard) == [], "a follow ends with the job"
+    for one in site.agents:
+        one.written = {}
+
+
 def test_metrics_and_site_agree_with_the_state(site: Site) -> None:
     shown = site.controller.metrics()
     assert 'phalanx_nodes{liveness="ALIVE"} 2.0' in shown

@@ -101,6 +101,14 @@ async def test_log_tail_follow_and_exited_rank(site: Site) -> None:
     session.send(open_log=agent_pb2.OpenLog(stream_id="tail", host_id="j-1", tail_bytes=15))
     await until(lambda: "tail" in logs.logs_ended, "the tail")
     assert logs.log_text("tail") == b"567890123456789"
+    assert logs.logs["tail"][-1].end_offset == 10_000
+    # From a byte on: nothing twice and nothing left out; a byte that is not there yet is the end.
+    session.send(open_log=agent_pb2.OpenLog(stream_id="on", host_id="j-1", offset=9_997))
+    await until(lambda: "on" in logs.logs_ended, "the rest")
+    assert logs.log_text("on") == b"789"
+    session.send(open_log=agent_pb2.OpenLog(stream_id="beyond", host_id="j-1", offset=99_999))
+    await until(lambda: "beyond" in logs.logs_ended, "nothing")
+    assert logs.log_text("beyond") == b""
     # By rank, followed: what is added comes, until the process has ended.
     session.send(open_log=agent_pb2.OpenLog(stream_id="f", job_uid=JOB, rank=0, follow=True, tail_bytes=5))
     await until(lambda: logs.log_text("f") == b"56789", "the tail first")

@@ -47,8 +47,8 @@ def test_a_site_is_compacted_backed_up_and_comes_back(controller: Controller, tm
     phalanx("compact", *at, "--before", "1000000", "--yes")
     shown = json.loads(phalanx("storage", *at, "-o", "json").stdout)
     assert shown["kind"] == "sqlite"
-    assert int(shown["oldestRevision"]) > 10
-    assert int(shown["archivedRecords"]) > 5
+    assert int(shown["oldest_revision"]) > 10
+    assert int(shown["archived_records"]) > 5
     assert shown["state"] == "ok"
     assert shown["controllers"] == [controller.address]
     assert list(controller.events.Explain(why, timeout=10).chain) == told, "why answers as before"

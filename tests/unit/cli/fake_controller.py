@@ -51,6 +51,8 @@ class FakeController(
     refusals: dict[str, Refusal] = field(default_factory=dict)
     requests: list[Any] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
+    log_breaks_after: int = 0
+    """Bytes after which a log ends as if the controller went away; once."""
     calls: int = 0
     audit: list[audit_pb2.AuditRecord] = field(default_factory=list)
     audit_head: tuple[int, str] = (0, "")
@@ -139,8 +141,14 @@ class FakeController(
 
     def ReadLogs(self, request: Any, context: grpc.ServicerContext) -> Iterator[job_pb2.ReadLogsResponse]:
         self._seen(request, context)
+        at = 0
         for chunk in self.chunks:
-            yield job_pb2.ReadLogsResponse(data=chunk)
+            at += len(chunk)
+            if at > request.after_offset:
+                yield job_pb2.ReadLogsResponse(data=chunk, host_id="moe-1-1", end_offset=at)
+            if self.log_breaks_after and at >= self.log_breaks_after:
+                self.log_breaks_after = 0
+                context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
 
     def GetSite(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.GetSiteResponse:
         self._seen(request, context)
@@ -175,7 +183,7 @@ class FakeController(
 
     def ListCheckpoints(self, request: Any, context: grpc.ServicerContext) -> checkpoint_pb2.ListCheckpointsResponse:
         self._seen(request, context)
-        found = [item for item in self.checkpoints if request.job in ("", item.job)]
+        found = [one for one in self.checkpoints if request.job in ("", one.job, one.id.split("/")[0])]
         return checkpoint_pb2.ListCheckpointsResponse(checkpoints=found)
 
     def ListEvents(self, request: Any, context: grpc.ServicerContext) -> event_pb2.ListEventsResponse:

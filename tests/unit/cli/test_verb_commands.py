@@ -148,7 +148,21 @@ def test_the_newest_usable_checkpoint_is_meant(phalanx: Phalanx, controller: Fak
     assert (controller.requests[-1].checkpoint_id, controller.requests[-1].reason) == ("c2", "keep")
     assert phalanx("checkpoints", "pin", "moe", "c9").code == Exit.NOT_FOUND
     assert phalanx("checkpoints", "unpin", "moe", "c2").code == Exit.OK
+    assert phalanx("checkpoints", "unpin", "moe").code == Exit.USAGE
+    assert phalanx("checkpoints", "unpin", "moe", "c9").code == Exit.NOT_FOUND
     assert "alice" in phalanx("checkpoints", "ls", "--field", "pinned=yes").out
+
+
+def test_the_id_of_a_checkpoint_names_its_job(phalanx: Phalanx, controller: FakeController) -> None:
+    name = "moe-1/g2/step-40"
+    controller.checkpoints = [checkpoint(name, 40, t.CHECKPOINT_STATE_VERIFIED)]
+    for verb, said in (("pin", "(step 40) pinned"), ("unpin", "unpinned"), ("verify", "")):
+        outcome = phalanx("checkpoints", verb, name)
+        assert outcome.code == Exit.OK
+        assert said in outcome.out
+        asked = controller.requests[-1]
+        assert (asked.job, asked.checkpoint_id) == ("moe", name)
+    assert controller.requests[-2].job == "moe-1", "the list is asked for by the job's uid"
 
 
 def test_verify_waits_for_the_verdict(phalanx: Phalanx, controller: FakeController) -> None:
@@ -232,6 +246,25 @@ def test_logs_of_several_ranks_have_their_number_in_front(phalanx: Phalanx, cont
         f"[{rank}] {text}" for rank in (0, 1) for text in ("one", "two", "no newline")
     )
     assert controller.requests[-1].tail_bytes > 2**40
+
+
+def test_a_followed_log_goes_on_where_the_controller_broke_it_off(phalanx: Phalanx, controller: FakeController) -> None:
+    controller.chunks = [b"one\n", b"two\n", b"three\n"]
+    controller.log_breaks_after = 8
+    outcome = phalanx("logs", "moe", "-f")
+    assert (outcome.code, outcome.out) == (0, "one\ntwo\nthree\n")
+    first, again = controller.requests
+    assert (first.after_host_id, again.after_host_id, again.after_offset) == ("", "moe-1-1", 8)
+    controller.log_breaks_after = 8
+    broken = phalanx("logs", "moe")
+    assert (broken.code, broken.out) == (1, "one\ntwo\n"), "a log that is not followed is not begun again"
+
+
+def test_the_log_of_a_ranks_previous_process(phalanx: Phalanx, controller: FakeController) -> None:
+    controller.chunks = [b"last words\n"]
+    assert phalanx("logs", "moe", "--rank", "3", "--previous").out == "last words\n"
+    assert (controller.requests[-1].rank, controller.requests[-1].previous) == (3, True)
+    assert phalanx("logs", "moe", "-p", "-f").code == 2
 
 
 # --- contexts, versions ------------------------------------------------------------------------------------------------

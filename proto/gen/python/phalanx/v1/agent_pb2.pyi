@@ -930,6 +930,7 @@ class OpenLog(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
     TAIL_BYTES_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     host_id: _builtins.str
     """empty: newest process of the rank"""
@@ -937,6 +938,8 @@ class OpenLog(_message.Message):
     rank: _builtins.int
     follow: _builtins.bool
     tail_bytes: _builtins.int
+    offset: _builtins.int
+    """begin at this byte, whatever tail_bytes says"""
     def __init__(
         self,
         *,
@@ -946,12 +949,15 @@ class OpenLog(_message.Message):
         rank: _builtins.int = ...,
         follow: _builtins.bool = ...,
         tail_bytes: _builtins.int = ...,
+        offset: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_offset", b"_offset", "offset", b"offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "host_id", b"host_id", "job_uid", b"job_uid", "rank", b"rank", "stream_id", b"stream_id", "tail_bytes", b"tail_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_offset", b"_offset", "follow", b"follow", "host_id", b"host_id", "job_uid", b"job_uid", "offset", b"offset", "rank", b"rank", "stream_id", b"stream_id", "tail_bytes", b"tail_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__offset: _TypeAlias = _typing.Literal["offset"]  # noqa: Y015
+    _WhichOneofArgType__offset: _TypeAlias = _typing.Literal["_offset", b"_offset"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__offset) -> _WhichOneofReturnType__offset | None: ...
 
 Global___OpenLog: _TypeAlias = OpenLog  # noqa: Y015
 
@@ -962,22 +968,28 @@ class PushLogRequest(_message.Message):
     STREAM_ID_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     HOST_ID_FIELD_NUMBER: _builtins.int
+    END_OFFSET_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     data: _builtins.bytes
     """at most 64 KiB"""
     host_id: _builtins.str
+    end_offset: _builtins.int
+    """where data ends in the process's log; agents before 0.2 do not say"""
     def __init__(
         self,
         *,
         stream_id: _builtins.str = ...,
         data: _builtins.bytes = ...,
         host_id: _builtins.str = ...,
+        end_offset: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_offset", b"_end_offset", "end_offset", b"end_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "host_id", b"host_id", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_offset", b"_end_offset", "data", b"data", "end_offset", b"end_offset", "host_id", b"host_id", "stream_id", b"stream_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__end_offset: _TypeAlias = _typing.Literal["end_offset"]  # noqa: Y015
+    _WhichOneofArgType__end_offset: _TypeAlias = _typing.Literal["_end_offset", b"_end_offset"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end_offset) -> _WhichOneofReturnType__end_offset | None: ...
 
 Global___PushLogRequest: _TypeAlias = PushLogRequest  # noqa: Y015
 

@@ -615,11 +615,21 @@ class ReadLogsRequest(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
     TAIL_BYTES_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    AFTER_HOST_ID_FIELD_NUMBER: _builtins.int
+    AFTER_OFFSET_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     rank: _builtins.int
     follow: _builtins.bool
     tail_bytes: _builtins.int
     """0: the server's default of 64 KiB"""
+    previous: _builtins.bool
+    """the process that held the rank before the newest one; excludes follow"""
+    after_host_id: _builtins.str
+    """To go on after a broken stream: what the last response said. The newest process of the rank is read from
+    after_offset when it still is after_host_id, from its first byte when it is another one; tail_bytes is not used.
+    """
+    after_offset: _builtins.int
     def __init__(
         self,
         *,
@@ -627,10 +637,13 @@ class ReadLogsRequest(_message.Message):
         rank: _builtins.int = ...,
         follow: _builtins.bool = ...,
         tail_bytes: _builtins.int = ...,
+        previous: _builtins.bool = ...,
+        after_host_id: _builtins.str = ...,
+        after_offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "name", b"name", "rank", b"rank", "tail_bytes", b"tail_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_host_id", b"after_host_id", "after_offset", b"after_offset", "follow", b"follow", "name", b"name", "previous", b"previous", "rank", b"rank", "tail_bytes", b"tail_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -642,18 +655,24 @@ class ReadLogsResponse(_message.Message):
 
     DATA_FIELD_NUMBER: _builtins.int
     HOST_ID_FIELD_NUMBER: _builtins.int
+    END_OFFSET_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     host_id: _builtins.str
+    end_offset: _builtins.int
+    """where data ends in the process's log; agents before 0.2 do not say"""
     def __init__(
         self,
         *,
         data: _builtins.bytes = ...,
         host_id: _builtins.str = ...,
+        end_offset: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_offset", b"_end_offset", "end_offset", b"end_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "host_id", b"host_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_offset", b"_end_offset", "data", b"data", "end_offset", b"end_offset", "host_id", b"host_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__end_offset: _TypeAlias = _typing.Literal["end_offset"]  # noqa: Y015
+    _WhichOneofArgType__end_offset: _TypeAlias = _typing.Literal["_end_offset", b"_end_offset"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end_offset) -> _WhichOneofReturnType__end_offset | None: ...
 
 Global___ReadLogsResponse: _TypeAlias = ReadLogsResponse  # noqa: Y015
