@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -35,17 +36,22 @@ def ls(
     *,
     actor: Annotated[str, Option(help="Only by this identity.")] = "",
     subject: Annotated[str, Option(help="Only about this, for example node/node-3.")] = "",
-    since: Annotated[int, Option(min=0, metavar="NUMBER", help="Only after this number.")] = 0,
-    limit: Annotated[int, Option(min=0, max=PAGE, help="At most this many; 0: 500.")] = 0,
+    since: Annotated[
+        int | None, Option(min=0, metavar="NUMBER", help="From this number on, instead of the newest.")
+    ] = None,
+    limit: Annotated[int, Option(min=1, max=PAGE, help="At most this many.")] = 500,
     output: OutputForm = Output.TABLE,
     site: SiteChoice,
 ) -> None:
-    """List audit records, oldest first."""
+    """List the newest audit records that match, or those after a number; oldest first."""
     from phalanx.v1 import audit_pb2  # noqa: PLC0415
 
-    request = audit_pb2.ListAuditRequest(after_number=since, limit=limit, actor=actor, subject=subject)
+    request = audit_pb2.ListAuditRequest(after_number=since or 0, limit=limit, actor=actor, subject=subject)
     with site.connect() as client:
-        records = list(client.audit.ListAudit(request, timeout=CALL_TIMEOUT_S).records)
+        if since is None:
+            records = _newest(client, request)
+        else:
+            records = list(client.audit.ListAudit(request, timeout=CALL_TIMEOUT_S).records)
     if output in (Output.JSON, Output.YAML):
         render.document([plain(record) for record in records], output.value)
     elif output is Output.NAME:
@@ -57,6 +63,21 @@ def ls(
         render.table((*headers, *more) if wide else headers, [_row(record, wide=wide) for record in records])
     else:
         render.note("no audit records" + (" match" if actor or subject or since else " yet"))
+
+
+def _newest(client: Client, request: audit_pb2.ListAuditRequest) -> list[audit_pb2.AuditRecord]:
+    """The newest `limit` records that match. Numbers have no gaps, so without a filter one page is enough."""
+    limit = request.limit
+    if not request.actor and not request.subject:
+        head = client.audit.ListAudit(type(request)(limit=1), timeout=CALL_TIMEOUT_S).newest_number
+        request.after_number = max(0, head - limit)
+        return list(client.audit.ListAudit(request, timeout=CALL_TIMEOUT_S).records)
+    kept: deque[audit_pb2.AuditRecord] = deque(maxlen=limit)
+    request.limit = PAGE
+    while page := client.audit.ListAudit(request, timeout=CALL_TIMEOUT_S).records:
+        kept.extend(page)
+        request.after_number = page[-1].number
+    return list(kept)
 
 
 def _row(record: audit_pb2.AuditRecord, *, wide: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
@@ -304,8 +305,16 @@ def _identity(record: IdentityRecord) -> str:
 
 
 def _audited(link: AuditEntry) -> str:
-    where = f" from {link.peer}" if link.peer else ""
-    return f"{link.actor} ({link.role.lower()}){where} gave {link.action} for {link.subject}: {link.after}"
+    """Who gave what for what, and what it is since. Addresses and digests are in the audit list."""
+    who = link.actor.split("/", 3)[-1] if link.actor.startswith("spiffe://") else link.actor
+    facts = ", ".join(
+        f"{name} {_plain(value)}" for name, value in json.loads(link.after).items() if value not in ("", None)
+    )
+    return f"{who} ({link.role.lower()}) gave {link.action} for {link.subject}" + (f": {facts[:200]}" if facts else "")
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _last_line(text: str) -> str:

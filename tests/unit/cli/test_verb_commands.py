@@ -206,6 +206,14 @@ def test_the_audit_chain_is_recomputed(phalanx: Phalanx, controller: FakeControl
     assert phalanx("audit", "verify").code == Exit.OK
 
 
+def test_the_list_shows_the_newest_records(phalanx: Phalanx, controller: FakeController) -> None:
+    served(controller, chain(7))
+    assert phalanx("audit", "ls", "--limit", "2", "-o", "name").out.split() == ["6", "7"]
+    assert phalanx("audit", "ls", "--limit", "2", "--since", "0", "-o", "name").out.split() == ["1", "2"]
+    named = phalanx("audit", "ls", "--limit", "3", "--actor", "spiffe://site/operator/alice", "-o", "name")
+    assert named.out.split() == ["5", "6", "7"]
+
+
 @pytest.mark.parametrize("broken", ["changed", "missing", "shortened"])
 def test_a_broken_chain_names_the_first_bad_number(phalanx: Phalanx, controller: FakeController, broken: str) -> None:
     entries = chain(7)
