@@ -307,9 +307,9 @@ def _identity(record: IdentityRecord) -> str:
 def _audited(link: AuditEntry) -> str:
     """Who gave what for what, and what it is since. Addresses and digests are in the audit list."""
     who = link.actor.split("/", 3)[-1] if link.actor.startswith("spiffe://") else link.actor
-    facts = ", ".join(
-        f"{name} {_plain(value)}" for name, value in json.loads(link.after).items() if value not in ("", None)
-    )
+    after = json.loads(link.after or "{}")
+    pairs = after.items() if isinstance(after, dict) else (("", after),)
+    facts = ", ".join(f"{name} {_plain(value)}".strip() for name, value in pairs if value not in ("", None))
     return f"{who} ({link.role.lower()}) gave {link.action} for {link.subject}" + (f": {facts[:200]}" if facts else "")
 
 
