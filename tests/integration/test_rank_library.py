@@ -263,17 +263,3 @@ def test_waiting_in_slices_costs_little_against_plain_gloo(site: RankSite, capsy
         sys.stdout.write(f"\nall-reduce, ms: { {key: round(value, 3) for key, value in result.items()} }\n")
     for size in ("4B", "1MB"):  # ten collectives in a step of 30 ms: 5 % is 0.15 ms each; the rest is for noise
         assert result[f"ours_{size}"] < result[f"plain_{size}"] * 1.25 + 0.15
-
-
-def test_the_example_of_the_documentation_runs(site: RankSite, tmp_path: Path) -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "your-own-job.md").read_text()
-    (tmp_path / "documented.py").write_text(page.split("```python\n")[1].split("```")[0])
-    workload = {"module": "documented", "path": str(tmp_path), "args": {"steps": 30}}
-    hosts = site.start(2, PHALANX_WORKLOAD=json.dumps(workload))
-    site.parked(hosts)
-    site.agent.ack_finals = False
-    site.announce(hosts, every_steps=10)
-    point = site.wait_committed(20)
-    site.announce(hosts, restore=point)
-    site.agent.ack_finals = True
-    assert site.results() == [{"total": str(2 * sum(range(30)))}] * 2
