@@ -108,6 +108,7 @@ class _Controller:
         self._settings = settings
         self._metrics = Metrics()
         self._stop = asyncio.Event()
+        self._standby: Standby | None = None
 
     async def run(self) -> int:
         """Start, serve until a signal, end in order.
@@ -142,10 +143,18 @@ class _Controller:
         except OSError as error:
             raise CannotStart(f"cannot make the folder {folder}: {error.strerror}") from error
         # Both ports first: whoever holds the port of a former leader knows that it is dead.
-        edge = bind(settings, metrics, lambda: standby.leader)
+        edge = bind(settings, metrics, lambda: self._standby.leader if self._standby else "")
+        try:
+            return await self._lead(loop, edge, traces)
+        except BaseException:
+            await edge.stop(0.0)  # a server that still runs when the loop has closed complains about it
+            raise
+
+    async def _lead(self, loop: asyncio.AbstractEventLoop, edge: Edge, traces: Traces | None) -> _Parts | None:
+        settings, metrics = self._settings, self._metrics
         self._serve_metrics()
         journal, leadership = await asyncio.to_thread(open_journal, settings, metrics)
-        standby = Standby(journal, leadership)
+        standby = self._standby = Standby(journal, leadership)
         edge.access.attach(lambda: standby.state, time.time_ns, lambda claims: None)
         await edge.set_serving(serving=False)
         await edge.start()

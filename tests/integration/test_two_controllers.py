@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -170,7 +171,7 @@ def test_a_leader_without_its_database_serves_what_it_can(launch: Start, own_pos
     assert leader.node("node-1").session_open, "sessions stay"
     assert not agents[0].stream.ended.is_set()
     shown = subprocess.run(
-        ["python", "-m", "cli", "get", "site", "--address", leader.address, "--plaintext"],
+        [sys.executable, "-m", "cli", "get", "site", "--address", leader.address, "--plaintext"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert shown.returncode == 7, shown.stderr
