@@ -14,7 +14,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, replace
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.support.histories import eventful
 GROUP = 512
 """Records of a turn: a full batch of 256 events writes one to four each."""
 COLUMNS = "revision, epoch, at_ns, cause, type, version, body, job, node"
+ROW = attrgetter(*COLUMNS.split(", "))
 MUST = {"records_sqlite": 20_000.0, "records_postgres": 10_000.0}
 GOAL = {"records_sqlite": 100_000.0, "records_postgres": 50_000.0}
 
@@ -74,7 +76,7 @@ def bare_sqlite(path: Path) -> Iterator[Commit]:
 
     def commit(group: list[JournalEntry]) -> None:
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany("INSERT INTO journal VALUES (?,?,?,?,?,?,?,?,?)", [astuple(entry) for entry in group])
+        connection.executemany("INSERT INTO journal VALUES (?,?,?,?,?,?,?,?,?)", [ROW(entry) for entry in group])
         connection.execute("COMMIT")
 
     yield commit
@@ -91,7 +93,7 @@ def bare_postgres(server: PostgresServer) -> Iterator[Commit]:
     def commit(group: list[JournalEntry]) -> None:
         with connection.cursor() as cursor, cursor.copy(f"COPY journal ({COLUMNS}) FROM STDIN".encode()) as copy:
             for entry in group:
-                copy.write_row(astuple(entry))
+                copy.write_row(ROW(entry))
         connection.commit()
 
     yield commit
