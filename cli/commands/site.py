@@ -110,5 +110,9 @@ def _stay(supervisor: subprocess.Popen[bytes], directory: Path) -> None:
 
 def down(directory: Directory = DEFAULT_DIRECTORY) -> None:
     """End every process of the site, also after its supervisor was killed. The journal and checkpoints stay."""
+    if not directory.is_dir():
+        raise CliError(
+            f"there is no site in {directory}", why="there is no such folder", fix="pass its --dir", code=Exit.NOT_FOUND
+        )
     take_down(directory, render.note)
     render.note(f"nothing of {directory} runs any more")

@@ -345,3 +345,18 @@ def test_nodes_are_in_the_order_that_people_count(phalanx: Phalanx, controller: 
     for name in ("node-10", "node-9", "a", "node-1"):
         controller.nodes[name] = fleet_pb2.Node(name=name)
     assert phalanx("nodes", "-o", "name").out.split() == ["a", "node-1", "node-9", "node-10"]
+
+
+def test_version_without_a_controller_is_no_error(phalanx: Phalanx, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PHALANX_ADDRESS", "PHALANX_PLAINTEXT"):
+        monkeypatch.delenv(name, raising=False)
+    shown = phalanx("version")
+    assert shown.code == Exit.OK
+    assert "error" not in shown.err
+    assert "nothing to compare with" in shown.err
+
+
+def test_down_of_a_folder_that_is_not_there_is_no_success(phalanx: Phalanx) -> None:
+    shown = phalanx("down", "--dir", "misspelt")
+    assert shown.code == Exit.NOT_FOUND
+    assert "no site in misspelt" in shown.err
