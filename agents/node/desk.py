@@ -14,7 +14,7 @@ from phalanx.v1 import agent_pb2, local_pb2, types_pb2
 from agents.node.connections import Connection, Connections, Role
 from agents.node.endings import Endings
 from agents.node.generations import GenerationTables, assignment_message
-from agents.node.hosts import HostIdentity, HostRecord, Refusal, well_formed
+from agents.node.hosts import HostIdentity, HostRecord, Refusal, moment_of, well_formed
 from agents.node.outbox import Finding, RestoreFailedFinding, ShardFinding
 from agents.node.processes import ProcessStat, SessionIdentity, bears, read_stat
 from agents.node.state import NodeState
@@ -182,7 +182,7 @@ class LocalDesk:
         if record is not None:
             exit_info = types_pb2.ExitInfo()
             exit_info.CopyFrom(message.exit)
-            self._endings.host_exit(message.host_id, exit_info, time.monotonic() - message.age_ms / 1000)
+            self._endings.host_exit(message.host_id, exit_info, moment_of(message.age_ms, time.monotonic()))
         connection.send(local_pb2.LocalInstruction(host_exit_ack=local_pb2.HostExitAck()))
         return None
 
@@ -210,7 +210,7 @@ class LocalDesk:
     def _shard(self, host_id: str, message: agent_pb2.ShardWritten) -> Refusal | None:
         refusal = self._check_finding(host_id, message.job_uid, message.generation, message.rank)
         if refusal is None:
-            reached_at = time.monotonic() - message.step_age_ms / 1000
+            reached_at = moment_of(message.step_age_ms, time.monotonic())
             self._state.outbox.add_finding(ShardFinding(host_id, message, reached_at))
             self._state.wake.set()
         return refusal

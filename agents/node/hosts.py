@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from phalanx.v1 import agent_pb2, local_pb2, types_pb2
 
 ARCHIVE_LIMIT = 1024
+AGE_LIMIT_MS = 366 * 24 * 3_600_000
 NO_RANK = -1
 _JOB_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SERIAL = re.compile(r"[0-9]{1,9}")
@@ -85,7 +86,7 @@ class ReachedAt:
         """Moments from the ages that the rank sent just now."""
 
         def moment(age_ms: int) -> float:
-            return now - age_ms / 1000 if age_ms else 0.0
+            return moment_of(age_ms, now) if age_ms else 0.0
 
         return ReachedAt(
             moment(times.joining_age_ms),
@@ -172,6 +173,11 @@ def well_formed(host_id: str, job_uid: str) -> bool:
     """Whether an id is `<job_uid>-<serial>`: a controller refuses a whole report for one row whose id is not."""
     uid, _, serial = host_id.rpartition("-")
     return uid == job_uid and _JOB_UID.fullmatch(uid) is not None and _SERIAL.fullmatch(serial) is not None
+
+
+def moment_of(age_ms: int, now: float) -> float:
+    """The moment, on our clock, of what a process says was `age_ms` ago; beyond a year every age is the same."""
+    return now - min(age_ms, AGE_LIMIT_MS) / 1000
 
 
 def age_ms(moment: float, now: float) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 from phalanx.v1 import agent_pb2, types_pb2
 
-from agents.node.hosts import HostTable
+from agents.node.hosts import HostTable, moment_of
 from agents.node.hosts_file import save_hosts
 from agents.node.observability import Counters
 from agents.node.outbox import ReportOutbox
@@ -55,7 +55,7 @@ class NodeState:
 
     def note_progress(self, progress: agent_pb2.StepProgress) -> None:
         """Soft state: only the newest counts, it travels with the next beat."""
-        self._progress[progress.host_id] = (progress, time.monotonic() - progress.age_ms / 1000)
+        self._progress[progress.host_id] = (progress, moment_of(progress.age_ms, time.monotonic()))
 
     def workload_finished(self) -> None:
         """A rank has done its last step: it is told before its end, which the next regular beat might not be."""

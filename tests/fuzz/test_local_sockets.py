@@ -124,7 +124,7 @@ def test_frames_of_a_registered_host_and_rank(node: Node) -> None:
             capture_output=True, text=True,
         )  # fmt: skip
         # Its own exit may be reported by itself, upon which the agent ends what is left of its session.
-        assert peer.returncode in (0, -9), peer.stderr
+        assert peer.returncode in (0, -9), peer.stderr + node.log.read_text(errors="replace")[-4_000:]
     node.unbroken(before)
 
 

@@ -23,7 +23,6 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="two kills in one block: to try it, not to report")
     parser.add_argument("--seed", type=int, default=7, help="order, ranks and moments of the kills")
     parser.add_argument("--only", choices=[system.name for system in ALL], action="append", help="leave the others out")
-    parser.add_argument("--output", type=Path, default=Path(".phalanx/bench/recovery.json"))
     options = parser.parse_args()
     kills, blocks = (2, 1) if options.quick else (options.kills, options.blocks)
     folder = Path(tempfile.mkdtemp(prefix="phx-bench-"))
@@ -37,8 +36,9 @@ def main() -> int:
     for name, reason in absent.items():
         results.cell(name, RANK).failure = reason
     show(results, systems, options.seed, _say)
-    write(results, options.seed, options.output)
-    _say(f"written: {options.output}")
+    # A try never takes the place of the figures of a whole run.
+    whole = len(chosen) == len(ALL) and not options.quick
+    _say(f"written: {write(results, options.seed, 'recovery' if whole else 'recovery-try')}")
     return 0 if within_must(results) else 1
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from tests.benchmarks import report
 from tests.benchmarks.recovery.runs import Cell, Results, Say
 from tests.benchmarks.recovery.systems import ACTOR, NODE, RANK, System
+from tests.benchmarks.report import Figure, of_samples
 
 BUDGET_S = 1.5
 """Of the issue: at most this, plus the steps that are done again, plus one new step."""
@@ -26,7 +24,7 @@ OURS = "phalanx"
 
 def show(results: Results, systems: Sequence[System], seed: int, say: Say) -> None:
     """The tables for a person."""
-    say(f"\nseed {seed}, {results.wall_s:.0f} s in all, {_machine()}")
+    say(f"\nseed {seed}, {results.wall_s:.0f} s in all, {report.machine()}")
     for system in systems:
         step = results.step_s.get(system.name)
         say(f"{system.name}: {system.settings}" + (f"; undisturbed step {step * 1000:.1f} ms" if step else ""))
@@ -61,22 +59,15 @@ def _show_phases(results: Results, say: Say) -> None:
         say(f"  {kind:<21}" + cells)
 
 
-def write(results: Results, seed: int, path: Path) -> None:
-    """The figures for programs."""
-    figures = [_figure(results, kind, figure_id) for kind, figure_id in IDS.items()]
+def write(results: Results, seed: int, name: str) -> Path:
+    """Write the figures for programs and return the file."""
     ours = [cell for (name, _), cell in results.cells.items() if name == OURS]
     redone = [found.steps_redone for cell in ours for found in cell.recoveries]
     peers = {name: _redone(cell) if not cell.failure else "n/a" for name, cell in _peers(results).items()}
-    figures.append(_entry("steps_redone", "steps", redone, None, peers))
-    document = {
-        "machine": _machine(),
-        "commit": _commit(),
-        "seed": seed,
-        "simulated": list(SIMULATED),
-        "figures": [figure for figure in figures if figure],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    figures = [_figure(results, kind, figure_id) for kind, figure_id in IDS.items()]
+    if redone:
+        figures.append(replace(of_samples("steps_redone", redone, "steps"), peers=peers))
+    return report.write(name, [figure for figure in figures if figure], seed=seed, simulated=SIMULATED)
 
 
 def within_must(results: Results) -> bool:
@@ -86,34 +77,16 @@ def within_must(results: Results) -> bool:
     return bool(ours) and all(not cell.failure and median(_times(cell)) <= _must(cell, step_s) for cell in ours)
 
 
-def _figure(results: Results, kind: str, figure_id: str) -> dict[str, Any]:
+def _figure(results: Results, kind: str, figure_id: str) -> Figure | None:
     cell = results.cells.get((OURS, kind))
     if cell is None or cell.failure or not cell.recoveries:
-        return {}
-    peers: dict[str, Any] = {}
-    if kind == RANK:
-        peers = {
-            name: "n/a" if peer.failure else round(median(_times(peer)), 3) for name, peer in _peers(results).items()
-        }
-    return _entry(figure_id, "s", _times(cell), _must(cell, results.step_s[OURS]), peers)
-
-
-def _entry(
-    figure_id: str, unit: str, values: Sequence[float], must: float | None, peers: dict[str, Any]
-) -> dict[str, Any]:
-    if not values:
-        return {}
-    measured = [value for value in peers.values() if isinstance(value, float)]
-    return {
-        "id": figure_id,
-        "value": round(median(values), 3),
-        "unit": unit,
-        "n": len(values),
-        "spread": [round(min(values), 3), round(max(values), 3)],
-        "must": round(must, 3) if must is not None else None,
-        "goal": round(min(measured) / GOAL_RATIO, 3) if measured and unit == "s" else None,
-        "peers": peers,
-    }
+        return None
+    figure = of_samples(figure_id, _times(cell), "s", must=round(_must(cell, results.step_s[OURS]), 3))
+    if kind != RANK:
+        return figure
+    medians = {name: round(median(_times(peer)), 3) for name, peer in _peers(results).items() if not peer.failure}
+    goal = round(min(medians.values()) / GOAL_RATIO, 3) if medians else None
+    return replace(figure, goal=goal, peers={name: medians.get(name, "n/a") for name in _peers(results)})
 
 
 def _times(cell: Cell) -> list[float]:
@@ -130,13 +103,3 @@ def _must(cell: Cell, step_s: float) -> float:
 
 def _peers(results: Results) -> dict[str, Cell]:
     return {name: cell for (name, kind), cell in results.cells.items() if name != OURS and kind == RANK}
-
-
-def _machine() -> str:
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{platform.machine()}, {os.cpu_count()} cores, {memory_gib:.0f} GiB, Linux {platform.release()}"
-
-
-def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"

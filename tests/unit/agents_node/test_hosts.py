@@ -8,7 +8,15 @@ import pytest
 from phalanx.v1 import agent_pb2, local_pb2, types_pb2
 
 from agents.node import hosts_file
-from agents.node.hosts import ARCHIVE_LIMIT, HeldAssignment, HostIdentity, HostTable, well_formed
+from agents.node.hosts import (
+    AGE_LIMIT_MS,
+    ARCHIVE_LIMIT,
+    HeldAssignment,
+    HostIdentity,
+    HostTable,
+    moment_of,
+    well_formed,
+)
 
 PARKED, JOINING, RUNNING = types_pb2.RANK_STATE_PARKED, types_pb2.RANK_STATE_JOINING, types_pb2.RANK_STATE_RUNNING
 EXITED, LOST = types_pb2.RANK_STATE_EXITED, types_pb2.RANK_STATE_LOST
@@ -133,6 +141,16 @@ def test_ages_come_from_moments_and_are_never_zero() -> None:
     row = table.records["h"].row(NOW + 2)
     assert (row.age_ms, row.times.joining_age_ms, row.times.restored_age_ms) == (2000, 2500, 0)
     assert table.records["h"].row(NOW).age_ms == 1
+
+
+@pytest.mark.parametrize("said", [2**64 - 1, 2**63])
+def test_an_age_that_no_process_can_have_stays_one_that_the_wire_carries(said: int) -> None:
+    table = assigned()
+    message = status(RUNNING, 2, "t")
+    message.times.CopyFrom(agent_pb2.GenerationTimes(joining_age_ms=said))
+    assert table.apply_status(message, 2, NOW) is None
+    assert table.records["h"].row(NOW + 2).times.joining_age_ms == AGE_LIMIT_MS + 2000
+    assert moment_of(said, NOW) == NOW - AGE_LIMIT_MS / 1000
 
 
 def test_an_own_exit_is_exited_at_once_and_empty_later() -> None:
