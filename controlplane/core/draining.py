@@ -13,7 +13,7 @@ from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
 from controlplane.core.fleet import Fleet
 from controlplane.core.jobs import NONE, Job, LostRank, host_id
-from controlplane.core.observe import lose_ranks
+from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.orders import fence
 from controlplane.core.placement.gang import Blocked, replace_ranks
 from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, NodeService, RankState

@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from controlplane.core import admission, observe, settle, sweep
+from controlplane.core import admission, settle, sweep
 from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.audit import LOCAL
 from controlplane.core.commands import identity
 from controlplane.core.draft import Answer, Draft, Policy, Refusal
+from controlplane.core.observing import answers, cells, nodes
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
 
@@ -60,19 +61,19 @@ class Machine:
             case ev.Tick():
                 sweep.tick(draft)
             case ev.NodeHello():
-                observe.node_hello(draft, event)
+                nodes.node_hello(draft, event)
             case ev.NodeReport():
-                observe.node_report(draft, event)
+                nodes.node_report(draft, event)
             case ev.NodeSessionLost():
-                observe.node_session_lost(draft, event)
+                nodes.node_session_lost(draft, event)
             case ev.CellHello():
-                observe.cell_hello(draft, event)
+                cells.cell_hello(draft, event)
             case ev.CellReport():
-                observe.cell_report(draft, event)
+                cells.cell_report(draft, event)
             case ev.CellSessionLost():
-                observe.cell_session_lost(draft, event)
+                cells.cell_session_lost(draft, event)
             case ev.EffectDone():
-                observe.effect_done(draft, event)
+                answers.effect_done(draft, event)
             case ev.CertificateSeen():
                 identity.certificate_seen(draft, event)
             case ev.Ordered():

@@ -10,7 +10,7 @@ from typing import assert_never
 from controlplane.core import records as r
 from controlplane.core.audit import AuditEntry
 from controlplane.core.jobs import NONE
-from controlplane.core.observe import describe_exit
+from controlplane.core.observing.losses import describe_exit
 from controlplane.core.state import State
 from controlplane.core.vocabulary import AcceleratorState, JobState, Rung
 

@@ -13,7 +13,7 @@ from controlplane.core.audit import Change, canonical
 from controlplane.core.draft import Accepted, Draft, Refusal
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.jobs import NONE, Job, LostRank
-from controlplane.core.observe import lose_ranks
+from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.orders import end_job, fence, stop_processes
 from controlplane.core.placement.gang import Blocked, Placement, place, replace_ranks
 from controlplane.core.placement.queue import must_yield_to

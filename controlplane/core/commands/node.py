@@ -12,7 +12,7 @@ from controlplane.core.audit import Change
 from controlplane.core.draft import Accepted, Draft, Refusal
 from controlplane.core.effects import EffectKind
 from controlplane.core.health.budget import refusal
-from controlplane.core.observe import FENCING
+from controlplane.core.observing.hosts import FENCING
 from controlplane.core.orders import settle_all
 from controlplane.core.vocabulary import NodeLiveness, NodeService
 

@@ -1,0 +1,1 @@
+"""The folding of records into state, by noun."""

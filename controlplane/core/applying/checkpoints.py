@@ -1,0 +1,67 @@
+"""Records about checkpoints into state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from controlplane.core import records as r
+from controlplane.core.accounting.ledger import move
+from controlplane.core.checkpoints import Checkpoint, Pin
+from controlplane.core.state import State
+from controlplane.core.vocabulary import CHECKPOINT_STATES, Bucket, CheckpointState, IllegalTransition, JobState
+
+
+def shard(state: State, record: r.ShardReported) -> None:
+    """A rank has written its part."""
+    job = state.own_job(record.job)
+    known = job.checkpoints.get(record.checkpoint) or Checkpoint(
+        record.checkpoint, record.generation, record.step, record.folder, CheckpointState.WRITING
+    )
+    shards = (*(s for s in known.shards if s.rank != record.shard.rank), record.shard)
+    job.checkpoints = {**job.checkpoints, record.checkpoint: replace(known, shards=shards)}
+
+
+def committed(state: State, record: r.CheckpointCommitted, at_ns: int) -> None:
+    """Every part is there; what was productive until then is kept by a restore."""
+    job = state.own_job(record.job)
+    devices = state._current_counts()[1].get(job.uid, 0)  # noqa: SLF001 - same module family
+    known = job.checkpoints[record.checkpoint]
+    stall = max((shard.save_stall_ns for shard in known.shards), default=0) * devices
+    job.ledger_ns = move(state.ledger, job.ledger_ns, Bucket.PRODUCTIVE, Bucket.CHECKPOINT_SAVE, stall)
+    reached = max((shard.reached_ns for shard in known.shards), default=at_ns)
+    running_since = max(reached, job.clock.running_ns) if job.state is JobState.RUNNING else at_ns
+    productive = max(0, job.ledger_ns.get(Bucket.PRODUCTIVE, 0) - max(0, at_ns - running_since) * devices)
+    job.checkpoints = {**job.checkpoints, known.id: replace(known, committed_ns=at_ns, productive_ns=productive)}
+    checkpoint_state(state, record.job, record.checkpoint, CheckpointState.COMMITTED, "")
+
+
+def checkpoint_state(state: State, uid: str, name: str, target: CheckpointState, reason: str) -> None:
+    """Change the state of a checkpoint.
+
+    Raises:
+        IllegalTransition: the tables do not allow it.
+    """
+    job = state.own_job(uid)
+    known = job.checkpoints[name]
+    if known.state is target:
+        return
+    if target not in CHECKPOINT_STATES[known.state]:
+        raise IllegalTransition(f"checkpoint {name}: {known.state.name} to {target.name}")
+    job.checkpoints = {**job.checkpoints, name: replace(known, state=target, reason=reason)}
+
+
+def pin(state: State, record: r.CheckpointPinned | r.CheckpointUnpinned, pins: tuple[Pin, ...]) -> None:
+    """Replace an owner's pin, or remove it."""
+    job = state.own_job(record.job)
+    known = job.checkpoints[record.checkpoint]
+    kept = tuple(pin for pin in known.pins if pin.owner != record.owner)
+    job.checkpoints = {**job.checkpoints, known.id: replace(known, pins=(*kept, *pins))}
+
+
+def expired(state: State, record: r.CheckpointsExpired) -> None:
+    """Retention has let checkpoints go."""
+    job = state.own_job(record.job)
+    pinned = [name for name in record.checkpoints if name in job.checkpoints and job.checkpoints[name].pins]
+    if pinned:
+        raise IllegalTransition(f"retention of {job.name} would delete pinned checkpoints: {', '.join(pinned)}")
+    job.checkpoints = {name: known for name, known in job.checkpoints.items() if name not in record.checkpoints}

@@ -1,0 +1,122 @@
+"""Records about nodes, devices, cells and the controller itself into state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from controlplane.core import records as r
+from controlplane.core.columns import put
+from controlplane.core.fleet import Accelerator, Cordon, Fleet, NodeFacts
+from controlplane.core.health.budget import Act
+from controlplane.core.state import MAX_ACTS, State
+from controlplane.core.vocabulary import NODE_LIVENESS, IllegalTransition, NodeLiveness, NodeService
+
+
+def node(state: State, name: str) -> tuple[Fleet, int]:
+    """The fleet, safe to change, and the number of a node."""
+    fleet = state.own_fleet()
+    return fleet, fleet.index[name]
+
+
+def note_act(state: State, number: int, at_ns: int, *, drain: bool) -> None:
+    """A node whose ranks are asked to leave is an act that the budget counts; asked again it is none."""
+    if not drain or state.fleet.service[number] != NodeService.IN_SERVICE:
+        return
+    if any(job.placed and (job.rank_node == number).any() for job in state.active_jobs()):
+        state.acts = (*state.acts, Act(number, at_ns))[-MAX_ACTS:]
+
+
+def cordons(state: State, fleet: Fleet, number: int, cordons: tuple[Cordon, ...]) -> None:
+    """The reasons of a node; with the first one that drains it leaves service, with the last one it comes back."""
+    fleet.set_facts(number, replace(fleet.facts[number], cordons=cordons))
+    service = NodeService(int(fleet.service[number]))
+    drains = any(cordon.drain for cordon in cordons)
+    if drains and service is NodeService.IN_SERVICE:
+        fleet.service = put(fleet.service, number, NodeService.DRAINING)
+    elif not drains and service in (NodeService.DRAINING, NodeService.OUT_OF_SERVICE):
+        fleet.service = put(fleet.service, number, NodeService.IN_SERVICE)
+    state.touch_counts()
+
+
+def journal_restored(state: State, record: r.JournalRestored) -> None:
+    """Numbers that agents may have seen are skipped."""
+    state.next_job += record.skipped
+    state.next_effect += record.skipped
+    for job in state.active_jobs():
+        changed = state.own_job(job.uid)
+        changed.next_host += record.skipped
+        changed.skipped_generations += record.skipped
+
+
+def controller_started(state: State, record: r.ControllerStarted) -> None:
+    """A new leadership: sessions of the former one are gone."""
+    if record.epoch <= state.epoch:
+        raise IllegalTransition(f"epoch {record.epoch} after {state.epoch}")
+    state.epoch = record.epoch
+    fleet = state.own_fleet()
+    fleet.session = np.zeros(fleet.size, dtype=np.bool_)
+    state.cells = {name: replace(cell, open=False) for name, cell in state.cells.items()}
+
+
+def node_registered(state: State, record: r.NodeRegistered) -> None:
+    """A node says what it is, for the first time or anew."""
+    fleet = state.own_fleet()
+    number = fleet.number(record.node)
+    if number is None:
+        number = fleet.add(NodeFacts(record.node, labels=record.labels))
+    facts = replace(
+        fleet.facts[number],
+        boot_id=record.boot_id,
+        address=record.address,
+        version=record.version,
+        labels=record.labels,
+        accelerators=record.accelerators,
+    )
+    fleet.set_facts(number, facts)
+    fleet.set_accelerators(number, record.accelerators, record.states)
+    if fleet.service[number] == NodeService.JOINING:
+        fleet.service = put(fleet.service, number, NodeService.IN_SERVICE)
+    state.touch_counts()
+
+
+def liveness(state: State, record: r.LivenessChanged) -> None:
+    """What is believed of nodes."""
+    fleet = state.own_fleet()
+    for name in record.nodes:
+        number = fleet.index[name]
+        before = NodeLiveness(int(fleet.liveness[number]))
+        if before is record.liveness:
+            continue
+        if record.liveness not in NODE_LIVENESS[before]:
+            raise IllegalTransition(f"node {name}: {before.name} to {record.liveness.name}")
+        fleet.liveness = put(fleet.liveness, number, record.liveness)
+        if record.liveness is NodeLiveness.DEAD:
+            fleet.session = put(fleet.session, number, False)
+    state.touch_counts()
+
+
+def accelerators(state: State, record: r.AcceleratorsChanged) -> None:
+    """Devices of a node have changed."""
+    fleet, number = node(state, record.node)
+    devices = list(fleet.facts[number].accelerators)
+    row = fleet.acc_state[number].copy()
+    for change in record.rows:
+        while len(devices) <= change.index:
+            devices.append(Accelerator(""))
+        devices[change.index] = change.device
+        if change.index < len(row):
+            row[change.index] = change.state
+    fleet.set_facts(number, replace(fleet.facts[number], accelerators=tuple(devices)))
+    fleet.acc_state = put(fleet.acc_state, number, row)
+    state.touch_counts()
+
+
+def membership(state: State, record: r.CellMembershipChanged) -> None:
+    """Raylets that joined or left the cell."""
+    fleet = state.own_fleet()
+    for names, member in ((record.joined, True), (record.left, False)):
+        rows = [fleet.index[name] for name in names if name in fleet.index]
+        fleet.cell_member = put(fleet.cell_member, rows, member)
+    fleet.cell_known = fleet.cell_known | fleet.cell_member

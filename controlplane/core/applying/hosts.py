@@ -1,0 +1,88 @@
+"""Records about rank hosts into state."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+
+import numpy as np
+
+from controlplane.core import records as r
+from controlplane.core.columns import filled, put
+from controlplane.core.jobs import NONE, Hosts, Job
+from controlplane.core.state import State
+from controlplane.core.units import NS_PER_MS
+from controlplane.core.vocabulary import RankState
+
+
+def select(hosts: Hosts, rows: np.ndarray) -> Hosts:
+    """Some rows of the host columns."""
+    return Hosts(*(getattr(hosts, f.name)[rows] for f in dataclasses.fields(Hosts)))
+
+
+def hosts_requested(state: State, record: r.HostsRequested, at_ns: int) -> None:
+    """Processes are on their way."""
+    job = state.own_job(record.job)
+    count = len(record.serials)
+    old = job.hosts
+    none = filled(count, NONE)
+    job.hosts = Hosts(
+        np.append(old.serial, np.array(record.serials, dtype=np.int32)),
+        np.append(old.node, np.array(record.nodes, dtype=np.int32)),
+        np.append(old.state, filled(count, RankState.STARTING, np.uint8)),
+        np.append(old.rank, none),
+        np.append(old.generation, filled(count, 0)),
+        np.append(old.pid, filled(count, 0)),
+        np.append(old.host_pid, filled(count, 0)),
+        np.append(old.since_ms, filled(count, at_ns // NS_PER_MS, np.int64)),
+        np.append(old.empty, filled(count, 0, np.uint8)),
+    )
+    job.next_host = max(job.next_host, *(s + 1 for s in record.serials))
+
+
+def hosts_observed(state: State, record: r.HostsObserved) -> None:
+    """What a node says of living processes."""
+    job = state.own_job(record.job)
+    hosts = job.hosts
+    rows = [hosts.row(row.serial) for row in record.rows]
+    job.hosts = replace(
+        hosts,
+        state=put(hosts.state, rows, [row.state for row in record.rows]),
+        pid=put(hosts.pid, rows, [row.pid for row in record.rows]),
+        host_pid=put(hosts.host_pid, rows, [row.host_pid for row in record.rows]),
+        since_ms=put(hosts.since_ms, rows, [row.since_ns // NS_PER_MS for row in record.rows]),
+    )
+    bound = [
+        row
+        for row in record.rows
+        if row.rank >= 0 and row.generation == job.generation and int(job.rank_host[row.rank]) == row.serial
+    ]
+    if bound:
+        times = [(row.joining_ns, row.rendezvous_ns, row.restored_ns, row.first_step_ns) for row in bound]
+        job.rank_times = put(job.rank_times, [row.rank for row in bound], times)
+
+
+def host_ended(state: State, record: r.HostEnded, at_ns: int) -> None:
+    """A process has ended."""
+    job = state.own_job(record.job)
+    hosts = job.hosts
+    row = hosts.row(record.serial)
+    final = RankState.EXITED if record.exit.observed or record.exit.group_empty else RankState.LOST
+    job.hosts = replace(
+        hosts,
+        state=put(hosts.state, row, final),
+        since_ms=put(hosts.since_ms, row, at_ns // NS_PER_MS),
+        empty=put(hosts.empty, row, record.exit.group_empty),
+    )
+    if record.exit.finished:
+        job.result = {**job.result, **record.exit.result}
+    elif record.exit.message:
+        job.last_error = record.exit.message
+
+
+def unbind(job: Job, ranks: list[int], serials: list[int]) -> None:
+    """Take ranks from their processes; the processes stay known until they are reported empty."""
+    rows = [row for row in (job.hosts.row(serial) for serial in serials) if row != NONE]
+    job.rank_host = put(job.rank_host, ranks, NONE)
+    job.hosts = replace(job.hosts, rank=put(job.hosts.rank, rows, NONE))
+    job.changed_ranks = tuple(sorted({*job.changed_ranks, *ranks}))

@@ -1,0 +1,166 @@
+"""Records about losses, verdicts and generations into state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from controlplane.core import records as r
+from controlplane.core.accounting.ledger import move
+from controlplane.core.applying.hosts import unbind
+from controlplane.core.applying.jobs import set_job_state
+from controlplane.core.columns import put
+from controlplane.core.jobs import GenerationClock, Incident, Job, LostRank, Recovery, Restart, root_cause
+from controlplane.core.state import MAX_RECOVERIES, State
+from controlplane.core.vocabulary import Blame, Bucket, IllegalTransition, JobState, Phase, Rung
+
+
+def ranks_lost(state: State, record: r.RanksLost, at_ns: int) -> None:
+    """An incident opens or widens."""
+    job = state.own_job(record.job)
+    fault_ns = min((lost.fault_ns for lost in record.lost), default=at_ns)
+    first_notice = job.incident is None
+    if job.incident is None:
+        job.failed_starts = 0
+        job.incident = Incident(fault_ns, at_ns, record.collect_until_ns, record.lost, record.step, record.cause)
+    else:
+        overtaken = job.incident.decided_ns > 0
+        if overtaken:
+            job.recoveries = _keep(job.recoveries, _recovery(job, overtaken=True))
+        # What was decided and charged is not judged again; what was only suspended still has to be.
+        earlier = () if overtaken and job.incident.rung != Rung.SUSPEND else job.incident.lost
+        known = {lost.rank for lost in earlier}
+        added = tuple(lost for lost in record.lost if lost.rank not in known)
+        job.incident = replace(
+            job.incident,
+            lost=(*earlier, *added),
+            decided_ns=0,
+            placed_ns=0,
+            collect_until_ns=record.collect_until_ns,
+            cause=record.cause if overtaken else job.incident.cause,
+            step=max(job.incident.step, record.step),
+            fault_ns=job.incident.fault_ns if not overtaken else fault_ns,
+            detected_ns=job.incident.detected_ns if not overtaken else at_ns,
+        )
+    if job.state is JobState.RUNNING and first_notice:
+        devices = state._current_counts()[1].get(job.uid, 0)  # noqa: SLF001 - same module family
+        delay = max(0, at_ns - fault_ns) * devices
+        job.ledger_ns = move(state.ledger, job.ledger_ns, Bucket.PRODUCTIVE, Bucket.DETECTION, delay)
+    if job.state in (JobState.RUNNING, JobState.STARTING):
+        set_job_state(job, JobState.RECOVERING)
+    unbind(job, [lost.rank for lost in record.lost], [lost.serial for lost in record.lost])
+
+
+def _keep(recoveries: tuple[Recovery, ...], new: Recovery) -> tuple[Recovery, ...]:
+    return (*recoveries, new)[-MAX_RECOVERIES:]
+
+
+def decided(state: State, record: r.RecoveryDecided, at_ns: int) -> None:
+    """The verdict on the incident stands, and is charged."""
+    job = state.own_job(record.job)
+    if record.charged:
+        job.restarts = (*job.restarts, Restart(record.blame, at_ns, record.step))[-1024:]
+    job.not_before_ns = record.not_before_ns
+    if job.incident:
+        job.incident = replace(job.incident, decided_ns=at_ns, rung=record.rung, reason=record.reason, placed_ns=0)
+
+
+def generation(state: State, record: r.GenerationStarted, at_ns: int) -> None:
+    """The next rank table counts."""
+    job = state.own_job(record.job)
+    if record.generation != job.next_generation:
+        raise IllegalTransition(f"job {job.name}: generation {record.generation} after {job.generation}")
+    hosts = job.hosts
+    job.generation = record.generation
+    job.rank_host = np.array(record.hosts, dtype=np.int32)
+    rows = hosts.rows(job.rank_host)
+    job.hosts = replace(
+        hosts,
+        rank=put(hosts.rank, rows, np.arange(len(rows), dtype=np.int32)),
+        generation=put(hosts.generation, rows, record.generation),
+    )
+    job.restore_id, job.restore_step = record.restore_id, record.restore_step
+    job.changed_ranks = ()
+    job.failed_starts = 0
+    job.clock = GenerationClock(announced_ns=at_ns)
+    job.rank_times = np.zeros_like(job.rank_times)
+    job.blocker = ""
+    if job.incident:
+        job.incident = replace(job.incident, placed_ns=at_ns)
+        _book_wasted(state, job)
+    if job.state is JobState.PLACING:
+        set_job_state(job, JobState.STARTING)
+
+
+def _book_wasted(state: State, job: Job) -> None:
+    """Steps after the restore point are lost: what was productive since then is WASTED_PROGRESS (S12 stays true)."""
+    base = job.checkpoints[job.restore_id].productive_ns if job.restore_id in job.checkpoints else 0
+    lost = job.ledger_ns.get(Bucket.PRODUCTIVE, 0) - base
+    job.ledger_ns = move(state.ledger, job.ledger_ns, Bucket.PRODUCTIVE, Bucket.WASTED_PROGRESS, lost)
+
+
+def reached(state: State, record: r.GenerationReached) -> None:
+    """All ranks of the generation have reached a phase."""
+    job = state.own_job(record.job)
+    clock = job.clock
+    match record.phase:
+        case Phase.START:
+            job.clock = replace(clock, joining_ns=record.at_ns)
+        case Phase.RENDEZVOUS:
+            job.clock = replace(clock, rendezvous_ns=record.at_ns)
+        case Phase.RESTORE:
+            job.clock = replace(clock, restored_ns=record.at_ns)
+        case Phase.FIRST_STEP:
+            job.clock = replace(clock, running_ns=record.at_ns)
+            if job.incident:
+                job.recoveries = _keep(job.recoveries, _recovery(job, overtaken=False))
+                job.incident = None
+            if job.state in (JobState.STARTING, JobState.RECOVERING):
+                set_job_state(job, JobState.RUNNING)
+            job.blocker = ""
+        case Phase.DETECT | Phase.DECIDE | Phase.PLACE:
+            raise IllegalTransition(f"{record.phase} is not a phase that ranks report")
+
+
+def _recovery(job: Job, *, overtaken: bool) -> Recovery:
+    """The running incident as a finished account: consecutive differences of the moments that were reached."""
+    incident = job.incident
+    assert incident is not None
+    clock = job.clock if incident.placed_ns else GenerationClock()
+    moments = [
+        (Phase.DETECT, incident.detected_ns),
+        (Phase.DECIDE, incident.decided_ns),
+        (Phase.PLACE, incident.placed_ns),
+        (Phase.START, clock.joining_ns),
+        (Phase.RENDEZVOUS, clock.rendezvous_ns),
+        (Phase.RESTORE, clock.restored_ns),
+        (Phase.FIRST_STEP, clock.running_ns),
+    ]
+    phases: dict[str, int] = {}
+    before = incident.fault_ns
+    for phase, moment in moments:
+        if moment:
+            phases[phase] = max(0, moment - before)
+            before = max(before, moment)
+    first = root_cause(incident.lost)
+    return Recovery(
+        generation=job.generation,
+        cause=first.cause if first else incident.cause,
+        rung=incident.rung,
+        ranks=tuple(sorted(lost.rank for lost in incident.lost)),
+        steps_lost=max(0, incident.step - job.restore_step),
+        restore_step=job.restore_step,
+        restore_id=job.restore_id,
+        phases_ns=phases,
+        overtaken=overtaken,
+        blame=_charged_to(first),
+        fault_ns=incident.fault_ns,
+    )
+
+
+def _charged_to(root: LostRank | None) -> str:
+    """The restart ledger of a recovery; "" when an operator wanted it."""
+    if root is None:
+        return Blame.INFRASTRUCTURE
+    return "" if root.planned else root.blame

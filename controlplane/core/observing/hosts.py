@@ -1,0 +1,138 @@
+"""What a node agent says of its rank hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from controlplane.core import events as ev
+from controlplane.core import records as r
+from controlplane.core.draft import Draft
+from controlplane.core.effects import EffectKind
+from controlplane.core.jobs import NONE, Exit, Job, LostRank, host_id
+from controlplane.core.observing.losses import describe_exit, lose_ranks, lost_rank
+from controlplane.core.units import NS_PER_MS
+from controlplane.core.vocabulary import ENDED_PROCESS, NodeService, RankState
+
+FENCING = "fencing"
+"""Owner of the cordon that keeps new ranks off a node while processes of an old generation live there."""
+
+
+def host_rows(draft: Draft, node: str, number: int, rows: Iterable[ev.HostRow], *, full: bool) -> None:
+    """Rows of a node: ours are written down, strays are fenced, what is gone may be forgotten."""
+    strays: list[str] = []
+    gone: list[str] = []
+    by_job: dict[str, list[ev.HostRow]] = {}
+    seen: set[tuple[str, int]] = set()
+    for row in rows:
+        seen.add((row.job, row.serial))
+        ended = row.state in ENDED_PROCESS
+        empty = ended and (row.exit is None or row.exit.group_empty)
+        if empty:
+            gone.append(host_id(row.job, row.serial))
+        if _concerns(draft, row, number, ended=ended):
+            by_job.setdefault(row.job, []).append(row)
+        elif not empty:
+            strays.append(host_id(row.job, row.serial))
+    for uid, job_rows in by_job.items():
+        _job_rows(draft, draft.state.jobs[uid], number, job_rows)
+    if gone:
+        draft.effect(EffectKind.FORGET_HOSTS, f"node:{node}", items=tuple(gone))
+    if full:
+        _missing(draft, node, number, seen)
+    _fence_cordon(draft, node, number, strays, gone, full=full)
+    if strays:
+        draft.effect(EffectKind.FENCE_HOSTS, f"node:{node}", items=tuple(strays))
+
+
+def _concerns(draft: Draft, row: ev.HostRow, number: int, *, ended: bool) -> bool:
+    """Whether a row tells of a process that we still think about: ours, here, and not known to be gone."""
+    job = draft.state.jobs.get(row.job)
+    at = job.hosts.row(row.serial) if job and not job.terminal else NONE
+    if job is None or at == NONE or int(job.hosts.node[at]) != number:
+        return False
+    return job.hosts.state[at] not in ENDED_PROCESS or (ended and not job.hosts.empty[at])
+
+
+def _fence_cordon(draft: Draft, node: str, number: int, strays: list[str], gone: list[str], *, full: bool) -> None:
+    """Keep new ranks off a node while strays live there (S1). A full snapshot says which; between two of them strays are
+    added as they show and taken away as they are reported gone."""
+    cordons = draft.fleet.facts[number].cordons if number < draft.fleet.size else ()
+    held = next((cordon for cordon in cordons if cordon.owner == FENCING), None)
+    known = held.items if held else ()
+    left = {*strays} if full else {*known, *strays} - {*gone}
+    if left and left != {*known}:
+        names = tuple(sorted(left))
+        text = f"processes of old generations live: {', '.join(names[:8])}"
+        draft.write(r.NodeCordoned(node, FENCING, text, names))
+    elif held and not left:
+        draft.write(r.NodeUncordoned(node, FENCING))
+        for job in draft.state.active_jobs():
+            draft.settle(job.uid)
+
+
+def _missing(draft: Draft, node: str, number: int, seen: set[tuple[str, int]]) -> None:
+    """Processes that we think may run and the agent does not know: fence, so that it scans and says that they are gone."""
+    for job in draft.state.active_jobs():
+        hosts = job.hosts
+        maybe = (hosts.node == number) & (hosts.empty == 0) & (hosts.state != RankState.STARTING)
+        gone = [serial for serial in hosts.serial[maybe].tolist() if (job.uid, serial) not in seen]
+        if gone:
+            items = tuple(host_id(job.uid, serial) for serial in gone)
+            draft.effect(EffectKind.FENCE_HOSTS, f"node:{node}", job=job.uid, items=items)
+
+
+def _job_rows(draft: Draft, job: Job, number: int, rows: list[ev.HostRow]) -> None:
+    hosts = job.hosts
+    live: list[ev.HostRow] = []
+    lost: list[LostRank] = []
+    forgotten: list[int] = []
+    for row in rows:
+        at = hosts.row(row.serial)
+        rank = int(hosts.rank[at])
+        if row.state not in ENDED_PROCESS:
+            current = row.generation == int(hosts.generation[at])
+            if current or int(hosts.rank[at]) == NONE:
+                live.append(row if current or row.rank == NONE else _parked(row))
+            continue
+        exit_ = row.exit or Exit(observed=False, group_empty=True)
+        first = hosts.state[at] not in ENDED_PROCESS
+        fault_ns = row.since_ns or draft.now_ns
+        draft.write(r.HostEnded(job.uid, row.serial, rank, fault_ns, exit_))
+        if rank == NONE:
+            if first and int(hosts.generation[at]) == 0 and not job.ending:
+                _start_failed(draft, job, at, exit_)
+            if exit_.group_empty:
+                forgotten.append(row.serial)
+        elif not exit_.finished and not job.ending:
+            lost.append(lost_rank(draft.fleet.name(number), rank, row.serial, exit_, fault_ns))
+            if exit_.group_empty:
+                forgotten.append(row.serial)
+    if live:
+        draft.write(r.HostsObserved(job.uid, number, tuple(live)))
+    if lost:
+        lose_ranks(draft, job, tuple(lost), lost[0].cause)
+    if forgotten:
+        draft.write(r.HostsForgotten(job.uid, tuple(forgotten)))
+    draft.settle(job.uid)
+
+
+def _parked(row: ev.HostRow) -> ev.HostRow:
+    """The row of a process that has not yet heard of its newer assignment."""
+    return ev.HostRow(row.job, row.serial, row.state, NONE, 0, row.pid, row.host_pid, row.since_ns)
+
+
+def _start_failed(draft: Draft, job: Job, at: int, exit_: Exit) -> None:
+    """A parked (or parking) process ended by itself, or had to be ended because it did not park in time.
+
+    What we fenced for other reasons does not count.
+    """
+    start_ms = job.spec.timeouts.start_ms
+    age_ms = draft.now_ns // NS_PER_MS - int(job.hosts.since_ms[at])
+    late = job.hosts.state[at] == RankState.STARTING and age_ms > start_ms
+    if late:
+        text = f"it did not park within {start_ms / 1000:g} s"
+    elif exit_.sender == "agent" or draft.fleet.service[job.hosts.node[at]] == NodeService.DRAINING:
+        return
+    else:
+        text = (exit_.message or describe_exit(exit_)) if exit_.observed else "it vanished before it held a rank"
+    draft.write(r.StartFailed(job.uid, int(job.hosts.serial[at]), text))

@@ -1,0 +1,87 @@
+"""Sessions and reports of node agents."""
+
+from __future__ import annotations
+
+from controlplane.core import events as ev
+from controlplane.core import records as r
+from controlplane.core.draft import Answer, Draft, Refusal
+from controlplane.core.observing.devices import device_rows, failed_devices
+from controlplane.core.observing.hosts import host_rows
+from controlplane.core.observing.storage import checked_row, holds, restore_failed, shard_row, takes_part, was_asked
+from controlplane.core.vocabulary import NodeLiveness
+
+
+def node_hello(draft: Draft, event: ev.NodeHello) -> None:
+    """A session opens: the node is ALIVE, its rows are the whole truth."""
+    fleet = draft.fleet
+    number = fleet.number(event.node)
+    devices = tuple(row.device for row in event.accelerators)
+    states = tuple(row.state for row in event.accelerators)
+    if number is not None:
+        known = fleet.facts[number]
+        if event.boot_id < known.boot_id:
+            draft.reply = Refusal(
+                "stale",
+                "OLDER_BOOT",
+                f"agent boot {event.boot_id} of {event.node} is older than {known.boot_id}, which this controller has "
+                "already seen: stop the older agent process",
+            )
+            return
+        changed = (
+            known.boot_id != event.boot_id
+            or known.accelerators != devices
+            or known.address != event.address
+            or known.labels != event.labels
+            or tuple(int(s) for s in fleet.acc_state[number][: len(states)]) != states
+        )
+    else:
+        changed = True
+    if changed:
+        draft.write(
+            r.NodeRegistered(event.node, event.boot_id, event.address, event.version, event.labels, devices, states)
+        )
+    draft.write(r.NodeSessionChanged(event.node, open=True, boot_id=event.boot_id, reason="hello"))
+    if number is not None and fleet.liveness[number] != NodeLiveness.ALIVE:
+        draft.write(r.LivenessChanged((event.node,), NodeLiveness.ALIVE, "the agent opened a session", ("session",)))
+    draft.reply = Answer()
+    if number is None:
+        number = fleet.size
+    else:
+        failed_devices(draft, event.node, number, event.accelerators)
+    host_rows(draft, event.node, number, event.hosts, full=True)
+    for job in draft.state.active_jobs():
+        draft.settle(job.uid)
+
+
+def node_report(draft: Draft, event: ev.NodeReport) -> None:
+    """Rows of a node: processes, devices, shards, restore failures, verified checkpoints."""
+    number = draft.fleet.number(event.node)
+    if number is None or draft.fleet.facts[number].boot_id != event.boot_id:
+        draft.reply = Refusal("stale", "OLDER_BOOT", f"report of an earlier boot of {event.node}: dropped")
+        return
+    if draft.fleet.liveness[number] == NodeLiveness.DEAD:
+        text = f"{event.node} was judged DEAD: only a new session with its whole truth makes it ALIVE again"
+        draft.reply = Refusal("stale", "NODE_DEAD", text)
+        return
+    draft.reply = Answer()
+    device_rows(draft, event, number)
+    host_rows(draft, event.node, number, event.hosts, full=event.full)
+    for shard in event.shards:
+        if holds(draft, shard.job, shard.rank, number):
+            shard_row(draft, shard)
+    for failure in event.restore_failures:
+        if holds(draft, failure.job, failure.rank, number):
+            restore_failed(draft, failure)
+    for checked in event.checked:
+        if takes_part(draft, checked.job, number) or was_asked(draft, event.node, checked):
+            checked_row(draft, checked)
+
+
+def node_session_lost(draft: Draft, event: ev.NodeSessionLost) -> None:
+    """SUSPECT at once, never more."""
+    number = draft.fleet.number(event.node)
+    if number is None or draft.fleet.facts[number].boot_id != event.boot_id or not draft.fleet.session[number]:
+        return
+    draft.write(r.NodeSessionChanged(event.node, open=False, boot_id=event.boot_id, reason=event.reason))
+    if draft.fleet.liveness[number] == NodeLiveness.ALIVE:
+        draft.write(r.LivenessChanged((event.node,), NodeLiveness.SUSPECT, "the agent's stream ended", (event.reason,)))

@@ -1,0 +1,78 @@
+"""What node agents say of checkpoints."""
+
+from __future__ import annotations
+
+from controlplane.core import events as ev
+from controlplane.core import records as r
+from controlplane.core.checkpoints import Shard, checkpoint_id, is_inside, is_own_folder
+from controlplane.core.draft import Draft
+from controlplane.core.effects import EffectKind
+from controlplane.core.observing.losses import lose_ranks
+from controlplane.core.vocabulary import CheckpointState
+
+
+def takes_part(draft: Draft, uid: str, number: int) -> bool:
+    """Whether a node has, or had in this generation, a rank or process of the job: others say nothing about its files."""
+    job = draft.state.jobs.get(uid)
+    return job is not None and bool((job.rank_node == number).any() or (job.hosts.node == number).any())
+
+
+def holds(draft: Draft, uid: str, rank: int, number: int) -> bool:
+    """Whether a rank is, or was, on a node: one node says nothing about the ranks of another."""
+    job = draft.state.jobs.get(uid)
+    if job is None or not 0 <= rank < job.spec.ranks:
+        return False
+    hosts = job.hosts
+    return int(job.rank_node[rank]) == number or bool(((hosts.node == number) & (hosts.rank == rank)).any())
+
+
+def was_asked(draft: Draft, node: str, row: ev.CheckedRow) -> bool:
+    """Whether a node that has no part in a job was asked to read its checkpoint back. Agents tell before they answer."""
+    wanted = (EffectKind.VERIFY_CHECKPOINT, f"node:{node}", row.job, (row.checkpoint,))
+    effects = draft.state.effects.values()
+    return any((effect.kind, effect.target, effect.job, effect.items) == wanted for effect in effects)
+
+
+def shard_row(draft: Draft, row: ev.ShardRow) -> None:
+    """Only shards of the current generation count (S3); repeats, late ones and those that lie elsewhere change nothing."""
+    job = draft.state.jobs.get(row.job)
+    if job is None or job.terminal or row.generation != job.generation or not 0 <= row.rank < job.spec.ranks:
+        return
+    name = checkpoint_id(job.uid, row.generation, row.step)
+    if not is_own_folder(row.folder, name) or not all(is_inside(file.path) for file in row.files):
+        return
+    known = job.checkpoints.get(name)
+    if known and (known.state is not CheckpointState.WRITING or any(s.rank == row.rank for s in known.shards)):
+        return
+    shard = Shard(row.rank, row.files, row.save_stall_ns, row.reached_ns)
+    draft.write(r.ShardReported(job.uid, name, row.generation, row.step, row.folder, shard))
+    draft.settle(job.uid)
+
+
+def restore_failed(draft: Draft, row: ev.RestoreFailedRow) -> None:
+    """A rank could not read its restore point: it is poisoned, and the job falls back."""
+    job = draft.state.jobs.get(row.job)
+    if job is None or job.terminal or row.generation != job.generation:
+        return
+    checkpoint = job.checkpoints.get(row.checkpoint)
+    reason = f"rank {row.rank} could not restore {row.file}: {row.reason}"
+    if checkpoint and checkpoint.restorable and not _already_poisoned(draft, row.checkpoint):
+        draft.write(r.CheckpointPoisoned(job.uid, row.checkpoint, reason))
+        lose_ranks(draft, job, (), f"checkpoint {row.checkpoint} is damaged: {reason}")
+
+
+def _already_poisoned(draft: Draft, name: str) -> bool:
+    return any(isinstance(record, r.CheckpointPoisoned) and record.checkpoint == name for record in draft.records)
+
+
+def checked_row(draft: Draft, row: ev.CheckedRow) -> None:
+    """A checkpoint was read back."""
+    job = draft.state.jobs.get(row.job)
+    checkpoint = job.checkpoints.get(row.checkpoint) if job else None
+    if job is None or checkpoint is None or not checkpoint.restorable:
+        return
+    if not row.ok:
+        draft.write(r.CheckpointPoisoned(job.uid, row.checkpoint, f"{row.file}: {row.reason}"))
+    elif checkpoint.state is CheckpointState.COMMITTED:
+        draft.write(r.CheckpointVerified(job.uid, row.checkpoint))
+        draft.settle(job.uid)

@@ -1,0 +1,57 @@
+"""Places for ranks: the whole gang, or those that lost theirs."""
+
+from __future__ import annotations
+
+from controlplane.core import records as r
+from controlplane.core.draft import Draft
+from controlplane.core.jobs import NONE, Job, LostRank
+from controlplane.core.orders import stop_processes
+from controlplane.core.placement.gang import Blocked, Placement, place, replace_ranks
+from controlplane.core.placement.queue import must_yield_to
+from controlplane.core.settling.words import say, some
+from controlplane.core.units import ms
+from controlplane.core.vocabulary import Blame
+
+
+def find_places(draft: Draft, job: Job) -> None:
+    """Places for a whole new job, or what it waits for."""
+    hosts = job.hosts
+    if (hosts.live() & draft.fleet.session[hosts.node]).any():
+        say(draft, job, "waits until processes of the last try are gone")
+        return
+    patience_ns = ms(draft.policy.queue_patience_ms)
+    first = must_yield_to(job, draft.state.active_jobs(), draft.fleet, draft.now_ns, patience_ns)
+    if first is not None:
+        say(draft, job, f"waits for its turn behind {first.name}")
+        return
+    placed = place(draft.fleet, job.spec)
+    if isinstance(placed, Blocked):
+        say(draft, job, placed.reason)
+        return
+    draft.write(r.JobPlaced(job.uid, placed.nodes, placed.flat, placed.spares))
+
+
+def place_again(draft: Draft, job: Job, ranks: tuple[int, ...]) -> None:
+    """Ranks that lost their place before the job could start get another, and nothing has failed; without one the whole job
+    gives its places back and queues again."""
+    places = replace_ranks(draft.fleet, job, ranks, frozenset())
+    if isinstance(places, Blocked):
+        names = sorted({draft.fleet.name(int(job.rank_node[rank])) for rank in ranks})
+        draft.write(r.JobUnplaced(job.uid, f"{some(names)} took no work any more before the job could start"))
+        stop_processes(draft, job, 0)
+        return
+    move(draft, job, ranks, places)
+
+
+def move(draft: Draft, job: Job, ranks: tuple[int, ...], places: Placement) -> None:
+    """New places for ranks; a warm spare that takes one is a spare no more."""
+    draft.write(r.RanksMoved(job.uid, ranks, places.nodes, places.flat))
+    kept = tuple(node for node in job.spare_nodes if node not in places.nodes)
+    if kept != job.spare_nodes:
+        draft.write(r.SparesChanged(job.uid, kept))
+
+
+def homeless_rank(draft: Draft, job: Job, rank: int) -> LostRank:
+    """The loss of a rank whose place takes no work any more."""
+    text = f"{draft.fleet.name(int(job.rank_node[rank]))} cannot take rank {rank} any more"
+    return LostRank(rank, NONE, text, Blame.INFRASTRUCTURE, draft.now_ns, text)

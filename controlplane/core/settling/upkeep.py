@@ -1,0 +1,91 @@
+"""What a running job needs: phases written down, checkpoints kept, spares topped up, nodes left."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controlplane.core import draining
+from controlplane.core import records as r
+from controlplane.core.checkpoints import expirable
+from controlplane.core.draft import Draft
+from controlplane.core.effects import EffectKind
+from controlplane.core.jobs import Job
+from controlplane.core.orders import request_verification
+from controlplane.core.placement.gang import refill_spares
+from controlplane.core.settling.binding import request
+from controlplane.core.settling.words import say
+from controlplane.core.vocabulary import CheckpointState, JobState, Phase, RankState
+
+PHASES = (Phase.START, Phase.RENDEZVOUS, Phase.RESTORE, Phase.FIRST_STEP)
+
+
+def leave_nodes(draft: Draft, job: Job) -> None:
+    """Take the next step of a running job off draining nodes."""
+    if job.state is not JobState.RUNNING:
+        return
+    waits, missing = draining.plan(draft, job)
+    if missing:
+        request(draft, job, missing)
+    if waits or not draining.leaving(draft.fleet, job):
+        say(draft, job, waits)
+
+
+def phases(draft: Draft, job: Job) -> None:
+    """Write down when all ranks have reached a phase of the current generation."""
+    clock = job.clock
+    known = (clock.joining_ns, clock.rendezvous_ns, clock.restored_ns, clock.running_ns)
+    for column, (phase, reached) in enumerate(zip(PHASES, known, strict=True)):
+        times = job.rank_times[:, column]
+        if reached:
+            continue
+        if not len(times) or not (times > 0).all():
+            return
+        draft.write(r.GenerationReached(job.uid, job.generation, phase, int(times.max())))
+
+
+def checkpoints(draft: Draft, job: Job) -> None:
+    """Commit what is complete, have it read back, let retention delete what is old."""
+    for checkpoint in job.checkpoints.values():
+        if checkpoint.state is CheckpointState.WRITING and len(checkpoint.shards) == job.spec.ranks:
+            draft.write(r.CheckpointCommitted(job.uid, checkpoint.id, checkpoint.step))
+            request_verification(draft, job, checkpoint.id)
+            return
+    old = expirable(job.checkpoints.values(), job.spec.checkpoint.keep, job.restore_id)
+    if old:
+        draft.write(r.CheckpointsExpired(job.uid, old))
+        sweep(draft, job, tuple(job.checkpoints[name].folder for name in old))
+
+
+def sweep(draft: Draft, job: Job, folders: tuple[str, ...]) -> None:
+    """Have folders of checkpoints deleted by a node that is connected."""
+    node = next((n for n in [*job.nodes(), *range(draft.fleet.size)] if draft.fleet.session[n]), None)
+    if node is not None:
+        draft.effect(EffectKind.SWEEP_FOLDERS, f"node:{draft.fleet.name(node)}", job=job.uid, items=folders)
+
+
+def top_up(draft: Draft, job: Job) -> None:
+    """While the job runs, keep warm spare nodes reserved and parked processes ready where the policy wants them."""
+    if job.state is not JobState.RUNNING:
+        return
+    spares = refill_spares(draft.fleet, job)
+    if spares != job.spare_nodes:
+        draft.write(r.SparesChanged(job.uid, spares))
+        return
+    budget = job.spec.restart_policy.user
+    if 0 <= budget.max < job.failed_starts:
+        return
+    most = int(np.bincount(job.rank_node).max(initial=0))
+    hosts = job.hosts
+    idle = (hosts.generation == 0) & hosts.live()
+    there = np.bincount(hosts.node[idle], minlength=draft.fleet.size)
+    starting = np.bincount(hosts.node[idle & (hosts.state == RankState.STARTING)], minlength=draft.fleet.size)
+    missing: dict[int, int] = {}
+    for node, count in [
+        *((node, job.spec.spares.parked_per_node) for node in job.nodes()),
+        *((node, most) for node in job.spare_nodes),
+    ]:
+        have = int(there[node])
+        if have < count:
+            missing[node] = count - have + int(starting[node])
+    if missing:
+        request(draft, job, missing)

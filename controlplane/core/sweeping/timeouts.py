@@ -1,0 +1,88 @@
+"""What took too long: effects, starts and generations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controlplane.core import records as r
+from controlplane.core.draft import Draft
+from controlplane.core.effects import EffectKind
+from controlplane.core.jobs import NONE, Job, LostRank, host_id
+from controlplane.core.observing.losses import lose_ranks
+from controlplane.core.units import ms
+from controlplane.core.vocabulary import Blame, RankState
+
+
+def effects(draft: Draft) -> None:
+    """Effects that nobody answered in time end; a fence is asked for again until its processes are gone.
+
+    After our own lag or a restart every outstanding effect has the whole time of an effect again: it goes out anew when
+    its agent is back.
+    """
+    if draft.now_ns <= draft.soft.trusted_since_ns() + ms(draft.policy.effect_ms):
+        return
+    late = [effect for effect in draft.state.effects.values() if effect.deadline_ns < draft.now_ns]
+    if not late:
+        return
+    draft.write(r.EffectsFinished(tuple(effect.id for effect in late), ok=False, message="no answer", expired=True))
+    for effect in late:
+        if effect.kind is EffectKind.FENCE_HOSTS:
+            draft.effect(effect.kind, effect.target, job=effect.job, items=effect.items, grace_ms=effect.grace_ms)
+        elif effect.kind is EffectKind.START_HOSTS:
+            draft.settle(effect.job)
+
+
+def late_starts(draft: Draft, job: Job) -> None:
+    """Processes that did not park in time are fenced; their end is counted as a failed start when it is reported."""
+    hosts = job.hosts
+    limit_ms = (draft.now_ns - max(draft.soft.trusted_since_ns(), 0)) // 1_000_000
+    coming = (hosts.generation == 0) & (hosts.state == RankState.STARTING)
+    if not coming.any():
+        return
+    age_ms = np.minimum(draft.now_ns // 1_000_000 - hosts.since_ms, limit_ms)
+    late = coming & (age_ms > job.spec.timeouts.start_ms)
+    fenced = {
+        item
+        for effect in draft.state.effects.values()
+        if effect.kind is EffectKind.FENCE_HOSTS
+        for item in effect.items
+    }
+    by_node: dict[int, list[str]] = {}
+    for serial, node in zip(hosts.serial[late].tolist(), hosts.node[late].tolist(), strict=True):
+        name = host_id(job.uid, serial)
+        if name not in fenced:
+            by_node.setdefault(node, []).append(name)
+    for node, names in by_node.items():
+        draft.effect(EffectKind.FENCE_HOSTS, f"node:{draft.fleet.name(node)}", job=job.uid, items=tuple(names))
+
+
+def late_generation(draft: Draft, job: Job) -> None:
+    """A generation that does not come to run in time: fence those who lag behind, or roll back when nobody stands out."""
+    clock = job.clock
+    if not clock.announced_ns or clock.running_ns or (job.rank_host == NONE).any():
+        return
+    if job.incident and not job.incident.placed_ns:
+        return
+    since = max(clock.announced_ns, draft.soft.trusted_since_ns())
+    if draft.now_ns - since <= ms(job.spec.timeouts.join_ms):
+        return
+    reached = (job.rank_times > 0).sum(axis=1)
+    behind = np.flatnonzero(reached == reached.min())
+    cause = f"generation {job.generation} did not come to run in {job.spec.timeouts.join_ms / 1000:g} s"
+    lost: tuple[LostRank, ...] = ()
+    if len(behind) < job.spec.ranks:
+        lost = tuple(
+            LostRank(
+                int(k), int(job.rank_host[k]), f"{cause}: rank {k} lags behind", Blame.INFRASTRUCTURE, since, cause
+            )
+            for k in behind
+        )
+        by_node: dict[int, list[str]] = {}
+        for entry in lost:
+            name = draft.fleet.name(int(job.rank_node[entry.rank]))
+            by_node.setdefault(draft.fleet.number(name) or 0, []).append(host_id(job.uid, entry.serial))
+        for node, items in by_node.items():
+            target = f"node:{draft.fleet.name(node)}"
+            draft.effect(EffectKind.FENCE_HOSTS, target, job=job.uid, items=tuple(items))
+    lose_ranks(draft, job, lost, cause)
+    draft.write(r.JoinFailed(job.uid, job.generation, tuple(entry.rank for entry in lost)))
