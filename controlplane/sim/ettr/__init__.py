@@ -1,0 +1,1 @@
+"""Effective training time of one large synchronous job: exact formulas, phases, policies, calibration, tables and charts."""
