@@ -20,7 +20,15 @@ from controlplane.core.applying.fleet import (
     node_registered,
     note_act,
 )
-from controlplane.core.applying.hosts import host_ended, hosts_observed, hosts_requested, select, unbind
+from controlplane.core.applying.hosts import (
+    host_ended,
+    hosts_lost,
+    hosts_observed,
+    hosts_reached,
+    hosts_requested,
+    select,
+    unbind,
+)
 from controlplane.core.applying.identity import identity
 from controlplane.core.applying.jobs import ended, moved, placed, reserve, set_job_state, submitted, unplaced
 from controlplane.core.applying.recovery import decided, generation, ranks_lost, reached
@@ -99,6 +107,10 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             hosts_requested(state, record, at_ns)
         case r.HostsObserved():
             hosts_observed(state, record)
+        case r.HostsReached():
+            hosts_reached(state, record)
+        case r.HostsLost():
+            hosts_lost(state, record, at_ns)
         case r.HostEnded():
             host_ended(state, record, at_ns)
         case r.HostsForgotten():

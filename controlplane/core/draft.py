@@ -100,13 +100,15 @@ class Draft:
         items: tuple[str, ...] = (),
         grace_ms: int = 0,
         full: bool = False,
+        nodes: tuple[str, ...] = (),
         timeout_ms: int = 0,
     ) -> None:
         """Ask for something to be done outside once the records are durable."""
         number = self.state.next_effect + len(self._effects)
         usual = self.policy.fence_ms + grace_ms if kind is EffectKind.FENCE_HOSTS else self.policy.effect_ms
         deadline = self.now_ns + ms(timeout_ms or usual)
-        self._effects.append(Effect(f"e{number}", kind, target, deadline, job, generation, items, grace_ms, full))
+        effect = Effect(f"e{number}", kind, target, deadline, job, generation, items, grace_ms, full, nodes)
+        self._effects.append(effect)
 
     def finish(self) -> None:
         """Close the draft: the effects become one record, last."""

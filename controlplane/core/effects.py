@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class EffectKind(StrEnum):
-    """What an effect asks for; `target` is `node:<name>` or `cell:<name>`."""
+    """What an effect asks for; `target` is `node:<name>`, `cell:<name>` or, for all nodes of a job, `job:<uid>`."""
 
     APPLY_GENERATION = "apply_generation"
     FENCE_HOSTS = "fence_hosts"
@@ -25,7 +25,10 @@ class Effect:
 
     `id` is unique in the site's life and stays the same when it is sent again. `job` is a uid. `generation` lets an old
     one die at the agent. `items` are host ids, folders or positional arguments, by kind. After `deadline_ns` (Unix ns)
-    nobody waits for it any more.
+    nobody waits for it any more. `full`: the whole rank table goes out, not a patch of `items`; to `nodes` in any case.
+
+    A group effect (target `job:<uid>`) goes to every node that holds a rank of the job, again whenever such a node says
+    hello. What shows that it was carried out are the job's ranks, so that nobody answers it; only refusals come back.
     """
 
     id: str
@@ -37,9 +40,15 @@ class Effect:
     items: tuple[str, ...] = ()
     grace_ms: int = 0
     full: bool = False
+    nodes: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> bool:
+        """Whether it is for all nodes of a job."""
+        return self.target.startswith("job:")
 
     @property
     def node(self) -> str:
-        """Node name of the target, "" for a cell."""
+        """Node name of the target, "" for a cell or a group."""
         kind, _, name = self.target.partition(":")
         return name if kind == "node" else ""

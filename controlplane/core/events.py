@@ -8,7 +8,8 @@ from controlplane.core.audit import By
 from controlplane.core.checkpoints import ShardFile
 from controlplane.core.fleet import Accelerator
 from controlplane.core.identity import Role
-from controlplane.core.jobs import Exit
+from controlplane.core.jobs import NONE, Exit
+from controlplane.core.ranges import Ranges
 from controlplane.core.spec import JobSpec
 from controlplane.core.vocabulary import RankState
 
@@ -106,6 +107,28 @@ class NodeReport:
 
 
 @dataclass(frozen=True, slots=True)
+class HostsReached:
+    """Many processes of one job are in one state: what a relay, or a whole gang in simulation, says in a few bytes.
+
+    It tells of the job's processes of `generation` (0: without a rank) whose serials lie in `serials`, and only of those on
+    `nodes` (ranges of node numbers; None: all) with an open session: the edge names the nodes whose current sessions
+    `source` carries. What is not uniform (ends, strays, devices, files) comes in `NodeReport`.
+
+    `state` and `column`: PARKED or PAUSED with NONE, JOINING with 0, RESTORING with 1 (has its groups) or 2 (has restored),
+    RUNNING with 3 (has made its first step). `at_ns`: Unix ns at which the last of them got there.
+    """
+
+    source: str
+    job: str
+    generation: int
+    state: RankState
+    serials: Ranges
+    at_ns: int
+    column: int = NONE
+    nodes: Ranges | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSessionLost:
     """The agent's stream ended. Says nothing about the node's ranks."""
 
@@ -152,11 +175,12 @@ class CellSessionLost:
 
 @dataclass(frozen=True, slots=True)
 class EffectDone:
-    """An agent's answer to an effect."""
+    """An agent's answer to an effect. `node`: who refuses its part of a group effect."""
 
     effect_id: str
     ok: bool
     message: str
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,8 +400,9 @@ Command = (
     | PinCheckpoint | UnpinCheckpoint | CompactJournal | KeepCode | IdentityCommand
 )  # fmt: skip
 Observation = (
-    NodeHello | NodeReport | NodeSessionLost | CellHello | CellReport | CellSessionLost | EffectDone | CertificateSeen
-)
+    NodeHello | NodeReport | HostsReached | NodeSessionLost | CellHello | CellReport | CellSessionLost | EffectDone
+    | CertificateSeen
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

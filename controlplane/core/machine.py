@@ -17,6 +17,7 @@ from controlplane.core.audit import LOCAL
 from controlplane.core.commands import identity
 from controlplane.core.draft import Answer, Draft, Policy, Refusal
 from controlplane.core.observing import answers, cells, nodes
+from controlplane.core.observing.reached import hosts_reached
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
 
@@ -64,6 +65,8 @@ class Machine:
                 nodes.node_hello(draft, event)
             case ev.NodeReport():
                 nodes.node_report(draft, event)
+            case ev.HostsReached():
+                hosts_reached(draft, event)
             case ev.NodeSessionLost():
                 nodes.node_session_lost(draft, event)
             case ev.CellHello():

@@ -31,15 +31,16 @@ def stop_processes(draft: Draft, job: Job, grace_ms: int) -> None:
 def end_job(draft: Draft, job: Job, state: JobState, reason: str, grace_ms: int) -> None:
     """Begin the end of a job: every process that may still run is asked to stop, then killed; nothing else is begun."""
     draft.write(r.JobEnding(job.uid, state, reason, job.result, max(job.restore_step, draft.soft.progress(job.uid)[0])))
-    withdrawn = tuple(
-        effect.id
-        for effect in draft.state.effects.values()
-        if effect.job == job.uid and effect.kind in (EffectKind.START_HOSTS, EffectKind.APPLY_GENERATION)
-    )
+    withdrawn = outstanding(draft, job, EffectKind.START_HOSTS, EffectKind.APPLY_GENERATION)
     if withdrawn:
         draft.write(r.EffectsFinished(withdrawn, ok=False, message="the job is ending", expired=True))
     stop_processes(draft, job, grace_ms)
     draft.settle(job.uid)
+
+
+def outstanding(draft: Draft, job: Job, *kinds: EffectKind) -> tuple[str, ...]:
+    """Ids of a job's effects of some kinds that nobody has answered yet."""
+    return tuple(effect.id for effect in draft.state.effects.values() if effect.job == job.uid and effect.kind in kinds)
 
 
 def request_verification(draft: Draft, job: Job, checkpoint: str) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from controlplane.core import codec
 from controlplane.core.audit import AuditEntry
 from controlplane.core.checkpoints import Shard
@@ -18,9 +20,10 @@ from controlplane.core.effects import Effect
 from controlplane.core.events import AcceleratorRow, HostRow
 from controlplane.core.fleet import Accelerator
 from controlplane.core.identity import Role
-from controlplane.core.jobs import Exit, LostRank
+from controlplane.core.jobs import NONE, Exit, LostRank
+from controlplane.core.ranges import Ranges, expand, runs
 from controlplane.core.spec import JobSpec
-from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, Phase, Rung
+from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, Phase, RankState, Rung
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +197,29 @@ class HostsObserved:
 
 
 @dataclass(frozen=True, slots=True)
+class HostsReached:
+    """Many live processes are in one state since `at_ns`. It tells of all processes of `generation` that have not ended and
+    whose serials lie in `serials`, which reaches over those that the job no longer has. `column`: see `events.HostsReached`."""
+
+    job: str
+    generation: int
+    state: RankState
+    serials: Ranges
+    at_ns: int
+    column: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostsLost:
+    """The live processes whose serials lie in `serials` are lost with their nodes; nobody saw how."""
+
+    job: str
+    serials: Ranges
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class HostEnded:
     """A process ended, or is lost with its node (`exit.observed` false). `group_empty`: nothing of it is left."""
 
@@ -260,14 +286,20 @@ class SurvivorsGivenUp:
 
 @dataclass(frozen=True, slots=True)
 class GenerationStarted:
-    """A new rank table is in force: every rank bound to a process, and the restore point."""
+    """A new rank table is in force, and the restore point. `hosts`: serials of the processes that take the `changed_ranks`,
+    one for one; every other rank keeps its process."""
 
     job: str
     generation: int
-    hosts: tuple[int, ...]
-    changed_ranks: tuple[int, ...]
+    hosts: Ranges
+    changed_ranks: Ranges
     restore_id: str
     restore_step: int
+
+    def holder(self, rank: int) -> int:
+        """Serial of the process that takes a rank, NONE when the rank keeps the one that it has."""
+        at = np.flatnonzero(expand(self.changed_ranks) == rank)
+        return int(expand(self.hosts)[at[0]]) if len(at) else NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,11 +508,11 @@ Record = (
     | CheckpointVerified | CheckpointPoisoned | CheckpointsExpired | JobEnding | JobEnded | EffectsIssued
     | EffectsFinished | RequestAnswered | CheckpointPinned | CheckpointUnpinned | Audited | NodeDrained | JobUnplaced
     | TokenCreated | TokenSpent | CertificateIssued
-    | IdentityRevoked | IdentityReinstated | JournalRestored
+    | IdentityRevoked | IdentityReinstated | JournalRestored | HostsReached | HostsLost
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}
-VERSIONS: Mapping[str, int] = {"NodeCordoned": 2, "RanksLost": 2, "RequestAnswered": 2}
+VERSIONS: Mapping[str, int] = {"GenerationStarted": 2, "NodeCordoned": 2, "RanksLost": 2, "RequestAnswered": 2}
 """Types whose fields have changed since version 1."""
 
 
@@ -489,7 +521,14 @@ def _gained(body: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
+def _rank_table_to_patch(body: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 named the process of every rank; those whose rank did not change kept it."""
+    changed = body["changed_ranks"]
+    return {**body, "changed_ranks": runs(changed), "hosts": runs(body["hosts"][rank] for rank in changed)}
+
+
 UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    ("GenerationStarted", 1): _rank_table_to_patch,
     ("NodeCordoned", 1): _gained,
     ("RanksLost", 1): _gained,
     ("RequestAnswered", 1): _gained,

@@ -10,6 +10,7 @@ BOOKKEEPING = frozenset(
         "EffectsIssued",
         "HostsForgotten",
         "HostsObserved",
+        "HostsReached",
         "RequestAnswered",
         "ShardReported",
     }

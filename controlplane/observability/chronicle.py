@@ -13,6 +13,7 @@ import structlog
 
 from controlplane.core import records as r
 from controlplane.core.jobs import Job, Recovery
+from controlplane.core.ranges import expand
 from controlplane.core.state import State
 from controlplane.core.units import to_s
 from controlplane.core.vocabulary import NodeLiveness, Phase
@@ -24,11 +25,11 @@ SILENT: frozenset[str] = frozenset(
     kind.__name__
     for kind in (
         # bookkeeping
-        r.EffectsIssued, r.EffectsFinished, r.RequestAnswered, r.HostsRequested, r.HostsObserved, r.HostsForgotten,
-        r.ShardReported, r.CheckpointVerified, r.CheckpointsExpired, r.SurvivorsGivenUp,
+        r.EffectsIssued, r.EffectsFinished, r.RequestAnswered, r.HostsRequested, r.HostsObserved, r.HostsReached,
+        r.HostsForgotten, r.ShardReported, r.CheckpointVerified, r.CheckpointsExpired, r.SurvivorsGivenUp,
         # told by another line: the controller's start, sessions by the edge, ends by `ranks_lost` and `job_ended`, moves by
         # `recovery_decided` and `generation_started`, commands by `command_accepted`, certificates by the edge
-        r.ControllerStarted, r.NodeSessionChanged, r.CellSessionChanged, r.HostEnded, r.JobPlaced, r.RanksMoved,
+        r.ControllerStarted, r.NodeSessionChanged, r.CellSessionChanged, r.HostEnded, r.HostsLost, r.JobPlaced, r.RanksMoved,
         r.SparesChanged, r.CheckpointPinned, r.CheckpointUnpinned, r.TokenCreated, r.TokenSpent, r.CertificateIssued,
         r.IdentityRevoked, r.IdentityReinstated,
     )
@@ -133,7 +134,7 @@ def _of_job(record: r.Record) -> Line | None:
             }  # fmt: skip
         case r.GenerationStarted():
             return "info", "generation_started", {
-                "generation": record.generation, "changed_ranks": some(record.changed_ranks),
+                "generation": record.generation, "changed_ranks": some(expand(record.changed_ranks).tolist()),
                 "restore_id": record.restore_id, "restore_step": record.restore_step,
             }  # fmt: skip
         case r.GenerationReached():

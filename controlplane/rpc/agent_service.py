@@ -18,7 +18,7 @@ from controlplane.rpc import observations
 from controlplane.rpc.access import check_name
 from controlplane.rpc.caller import CALLER
 from controlplane.rpc.codec import at_from_age
-from controlplane.rpc.effects import agent_effect
+from controlplane.rpc.effects import agent_effect, concerns
 from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.guard import Context, resolve
 from controlplane.rpc.logs import LogRelays
@@ -89,7 +89,7 @@ class AgentConversation(Conversation):
             self.send(agent_pb2.AgentInstruction(welcome=welcome(site)))
             self.accept()
         self.note("session_opened", version=hello.agent_version)
-        self.send_effects(effect for effect in site.state.effects.values() if effect.node == self.name)
+        self.send_effects(effect for effect in site.state.effects.values() if self.addressed(effect))
         if any(found):
             report = ev.NodeReport(self.name, self.boot_id, False, (), (), *found)
             self.queue(Work(report, self._ack(hello.snapshot.sequence)))
@@ -115,10 +115,14 @@ class AgentConversation(Conversation):
         """The end of this session, as an event."""
         return ev.NodeSessionLost(self.name, self.boot_id, reason)
 
+    def addressed(self, effect: Effect) -> bool:
+        """Effects for the node, and those for all nodes of a job that has ranks here."""
+        return concerns(effect, self.site.state, self.name)
+
     def effect_message(self, effect: Effect) -> agent_pb2.AgentInstruction:
         """An effect as an instruction."""
         site = self.site
-        message = agent_effect(effect, site.state, site.settings.root, site.now_ns())
+        message = agent_effect(effect, site.state, self.name, site.settings.root, site.now_ns())
         return agent_pb2.AgentInstruction(effect=message)
 
     def open_log(self, order: agent_pb2.OpenLog) -> None:

@@ -72,8 +72,7 @@ class CellConversation(Conversation):
             self.send(cell_pb2.CellInstruction(welcome=welcome(self.site)))
             self.accept()
         self.note("session_opened", version=hello.agent_version)
-        target = f"cell:{self.name}"
-        self.send_effects(effect for effect in self.site.state.effects.values() if effect.target == target)
+        self.send_effects(effect for effect in self.site.state.effects.values() if self.addressed(effect))
         known = tuple(row for row in event.nodes if self.site.state.fleet.number(row[0]) is not None)
         gone = self._own_actors(observations.dead_actors(hello.snapshot))
         report = ev.CellReport(self.name, self.boot_id, known, gone, event.store_address, store_known=True)

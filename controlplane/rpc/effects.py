@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import assert_never
 
+import numpy as np
 from phalanx.v1 import agent_pb2, cell_pb2
 from phalanx.v1 import types_pb2 as pb
 
@@ -22,8 +23,16 @@ class Superseded(Exception):
     """The state has moved on: nobody needs this effect any more. The message says why."""
 
 
-def agent_effect(effect: Effect, state: State, root: str, now_ns: int) -> agent_pb2.AgentEffect:
-    """The message for a node agent. `root`: folder for checkpoints of jobs that name none.
+def concerns(effect: Effect, state: State, node: str) -> bool:
+    """Whether a node's agent has to carry an effect out: it is the target, or holds a rank of the group that is."""
+    if not effect.group:
+        return effect.node == node
+    job, number = state.jobs.get(effect.job), state.fleet.number(node)
+    return job is not None and number is not None and bool((job.rank_node == number).any())
+
+
+def agent_effect(effect: Effect, state: State, node: str, root: str, now_ns: int) -> agent_pb2.AgentEffect:
+    """The message for the agent of a node. `root`: folder for checkpoints of jobs that name none.
 
     Raises:
         Superseded: the effect must be finished without being sent.
@@ -31,7 +40,7 @@ def agent_effect(effect: Effect, state: State, root: str, now_ns: int) -> agent_
     message = agent_pb2.AgentEffect(effect_id=effect.id, epoch=state.epoch, deadline_ms=_left_ms(effect, now_ns))
     match effect.kind:
         case EffectKind.APPLY_GENERATION:
-            message.apply_generation.CopyFrom(_generation(effect, state, root))
+            message.apply_generation.CopyFrom(_generation(effect, state, node, root))
         case EffectKind.FENCE_HOSTS:
             message.fence_hosts.CopyFrom(
                 agent_pb2.FenceHosts(
@@ -104,18 +113,18 @@ def _fence_reason(effect: Effect, state: State) -> str:
     return f"left behind by {job.name} in generation {job.generation}"
 
 
-def _generation(effect: Effect, state: State, root: str) -> agent_pb2.ApplyGeneration:
+def _generation(effect: Effect, state: State, node: str, root: str) -> agent_pb2.ApplyGeneration:
     job = _job(effect, state)
     if job.generation != effect.generation:
         raise Superseded(f"superseded: {job.name} is in generation {job.generation}")
-    number = state.fleet.number(effect.node)
+    full = effect.full or node in effect.nodes
     cell = state.cell()
-    ranks = range(job.spec.ranks) if effect.full else (int(item) for item in effect.items)
+    ranks = range(job.spec.ranks) if full else (int(item) for item in effect.items)
     message = agent_pb2.ApplyGeneration(
         job_uid=job.uid,
         job_name=job.name,
         generation=job.generation,
-        base_generation=0 if effect.full else job.generation - 1,
+        base_generation=0 if full else job.generation - 1,
         world_size=job.spec.ranks,
         rows=_rows(job, state, ranks),
         parallel=parallel_message(job.spec.parallel),
@@ -125,9 +134,10 @@ def _generation(effect: Effect, state: State, root: str) -> agent_pb2.ApplyGener
         checkpoint_every_steps=job.spec.checkpoint.every_steps,
         join_timeout_ms=job.spec.timeouts.join_ms,
     )
-    for rank, (node, serial) in enumerate(zip(job.rank_node.tolist(), job.rank_host.tolist(), strict=True)):
-        if node == number and serial != NONE:
-            message.bindings.add(rank=rank, host_id=host_id(job.uid, serial), accelerators=job.rank_acc[rank].tolist())
+    here = (job.rank_node == state.fleet.number(node)) & (job.rank_host != NONE)
+    for rank in np.flatnonzero(here).tolist():
+        serial = int(job.rank_host[rank])
+        message.bindings.add(rank=rank, host_id=host_id(job.uid, serial), accelerators=job.rank_acc[rank].tolist())
     return message
 
 

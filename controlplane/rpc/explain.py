@@ -206,7 +206,7 @@ def _concerns(record: r.Record, rank: int) -> bool:
         case r.RanksMoved() | r.SurvivorsGivenUp():
             return rank in record.ranks
         case r.GenerationStarted():
-            return rank in record.changed_ranks or not record.changed_ranks
+            return not record.changed_ranks or record.holder(rank) != NONE
         case r.JoinFailed():
             return rank in record.laggards
         case _:

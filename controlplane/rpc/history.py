@@ -17,8 +17,6 @@ from controlplane.engine.ports import Journal, JournalEntry
 REMEMBERED_JOBS = 256
 READ_LIMIT = 5_000
 """Records of one kind and one job that are looked through."""
-GENERATIONS_LIMIT = 64
-"""Generations that are looked through for an earlier process: each names one process for every rank."""
 
 
 def decode(entry: JournalEntry) -> r.Record:
@@ -62,18 +60,17 @@ class History:
 
     async def last_holder(self, uid: str, rank: int) -> int:
         """Serial of the process that held a rank in the newest generation, NONE when there was none."""
-        entries = await asyncio.to_thread(self._journal.newest, 1, job=uid, types=(r.GenerationStarted.__name__,))
-        if not entries:
-            return NONE
-        started = cast("r.GenerationStarted", decode(entries[-1]))
-        return started.hosts[rank]
+        return next(iter(await self._holders(uid, rank)), NONE)
 
     async def holder_before(self, uid: str, rank: int) -> int:
         """Serial of the process that held a rank before its last holder, NONE when none is known."""
-        kind = r.GenerationStarted.__name__
-        entries = await asyncio.to_thread(self._journal.newest, GENERATIONS_LIMIT, job=uid, types=(kind,))
-        holders = [cast("r.GenerationStarted", decode(entry)).hosts[rank] for entry in reversed(entries)]
-        return next((serial for serial in holders if serial != holders[0]), NONE)
+        return next(iter((await self._holders(uid, rank))[1:]), NONE)
+
+    async def _holders(self, uid: str, rank: int) -> list[int]:
+        """Serials of the processes that have held a rank, newest first, as far back as is looked."""
+        started = cast("list[r.GenerationStarted]", await self._read(uid, r.GenerationStarted))
+        holders = (record.holder(rank) for record in reversed(started))
+        return [serial for serial in holders if serial != NONE]
 
     async def _read(self, uid: str, kind: type[object]) -> list[r.Record]:
         entries = await asyncio.to_thread(self._journal.newest, READ_LIMIT, job=uid, types=(kind.__name__,))

@@ -11,6 +11,7 @@ from controlplane.core import records as r
 from controlplane.core.audit import AuditEntry
 from controlplane.core.jobs import NONE
 from controlplane.core.observing.losses import describe_exit
+from controlplane.core.ranges import Ranges, expand
 from controlplane.core.state import State
 from controlplane.core.vocabulary import AcceleratorState, JobState, Rung
 
@@ -18,8 +19,10 @@ SHOWN = 8
 """Names in a sentence before it says how many more there are."""
 
 HIDDEN: frozenset[str] = frozenset(
-    kind.__name__ for kind in (r.EffectsIssued, r.RequestAnswered, r.HostsObserved, r.HostsForgotten, r.ShardReported)
-)
+    kind.__name__ for kind in (
+        r.EffectsIssued, r.RequestAnswered, r.HostsObserved, r.HostsReached, r.HostsForgotten, r.ShardReported,
+    )
+)  # fmt: skip
 """Bookkeeping: left out of listings. `EffectsFinished` is shown when something failed."""
 
 VISIBLE: tuple[str, ...] = tuple(name for name in r.TYPES if name not in HIDDEN)
@@ -74,6 +77,12 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 'es' if what.endswith('s') else 's'}"
 
 
+def _numbered(serials: Ranges) -> str:
+    """`processes 1-49600, 49604`."""
+    runs = [str(first) if count == 1 else f"{first}-{first + count - 1}" for first, count in serials]
+    return f"process{'es' * (runs != runs[:1] or '-' in runs[0])} {listed(runs)}"
+
+
 def narrate(record: r.Record, names: Names) -> str:
     """The sentence. What a record says is past; names are those of the state at hand."""
     match record:
@@ -89,8 +98,8 @@ def narrate(record: r.Record, names: Names) -> str:
         ):  # fmt: skip
             return _job(record, names)
         case (
-            r.HostsRequested() | r.HostsObserved() | r.HostEnded() | r.HostsForgotten() | r.StartFailed()
-            | r.RanksLost() | r.RecoveryDecided() | r.SurvivorsGivenUp()
+            r.HostsRequested() | r.HostsObserved() | r.HostsReached() | r.HostsLost() | r.HostEnded() | r.HostsForgotten()
+            | r.StartFailed() | r.RanksLost() | r.RecoveryDecided() | r.SurvivorsGivenUp()
         ):  # fmt: skip
             return _process(record, names)
         case (
@@ -195,7 +204,8 @@ def _job(record: JobRecord, names: Names) -> str:
             return f"{name} {record.state.name}{tail}"
         case r.GenerationStarted():
             source = f"checkpoint {record.restore_id}" if record.restore_id else "initial weights"
-            changed = f", new processes for {ranks_text(record.changed_ranks)}" if record.changed_ranks else ""
+            ranks = expand(record.changed_ranks).tolist()
+            changed = f", new processes for {ranks_text(ranks)}" if ranks else ""
             return f"{name} starts generation {record.generation} from step {record.restore_step} ({source}){changed}"
         case r.GenerationReached():
             return f"all ranks of generation {record.generation} of {name} have passed {record.phase.value}"
@@ -207,8 +217,8 @@ def _job(record: JobRecord, names: Names) -> str:
 
 
 ProcessRecord = (
-    r.HostsRequested | r.HostsObserved | r.HostEnded | r.HostsForgotten | r.StartFailed | r.RanksLost | r.RecoveryDecided
-    | r.SurvivorsGivenUp
+    r.HostsRequested | r.HostsObserved | r.HostsReached | r.HostsLost | r.HostEnded | r.HostsForgotten | r.StartFailed
+    | r.RanksLost | r.RecoveryDecided | r.SurvivorsGivenUp
 )  # fmt: skip
 
 
@@ -219,6 +229,10 @@ def _process(record: ProcessRecord, names: Names) -> str:
             return f"{_counted(len(record.serials), 'process')} of {name} requested on {names.nodes(record.nodes)}"
         case r.HostsObserved():
             return f"{_counted(len(record.rows), 'process')} of {name} changed on {names.node(record.node)}"
+        case r.HostsReached():
+            return f"{_numbered(record.serials)} of {name} are {record.state.name}, says {record.source}"
+        case r.HostsLost():
+            return f"{_numbered(record.serials)} of {name} are lost with their nodes"
         case r.HostEnded():
             who = f"rank {record.rank} of {name}" if record.rank != NONE else f"process {record.serial} of {name}"
             where = names.host_node(record.job, record.serial)

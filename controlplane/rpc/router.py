@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from controlplane.core import records as r
 from controlplane.core.draft import Refusal
@@ -10,7 +10,7 @@ from controlplane.core.effects import Effect
 from controlplane.core.vocabulary import NodeLiveness
 from controlplane.rpc.cell_service import CellConversation
 from controlplane.rpc.history import History
-from controlplane.rpc.sessions import Registry
+from controlplane.rpc.sessions import Conversation, Registry
 from controlplane.rpc.site import Site
 
 
@@ -43,11 +43,19 @@ class Router:
 
     def _dispatch(self, effects: tuple[Effect, ...]) -> None:
         for effect in effects:
-            kind, _, name = effect.target.partition(":")
-            registry = self._agents if kind == "node" else self._cells
-            session = registry.current.get(name)
-            if session is not None:
+            for session in self._addressed(effect):
                 session.send_effects((effect,))
+
+    def _addressed(self, effect: Effect) -> Iterator[Conversation]:
+        """The open sessions that an effect is for."""
+        kind, _, name = effect.target.partition(":")
+        names: Iterable[str] = (name,)
+        if effect.group:
+            state = self._site.state
+            job = state.jobs.get(effect.job)
+            names = [state.fleet.name(number) for number in job.nodes()] if job else ()
+        registry = self._cells if kind == "cell" else self._agents
+        return (registry.current[name] for name in names if name in registry.current)
 
     def _after(self, records: tuple[r.Record, ...]) -> None:
         self._history.observe(records)

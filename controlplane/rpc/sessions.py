@@ -101,6 +101,10 @@ class Conversation:
         """The event for the end of this session."""
         raise NotImplementedError
 
+    def addressed(self, effect: Effect) -> bool:
+        """Whether an effect is, or is also, for this peer."""
+        return effect.target == f"{self.subject}:{self.name}"
+
     def effect_message(self, effect: Effect) -> Any:
         """The instruction for an effect; raises Superseded."""
         raise NotImplementedError
@@ -155,9 +159,13 @@ class Conversation:
     def effect_result(self, effect_id: str, *, ok: bool, message: str) -> None:
         """An outcome goes to the brain, after the reports that came before it. Outcomes of others' effects are refused."""
         effect = self.site.state.effects.get(effect_id)
-        if effect is not None and effect.target != f"{self.subject}:{self.name}":
+        if effect is not None and not self.addressed(effect):
             text = f"{self.name} answers effect {effect_id}, which was sent to {effect.target}"
             raise RequestRefused(Refusal("denied", "NOT_YOUR_NAME", text))
+        if effect is not None and effect.group:
+            if not ok:
+                self.queue(Work(EffectDone(effect_id, ok, message, self.name)))
+            return  # that it was done is shown by the ranks, not said by every node
         self.queue(Work(EffectDone(effect_id, ok, message)))
 
     # The stream
@@ -248,6 +256,8 @@ class Conversation:
             try:
                 return self.effect_message(effect)
             except Superseded as reason:
+                if effect.group:
+                    continue  # it ends with its generation, not with one node's part of it
                 event = EffectDone(effect.id, ok=False, message=str(reason))
                 self.site.spawn(self.site.tell_until_durable(event))
         return None

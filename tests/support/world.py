@@ -242,17 +242,24 @@ class World:
         for effect in effects:
             self.after(0.01, lambda effect=effect: self._perform(effect))
 
-    def _perform(self, effect: Effect) -> None:
+    def _perform(self, effect: Effect, only: str = "") -> None:
         if effect.id not in self.engine.state.effects:
             return
         if effect.kind is EffectKind.START_HOSTS:
             self._start_hosts(effect)
             return
-        node = self.nodes.get(effect.node)
+        names = [effect.node]
+        if effect.group:
+            names = [self.engine.state.fleet.name(number) for number in self.job(effect.job).nodes()]
+        for name in names:
+            if not only or name == only:
+                self._perform_on(self.nodes.get(name), effect)
+
+    def _perform_on(self, node: Machine_ | None, effect: Effect) -> None:
         if node is None or not node.up or not node.agent or not node.session:
             return
         if node.frozen:
-            self.after(0.5, lambda: self._perform(effect))
+            self.after(0.5, lambda: self._perform(effect, node.name))
             return
         ok, text = True, ""
         match effect.kind:
@@ -278,12 +285,13 @@ class World:
                 self.turn(ev.NodeReport(node.name, node.boot_id, checked=(row,)))
             case EffectKind.SWEEP_FOLDERS | EffectKind.STOP_HOSTS | EffectKind.START_HOSTS:
                 pass
-        self.turn(ev.EffectDone(effect.id, ok, text))
+        if not effect.group:
+            self.turn(ev.EffectDone(effect.id, ok, text))
 
     def resend(self, target: str) -> None:
         for effect in list(self.engine.state.effects.values()):
-            if effect.target == target:
-                self._perform(effect)
+            if effect.target == target or effect.group:
+                self._perform(effect, target.partition(":")[2])
 
     def _start_hosts(self, effect: Effect) -> None:
         if not self.cell_open:

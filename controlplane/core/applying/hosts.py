@@ -10,6 +10,7 @@ import numpy as np
 from controlplane.core import records as r
 from controlplane.core.columns import filled, put
 from controlplane.core.jobs import NONE, Hosts, Job
+from controlplane.core.ranges import within
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_MS
 from controlplane.core.vocabulary import RankState
@@ -60,6 +61,40 @@ def hosts_observed(state: State, record: r.HostsObserved) -> None:
     if bound:
         times = [(row.joining_ns, row.rendezvous_ns, row.restored_ns, row.first_step_ns) for row in bound]
         job.rank_times = put(job.rank_times, [row.rank for row in bound], times)
+
+
+def hosts_reached(state: State, record: r.HostsReached) -> None:
+    """Many processes have got as far. A phase that a rank never told of was reached by the time of the next one."""
+    job = state.own_job(record.job)
+    hosts = job.hosts
+    told = (hosts.generation == record.generation) & hosts.live() & within(hosts.serial, record.serials)
+    entered = told & (hosts.state != record.state)
+    job.hosts = replace(
+        hosts,
+        state=np.where(told, np.uint8(record.state), hosts.state),
+        since_ms=np.where(entered, record.at_ns // NS_PER_MS, hosts.since_ms),
+    )
+    if record.column == NONE or record.generation != job.generation:
+        return
+    ranks = hosts.rank[told]
+    ranks = ranks[ranks != NONE]
+    times = job.rank_times.copy()
+    for column in range(record.column + 1):
+        known = times[ranks, column]
+        times[ranks, column] = np.where(known > 0, known, record.at_ns)
+    job.rank_times = times
+
+
+def hosts_lost(state: State, record: r.HostsLost, at_ns: int) -> None:
+    """Processes are lost with their nodes."""
+    job = state.own_job(record.job)
+    hosts = job.hosts
+    lost = hosts.live() & within(hosts.serial, record.serials)
+    job.hosts = replace(
+        hosts,
+        state=put(hosts.state, lost, RankState.LOST),
+        since_ms=put(hosts.since_ms, lost, at_ns // NS_PER_MS),
+    )
 
 
 def host_ended(state: State, record: r.HostEnded, at_ns: int) -> None:

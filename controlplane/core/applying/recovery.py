@@ -11,7 +11,8 @@ from controlplane.core.accounting.ledger import move
 from controlplane.core.applying.hosts import unbind
 from controlplane.core.applying.jobs import set_job_state
 from controlplane.core.columns import put
-from controlplane.core.jobs import GenerationClock, Incident, Job, LostRank, Recovery, Restart, root_cause
+from controlplane.core.jobs import NONE, GenerationClock, Incident, Job, LostRank, Recovery, Restart, root_cause
+from controlplane.core.ranges import expand
 from controlplane.core.state import MAX_RECOVERIES, State
 from controlplane.core.vocabulary import Blame, Bucket, IllegalTransition, JobState, Phase, Rung
 
@@ -73,13 +74,10 @@ def generation(state: State, record: r.GenerationStarted, at_ns: int) -> None:
         raise IllegalTransition(f"job {job.name}: generation {record.generation} after {job.generation}")
     hosts = job.hosts
     job.generation = record.generation
-    job.rank_host = np.array(record.hosts, dtype=np.int32)
-    rows = hosts.rows(job.rank_host)
-    job.hosts = replace(
-        hosts,
-        rank=put(hosts.rank, rows, np.arange(len(rows), dtype=np.int32)),
-        generation=put(hosts.generation, rows, record.generation),
-    )
+    changed, serials = expand(record.changed_ranks), expand(record.hosts)
+    job.rank_host = put(job.rank_host, changed, serials)
+    rank = put(hosts.rank, hosts.rows(serials), changed)
+    job.hosts = replace(hosts, rank=rank, generation=np.where(rank != NONE, record.generation, hosts.generation))
     job.restore_id, job.restore_step = record.restore_id, record.restore_step
     job.changed_ranks = ()
     job.failed_starts = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
-from controlplane.core.effects import EffectKind
+from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.observing.cells import fence_unstarted
 
 
@@ -14,17 +14,32 @@ def effect_done(draft: Draft, event: ev.EffectDone) -> None:
     effect = draft.state.effects.get(event.effect_id)
     if effect is None:
         return
+    if effect.group:
+        if not event.ok and event.node and event.node not in effect.nodes:
+            _send_whole(draft, effect, f"node:{event.node}")
+        return  # stays outstanding: the ranks themselves show when it was carried out
     if effect.kind is EffectKind.FENCE_HOSTS and not event.ok:
         return  # stays outstanding: at its deadline it is asked for again, under a new id
     draft.write(r.EffectsFinished((effect.id,), event.ok, event.message[:500]))
     if event.ok:
         return
-    job = draft.state.jobs.get(effect.job)
     if effect.kind is EffectKind.START_HOSTS:
         for name in effect.items:
             fence_unstarted(draft, name)
-    elif effect.kind is EffectKind.APPLY_GENERATION and job and job.generation == effect.generation and not effect.full:
-        draft.effect(
-            EffectKind.APPLY_GENERATION, effect.target, job=job.uid, generation=job.generation, full=True,
-            timeout_ms=job.spec.timeouts.join_ms,
-        )  # fmt: skip
+    elif effect.kind is EffectKind.APPLY_GENERATION:
+        _send_whole(draft, effect, effect.target)
+
+
+def _send_whole(draft: Draft, effect: Effect, target: str) -> None:
+    """A node that could not apply a patch gets the whole rank table, once."""
+    job = draft.state.jobs.get(effect.job)
+    if job is None or job.generation != effect.generation or effect.full:
+        return
+    under_way = (EffectKind.APPLY_GENERATION, target, effect.job, effect.generation)
+    others = draft.state.effects.values()
+    if any((e.kind, e.target, e.job, e.generation) == under_way and e.id != effect.id for e in others):
+        return
+    draft.effect(
+        EffectKind.APPLY_GENERATION, target, job=job.uid, generation=job.generation, full=True,
+        timeout_ms=job.spec.timeouts.join_ms,
+    )  # fmt: skip

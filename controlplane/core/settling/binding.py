@@ -10,7 +10,8 @@ from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
 from controlplane.core.jobs import NONE, Job, host_id
 from controlplane.core.observing.losses import lose_ranks
-from controlplane.core.orders import end_job
+from controlplane.core.orders import end_job, outstanding
+from controlplane.core.ranges import runs
 from controlplane.core.recovery.budgets import backoff_ns
 from controlplane.core.recovery.decide import misplaced
 from controlplane.core.settling.deciding import ended_ranks, waits_to_see
@@ -152,24 +153,24 @@ def request(draft: Draft, job: Job, missing: dict[int, int]) -> None:
 
 
 def _start_generation(draft: Draft, job: Job, chosen: dict[int, int]) -> None:
-    hosts = tuple(chosen.get(rank, int(serial)) for rank, serial in enumerate(job.rank_host.tolist()))
+    ranks = sorted(chosen)
     point = restore_point(job.checkpoints.values())
     generation = job.next_generation
-    changed = tuple(sorted({*job.changed_ranks, *chosen}))
-    draft.write(
-        r.GenerationStarted(job.uid, generation, hosts, changed, point.id if point else "", point.step if point else 0)
+    restore = (point.id, point.step) if point else ("", 0)
+    hosts = runs(chosen[rank] for rank in ranks)
+    draft.write(r.GenerationStarted(job.uid, generation, hosts, runs(ranks), *restore))
+    overtaken = outstanding(draft, job, EffectKind.APPLY_GENERATION)
+    if overtaken:
+        draft.write(r.EffectsFinished(overtaken, ok=False, message=f"superseded by generation {generation}"))
+    whole = generation == 1 or len(ranks) > max(PATCH_ROWS, job.spec.ranks // PATCH_SHARE)
+    fresh = () if whole else sorted({int(job.rank_node[rank]) for rank in ranks})
+    draft.effect(
+        EffectKind.APPLY_GENERATION,
+        f"job:{job.uid}",
+        job=job.uid,
+        generation=generation,
+        items=() if whole else tuple(map(str, ranks)),
+        nodes=tuple(draft.fleet.name(node) for node in fresh),
+        full=whole,
+        timeout_ms=job.spec.timeouts.join_ms,
     )
-    fresh = {int(job.rank_node[rank]) for rank in chosen}
-    whole = generation == 1 or len(changed) > max(PATCH_ROWS, job.spec.ranks // PATCH_SHARE)
-    patch = tuple(map(str, changed))
-    for node in job.nodes():
-        full = whole or node in fresh
-        draft.effect(
-            EffectKind.APPLY_GENERATION,
-            f"node:{draft.fleet.name(node)}",
-            job=job.uid,
-            generation=generation,
-            items=() if full else patch,
-            full=full,
-            timeout_ms=job.spec.timeouts.join_ms,
-        )

@@ -10,7 +10,7 @@ from controlplane.core.checkpoints import expirable
 from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
 from controlplane.core.jobs import Job
-from controlplane.core.orders import request_verification
+from controlplane.core.orders import outstanding, request_verification
 from controlplane.core.placement.gang import refill_spares
 from controlplane.core.settling.binding import request
 from controlplane.core.settling.words import say
@@ -41,6 +41,9 @@ def phases(draft: Draft, job: Job) -> None:
         if not len(times) or not (times > 0).all():
             return
         draft.write(r.GenerationReached(job.uid, job.generation, phase, int(times.max())))
+    carried_out = () if clock.running_ns else outstanding(draft, job, EffectKind.APPLY_GENERATION)
+    if carried_out:
+        draft.write(r.EffectsFinished(carried_out, ok=True, message=""))
 
 
 def checkpoints(draft: Draft, job: Job) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.health.suspicion import GROUND_TEXT, Ground, Sight, judge
-from controlplane.core.jobs import NONE, Exit, LostRank
+from controlplane.core.jobs import NONE, LostRank
 from controlplane.core.observing.losses import lose_ranks
+from controlplane.core.ranges import cover
 from controlplane.core.units import NS_PER_S, ms, seconds
 from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, RankState
 
@@ -96,8 +97,7 @@ def _witnesses(ground: Ground) -> tuple[str, ...]:
 
 def _bury(draft: Draft, rows: np.ndarray, reason: str) -> None:
     """Processes on DEAD nodes are LOST; the ranks that they held open one incident per job."""
-    dead = set(rows.tolist())
-    names = {draft.fleet.name(number) for number in dead}
+    names = {draft.fleet.name(number) for number in rows.tolist()}
     beats = draft.soft.last_beat_ns(draft.fleet.size)
     for job in draft.state.active_jobs():
         hosts = job.hosts
@@ -106,22 +106,20 @@ def _bury(draft: Draft, rows: np.ndarray, reason: str) -> None:
             draft.settle(job.uid)
             continue
         lost = []
-        serials = []
+        held = here & (hosts.rank != NONE)
         for serial, node, rank in zip(
-            hosts.serial[here].tolist(), hosts.node[here].tolist(), hosts.rank[here].tolist(), strict=True
+            hosts.serial[held].tolist(), hosts.node[held].tolist(), hosts.rank[held].tolist(), strict=True
         ):
-            fault_ns = int(beats[node]) or draft.now_ns
-            serials.append(serial)
-            draft.write(r.HostEnded(job.uid, serial, rank, fault_ns, Exit(observed=False)))
-            if rank != NONE:
-                text = f"node {draft.fleet.name(node)} is DEAD: {reason}"
-                lost.append(LostRank(rank, serial, text, Blame.INFRASTRUCTURE, fault_ns, text))
+            text = f"node {draft.fleet.name(node)} is DEAD: {reason}"
+            lost.append(LostRank(rank, serial, text, Blame.INFRASTRUCTURE, int(beats[node]) or draft.now_ns, text))
+        serials = cover(hosts.serial[hosts.live()], here[hosts.live()])
+        draft.write(r.HostsLost(job.uid, serials, draft.now_ns))
         if job.ending:  # keeps its rank table; LOST processes of DEAD nodes do not delay the end
             draft.settle(job.uid)
             continue
         if lost:
             lose_ranks(draft, job, tuple(lost), lost[0].cause)
-        draft.write(r.HostsForgotten(job.uid, tuple(serials)))
+        draft.write(r.HostsForgotten(job.uid, tuple(hosts.serial[here].tolist())))
         draft.settle(job.uid)
     ids = tuple(effect.id for effect in draft.state.effects.values() if effect.node in names)
     if ids:
