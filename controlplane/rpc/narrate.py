@@ -230,9 +230,9 @@ def _process(record: ProcessRecord, names: Names) -> str:
         case r.HostsObserved():
             return f"{_counted(len(record.rows), 'process')} of {name} changed on {names.node(record.node)}"
         case r.HostsReached():
-            return f"{_numbered(record.serials)} of {name} are {record.state.name}, says {record.source}"
+            return f"{record.state.name}, says {record.source}: {_numbered(record.serials)} of {name}"
         case r.HostsLost():
-            return f"{_numbered(record.serials)} of {name} are lost with their nodes"
+            return f"lost with their nodes: {_numbered(record.serials)} of {name}"
         case r.HostEnded():
             who = f"rank {record.rank} of {name}" if record.rank != NONE else f"process {record.serial} of {name}"
             where = names.host_node(record.job, record.serial)

@@ -15,7 +15,7 @@ from controlplane.core.fleet import Accelerator, NodeFacts
 from controlplane.core.jobs import Exit, Job
 from controlplane.core.spec import JobSpec, Workload
 from controlplane.core.state import State
-from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, Rung
+from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, RankState, Rung
 from controlplane.rpc.explain import job_summary
 from controlplane.rpc.narrate import HIDDEN, VISIBLE, Names, narrate, shown
 
@@ -81,9 +81,14 @@ SENTENCES = [
         "recovery of moe: REPLACE_RANK (new processes in another place, the others stay), because it is DEAD, charged to user",
     ),
     (
-        r.GenerationStarted("moe-1", 2, (1, 2), (1,), "moe-1/g1/step-50", 50),
+        r.GenerationStarted("moe-1", 2, ((7, 1),), ((1, 1),), "moe-1/g1/step-50", 50),
         "moe starts generation 2 from step 50 (checkpoint moe-1/g1/step-50), new processes for rank 1",
     ),
+    (
+        r.HostsReached("moe-1", 2, RankState.RUNNING, ((1, 49_600),), 1, 3, "relay-0"),
+        "RUNNING, says relay-0: processes 1-49600 of moe",
+    ),
+    (r.HostsLost("moe-1", ((3, 1),), 1), "lost with their nodes: process 3 of moe"),
     (r.HostsRequested("moe-1", (1, 2), (0, 1)), "2 processes of moe requested on node-00, node-01"),
     (r.NodeSessionChanged("node-00", False, "1", "reset"), "the agent of node-00 lost its session: reset"),
 ]
