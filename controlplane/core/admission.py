@@ -53,6 +53,10 @@ def _carry_out(draft: Draft, event: ev.Command) -> Accepted | Refusal:
             return checkpoint.pin(draft, event)
         case ev.UnpinCheckpoint():
             return checkpoint.unpin(draft, event)
+        case ev.PoisonCheckpoint():
+            return checkpoint.poison(draft, event)
+        case ev.ClearCheckpoints():
+            return checkpoint.clear(draft, event)
         case ev.CompactJournal():
             return noted.compact(draft, event)
         case ev.KeepCode():

@@ -8,7 +8,7 @@ from typing import assert_never
 import numpy as np
 
 from controlplane.core import records as r
-from controlplane.core.applying.checkpoints import checkpoint_state, committed, expired, pin, shard
+from controlplane.core.applying.checkpoints import checkpoint_state, cleared, committed, expired, pin, shard, suspected
 from controlplane.core.applying.fleet import (
     accelerators,
     controller_started,
@@ -146,6 +146,10 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             checkpoint_state(state, record.job, record.checkpoint, CheckpointState.VERIFIED, "")
         case r.CheckpointPoisoned():
             checkpoint_state(state, record.job, record.checkpoint, CheckpointState.POISONED, record.reason)
+        case r.CorruptionSuspected():
+            suspected(state, record)
+        case r.CorruptionCleared():
+            cleared(state, record)
         case r.CheckpointPinned():
             pin(state, record, (Pin(record.owner, record.reason),))
         case r.CheckpointUnpinned():

@@ -40,7 +40,7 @@ class Checkpoint:
     """One checkpoint; WRITING until every rank of its generation has reported.
 
     `productive_ns` is the job's PRODUCTIVE ledger value at the moment the step was reached: what lies above it is lost
-    when the job goes back to here.
+    when the job goes back to here. `suspected`: POISONED only because it was written under suspicion, until that is cleared.
     """
 
     id: str
@@ -53,6 +53,12 @@ class Checkpoint:
     productive_ns: int = 0
     reason: str = ""
     pins: tuple[Pin, ...] = ()
+    suspected: bool = False
+
+    @property
+    def reached_ns(self) -> int:
+        """When the last rank had made the step, Unix ns; 0 before any has reported."""
+        return max((shard.reached_ns for shard in self.shards), default=0)
 
     @property
     def files(self) -> tuple[ShardFile, ...]:
@@ -63,6 +69,34 @@ class Checkpoint:
     def restorable(self) -> bool:
         """Complete and not poisoned."""
         return self.state in (CheckpointState.COMMITTED, CheckpointState.VERIFIED)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """Results may be wrong since `since_ns` (the first sign, Unix ns): from step `first_step` on, in generations up to
+    `generation`. A later generation starts from before it, on what is left after the verdict."""
+
+    since_ns: int
+    first_step: int
+    generation: int
+    reason: str
+    evidence: tuple[str, ...] = ()
+
+    def covers(self, checkpoint: Checkpoint) -> bool:
+        """Whether a checkpoint was written under this suspicion."""
+        return checkpoint.generation <= self.generation and checkpoint.step >= self.first_step
+
+
+def first_suspect_step(checkpoints: Iterable[Checkpoint], since_ns: int) -> int:
+    """The first step that may be wrong when results are suspect since a moment: the one after the newest checkpoint whose
+    step was made before it."""
+    return 1 + max((c.step for c in checkpoints if c.committed_ns and 0 < c.reached_ns < since_ns), default=0)
+
+
+def passed_over(checkpoints: Iterable[Checkpoint], count: int) -> tuple[Checkpoint, ...]:
+    """The newest `count` restorable checkpoints, newest first: what a rollback by so many goes past."""
+    usable = sorted((c for c in checkpoints if c.restorable), key=lambda c: (c.step, c.generation), reverse=True)
+    return tuple(usable[:count])
 
 
 def checkpoint_id(job_uid: str, generation: int, step: int) -> str:
@@ -101,7 +135,8 @@ def expirable(checkpoints: Iterable[Checkpoint], keep: int, current: str) -> tup
     """Ids that retention may delete: beyond the newest `keep` restorable ones; never the newest verified one, `current`, or
     one that somebody has pinned.
 
-    WRITING ones of a step older than the newest committed one can never be completed usefully and go too.
+    WRITING ones of a step older than the newest committed one can never be completed usefully and go too. Of those that are
+    only suspected the newest `keep` stay, because the suspicion may be cleared.
     """
     known = list(checkpoints)
     usable = sorted((c for c in known if c.restorable), key=lambda c: (c.step, c.generation), reverse=True)
@@ -110,6 +145,10 @@ def expirable(checkpoints: Iterable[Checkpoint], keep: int, current: str) -> tup
     old = [c.id for c in usable[keep:]]
     newest = usable[0].step if usable else -1
     abandoned = [
-        c.id for c in known if c.state in (CheckpointState.WRITING, CheckpointState.POISONED) and c.step < newest
+        c.id
+        for c in known
+        if c.state in (CheckpointState.WRITING, CheckpointState.POISONED) and c.step < newest and not c.suspected
     ]
+    suspects = sorted((c for c in known if c.suspected), key=lambda c: (c.step, c.generation), reverse=True)
+    abandoned += [c.id for c in suspects[keep:]]
     return tuple(sorted(set(old + abandoned) - spare))

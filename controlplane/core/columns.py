@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 IntColumn = npt.NDArray[np.int32]
+LongColumn = npt.NDArray[np.int64]
 ByteColumn = npt.NDArray[np.uint8]
 BoolColumn = npt.NDArray[np.bool_]
 

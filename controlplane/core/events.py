@@ -283,6 +283,26 @@ class UnpinCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class PoisonCheckpoint:
+    """Distrust a checkpoint and every later one that the job has written until now."""
+
+    request_id: str
+    job: str
+    checkpoint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClearCheckpoints:
+    """Take the distrust in a job's checkpoints back; those that were found damaged stay poisoned."""
+
+    request_id: str
+    job: str
+    owner: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CreateToken:
     """A one-use token with which one agent may join. `digest`: SHA-256 of its text, which is never stored."""
 
@@ -397,7 +417,7 @@ class Settle:
 IdentityCommand = CreateToken | Join | Renew | IssueOperator | RevokeIdentity | ReinstateIdentity
 Command = (
     SubmitJob | CancelJob | RestartJob | CordonNode | DrainNode | UncordonNode | InjectFault | VerifyCheckpoint
-    | PinCheckpoint | UnpinCheckpoint | CompactJournal | KeepCode | IdentityCommand
+    | PinCheckpoint | UnpinCheckpoint | PoisonCheckpoint | ClearCheckpoints | CompactJournal | KeepCode | IdentityCommand
 )  # fmt: skip
 Observation = (
     NodeHello | NodeReport | HostsReached | NodeSessionLost | CellHello | CellReport | CellSessionLost | EffectDone

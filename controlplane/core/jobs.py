@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from controlplane.core.checkpoints import Checkpoint
+from controlplane.core.checkpoints import Checkpoint, Suspicion
 from controlplane.core.columns import ByteColumn, IntColumn
 from controlplane.core.spec import JobSpec
 from controlplane.core.vocabulary import TERMINAL, Blame, Bucket, JobState, RankState
@@ -209,6 +209,7 @@ class Job:
     last_error: str = ""
     last_step: int = 0
     skipped_generations: int = 0
+    suspicion: Suspicion | None = None
 
     def clone(self) -> Job:
         """A copy that shares every column and value."""

@@ -84,6 +84,7 @@ class Machine:
             case (
                 ev.SubmitJob() | ev.CancelJob() | ev.RestartJob() | ev.CordonNode() | ev.DrainNode() | ev.UncordonNode()
                 | ev.InjectFault() | ev.VerifyCheckpoint() | ev.PinCheckpoint() | ev.UnpinCheckpoint()
+                | ev.PoisonCheckpoint() | ev.ClearCheckpoints()
                 | ev.CreateToken() | ev.Join() | ev.Renew() | ev.IssueOperator() | ev.RevokeIdentity()
                 | ev.ReinstateIdentity() | ev.CompactJournal() | ev.KeepCode()
             ):  # fmt: skip

@@ -360,6 +360,28 @@ class CheckpointPoisoned:
 
 
 @dataclass(frozen=True, slots=True)
+class CorruptionSuspected:
+    """Results of a job may be wrong since `since_ns`: checkpoints of `first_step` and later, written in generations up to
+    `generation`, are POISONED for restore until this is cleared, those still being written as well."""
+
+    job: str
+    since_ns: int
+    first_step: int
+    generation: int
+    reason: str
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptionCleared:
+    """The suspicion was unfounded, says an operator or a verification: what was POISONED by it may be restored again."""
+
+    job: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointsExpired:
     """Retention: files may be deleted."""
 
@@ -509,6 +531,7 @@ Record = (
     | EffectsFinished | RequestAnswered | CheckpointPinned | CheckpointUnpinned | Audited | NodeDrained | JobUnplaced
     | TokenCreated | TokenSpent | CertificateIssued
     | IdentityRevoked | IdentityReinstated | JournalRestored | HostsReached | HostsLost
+    | CorruptionSuspected | CorruptionCleared
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
+NS_PER_MINUTE = 60 * NS_PER_S
+NS_PER_DAY = 86_400 * NS_PER_S
 
 
 def ms(value: int) -> int:

@@ -154,7 +154,7 @@ CHECKPOINT_STATES: Mapping[CheckpointState, frozenset[CheckpointState]] = {
     CheckpointState.WRITING: frozenset({CheckpointState.COMMITTED, CheckpointState.EXPIRED}),
     CheckpointState.COMMITTED: frozenset({CheckpointState.VERIFIED, CheckpointState.POISONED, CheckpointState.EXPIRED}),
     CheckpointState.VERIFIED: frozenset({CheckpointState.POISONED, CheckpointState.EXPIRED}),
-    CheckpointState.POISONED: frozenset({CheckpointState.EXPIRED}),
+    CheckpointState.POISONED: frozenset({CheckpointState.COMMITTED, CheckpointState.EXPIRED}),  # suspicion cleared
     CheckpointState.EXPIRED: frozenset(),
 }
 

@@ -149,6 +149,10 @@ def _of_job(record: r.Record) -> Line | None:
             return "info", "checkpoint_committed", {"checkpoint": record.checkpoint, "step": record.step}
         case r.CheckpointPoisoned():
             return "error", "checkpoint_poisoned", {"checkpoint": record.checkpoint, "reason": record.reason}
+        case r.CorruptionSuspected():
+            return "error", "corruption_suspected", {"first_step": record.first_step, "reason": record.reason}
+        case r.CorruptionCleared():
+            return "info", "corruption_cleared", {"by": record.by, "reason": record.reason}
         case r.JobEnding():
             return "info", "job_ending", {"state": record.state.name, "reason": record.reason, "step": record.step}
         case r.JobEnded():

@@ -27,7 +27,7 @@ READ = 400
 _DECISIONS = (
     r.JobSubmitted, r.JobPlaced, r.RanksMoved, r.HostEnded, r.StartFailed, r.RanksLost, r.RecoveryDecided,
     r.SurvivorsGivenUp, r.GenerationStarted, r.JoinFailed, r.JobStateChanged, r.CheckpointPoisoned, r.JobEnding,
-    r.JobEnded, r.JobUnplaced, r.Audited,
+    r.JobEnded, r.JobUnplaced, r.Audited, r.CorruptionSuspected, r.CorruptionCleared,
 )  # fmt: skip
 _NODE_DECISIONS = (
     r.NodeRegistered, r.NodeSessionChanged, r.LivenessChanged, r.AcceleratorsChanged, r.NodeCordoned, r.NodeUncordoned,
@@ -35,7 +35,7 @@ _NODE_DECISIONS = (
 )  # fmt: skip
 _CHECKPOINT_DECISIONS = (
     r.ShardReported, r.CheckpointCommitted, r.CheckpointVerified, r.CheckpointPoisoned, r.CheckpointsExpired,
-    r.GenerationStarted, r.CheckpointPinned, r.CheckpointUnpinned, r.Audited,
+    r.GenerationStarted, r.CheckpointPinned, r.CheckpointUnpinned, r.Audited, r.CorruptionSuspected, r.CorruptionCleared,
 )  # fmt: skip
 
 

@@ -105,6 +105,7 @@ def narrate(record: r.Record, names: Names) -> str:
         case (
             r.ShardReported() | r.CheckpointCommitted() | r.CheckpointVerified() | r.CheckpointPoisoned()
             | r.CheckpointsExpired() | r.CheckpointPinned() | r.CheckpointUnpinned()
+            | r.CorruptionSuspected() | r.CorruptionCleared()
         ):  # fmt: skip
             return _checkpoint(record, names)
         case r.EffectsIssued():
@@ -272,7 +273,7 @@ _MEANS: Mapping[Rung, str] = {
 
 CheckpointRecord = (
     r.ShardReported | r.CheckpointCommitted | r.CheckpointVerified | r.CheckpointPoisoned | r.CheckpointsExpired
-    | r.CheckpointPinned | r.CheckpointUnpinned
+    | r.CheckpointPinned | r.CheckpointUnpinned | r.CorruptionSuspected | r.CorruptionCleared
 )  # fmt: skip
 
 
@@ -291,6 +292,13 @@ def _checkpoint(record: CheckpointRecord, names: Names) -> str:
             return f"{record.owner} pinned checkpoint {record.checkpoint} of {name}: {record.reason}"
         case r.CheckpointUnpinned():
             return f"{record.owner} took its pin from checkpoint {record.checkpoint} of {name}"
+        case r.CorruptionSuspected():
+            return (
+                f"results of {name} are suspect from step {record.first_step} on: {record.reason}; "
+                "checkpoints written since are not restored until that is cleared"
+            )
+        case r.CorruptionCleared():
+            return f"{record.by} cleared the suspicion against results of {name}: {record.reason}"
         case r.CheckpointsExpired():
             return f"{_counted(len(record.checkpoints), 'checkpoint')} of {name} expired: {listed(record.checkpoints)}"
         case _:

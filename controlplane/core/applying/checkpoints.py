@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from controlplane.core import records as r
 from controlplane.core.accounting.ledger import move
-from controlplane.core.checkpoints import Checkpoint, Pin
+from controlplane.core.checkpoints import Checkpoint, Pin, Suspicion
 from controlplane.core.state import State
 from controlplane.core.vocabulary import CHECKPOINT_STATES, Bucket, CheckpointState, IllegalTransition, JobState
 
@@ -33,6 +33,8 @@ def committed(state: State, record: r.CheckpointCommitted, at_ns: int) -> None:
     productive = max(0, job.ledger_ns.get(Bucket.PRODUCTIVE, 0) - max(0, at_ns - running_since) * devices)
     job.checkpoints = {**job.checkpoints, known.id: replace(known, committed_ns=at_ns, productive_ns=productive)}
     checkpoint_state(state, record.job, record.checkpoint, CheckpointState.COMMITTED, "")
+    if job.suspicion is not None and job.suspicion.covers(known):
+        _poison_suspect(state, record.job, record.checkpoint, job.suspicion.reason)
 
 
 def checkpoint_state(state: State, uid: str, name: str, target: CheckpointState, reason: str) -> None:
@@ -47,7 +49,35 @@ def checkpoint_state(state: State, uid: str, name: str, target: CheckpointState,
         return
     if target not in CHECKPOINT_STATES[known.state]:
         raise IllegalTransition(f"checkpoint {name}: {known.state.name} to {target.name}")
-    job.checkpoints = {**job.checkpoints, name: replace(known, state=target, reason=reason)}
+    job.checkpoints = {**job.checkpoints, name: replace(known, state=target, reason=reason, suspected=False)}
+
+
+def suspected(state: State, record: r.CorruptionSuspected) -> None:
+    """What was written since the first sign is POISONED; an earlier suspicion that is not cleared goes on with it."""
+    job = state.own_job(record.job)
+    doubt = Suspicion(record.since_ns, record.first_step, record.generation, record.reason, record.evidence)
+    known = job.suspicion
+    if known is not None and known.first_step < doubt.first_step:
+        doubt = replace(known, generation=doubt.generation)
+    job.suspicion = doubt
+    for checkpoint in job.checkpoints.values():
+        if checkpoint.restorable and doubt.covers(checkpoint):
+            _poison_suspect(state, record.job, checkpoint.id, record.reason)
+
+
+def _poison_suspect(state: State, uid: str, name: str, reason: str) -> None:
+    checkpoint_state(state, uid, name, CheckpointState.POISONED, f"written under suspicion: {reason}")
+    job = state.own_job(uid)
+    job.checkpoints = {**job.checkpoints, name: replace(job.checkpoints[name], suspected=True)}
+
+
+def cleared(state: State, record: r.CorruptionCleared) -> None:
+    """Only what the suspicion had poisoned comes back, as COMMITTED: it is read back anew before it counts as VERIFIED."""
+    job = state.own_job(record.job)
+    job.suspicion = None
+    for checkpoint in job.checkpoints.values():
+        if checkpoint.suspected:
+            checkpoint_state(state, record.job, checkpoint.id, CheckpointState.COMMITTED, "")
 
 
 def pin(state: State, record: r.CheckpointPinned | r.CheckpointUnpinned, pins: tuple[Pin, ...]) -> None:

@@ -1,8 +1,9 @@
-"""Verify, pin and unpin checkpoints."""
+"""Verify, pin, unpin, distrust checkpoints."""
 
 from __future__ import annotations
 
 from controlplane.core import events as ev
+from controlplane.core import poison as doubt
 from controlplane.core import records as r
 from controlplane.core.audit import Change
 from controlplane.core.checkpoints import Checkpoint
@@ -73,3 +74,34 @@ def unpin(draft: Draft, event: ev.UnpinCheckpoint) -> Accepted | Refusal:
     draft.settle(job.uid)
     after = {owner: reason for owner, reason in owners.items() if owner != event.owner}
     return Accepted(Change(f"checkpoint/{checkpoint.id}", {"pins": owners}, {"pins": after}))
+
+
+def poison(draft: Draft, event: ev.PoisonCheckpoint) -> Accepted | Refusal:
+    """Distrust a checkpoint and those after it. The job runs on; what it starts from next lies before them."""
+    found = _find(draft, event.job, event.checkpoint)
+    if isinstance(found, Refusal):
+        return found
+    job, checkpoint = found
+    if not checkpoint.restorable:
+        state = checkpoint.state.name
+        return Refusal(
+            "conflict", "NOT_RESTORABLE", f"checkpoint {checkpoint.id} is {state}: it is not restored anyway"
+        )
+    doubt.suspect_from(draft, job, checkpoint.step, draft.now_ns, event.reason)
+    return Accepted(
+        Change(
+            f"checkpoint/{checkpoint.id}", {"state": checkpoint.state.name}, {"state": CheckpointState.POISONED.name}
+        )
+    )
+
+
+def clear(draft: Draft, event: ev.ClearCheckpoints) -> Accepted | Refusal:
+    """Trust a job's checkpoints again, each once it has been read back."""
+    job = find_job(draft, event.job)
+    if isinstance(job, Refusal):
+        return job
+    before = [c.id for c in job.checkpoints.values() if c.suspected]
+    if not doubt.clear(draft, job, event.owner, event.reason):
+        text = f"no checkpoint of job {job.name} is poisoned by suspicion alone: damaged ones stay poisoned"
+        return Refusal("conflict", "NOT_SUSPECTED", text)
+    return Accepted(Change(f"job/{job.name}", {"suspected": before}, {"suspected": []}))

@@ -16,6 +16,8 @@ LATER: list[r.Record] = [
     r.NodeDrained("n1"),
     r.JournalRestored(1_000),
     r.JobUnplaced("j", "n1 was cordoned"),
+    r.CorruptionSuspected("j", 1, 21, 2, "results disagree"),
+    r.CorruptionCleared("j", "ann", "replay agrees"),
     r.Audited(AuditEntry(1, 0, "spiffe://prod/operator/ada", "ADMIN", "", "CordonNode", "n1", "", "", "q-1", "", "")),
 ]
 """Told types that are younger than the committed history."""
