@@ -50,6 +50,8 @@ def _check_file(folder: Path, relative: str, size: int, sha256: str, stop: threa
                 read += len(chunk)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
+    except ValueError:  # a NUL in the name
+        return "no file can be called so"
     if read != size:
         return f"{read} bytes, {size} were written"
     if digest.hexdigest() != sha256.lower():
@@ -65,7 +67,7 @@ def sweep_refusal(folder: str, job_folders: Sequence[str], live_folders: Iterabl
     Both the given path and the one behind its symbolic links must pass, and there may be links above the folder of the
     job only: what the job's own code can write must not lead to another's files.
     """
-    if not os.path.isabs(folder) or os.path.normpath(folder) != folder:
+    if "\0" in folder or not os.path.isabs(folder) or os.path.normpath(folder) != folder:
         return "it is not an absolute, normalised path"
     if os.path.islink(folder):
         return "it is a symbolic link"

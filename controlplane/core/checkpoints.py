@@ -110,12 +110,13 @@ def is_own_folder(folder: str, checkpoint: str) -> bool:
     What a checkpoint's folder is called is all that other nodes go by when they read it, or delete it.
     """
     parts = folder.split("/")
-    return folder.startswith("/") and folder.endswith(f"/{checkpoint}") and not {"", ".", ".."} & {*parts[1:]}
+    named = folder.startswith("/") and folder.endswith(f"/{checkpoint}") and "\0" not in folder
+    return named and not {"", ".", ".."} & {*parts[1:]}
 
 
 def is_inside(path: str) -> bool:
     """Whether a file's path stays inside of its checkpoint's folder."""
-    return not path.startswith("/") and not {"", ".."} & {*path.split("/")}
+    return not path.startswith("/") and "\0" not in path and not {"", ".."} & {*path.split("/")}
 
 
 def restore_point(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:

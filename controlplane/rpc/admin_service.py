@@ -37,14 +37,25 @@ class Storage:
     leader: Callable[[], Lease]
 
 
+class BackupAbandoned(Exception):
+    """The one who asked for a backup has left: its thread stops."""
+
+
 @dataclass(slots=True)
 class Progress:
-    """How far a backup is; written by its thread."""
+    """How far a backup is; written by its thread. `abandoned`: nobody waits for it any more."""
 
     done: int = 0
+    abandoned: bool = False
 
     def tell(self, done: int) -> None:
-        """Note the number of records that are done."""
+        """Note the number of records that are done.
+
+        Raises:
+            BackupAbandoned: the one who asked has left.
+        """
+        if self.abandoned:
+            raise BackupAbandoned
         self.done = done
 
 
@@ -98,9 +109,14 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             progress = Progress()
             with tempfile.TemporaryFile(dir=self._site.settings.dir) as file:
                 work = asyncio.create_task(asyncio.to_thread(self._write, file, progress))
-                while not work.done():
-                    await asyncio.wait({work}, timeout=TOLD_S)
-                    yield admin_pb2.BackupResponse(records_done=progress.done, records_total=total)
+                try:
+                    while not work.done():
+                        await asyncio.wait({work}, timeout=TOLD_S)
+                        yield admin_pb2.BackupResponse(records_done=progress.done, records_total=total)
+                finally:  # the caller may leave at any time: the thread must be done with the file before it is closed
+                    progress.abandoned = True
+                    await asyncio.wait({work})
+                    work.exception()
                 records = self._result(work)
                 file.seek(0)
                 while data := await asyncio.to_thread(file.read, CHUNK):

@@ -49,7 +49,7 @@ async def test_hostile_instructions(site: Site) -> None:
     beats = len(last.beats)
     await until(lambda: len(site.controller.sessions[-1].beats) != beats, "it still beats")
     broken = [event for event in agent.events if "exception" in event or event.get("level") == "critical"]
-    assert not broken, broken[0]
+    assert not broken, "\n".join(str(value) for value in broken[0].values())
 
 
 __all__ = ["test_hostile_instructions"]

@@ -84,12 +84,16 @@ def test_links_that_a_job_made_do_not_lead_the_sweep_to_anothers_checkpoints(tmp
     )
 
 
+def test_a_folder_that_cannot_exist_is_not_swept(tmp_path: Path) -> None:
+    assert checkpoints.sweep_refusal(f"{tmp_path}/job/g1/\0", [f"{tmp_path}/job"], [], tmp_path / "node")
+
+
 def test_verify_never_leaves_the_folder_and_can_be_stopped(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "f").write_bytes(b"abc")
     digest = hashlib.sha256(b"abc").hexdigest()
     stop = threading.Event()
-    for path, ok in (("f", True), ("../c/f", False), (str(tmp_path / "c" / "f"), False), ("", False)):
+    for path, ok in (("f", True), ("../c/f", False), (str(tmp_path / "c" / "f"), False), ("", False), ("f\0", False)):
         order = agent_pb2.VerifyCheckpoint(folder=str(tmp_path / "c"))
         order.files.add(path=path, bytes=3, sha256=digest)
         assert checkpoints.verify(order, stop).ok == ok
