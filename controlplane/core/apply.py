@@ -18,6 +18,7 @@ from controlplane.core.applying.fleet import (
     membership,
     node,
     node_registered,
+    nodes_registered,
     note_act,
 )
 from controlplane.core.applying.hosts import (
@@ -61,6 +62,8 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             controller_started(state, record)
         case r.NodeRegistered():
             node_registered(state, record)
+        case r.NodesRegistered():
+            nodes_registered(state, record)
         case r.NodeSessionChanged():
             fleet, number = node(state, record.node)
             fleet.session = put(fleet.session, number, record.open)

@@ -93,6 +93,14 @@ class NodeHello:
 
 
 @dataclass(frozen=True, slots=True)
+class NodesJoined:
+    """Agents of many new nodes opened their sessions at once, through a relay or as a site comes up: the same as a
+    `NodeHello` each, for nodes that nobody knows yet and on which no process runs. All are welcome, or none."""
+
+    hellos: tuple[NodeHello, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NodeReport:
     """Rows that changed, or all of them when `full`."""
 
@@ -420,8 +428,8 @@ Command = (
     | PinCheckpoint | UnpinCheckpoint | PoisonCheckpoint | ClearCheckpoints | CompactJournal | KeepCode | IdentityCommand
 )  # fmt: skip
 Observation = (
-    NodeHello | NodeReport | HostsReached | NodeSessionLost | CellHello | CellReport | CellSessionLost | EffectDone
-    | CertificateSeen
+    NodeHello | NodesJoined | NodeReport | HostsReached | NodeSessionLost | CellHello | CellReport | CellSessionLost
+    | EffectDone | CertificateSeen
 )  # fmt: skip
 
 

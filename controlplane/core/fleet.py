@@ -102,24 +102,30 @@ class Fleet:
 
     def add(self, facts: NodeFacts) -> int:
         """Append a node: JOINING, ALIVE by registration, no session yet. Returns its number."""
-        number = self.size
-        rack_name = facts.label("rack")
-        if rack_name not in self.racks:
-            self.racks = (*self.racks, rack_name)
-        self.facts = (*self.facts, facts)
-        self.index = {**self.index, facts.name: number}
-        self.liveness = np.append(self.liveness, np.uint8(NodeLiveness.ALIVE))
-        self.service = np.append(self.service, np.uint8(NodeService.JOINING))
-        self.session = np.append(self.session, np.bool_(False))
-        self.cell_member = np.append(self.cell_member, np.bool_(False))
-        self.cell_known = np.append(self.cell_known, np.bool_(False))
-        self.cordoned = np.append(self.cordoned, np.bool_(False))
-        self.rack = np.append(self.rack, np.int32(self.racks.index(rack_name)))
-        self.reserved = np.append(self.reserved, np.int32(FREE))
+        self.extend((facts,))
+        return self.size - 1
+
+    def extend(self, nodes: tuple[NodeFacts, ...]) -> None:
+        """Append nodes, as `add` does one: each column is made anew once, however many they are."""
+        first, count = self.size, len(nodes)
+        names = [facts.label("rack") for facts in nodes]
+        racks = dict.fromkeys((*self.racks, *names))
+        self.racks = tuple(racks)
+        number = {name: position for position, name in enumerate(self.racks)}
+        self.facts = (*self.facts, *nodes)
+        self.index = {**self.index, **{facts.name: first + at for at, facts in enumerate(nodes)}}
+        self.liveness = np.append(self.liveness, filled(count, NodeLiveness.ALIVE, np.uint8))
+        self.service = np.append(self.service, filled(count, NodeService.JOINING, np.uint8))
+        unset = np.zeros(count, dtype=np.bool_)
+        self.session = np.append(self.session, unset)
+        self.cell_member = np.append(self.cell_member, unset)
+        self.cell_known = np.append(self.cell_known, unset)
+        self.cordoned = np.append(self.cordoned, np.array([bool(facts.cordons) for facts in nodes], dtype=np.bool_))
+        self.rack = np.append(self.rack, np.array([number[name] for name in names], dtype=np.int32))
+        self.reserved = np.append(self.reserved, filled(count, FREE))
         width = self.acc_state.shape[1]
-        self.acc_state = np.vstack([self.acc_state, np.zeros((1, width), dtype=np.uint8)])
-        self.acc_owner = np.vstack([self.acc_owner, filled(width, FREE).reshape(1, width)])
-        return number
+        self.acc_state = np.vstack([self.acc_state, np.zeros((count, width), dtype=np.uint8)])
+        self.acc_owner = np.vstack([self.acc_owner, filled(count * width, FREE).reshape(count, width)])
 
     def set_facts(self, number: int, facts: NodeFacts) -> None:
         """Replace what is known of a node."""
@@ -128,14 +134,17 @@ class Fleet:
 
     def set_accelerators(self, number: int, devices: tuple[Accelerator, ...], states: tuple[int, ...]) -> None:
         """Replace the devices of a node, position by position; positions beyond become empty."""
-        width = max(len(devices), self.acc_state.shape[1])
-        if width > self.acc_state.shape[1]:
-            grow = width - self.acc_state.shape[1]
-            self.acc_state = np.pad(self.acc_state, ((0, 0), (0, grow)))
-            self.acc_owner = np.pad(self.acc_owner, ((0, 0), (0, grow)), constant_values=FREE)
-        row = np.zeros(width, dtype=np.uint8)
+        self.widen(len(devices))
+        row = np.zeros(self.acc_state.shape[1], dtype=np.uint8)
         row[: len(states)] = states
         self.acc_state = put(self.acc_state, number, row)
+
+    def widen(self, width: int) -> None:
+        """Make room for nodes of so many devices."""
+        grow = width - self.acc_state.shape[1]
+        if grow > 0:
+            self.acc_state = np.pad(self.acc_state, ((0, 0), (0, grow)))
+            self.acc_owner = np.pad(self.acc_owner, ((0, 0), (0, grow)), constant_values=FREE)
 
     def schedulable(self) -> BoolColumn:
         """Nodes that may take new work now (S2): ALIVE, in service, no cordon, session open, member of a cell."""

@@ -63,6 +63,8 @@ class Machine:
                 sweep.tick(draft)
             case ev.NodeHello():
                 nodes.node_hello(draft, event)
+            case ev.NodesJoined():
+                nodes.nodes_joined(draft, event)
             case ev.NodeReport():
                 nodes.node_report(draft, event)
             case ev.HostsReached():

@@ -48,6 +48,13 @@ class NodeRegistered:
 
 
 @dataclass(frozen=True, slots=True)
+class NodesRegistered:
+    """Nodes joined for the first time, in this order, and their agents' sessions are open."""
+
+    nodes: tuple[NodeRegistered, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSessionChanged:
     """The agent's session opened or ended."""
 
@@ -531,7 +538,7 @@ Record = (
     | EffectsFinished | RequestAnswered | CheckpointPinned | CheckpointUnpinned | Audited | NodeDrained | JobUnplaced
     | TokenCreated | TokenSpent | CertificateIssued
     | IdentityRevoked | IdentityReinstated | JournalRestored | HostsReached | HostsLost
-    | CorruptionSuspected | CorruptionCleared
+    | CorruptionSuspected | CorruptionCleared | NodesRegistered
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}

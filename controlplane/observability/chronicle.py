@@ -84,6 +84,8 @@ def describe(record: r.Record) -> Line | None:
             return level, "liveness_changed", {**fields, "evidence": some(record.evidence)}
         case r.NodeRegistered():
             return "info", "node_registered", {"version": record.version, "accelerators": len(record.accelerators)}
+        case r.NodesRegistered():
+            return "info", "nodes_registered", {"nodes": some([node.node for node in record.nodes])}
         case r.NodeCordoned():
             return "info", "node_cordoned", {"owner": record.owner, "reason": record.reason}
         case r.NodeUncordoned():

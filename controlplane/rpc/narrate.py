@@ -87,7 +87,7 @@ def narrate(record: r.Record, names: Names) -> str:
     """The sentence. What a record says is past; names are those of the state at hand."""
     match record:
         case (
-            r.ControllerStarted() | r.NodeRegistered() | r.NodeSessionChanged() | r.LivenessChanged()
+            r.ControllerStarted() | r.NodeRegistered() | r.NodesRegistered() | r.NodeSessionChanged() | r.LivenessChanged()
             | r.AcceleratorsChanged() | r.NodeCordoned() | r.NodeUncordoned() | r.CellSessionChanged()
             | r.CellMembershipChanged() | r.NodeDrained()
         ):  # fmt: skip
@@ -126,8 +126,8 @@ def narrate(record: r.Record, names: Names) -> str:
 
 
 Fleet = (
-    r.ControllerStarted | r.NodeRegistered | r.NodeSessionChanged | r.LivenessChanged | r.AcceleratorsChanged
-    | r.NodeCordoned | r.NodeUncordoned | r.CellSessionChanged | r.CellMembershipChanged | r.NodeDrained
+    r.ControllerStarted | r.NodeRegistered | r.NodesRegistered | r.NodeSessionChanged | r.LivenessChanged
+    | r.AcceleratorsChanged | r.NodeCordoned | r.NodeUncordoned | r.CellSessionChanged | r.CellMembershipChanged | r.NodeDrained
 )  # fmt: skip
 
 
@@ -138,6 +138,8 @@ def _fleet(record: Fleet) -> str:
         case r.NodeRegistered():
             count = _counted(len(record.accelerators), "accelerator")
             return f"{record.node} registered with {count} at {record.address} (agent {record.version})"
+        case r.NodesRegistered():
+            return f"{_counted(len(record.nodes), 'node')} registered and connected: {listed([n.node for n in record.nodes])}"
         case r.NodeSessionChanged():
             return f"the agent of {record.node} " + (
                 "connected" if record.open else f"lost its session: {record.reason}"

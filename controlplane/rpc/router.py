@@ -68,8 +68,10 @@ class Router:
                 text = f"{record.kind}/{record.name} was revoked: {record.reason}"
                 refusal = Refusal("unauthenticated", "REVOKED", text)
                 self._site.calls.end(f"{record.kind}/{record.name}", refusal)
-            elif isinstance(record, r.NodeRegistered):
+            elif isinstance(record, r.NodeRegistered | r.NodesRegistered):
+                new = record.nodes if isinstance(record, r.NodesRegistered) else (record,)
                 for session in self._cells.current.values():
                     if isinstance(session, CellConversation):
-                        session.node_registered(record.node)
+                        for registered in new:
+                            session.node_registered(registered.node)
         self._site.commits.notify()

@@ -7,7 +7,7 @@ from controlplane.core.draft import Policy
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.jobs import Exit
 from controlplane.core.spec import Budget, RestartPolicy, SparePolicy, Timeouts
-from controlplane.core.vocabulary import JobState
+from controlplane.core.vocabulary import JobState, RankState
 from tests.support.world import World, spec
 
 
@@ -29,6 +29,10 @@ def eventful() -> World:  # noqa: PLR0915 - one line per event of a long day
         world.checkpoint("moe", step)
         world.run(1)
     world.checkpoint("moe", 90, [0, 1])
+    world.turn(ev.NodesJoined((ev.NodeHello("late-00", "1", (("rack", "r9"),), "127.0.0.1", "0", (), ()),)))
+    moe = world.job("moe")
+    waits = ((int(moe.rank_host[0]), 1),)
+    world.turn(ev.HostsReached("relay-0", moe.uid, moe.generation, RankState.PAUSED, waits, world.now_ns))
     world.kill_rank("moe", 2, lingers=True)
     running("moe")
     world.end("moe", 1, Exit(observed=True, code=1, message="Traceback\nValueError: boom", group_empty=True))

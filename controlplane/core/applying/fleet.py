@@ -81,6 +81,25 @@ def node_registered(state: State, record: r.NodeRegistered) -> None:
     state.touch_counts()
 
 
+def nodes_registered(state: State, record: r.NodesRegistered) -> None:
+    """New nodes in one go, with their sessions: what a `NodeRegistered` and an opened session each would come to."""
+    fleet = state.own_fleet()
+    first, count = fleet.size, len(record.nodes)
+    fleet.extend(
+        tuple(
+            NodeFacts(n.node, n.boot_id, n.address, n.version, n.labels, accelerators=n.accelerators)
+            for n in record.nodes
+        )
+    )
+    fleet.widen(max((len(n.accelerators) for n in record.nodes), default=0))
+    rows = [(*n.states, *(0,) * (fleet.acc_state.shape[1] - len(n.states))) for n in record.nodes]
+    new = slice(first, first + count)
+    fleet.acc_state = put(fleet.acc_state, new, rows)
+    fleet.service = put(fleet.service, new, NodeService.IN_SERVICE)
+    fleet.session = put(fleet.session, new, True)
+    state.touch_counts()
+
+
 def liveness(state: State, record: r.LivenessChanged) -> None:
     """What is believed of nodes."""
     fleet = state.own_fleet()

@@ -53,6 +53,28 @@ def node_hello(draft: Draft, event: ev.NodeHello) -> None:
         draft.settle(job.uid)
 
 
+def nodes_joined(draft: Draft, event: ev.NodesJoined) -> None:
+    """Many new nodes at once: one record, and one look at each job."""
+    names = [hello.node for hello in event.hellos]
+    known = next((name for name in names if draft.fleet.number(name) is not None), "")
+    busy = next((hello.node for hello in event.hellos if hello.hosts), "")
+    if known or busy or len({*names}) < len(names):
+        text = f"node {known or busy} is known already, or runs processes, or one is named twice: say hello one by one"
+        draft.reply = Refusal("conflict", "NOT_NEW", text)
+        return
+    draft.reply = Answer()
+    rows = tuple(
+        r.NodeRegistered(
+            hello.node, hello.boot_id, hello.address, hello.version, hello.labels,
+            tuple(row.device for row in hello.accelerators), tuple(row.state for row in hello.accelerators),
+        )
+        for hello in event.hellos
+    )  # fmt: skip
+    draft.write(r.NodesRegistered(rows))
+    for job in draft.state.active_jobs():
+        draft.settle(job.uid)
+
+
 def node_report(draft: Draft, event: ev.NodeReport) -> None:
     """Rows of a node: processes, devices, shards, restore failures, verified checkpoints."""
     number = draft.fleet.number(event.node)
