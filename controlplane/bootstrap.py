@@ -23,14 +23,15 @@ from controlplane.brain import Brain, BrainLimits, Clock, ExitCode
 from controlplane.commits import AfterCommit
 from controlplane.config import Settings, parse_settings, split_address
 from controlplane.core.draft import Policy, Refusal
+from controlplane.core.health.distrust import DistrustPolicy
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.machine import Machine
 from controlplane.core.records import UnknownRecord
 from controlplane.core.traces import Trace
-from controlplane.core.units import ms
+from controlplane.core.units import ms, to_s
 from controlplane.engine.ports import EpochLost, Journal, JournalCorrupt, JournalUnavailable
 from controlplane.engine.recover import assume
-from controlplane.engine.soft import SoftColumns
+from controlplane.engine.soft import STALL_TOLERANCE_NS, SoftColumns
 from controlplane.engine.turn import Engine
 from controlplane.follower import compact, store
 from controlplane.leadership import Leadership, Standby, candidate
@@ -172,6 +173,7 @@ class _Controller:
         state = assume(journal, machine, before, epoch=epoch, version=version(), now_ns=time.time_ns())
         clock = Clock(max(time.time_ns(), state.at_ns))
         soft = SoftColumns(clock.now_ns())
+        journal.told = lambda took_ns: soft.appended(took_ns, clock.now_ns())
         engine = Engine(machine, journal, soft, lambda effects: None, state)
         limits = BrainLimits(settings.inbox_limit, settings.batch_limit, ms(settings.tick_ms), ms(settings.lease_ms))
         brain = Brain(engine, soft, clock, limits, metrics=metrics, fatal=end_at_once)
@@ -343,6 +345,7 @@ def _policy(settings: Settings) -> Policy:
         orphan_grace_ms=settings.orphan_grace_ms,
         effect_ms=settings.effect_ms,
         max_active_jobs=settings.max_active_jobs,
+        distrust=DistrustPolicy(lag_s=to_s(STALL_TOLERANCE_NS), after_s=settings.lease_ms / 1000),
     )
 
 

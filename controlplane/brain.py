@@ -155,9 +155,10 @@ class Brain:
         return to_s(max(0, worst_ns, self._late_ns(now_ns)))
 
     def degraded(self) -> bool:
-        """Whether silence is not trusted: a loop is late, or was within the last lease."""
+        """Whether silence is not trusted: a loop is late, or was within the last lease, or the core found another reason."""
         now_ns = time.monotonic_ns()
-        return now_ns < self._distrust_until_ns or self._late_ns(now_ns) > STALL_TOLERANCE_NS
+        late = now_ns < self._distrust_until_ns or self._late_ns(now_ns) > STALL_TOLERANCE_NS
+        return late or bool(self.state.health.degraded)
 
     def _late_ns(self, monotonic_ns: int) -> int:
         edge_ns = 0 if self._edge_due_ns is None else monotonic_ns - self._edge_due_ns
@@ -192,6 +193,7 @@ class Brain:
     def _tick(self, monotonic_ns: int, now_ns: int) -> int:
         """Account for the lateness of this tick and plan the next one. Returns the lateness in nanoseconds."""
         late_ns = self._late_ns(monotonic_ns)
+        self._soft.waiting(self.depth, self._limits.inbox)
         if self._soft.stalled(late_ns, now_ns):
             self._worst_late_ns = late_ns
             self._distrust_until_ns = monotonic_ns + self._limits.lease_ns

@@ -21,6 +21,7 @@ from controlplane.core.applying.fleet import (
     nodes_registered,
     note_act,
 )
+from controlplane.core.applying.health import health
 from controlplane.core.applying.hosts import (
     host_ended,
     hosts_lost,
@@ -178,6 +179,8 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
                 state.effects.pop(effect_id, None)
         case r.TokenCreated() | r.TokenSpent() | r.CertificateIssued() | r.IdentityRevoked() | r.IdentityReinstated():
             state.identity = identity(state.identity, record, at_ns)
+        case r.DetectorDegraded() | r.DetectorRestored() | r.LinksReported():
+            health(state, record, at_ns)
         case r.RequestAnswered():
             state.answers[record.request_id] = Answered(record.answer, record.command)
             while len(state.answers) > MAX_ANSWERS:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from controlplane.core.audit import Change
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.events import Settle
 from controlplane.core.fleet import Fleet
 from controlplane.core.health.budget import ActionBudget
+from controlplane.core.health.distrust import DistrustPolicy
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.records import EffectsIssued, Record
 from controlplane.core.softstate import SoftState
@@ -25,7 +28,8 @@ class Policy:
     `fence_ms`: the same for a fence, which is asked for again after it.
     `patience_ms`: a lost rank waits this long for its node to be seen whole again before it moves to another.
     `queue_patience_ms`: after this long nothing of the same or a lower priority goes past a queued job any more.
-    `actions`: how many working nodes may be drained in a while.
+    `actions`: how many working nodes may be disturbed in a while. `distrust`: when our own lateness takes the meaning from
+    silence.
     """
 
     suspicion: SuspicionPolicy = field(default_factory=SuspicionPolicy)
@@ -36,6 +40,7 @@ class Policy:
     max_active_jobs: int = 1_000
     queue_patience_ms: int = 600_000
     actions: ActionBudget = field(default_factory=ActionBudget)
+    distrust: DistrustPolicy = field(default_factory=DistrustPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,10 @@ class Draft:
     def fleet(self) -> Fleet:
         """The fleet as it is before this step."""
         return self.state.fleet
+
+    def excused_ns(self, since_ns: int) -> int:
+        """How long this controller was late itself since a moment: deadlines that began then move by it."""
+        return int(self.soft.excused_ns(np.array([since_ns], dtype=np.int64))[0])
 
     def write(self, record: Record) -> None:
         """Add a record."""

@@ -102,7 +102,7 @@ class NodesJoined:
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """Rows that changed, or all of them when `full`."""
+    """Rows that changed, or all of them when `full`. `broken_links`: nodes that cannot be reached from here; None: not said."""
 
     node: str
     boot_id: str
@@ -112,6 +112,7 @@ class NodeReport:
     shards: tuple[ShardRow, ...] = ()
     restore_failures: tuple[RestoreFailedRow, ...] = ()
     checked: tuple[CheckedRow, ...] = ()
+    broken_links: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

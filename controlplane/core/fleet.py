@@ -12,6 +12,14 @@ from controlplane.core.vocabulary import AcceleratorState, NodeLiveness, NodeSer
 FREE = -1
 """Value of an owner column where no job holds the accelerator or reserves the node."""
 
+NO_DOMAIN = -1
+"""Value of a domain column where the node has no such label."""
+
+
+DOMAIN_KINDS = ("rack", "switch", "power", "superpod")
+"""Labels that name failure domains above the node, smallest first: rack and super-pod are the tree for placement, switch
+and power feed lie across it. A name is one domain of its kind on the whole site."""
+
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
@@ -63,7 +71,8 @@ class Fleet:
 
     Columns have one row per node; `acc_state` and `acc_owner` are (nodes, widest node). Arrays are replaced, never
     written in place; `clone` is therefore cheap. `cell_known`: the node's raylet has been in the cell at least once, so
-    that its absence says something.
+    that its absence says something. `path_broken`: its ranks prove that it lives, but nothing of its agent gets through.
+    `domains` is (nodes, kinds): index into `domain_names` of each kind of `DOMAIN_KINDS`, NO_DOMAIN without a label.
     """
 
     facts: tuple[NodeFacts, ...] = ()
@@ -79,12 +88,16 @@ class Fleet:
     racks: tuple[str, ...] = ()
     index: dict[str, int] = field(default_factory=dict)
     cell_known: BoolColumn = field(default_factory=lambda: _empty(np.bool_))
+    path_broken: BoolColumn = field(default_factory=lambda: _empty(np.bool_))
+    domains: IntColumn = field(default_factory=lambda: np.zeros((0, len(DOMAIN_KINDS)), dtype=np.int32))
+    domain_names: tuple[tuple[str, ...], ...] = ((),) * len(DOMAIN_KINDS)
 
     def clone(self) -> Fleet:
         """A copy that shares every column."""
         return Fleet(
             self.facts, self.liveness, self.service, self.session, self.cell_member, self.cordoned, self.rack,
             self.reserved, self.acc_state, self.acc_owner, self.racks, self.index, self.cell_known,
+            self.path_broken, self.domains, self.domain_names,
         )  # fmt: skip
 
     @property
@@ -120,6 +133,8 @@ class Fleet:
         self.session = np.append(self.session, unset)
         self.cell_member = np.append(self.cell_member, unset)
         self.cell_known = np.append(self.cell_known, unset)
+        self.path_broken = np.append(self.path_broken, unset)
+        self.domains = np.vstack([self.domains, self._domains_of(nodes)])
         self.cordoned = np.append(self.cordoned, np.array([bool(facts.cordons) for facts in nodes], dtype=np.bool_))
         self.rack = np.append(self.rack, np.array([number[name] for name in names], dtype=np.int32))
         self.reserved = np.append(self.reserved, filled(count, FREE))
@@ -127,8 +142,29 @@ class Fleet:
         self.acc_state = np.vstack([self.acc_state, np.zeros((count, width), dtype=np.uint8)])
         self.acc_owner = np.vstack([self.acc_owner, filled(count * width, FREE).reshape(count, width)])
 
+    def _domains_of(self, nodes: tuple[NodeFacts, ...]) -> IntColumn:
+        """(nodes, kinds): their failure domains by their labels. Names that are new are remembered."""
+        rows = filled(len(nodes) * len(DOMAIN_KINDS), NO_DOMAIN).reshape(len(nodes), -1)
+        names = []
+        for kind, label in enumerate(DOMAIN_KINDS):
+            wanted = [facts.label(label) for facts in nodes]
+            names.append(tuple(dict.fromkeys((*self.domain_names[kind], *filter(None, wanted)))))
+            number = {name: position for position, name in enumerate(names[kind])}
+            rows[:, kind] = [number.get(name, NO_DOMAIN) for name in wanted]
+        self.domain_names = tuple(names)
+        return rows
+
+    def fill_gaps(self) -> None:
+        """Columns that a snapshot of an earlier version does not hold."""
+        if len(self.path_broken) != self.size:
+            self.path_broken = np.zeros(self.size, dtype=np.bool_)
+        if len(self.domains) != self.size:
+            self.domains = self._domains_of(self.facts)
+
     def set_facts(self, number: int, facts: NodeFacts) -> None:
         """Replace what is known of a node."""
+        if facts.labels != self.facts[number].labels:
+            self.domains = put(self.domains, number, self._domains_of((facts,))[0])
         self.facts = (*self.facts[:number], facts, *self.facts[number + 1 :])
         self.cordoned = put(self.cordoned, number, bool(facts.cordons))
 
@@ -147,14 +183,21 @@ class Fleet:
             self.acc_owner = np.pad(self.acc_owner, ((0, 0), (0, grow)), constant_values=FREE)
 
     def schedulable(self) -> BoolColumn:
-        """Nodes that may take new work now (S2): ALIVE, in service, no cordon, session open, member of a cell."""
+        """Nodes that may take new work now (S2): ALIVE with the path whole, in service, no cordon, session open, member of
+        a cell."""
         mask: BoolColumn = (
             (self.liveness == NodeLiveness.ALIVE)
-            & (self.service == NodeService.IN_SERVICE)
+            & ~self.path_broken
+            & self.serving()
             & ~self.cordoned
             & self.session
             & self.cell_member
         )
+        return mask
+
+    def serving(self) -> BoolColumn:
+        """Nodes in service, also on trial."""
+        mask: BoolColumn = (self.service == NodeService.IN_SERVICE) | (self.service == NodeService.PROBATION)
         return mask
 
     def usable_accelerators(self) -> BoolColumn:

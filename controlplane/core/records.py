@@ -66,12 +66,13 @@ class NodeSessionChanged:
 
 @dataclass(frozen=True, slots=True)
 class LivenessChanged:
-    """A verdict on nodes, with its witnesses."""
+    """A verdict on nodes, with its witnesses. `path_broken`: ALIVE by proof of its ranks, out of our sight."""
 
     nodes: tuple[str, ...]
     liveness: NodeLiveness
     reason: str
     evidence: tuple[str, ...] = ()
+    path_broken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -529,6 +530,28 @@ class JournalRestored:
     skipped: int
 
 
+@dataclass(frozen=True, slots=True)
+class DetectorDegraded:
+    """This controller is late itself: silence convicts nobody until it is restored."""
+
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorRestored:
+    """This controller keeps up again: silence counts."""
+
+    after_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinksReported:
+    """Nodes to which a node's links are broken, in place of what it said before."""
+
+    node: str
+    broken: tuple[str, ...]
+
+
 Record = (
     ControllerStarted | NodeRegistered | NodeSessionChanged | LivenessChanged | AcceleratorsChanged | NodeCordoned
     | NodeUncordoned | CellSessionChanged | CellMembershipChanged | JobSubmitted | JobPlaced | RanksMoved | SparesChanged
@@ -539,10 +562,17 @@ Record = (
     | TokenCreated | TokenSpent | CertificateIssued
     | IdentityRevoked | IdentityReinstated | JournalRestored | HostsReached | HostsLost
     | CorruptionSuspected | CorruptionCleared | NodesRegistered
+    | DetectorDegraded | DetectorRestored | LinksReported
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}
-VERSIONS: Mapping[str, int] = {"GenerationStarted": 2, "NodeCordoned": 2, "RanksLost": 2, "RequestAnswered": 2}
+VERSIONS: Mapping[str, int] = {
+    "GenerationStarted": 2,
+    "LivenessChanged": 2,
+    "NodeCordoned": 2,
+    "RanksLost": 2,
+    "RequestAnswered": 2,
+}
 """Types whose fields have changed since version 1."""
 
 
@@ -562,6 +592,7 @@ UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] 
     ("NodeCordoned", 1): _gained,
     ("RanksLost", 1): _gained,
     ("RequestAnswered", 1): _gained,
+    ("LivenessChanged", 1): _gained,
 }
 """(type, version) -> body of version + 1."""
 

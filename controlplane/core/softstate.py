@@ -1,10 +1,13 @@
-"""What is never journalled: beats, steps, our own lag. A port, so that production columns and closed forms both fit."""
+"""What is never journalled: beats, steps, how well we keep up ourselves. A port, so that production columns and closed forms
+both fit."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 import numpy as np
+
+from controlplane.core.health.distrust import Vitals
 
 
 class SoftState(Protocol):
@@ -15,11 +18,23 @@ class SoftState(Protocol):
         ...
 
     def trusted_since_ns(self) -> int:
-        """Silence is only counted from here on: moved forward when this controller itself was late."""
+        """Silence is only counted from here on: when this controller began to listen."""
+        ...
+
+    def excused_ns(self, since_ns: np.ndarray) -> np.ndarray:
+        """For each moment, how long this controller itself was late since then: every deadline moves by that much."""
+        ...
+
+    def vitals(self) -> Vitals:
+        """How well this controller keeps up."""
         ...
 
     def progress(self, job_uid: str) -> tuple[int, int]:
         """(newest step that any rank has finished, when we learned of it); (0, 0) when none."""
+        ...
+
+    def step_time_ns(self, job_uid: str) -> int:
+        """How long a step of the job takes; 0 while it is not known."""
         ...
 
     def node_progress_ns(self, job_uid: str, node: int) -> int:

@@ -14,11 +14,14 @@ from controlplane.core.accounting.ledger import Ledger, idle_counts, owned_count
 from controlplane.core.audit import Head
 from controlplane.core.effects import Effect
 from controlplane.core.fleet import FREE, Fleet
+from controlplane.core.health.book import HealthBook
 from controlplane.core.health.budget import Act
 from controlplane.core.identity import IdentityBook
 from controlplane.core.jobs import Job
 from controlplane.core.vocabulary import Bucket
 
+HEALTH = "/health"
+"""Marks an owned health book; no uid of a job holds a slash."""
 MAX_ANSWERS = 1_024
 """Answers to mutating requests that are remembered."""
 MAX_ENDED_JOBS = 200
@@ -73,6 +76,7 @@ class State:
     audit: Head = NO_AUDIT
     identity: IdentityBook = field(default_factory=IdentityBook)
     acts: tuple[Act, ...] = ()
+    health: HealthBook = field(default_factory=HealthBook)
     _owned: set[str] = field(default_factory=set)
     _counts: tuple[dict[Bucket, int], dict[str, int]] | None = None
 
@@ -81,7 +85,7 @@ class State:
         return State(
             self.revision, self.epoch, self.at_ns, self.fleet, dict(self.cells), dict(self.jobs), dict(self.names),
             self.next_job, self.next_effect, dict(self.effects), dict(self.answers), self.ledger.clone(), self.audit,
-            self.identity, self.acts, set(), self._counts,
+            self.identity, self.acts, self.health, set(), self._counts,
         )  # fmt: skip
 
     def own_job(self, uid: str) -> Job:
@@ -97,6 +101,13 @@ class State:
             self._owned.add("")
             self.fleet = self.fleet.clone()
         return self.fleet
+
+    def own_health(self) -> HealthBook:
+        """The health book, safe to change in this fork."""
+        if HEALTH not in self._owned:
+            self._owned.add(HEALTH)
+            self.health = self.health.clone()
+        return self.health
 
     def job_named(self, name: str) -> Job | None:
         """The newest job of a name."""
@@ -164,6 +175,8 @@ class State:
         }  # fmt: skip
         if self.identity != IdentityBook():  # a journal from before there were identities keeps its digest
             body["identity"] = codec.encode(self.identity)
+        if self.health != HealthBook():
+            body["health"] = codec.encode(self.health)
         return json.dumps(body, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
@@ -177,13 +190,16 @@ class State:
         cells = [codec.decode(Cell, c) for c in body["cells"]]
         jobs = [codec.decode(Job, j) for j in body["jobs"]]
         effects = [codec.decode(Effect, e) for e in body["effects"]]
+        fleet = codec.decode(Fleet, body["fleet"])
+        fleet.fill_gaps()
         return State(
-            body["revision"], body["epoch"], body["at_ns"], codec.decode(Fleet, body["fleet"]),
+            body["revision"], body["epoch"], body["at_ns"], fleet,
             {c.name: c for c in cells}, {j.uid: j for j in jobs}, body["names"], body["next_job"], body["next_effect"],
             {e.id: e for e in effects}, {key: Answered(*known) for key, *known in body["answers"]},
             codec.decode(Ledger, body["ledger"]), codec.decode(Head, body.get("audit", {})),
             codec.decode(IdentityBook, body.get("identity", {})),
             tuple(codec.decode(Act, act) for act in body.get("acts", [])),
+            codec.decode(HealthBook, body.get("health", {})),
         )  # fmt: skip
 
 

@@ -39,6 +39,40 @@ class AcceleratorState(IntEnum):
     UNKNOWN = 6
 
 
+class HandlingLevel(IntEnum):
+    """What a fault asks for, one list for all vendors; a higher level is a harder act."""
+
+    IGNORE = 0
+    OBSERVE = 1
+    DEGRADED = 2
+    RETRY_STEP = 3
+    RESTART_PROCESS = 4
+    RESET_WHEN_IDLE = 5
+    RESET_NOW = 6
+    CORDON = 7
+    ISOLATE = 8
+    REBOOT_NODE = 9
+    RETURN_TO_VENDOR = 10
+
+
+class Severity(StrEnum):
+    """How bad a vendor calls its fault; UNSTATED is not harmless."""
+
+    UNSTATED = ""
+    HINT = "hint"
+    MINOR = "minor"
+    MAJOR = "major"
+    CRITICAL = "critical"
+
+
+class Assertion(StrEnum):
+    """What a fault event says: the fault stands from now on, is over, or happened and left nothing standing."""
+
+    OCCURRED = "occurred"
+    RECOVERED = "recovered"
+    ONCE = "once"
+
+
 class JobState(IntEnum):
     """State of a job. The last three are terminal."""
 
@@ -136,6 +170,28 @@ NODE_LIVENESS: Mapping[NodeLiveness, frozenset[NodeLiveness]] = {
     NodeLiveness.UNKNOWN: frozenset({NodeLiveness.ALIVE, NodeLiveness.SUSPECT, NodeLiveness.DEAD}),
     NodeLiveness.DEAD: frozenset({NodeLiveness.ALIVE}),
 }
+
+NODE_SERVICE: Mapping[NodeService, frozenset[NodeService]] = {
+    NodeService.JOINING: frozenset(
+        {NodeService.IN_SERVICE, NodeService.DRAINING, NodeService.QUARANTINED, NodeService.RETIRED}
+    ),
+    NodeService.IN_SERVICE: frozenset({NodeService.DRAINING, NodeService.QUARANTINED, NodeService.RETIRED}),
+    NodeService.DRAINING: frozenset(
+        {NodeService.OUT_OF_SERVICE, NodeService.IN_SERVICE, NodeService.PROBATION, NodeService.QUARANTINED}
+    ),
+    NodeService.OUT_OF_SERVICE: frozenset(
+        {NodeService.IN_SERVICE, NodeService.PROBATION, NodeService.QUARANTINED, NodeService.RETIRED}
+    ),
+    NodeService.QUARANTINED: frozenset(
+        {NodeService.VALIDATING, NodeService.IN_SERVICE, NodeService.DRAINING, NodeService.RETIRED}
+    ),
+    NodeService.VALIDATING: frozenset(
+        {NodeService.PROBATION, NodeService.QUARANTINED, NodeService.IN_SERVICE, NodeService.DRAINING}
+    ),
+    NodeService.PROBATION: frozenset({NodeService.IN_SERVICE, NodeService.QUARANTINED, NodeService.DRAINING}),
+    NodeService.RETIRED: frozenset(),
+}
+"""VALIDATING: checks run. PROBATION: back at work on trial. A drained node comes back the way it went: on trial, if it was."""
 
 _ENDINGS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 JOB_STATES: Mapping[JobState, frozenset[JobState]] = {

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from controlplane.core.health.distrust import LagLog, Vitals
+from controlplane.core.units import seconds
+
 STALL_TOLERANCE_NS = 400_000_000
-"""A tick later than this is our own lag: silence starts to count anew."""
+"""A tick later than this is our own lag: every deadline moves by it, and silence convicts nobody for a while."""
+
+SLOW_APPEND_NS = 250_000_000
+"""Appends below this are not worth remembering."""
 
 
 @dataclass(slots=True)
@@ -30,6 +36,8 @@ class SoftColumns:
         self._lock = threading.Lock()
         self._beats = np.zeros(64, dtype=np.int64)
         self._trusted_ns = started_ns
+        self._lags = LagLog()
+        self._vitals = Vitals()
         self._progress: dict[str, Progress] = {}
         self.stalls = 0
 
@@ -89,9 +97,22 @@ class SoftColumns:
         """Tell that the brain woke `late_ns` later than planned; True when that was long enough to distrust silence."""
         if late_ns < STALL_TOLERANCE_NS:
             return False
-        self._trusted_ns = now_ns
+        with self._lock:
+            self._lags.note(late_ns, now_ns)
+            self._vitals = replace(self._vitals, lag_ns=late_ns, lag_at_ns=now_ns)
         self.stalls += 1
         return True
+
+    def appended(self, took_ns: int, now_ns: int) -> None:
+        """Tell how long an append to the journal took; only slow ones are kept."""
+        if took_ns >= SLOW_APPEND_NS:
+            with self._lock:
+                self._vitals = replace(self._vitals, append_ns=took_ns, append_at_ns=now_ns)
+
+    def waiting(self, events: int, limit: int) -> None:
+        """Tell how many events wait, of how many that may."""
+        with self._lock:
+            self._vitals = replace(self._vitals, inbox=events, inbox_limit=limit)
 
     def last_beat_ns(self, size: int) -> np.ndarray:
         """See `core.softstate.SoftState`."""
@@ -105,11 +126,27 @@ class SoftColumns:
         """See `core.softstate.SoftState`."""
         return self._trusted_ns
 
+    def excused_ns(self, since_ns: np.ndarray) -> np.ndarray:
+        """See `core.softstate.SoftState`."""
+        with self._lock:
+            return self._lags.excused_ns(since_ns)
+
+    def vitals(self) -> Vitals:
+        """See `core.softstate.SoftState`."""
+        with self._lock:
+            return self._vitals
+
     def progress(self, job_uid: str) -> tuple[int, int]:
         """See `core.softstate.SoftState`."""
         with self._lock:
             known = self._progress.get(job_uid)
             return (known.step, known.at_ns) if known else (0, 0)
+
+    def step_time_ns(self, job_uid: str) -> int:
+        """See `core.softstate.SoftState`."""
+        with self._lock:
+            known = self._progress.get(job_uid)
+            return seconds(known.step_time_s) if known else 0
 
     def node_progress_ns(self, job_uid: str, node: int) -> int:
         """See `core.softstate.SoftState`."""

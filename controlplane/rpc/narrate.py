@@ -14,6 +14,7 @@ from controlplane.core.observing.losses import describe_exit
 from controlplane.core.ranges import Ranges, expand
 from controlplane.core.state import State
 from controlplane.core.vocabulary import AcceleratorState, JobState, Rung
+from controlplane.rpc.narrate_health import narrate_health
 
 SHOWN = 8
 """Names in a sentence before it says how many more there are."""
@@ -121,6 +122,8 @@ def narrate(record: r.Record, names: Names) -> str:
             return f"request {record.request_id} was answered"
         case r.TokenCreated() | r.TokenSpent() | r.CertificateIssued() | r.IdentityRevoked() | r.IdentityReinstated():
             return _identity(record)
+        case r.DetectorDegraded() | r.DetectorRestored() | r.LinksReported():
+            return narrate_health(record)
         case _:
             assert_never(record)
 

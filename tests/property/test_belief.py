@@ -59,10 +59,13 @@ def test_within_the_lease_only_all_three_witnesses_together_make_a_node_dead(
     live = np.array([row[0] for row in rows], dtype=np.uint8)
     seen = np.array([row[1] for row in rows], dtype=np.bool_).reshape(-1, 6)
     session, member, stopped, stepping, halted, ended = seen.T
+    none = np.zeros(len(live), dtype=np.bool_)
     sight = Sight(
-        live, session, np.array([row[2] for row in rows]), member, stopped, stepping, ~session & ended, halted
-    )
-    verdict, ground = judge(sight, POLICY)
+        live, session, np.array([row[2] for row in rows]), member, stopped, stepping, ~session & ended, halted,
+        stopped, none, ~none, np.zeros((len(live), 4), dtype=np.int32),
+    )  # fmt: skip
+    belief = judge(sight, POLICY)
+    verdict, ground = belief.liveness, belief.ground
     fresh = (verdict == NodeLiveness.DEAD) & (live != NodeLiveness.DEAD)
     agree = sight.reset & ~member & halted & ~stepping & (sight.silence_s > POLICY.brief_s)
     assert (fresh == (agree & (live != NodeLiveness.DEAD))).all()

@@ -226,12 +226,16 @@ class Story:
         """`stall_controller 5s`: the brain sleeps."""
         self._world.stall_controller(_duration(duration))
 
-    def expect(self, name: str, state: str, generation: str = "", step: str = "", rungs: str = "") -> None:
-        """`expect moe RUNNING generation=2 step=20 rungs=RESTART_RANK`; `expect node-01 DEAD`."""
+    def expect(  # noqa: PLR0917 - words of a line
+        self, name: str, state: str, generation: str = "", step: str = "", rungs: str = "", path: str = "whole"
+    ) -> None:
+        """`expect moe RUNNING generation=2 step=20 rungs=RESTART_RANK`; `expect node-01 ALIVE path=broken`."""
         fleet = self._world.state().fleet
         number = fleet.number(name)
         if number is not None:
             self._same(name, NodeLiveness(int(fleet.liveness[number])).name, state)
+            broken = bool(fleet.path_broken[number])
+            self._same(f"path of {name}", "broken" if broken else "whole", path)
             return
         job = self._world.job(name)
         self._same(name, JobState(job.state).name, state)

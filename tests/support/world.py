@@ -19,6 +19,7 @@ from controlplane.core.checkpoints import ShardFile
 from controlplane.core.draft import Answer, Policy, Refusal
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.fleet import Accelerator
+from controlplane.core.health.distrust import LagLog, Vitals
 from controlplane.core.invariants import check, check_step
 from controlplane.core.jobs import Exit, Job, split_host_id
 from controlplane.core.machine import Machine
@@ -105,6 +106,8 @@ class WorldSoft:
         self.silent_since: dict[str, int] = {}
         self.trusted_ns = START_NS
         self.steps: dict[str, tuple[int, int]] = {}
+        self.lags = LagLog()
+        self.sick = Vitals()
 
     def last_beat_ns(self, size: int) -> np.ndarray:
         fleet = self.world.engine.state.fleet
@@ -114,6 +117,15 @@ class WorldSoft:
 
     def trusted_since_ns(self) -> int:
         return self.trusted_ns
+
+    def excused_ns(self, since_ns: np.ndarray) -> np.ndarray:
+        return self.lags.excused_ns(since_ns)
+
+    def vitals(self) -> Vitals:
+        return self.sick
+
+    def step_time_ns(self, job_uid: str) -> int:
+        return TICK_NS
 
     def progress(self, job_uid: str) -> tuple[int, int]:
         return self.steps.get(job_uid, (0, 0))
@@ -647,7 +659,8 @@ class World:
     def stall_controller(self, stall_s: float) -> None:
         """The brain sleeps; agents beat and wait. What they said meanwhile is still to be read."""
         self.now_ns += seconds(stall_s)
-        self.soft.trusted_ns = self.now_ns
+        self.soft.lags.note(seconds(stall_s), self.now_ns)
+        self.soft.sick = replace(self.soft.sick, lag_ns=seconds(stall_s), lag_at_ns=self.now_ns)
 
     def state(self) -> State:
         return self.engine.state

@@ -106,6 +106,7 @@ def liveness(state: State, record: r.LivenessChanged) -> None:
     for name in record.nodes:
         number = fleet.index[name]
         before = NodeLiveness(int(fleet.liveness[number]))
+        fleet.path_broken = put(fleet.path_broken, number, record.path_broken)
         if before is record.liveness:
             continue
         if record.liveness not in NODE_LIVENESS[before]:

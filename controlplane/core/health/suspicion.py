@@ -1,8 +1,9 @@
 """The arithmetic of suspicion: silence, witnesses and what may be concluded. Vectorised over nodes, no state, no clock.
 
 The table is "Believing" in docs/language.md: silence alone makes a node SUSPECT; DEAD needs a second witness or the long
-time-out; ranks that still make steps prove the node alive; many silent at once without any witness make *us* the suspect.
-Where agent, cell and peers agree, each about its own part, the lease is not waited for (docs/design/0005-edges.md).
+time-out; ranks that still make steps prove the node alive and the path to it broken; many silent at once inside one failure
+domain are lost with it when some of them have a witness; many that are scattered, without any, make *us* the suspect. Where
+agent, cell and peers agree, each about its own part, the lease is not waited for (docs/design/0005-edges.md).
 """
 
 from __future__ import annotations
@@ -12,21 +13,28 @@ from enum import IntEnum
 
 import numpy as np
 
-from controlplane.core.columns import BoolColumn, ByteColumn
+from controlplane.core.columns import BoolColumn, ByteColumn, IntColumn
+from controlplane.core.health import domains
 from controlplane.core.vocabulary import NodeLiveness
 
 
 @dataclass(frozen=True, slots=True)
 class SuspicionPolicy:
-    """Limits in seconds. `brief_s`: silence that is enough when three witnesses of different kinds agree; above a beat, so
-    that an agent that was restarted can say hello. `scatter_share`: from this share of the site on, silence without witness
-    is our own fault."""
+    """Limits in seconds.
+
+    `brief_s`: silence that is enough when three witnesses of different kinds agree; above a beat, so that an agent that was
+    restarted can say hello. `scatter_minimum`, `scatter_share` of the site: so many silent at once without a witness of
+    their own, and not in one domain, are our own fault. `domain_minimum`, `domain_share` of the domain: so many that fell
+    silent at once inside it are its loss.
+    """
 
     lease_s: float = 3.0
     brief_s: float = 0.75
     dead_without_witness_s: float = 300.0
     scatter_minimum: int = 3
-    scatter_share: float = 0.3
+    scatter_share: float = 0.05
+    domain_minimum: int = 3
+    domain_share: float = 0.5
 
 
 class Ground(IntEnum):
@@ -41,6 +49,8 @@ class Ground(IntEnum):
     CORRELATED = 6
     PROOF_OF_LIFE = 7
     THREE_WITNESSES = 8
+    LINKS_WITNESS = 9
+    DOMAIN_LOST = 10
 
 
 GROUND_TEXT = {
@@ -53,7 +63,24 @@ GROUND_TEXT = {
     Ground.CORRELATED: "many nodes fell silent at once without any witness: this controller cannot see",
     Ground.PROOF_OF_LIFE: "its job still makes steps, so it lives; only the path to it is broken",
     Ground.THREE_WITNESSES: "its stream was reset, its raylet is gone from the cell, and ranks elsewhere lost its ranks",
+    Ground.LINKS_WITNESS: "silent past its lease, and other nodes say that their links to it are broken",
+    Ground.DOMAIN_LOST: "fell silent together with its failure domain, and others saw nodes of that domain die",
 }
+
+WITNESSES = {
+    Ground.NONE: (),
+    Ground.BEAT: ("session",),
+    Ground.LEASE: ("lease",),
+    Ground.CELL_WITNESS: ("lease", "cell"),
+    Ground.STEPS_WITNESS: ("lease", "rank progress"),
+    Ground.LONG_SILENCE: ("lease",),
+    Ground.CORRELATED: ("lease",),
+    Ground.PROOF_OF_LIFE: ("rank progress",),
+    Ground.THREE_WITNESSES: ("session", "cell", "peer ranks"),
+    Ground.LINKS_WITNESS: ("lease", "peer links"),
+    Ground.DOMAIN_LOST: ("lease", "failure domain"),
+}
+"""Who testifies for each ground."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +90,9 @@ class Sight:
     `member`: its raylet is in the cell, or was never seen there (absence is no witness then). `stopped`: a job with ranks
     there has stopped making steps for longer than a lease. `stepping`: such a job made steps after the node's last beat.
     `reset`: its stream ended after a beat that we heard ourselves, with no lag of ours since. `halted`: of every job with
-    ranks there, a rank on another node says that it cannot go on.
+    ranks there, a rank on another node says that it cannot go on. `unlinked`: enough other nodes say that their links to it
+    are broken. `path_broken`: what was concluded so far. `heard`: we heard a beat of it ourselves, so that the moment at
+    which it fell silent is known. `domains`: see `Fleet`. `distrusted`: we are late ourselves, silence means nothing now.
     """
 
     liveness: ByteColumn
@@ -74,40 +103,76 @@ class Sight:
     stepping: BoolColumn
     reset: BoolColumn
     halted: BoolColumn
+    unlinked: BoolColumn
+    path_broken: BoolColumn
+    heard: BoolColumn
+    domains: IntColumn
+    distrusted: bool = False
 
 
-def judge(sight: Sight, policy: SuspicionPolicy) -> tuple[ByteColumn, ByteColumn]:
-    """(liveness, ground) per node; where the ground is NONE nothing changes.
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """The verdict per node; where the ground is NONE nothing changes."""
+
+    liveness: ByteColumn
+    path_broken: BoolColumn
+    ground: ByteColumn
+
+
+def judge(sight: Sight, policy: SuspicionPolicy) -> Belief:
+    """What to believe of every node.
 
     DEAD nodes stay DEAD until they say hello. A missing session means nothing by itself: a reset stream is an event of its
     own, and after a restart of the controller every session is missing until the agents have dialled again.
     """
     live = sight.liveness
-    result = live.copy()
+    result, path = live.copy(), sight.path_broken.copy()
     ground = np.zeros(len(live), dtype=np.uint8)
     judged = live != NodeLiveness.DEAD
     silent = judged & (sight.silence_s > policy.lease_s)
-    heard = judged & ~silent & sight.session & (live != NodeLiveness.ALIVE)
 
-    def conclude(mask: np.ndarray, verdict: NodeLiveness, why: Ground) -> None:
-        changed = mask & (live != verdict) & (ground == Ground.NONE)
+    def conclude(mask: np.ndarray, verdict: NodeLiveness, why: Ground, *, broken: bool = False) -> None:
+        changed = mask & ((live != verdict) | (sight.path_broken != broken)) & (ground == Ground.NONE)
         result[changed] = verdict
+        path[changed] = broken
         ground[changed] = why
 
-    conclude(heard, NodeLiveness.ALIVE, Ground.BEAT)
+    conclude(judged & ~silent & sight.session, NodeLiveness.ALIVE, Ground.BEAT)
+    if sight.distrusted:
+        return Belief(result, path, ground)
     agreed = judged & sight.reset & ~sight.member & sight.halted & ~sight.stepping
     conclude(agreed & (sight.silence_s > policy.brief_s), NodeLiveness.DEAD, Ground.THREE_WITNESSES)
-    cell_says = silent & ~sight.member & ~sight.stepping
-    steps_say = silent & sight.stopped & ~sight.stepping
-    conclude(cell_says, NodeLiveness.DEAD, Ground.CELL_WITNESS)
-    conclude(steps_say, NodeLiveness.DEAD, Ground.STEPS_WITNESS)
-    alone = silent & ~cell_says & ~steps_say & ~sight.stepping
+    proven = silent & sight.stepping
+    conclude(proven, NodeLiveness.ALIVE, Ground.PROOF_OF_LIFE, broken=True)
+    mute = silent & ~proven
+    conclude(mute & ~sight.member, NodeLiveness.DEAD, Ground.CELL_WITNESS)
+    conclude(mute & sight.unlinked, NodeLiveness.DEAD, Ground.LINKS_WITNESS)
+    own = mute & (~sight.member | sight.unlinked)
+    in_lost_domain = _lost_with_domain(sight, policy, mute, own | (mute & sight.stopped))
+    conclude(in_lost_domain & mute & ~own & ~sight.stopped, NodeLiveness.DEAD, Ground.DOMAIN_LOST)
+    # One stop of one job has one cause: it convicts a few silent nodes, never a scattered crowd of them.
+    lone = mute & ~own & ~in_lost_domain
     many = max(policy.scatter_minimum, policy.scatter_share * np.count_nonzero(judged))
-    at_once = alone & (sight.silence_s <= 2 * policy.lease_s)
+    crowd = np.count_nonzero(lone) >= many
+    conclude(in_lost_domain & mute & sight.stopped, NodeLiveness.DEAD, Ground.STEPS_WITNESS)
+    if not crowd:
+        conclude(lone & sight.stopped, NodeLiveness.DEAD, Ground.STEPS_WITNESS)
+        conclude(lone & (sight.silence_s > policy.dead_without_witness_s), NodeLiveness.DEAD, Ground.LONG_SILENCE)
+    at_once = lone & (sight.silence_s <= 2 * policy.lease_s)
     if np.count_nonzero(at_once) >= many:
         conclude(at_once, NodeLiveness.UNKNOWN, Ground.CORRELATED)
-    if np.count_nonzero(alone) < many:
-        conclude(alone & (sight.silence_s > policy.dead_without_witness_s), NodeLiveness.DEAD, Ground.LONG_SILENCE)
-    conclude(alone & (live == NodeLiveness.ALIVE), NodeLiveness.SUSPECT, Ground.LEASE)
-    conclude(silent & sight.stepping & (live == NodeLiveness.ALIVE), NodeLiveness.SUSPECT, Ground.PROOF_OF_LIFE)
-    return result, ground
+    conclude(lone & (live == NodeLiveness.ALIVE), NodeLiveness.SUSPECT, Ground.LEASE)
+    return Belief(result, path, ground)
+
+
+def _lost_with_domain(sight: Sight, policy: SuspicionPolicy, mute: BoolColumn, witnessed: BoolColumn) -> BoolColumn:
+    """Nodes that are silent with their domain. A node that is DEAD already and fell silent at the same moment belongs to
+    it, and is a witness."""
+    fallen = (sight.liveness == NodeLiveness.DEAD) & sight.heard
+    fall = domains.Fall(
+        silent=(mute & sight.heard) | fallen,
+        witnessed=(witnessed & sight.heard) | fallen,
+        silence_s=sight.silence_s,
+        living=sight.liveness != NodeLiveness.DEAD,
+    )
+    return domains.lost(sight.domains, fall, domains.Many(policy.lease_s, policy.domain_minimum, policy.domain_share))

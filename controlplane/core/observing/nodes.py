@@ -10,6 +10,9 @@ from controlplane.core.observing.hosts import host_rows
 from controlplane.core.observing.storage import checked_row, holds, restore_failed, shard_row, takes_part, was_asked
 from controlplane.core.vocabulary import NodeLiveness
 
+MAX_BROKEN_LINKS = 64
+"""Links that one node may call broken: one that has lost more has lost its own."""
+
 
 def node_hello(draft: Draft, event: ev.NodeHello) -> None:
     """A session opens: the node is ALIVE, its rows are the whole truth."""
@@ -86,6 +89,8 @@ def node_report(draft: Draft, event: ev.NodeReport) -> None:
         draft.reply = Refusal("stale", "NODE_DEAD", text)
         return
     draft.reply = Answer()
+    if event.broken_links is not None and event.broken_links != draft.state.health.links.get(event.node, ()):
+        draft.write(r.LinksReported(event.node, tuple(sorted(event.broken_links))[:MAX_BROKEN_LINKS]))
     device_rows(draft, event, number)
     host_rows(draft, event.node, number, event.hosts, full=event.full)
     for shard in event.shards:

@@ -34,7 +34,8 @@ def judge_incident(draft: Draft, job: Job) -> None:
 
 def waits_to_see(draft: Draft, job: Job, ranks: tuple[int, ...], since_ns: int) -> bool:
     """Whether to wait a moment for nodes of `ranks` that we merely do not see whole; says so."""
-    if draft.now_ns >= max(since_ns, draft.soft.trusted_since_ns()) + ms(draft.policy.patience_ms):
+    since_ns = max(since_ns, draft.soft.trusted_since_ns())
+    if draft.now_ns >= since_ns + draft.excused_ns(since_ns) + ms(draft.policy.patience_ms):
         return False
     hidden = unsure(job, draft.fleet, ranks)
     if hidden:

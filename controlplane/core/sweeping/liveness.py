@@ -6,24 +6,32 @@ import numpy as np
 
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
-from controlplane.core.health.suspicion import GROUND_TEXT, Ground, Sight, judge
+from controlplane.core.health import distrust
+from controlplane.core.health.suspicion import GROUND_TEXT, WITNESSES, Belief, Ground, Sight, judge
 from controlplane.core.jobs import NONE, LostRank
 from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.ranges import cover
-from controlplane.core.units import NS_PER_S, ms, seconds
+from controlplane.core.units import NS_PER_MS, NS_PER_S, ms, seconds
 from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, RankState
 
+SLOW_STEPS = 3
+"""Steps of a job have stopped when none came for so many of its usual step times, and for a lease."""
 
-def _sight(draft: Draft) -> Sight:
+LINK_WITNESSES = 2
+"""Nodes that must say so before broken links testify against a node: one alone may have lost its own."""
+
+
+def _sight(draft: Draft, *, distrusted: bool) -> Sight:
     fleet, soft = draft.fleet, draft.soft
     trusted = soft.trusted_since_ns()
     heard = np.maximum(soft.last_beat_ns(fleet.size), trusted)
-    silence = np.maximum(draft.now_ns - heard, 0) / NS_PER_S
+    excused = soft.excused_ns(heard)
+    silence = np.maximum(draft.now_ns - heard - excused, 0) / NS_PER_S
     stopped = np.zeros(fleet.size, dtype=np.bool_)
     stepping = np.zeros(fleet.size, dtype=np.bool_)
     lease = draft.policy.suspicion.lease_s
     member = fleet.cell_member | ~fleet.cell_known
-    reset = ~fleet.session & (heard > trusted)
+    reset = ~fleet.session & (heard > trusted) & (excused == 0)
     suspects = np.flatnonzero(silence > lease)
     for job in draft.state.active_jobs() if len(suspects) else ():
         if job.state is not JobState.RUNNING:
@@ -33,13 +41,30 @@ def _sight(draft: Draft) -> Sight:
         if not len(here):
             continue
         _, moved_ns = draft.soft.progress(job.uid)
-        quiet_s = (draft.now_ns - max(moved_ns, trusted, job.clock.running_ns)) / NS_PER_S
+        since_ns = max(moved_ns, trusted, job.clock.running_ns)
+        quiet_s = (draft.now_ns - since_ns - draft.excused_ns(since_ns)) / NS_PER_S
+        limit_s = max(lease, SLOW_STEPS * soft.step_time_ns(job.uid) / NS_PER_S)
         # Steps are told by agents: when every node of the job is silent, nobody is left to witness that they stopped.
         told = len(here) < len(nodes)
-        stopped[here] |= told and quiet_s > lease
-        stepping[here] |= (moved_ns > heard[here] + seconds(lease / 2)) & (quiet_s < lease)
+        stopped[here] |= told and quiet_s > limit_s
+        stepping[here] |= (moved_ns > heard[here] + seconds(lease / 2)) & (quiet_s < limit_s)
     halted = _halted(draft, np.flatnonzero(reset & ~member))
-    return Sight(fleet.liveness, fleet.session, silence, member, stopped, stepping, reset, halted)
+    return Sight(
+        fleet.liveness, fleet.session, silence, member, stopped, stepping, reset, halted, _unlinked(draft),
+        fleet.path_broken, heard > trusted, fleet.domains, distrusted,
+    )  # fmt: skip
+
+
+def _unlinked(draft: Draft) -> np.ndarray:
+    """Mask over nodes to which enough ALIVE nodes say that their links are broken."""
+    fleet = draft.fleet
+    accused = np.zeros(fleet.size, dtype=np.int64)
+    for witness, names in draft.state.health.links.items():
+        number = fleet.number(witness)
+        if number is not None and fleet.liveness[number] == NodeLiveness.ALIVE and fleet.session[number]:
+            accused[[fleet.index[name] for name in names if name in fleet.index]] += 1
+    mask: np.ndarray = accused >= LINK_WITNESSES
+    return mask
 
 
 def _halted(draft: Draft, nodes: np.ndarray) -> np.ndarray:
@@ -58,41 +83,41 @@ def _halted(draft: Draft, nodes: np.ndarray) -> np.ndarray:
     return said & ~denied
 
 
+def trust(draft: Draft) -> bool:
+    """Whether silence may convict now; written down when that changes."""
+    found = distrust.reasons(draft.soft.vitals(), draft.policy.distrust, draft.now_ns)
+    known = draft.state.health.degraded
+    if found and not known:
+        draft.write(r.DetectorDegraded(found))
+    elif known and not found:
+        draft.write(r.DetectorRestored((draft.now_ns - draft.state.health.degraded_since_ns) // NS_PER_MS))
+    return not found
+
+
 def liveness(draft: Draft) -> None:
     """Judge every node by its silence and its witnesses."""
-    fleet = draft.fleet
-    if not fleet.size:
+    trusted = trust(draft)
+    if not draft.fleet.size:
         return
-    verdicts, grounds = judge(_sight(draft), draft.policy.suspicion)
-    for ground in np.unique(grounds):
-        if ground == Ground.NONE:
-            continue
-        rows = np.flatnonzero(grounds == ground)
-        names = tuple(fleet.name(int(n)) for n in rows)
-        verdict = NodeLiveness(int(verdicts[rows[0]]))
-        text = GROUND_TEXT[Ground(int(ground))]
-        draft.write(r.LivenessChanged(names, verdict, text, _witnesses(Ground(int(ground)))))
-        if verdict is NodeLiveness.DEAD:
-            _bury(draft, rows, text)
-    if grounds.any():
+    belief = judge(_sight(draft, distrusted=not trusted), draft.policy.suspicion)
+    for number in np.unique(belief.ground).tolist():
+        if number != Ground.NONE:
+            _conclude(draft, belief, Ground(number))
+    if belief.ground.any():
         for job in draft.state.active_jobs():
             draft.settle(job.uid)
 
 
-def _witnesses(ground: Ground) -> tuple[str, ...]:
-    match ground:
-        case Ground.CELL_WITNESS:
-            return ("lease", "cell")
-        case Ground.THREE_WITNESSES:
-            return ("session", "cell", "peer ranks")
-        case Ground.STEPS_WITNESS:
-            return ("lease", "rank progress")
-        case Ground.LEASE | Ground.LONG_SILENCE | Ground.CORRELATED:
-            return ("lease",)
-        case Ground.PROOF_OF_LIFE:
-            return ("rank progress",)
-        case Ground.BEAT | Ground.NONE:
-            return ("session",)
+def _conclude(draft: Draft, belief: Belief, ground: Ground) -> None:
+    """Write down what one ground says of all nodes that it concerns."""
+    rows = np.flatnonzero(belief.ground == ground)
+    names = tuple(draft.fleet.name(int(n)) for n in rows)
+    verdict = NodeLiveness(int(belief.liveness[rows[0]]))
+    broken = bool(belief.path_broken[rows[0]])
+    text = GROUND_TEXT[ground]
+    draft.write(r.LivenessChanged(names, verdict, text, WITNESSES[ground], broken))
+    if verdict is NodeLiveness.DEAD:
+        _bury(draft, rows, text)
 
 
 def _bury(draft: Draft, rows: np.ndarray, reason: str) -> None:

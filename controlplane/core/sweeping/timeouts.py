@@ -16,12 +16,14 @@ from controlplane.core.vocabulary import Blame, RankState
 def effects(draft: Draft) -> None:
     """Effects that nobody answered in time end; a fence is asked for again until its processes are gone.
 
-    After our own lag or a restart every outstanding effect has the whole time of an effect again: it goes out anew when
-    its agent is back.
+    After a restart every outstanding effect has the whole time of an effect again: it goes out anew when its agent is back.
+    Our own lag moves deadlines by as much.
     """
-    if draft.now_ns <= draft.soft.trusted_since_ns() + ms(draft.policy.effect_ms):
+    usual_ns = ms(draft.policy.effect_ms)
+    if draft.now_ns <= draft.soft.trusted_since_ns() + usual_ns:
         return
     late = [effect for effect in draft.state.effects.values() if effect.deadline_ns < draft.now_ns]
+    late = [e for e in late if e.deadline_ns + draft.excused_ns(e.deadline_ns - usual_ns) < draft.now_ns]
     if not late:
         return
     draft.write(r.EffectsFinished(tuple(effect.id for effect in late), ok=False, message="no answer", expired=True))
@@ -35,11 +37,13 @@ def effects(draft: Draft) -> None:
 def late_starts(draft: Draft, job: Job) -> None:
     """Processes that did not park in time are fenced; their end is counted as a failed start when it is reported."""
     hosts = job.hosts
-    limit_ms = (draft.now_ns - max(draft.soft.trusted_since_ns(), 0)) // 1_000_000
+    since_ns = draft.soft.trusted_since_ns()
+    limit_ms = (draft.now_ns - since_ns - draft.excused_ns(since_ns)) // 1_000_000
     coming = (hosts.generation == 0) & (hosts.state == RankState.STARTING)
     if not coming.any():
         return
-    age_ms = np.minimum(draft.now_ns // 1_000_000 - hosts.since_ms, limit_ms)
+    excused_ms = draft.soft.excused_ns(ms(1) * hosts.since_ms) // 1_000_000
+    age_ms = np.minimum(draft.now_ns // 1_000_000 - hosts.since_ms - excused_ms, limit_ms)
     late = coming & (age_ms > job.spec.timeouts.start_ms)
     fenced = {
         item
@@ -64,7 +68,7 @@ def late_generation(draft: Draft, job: Job) -> None:
     if job.incident and not job.incident.placed_ns:
         return
     since = max(clock.announced_ns, draft.soft.trusted_since_ns())
-    if draft.now_ns - since <= ms(job.spec.timeouts.join_ms):
+    if draft.now_ns - since - draft.excused_ns(since) <= ms(job.spec.timeouts.join_ms):
         return
     reached = (job.rank_times > 0).sum(axis=1)
     behind = np.flatnonzero(reached == reached.min())

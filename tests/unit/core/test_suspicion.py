@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from controlplane.core.health.suspicion import GROUND_TEXT, Ground, Sight, SuspicionPolicy, judge
+from controlplane.core.fleet import NO_DOMAIN
+from controlplane.core.health.suspicion import GROUND_TEXT, WITNESSES, Ground, Sight, SuspicionPolicy, judge
 from controlplane.core.vocabulary import NodeLiveness
 
 ALIVE, SUSPECT, UNKNOWN, DEAD = NodeLiveness
@@ -26,27 +27,33 @@ class Seen:
     stepping: bool = False
     reset: bool = False
     halted: bool = False
+    unlinked: bool = False
+    path_broken: bool = False
+    heard: bool = True
+    rack: int = NO_DOMAIN
+    power: int = NO_DOMAIN
 
 
 LOST = Seen(SUSPECT, session=False, member=False, reset=True, halted=True)
 
 
-def verdicts(*nodes: Seen) -> list[tuple[NodeLiveness, Ground]]:
+def sight(*crowd: Seen, distrusted: bool = False) -> Sight:
+    def column(name: str) -> np.ndarray:
+        return np.array([getattr(node, name) for node in crowd])
+
+    return Sight(
+        column("liveness").astype(np.uint8), column("session"), column("silence_s"), column("member"),
+        column("stopped"), column("stepping"), column("reset"), column("halted"), column("unlinked"),
+        column("path_broken"), column("heard"), np.stack([column("rack"), column("power")], axis=1), distrusted,
+    )  # fmt: skip
+
+
+def verdicts(*nodes: Seen, distrusted: bool = False) -> list[tuple[NodeLiveness, Ground]]:
     """Judge these nodes among enough healthy ones that nothing looks scattered by share alone."""
-    crowd = [*nodes, *[Seen()] * 20]
-    sight = Sight(
-        np.array([n.liveness for n in crowd], dtype=np.uint8),
-        np.array([n.session for n in crowd]),
-        np.array([n.silence_s for n in crowd]),
-        np.array([n.member for n in crowd]),
-        np.array([n.stopped for n in crowd]),
-        np.array([n.stepping for n in crowd]),
-        np.array([n.reset for n in crowd]),
-        np.array([n.halted for n in crowd]),
-    )
-    live, ground = judge(sight, POLICY)
-    assert (ground[len(nodes) :] == Ground.NONE).all(), "healthy nodes are left alone"
-    return [(NodeLiveness(int(a)), Ground(int(b))) for a, b in zip(live, ground, strict=True)][: len(nodes)]
+    belief = judge(sight(*nodes, *[Seen()] * 20, distrusted=distrusted), POLICY)
+    assert (belief.ground[len(nodes) :] == Ground.NONE).all(), "healthy nodes are left alone"
+    pairs = zip(belief.liveness.tolist(), belief.ground.tolist(), strict=True)
+    return [(NodeLiveness(live), Ground(ground)) for live, ground in pairs][: len(nodes)]
 
 
 @pytest.mark.parametrize(
@@ -77,11 +84,20 @@ def verdicts(*nodes: Seen) -> list[tuple[NodeLiveness, Ground]]:
         # raylet dead: membership only, never DEAD by it alone; nor stopped steps
         (Seen(member=False), ALIVE, Ground.NONE),
         (Seen(stopped=True), ALIVE, Ground.NONE),
-        # ranks on a silent node still make steps: it lives, whatever the cell says and however long
-        (Seen(silence_s=10.0, stepping=True), SUSPECT, Ground.PROOF_OF_LIFE),
-        (Seen(silence_s=10.0, stepping=True, member=False), SUSPECT, Ground.PROOF_OF_LIFE),
-        (Seen(silence_s=10.0, stepping=True, stopped=True), SUSPECT, Ground.PROOF_OF_LIFE),
-        (Seen(SUSPECT, silence_s=600.0, stepping=True), SUSPECT, Ground.NONE),
+        # ... or links of other nodes to it, as they say
+        (Seen(silence_s=3.1, unlinked=True), DEAD, Ground.LINKS_WITNESS),
+        (Seen(unlinked=True), ALIVE, Ground.NONE),
+        # ranks on a silent node still make steps: it lives, whatever the others say and however long
+        (Seen(silence_s=10.0, stepping=True), ALIVE, Ground.PROOF_OF_LIFE),
+        (Seen(SUSPECT, silence_s=10.0, stepping=True), ALIVE, Ground.PROOF_OF_LIFE),
+        (Seen(UNKNOWN, silence_s=10.0, stepping=True), ALIVE, Ground.PROOF_OF_LIFE),
+        (Seen(silence_s=10.0, stepping=True, member=False, unlinked=True), ALIVE, Ground.PROOF_OF_LIFE),
+        (Seen(silence_s=10.0, stepping=True, stopped=True), ALIVE, Ground.PROOF_OF_LIFE),
+        (Seen(silence_s=600.0, stepping=True, path_broken=True), ALIVE, Ground.NONE),
+        # ... until its beats are back, or the steps end as well
+        (Seen(path_broken=True), ALIVE, Ground.BEAT),
+        (Seen(silence_s=10.0, path_broken=True), SUSPECT, Ground.LEASE),
+        (Seen(silence_s=10.0, path_broken=True, stopped=True), DEAD, Ground.STEPS_WITNESS),
         # three witnesses of different kinds: the lease adds nothing, a short grace is kept
         (replace(LOST, silence_s=0.7), SUSPECT, Ground.NONE),
         (replace(LOST, silence_s=0.8), DEAD, Ground.THREE_WITNESSES),
@@ -124,12 +140,86 @@ def test_proof_of_life_does_not_count_as_silence_of_the_crowd() -> None:
     assert verdicts(*nodes)[-1] == (SUSPECT, Ground.LEASE)
 
 
+def test_one_stop_of_a_job_does_not_convict_a_scattered_crowd() -> None:
+    """Its steps stopped for one reason; twelve silent nodes in twelve places are not it."""
+    nodes = [Seen(silence_s=4.0, stopped=True, rack=number) for number in range(12)]
+    assert verdicts(*nodes) == [(UNKNOWN, Ground.CORRELATED)] * 12
+    assert verdicts(*nodes[:2]) == [(DEAD, Ground.STEPS_WITNESS)] * 2
+
+
+RACK = [Seen(silence_s=4.0, rack=1)] * 6
+
+
+def test_a_domain_is_lost_when_some_of_its_silent_nodes_have_a_witness() -> None:
+    seen = [replace(RACK[0], member=False), *RACK[1:]]
+    assert verdicts(*seen) == [(DEAD, Ground.CELL_WITNESS)] + [(DEAD, Ground.DOMAIN_LOST)] * 5
+
+
+def test_a_domain_that_lies_across_the_racks_is_lost_too() -> None:
+    nodes = [Seen(silence_s=4.0, rack=number, power=0, unlinked=number == 0) for number in range(4)]
+    assert verdicts(*nodes) == [(DEAD, Ground.LINKS_WITNESS)] + [(DEAD, Ground.DOMAIN_LOST)] * 3
+
+
+def test_stopped_steps_of_a_whole_domain_are_a_witness_for_those_without_ranks() -> None:
+    nodes = [*[replace(RACK[0], stopped=True)] * 4, *RACK[:2]]
+    assert verdicts(*nodes) == [(DEAD, Ground.STEPS_WITNESS)] * 4 + [(DEAD, Ground.DOMAIN_LOST)] * 2
+
+
+def test_the_loss_of_a_domain_reaches_nobody_outside_and_nobody_who_speaks() -> None:
+    nodes = [replace(RACK[0], member=False), *RACK[1:4], Seen(rack=1), Seen(silence_s=4.0, rack=2)]
+    found = verdicts(*nodes)
+    assert found[4:] == [(ALIVE, Ground.NONE), (SUSPECT, Ground.LEASE)]
+    assert found[1:4] == [(DEAD, Ground.DOMAIN_LOST)] * 3
+
+
+def test_a_domain_without_witness_is_not_lost() -> None:
+    assert verdicts(*RACK, *RACK) == [(UNKNOWN, Ground.CORRELATED)] * 12
+
+
+def test_few_silent_nodes_are_no_lost_domain() -> None:
+    quiet = [Seen(rack=1)] * 6
+    assert verdicts(replace(RACK[0], member=False), *RACK[:2], *quiet)[1:3] == [(SUSPECT, Ground.LEASE)] * 2
+    assert verdicts(replace(RACK[0], member=False), RACK[0])[1] == (SUSPECT, Ground.LEASE)
+
+
+def test_who_fell_silent_at_another_time_did_not_fall_with_the_domain() -> None:
+    seen = [replace(RACK[0], member=False), *RACK[:4], replace(RACK[0], silence_s=30.0)]
+    assert verdicts(*seen)[-1] == (SUSPECT, Ground.LEASE)
+
+
+def test_a_node_of_the_domain_that_is_dead_already_is_a_witness_if_it_fell_at_that_moment() -> None:
+    dead = replace(RACK[0], liveness=DEAD)
+    assert verdicts(dead, *RACK[:4])[1:] == [(DEAD, Ground.DOMAIN_LOST)] * 4
+    long_ago = replace(dead, silence_s=9_000.0)
+    assert verdicts(long_ago, *RACK[:2])[1:] == [(SUSPECT, Ground.LEASE)] * 2
+    not_heard_by_us = replace(dead, heard=False)
+    assert verdicts(not_heard_by_us, *RACK[:2])[1:] == [(SUSPECT, Ground.LEASE)] * 2
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        Seen(silence_s=9.0),
+        Seen(silence_s=9.0, member=False, stopped=True, unlinked=True),
+        Seen(SUSPECT, silence_s=900.0),
+        replace(LOST, silence_s=0.8),
+    ],
+)
+def test_while_we_distrust_ourselves_silence_says_nothing(node: Seen) -> None:
+    assert verdicts(node, distrusted=True) == [(node.liveness, Ground.NONE)]
+
+
+def test_beats_count_also_while_we_distrust_ourselves() -> None:
+    assert verdicts(Seen(SUSPECT), distrusted=True) == [(ALIVE, Ground.BEAT)]
+
+
 def test_an_empty_site() -> None:
-    empty = np.zeros(0)
     none = np.zeros(0, dtype=bool)
-    live, ground = judge(Sight(empty.astype(np.uint8), none, empty, none, none, none, none, none), POLICY)
-    assert len(live) == len(ground) == 0
+    empty = Sight(
+        np.zeros(0, dtype=np.uint8), none, np.zeros(0), *[none] * 8, np.zeros((0, 4), dtype=np.int32)
+    )  # fmt: skip
+    assert len(judge(empty, POLICY).ground) == 0
 
 
 def test_every_ground_has_a_sentence() -> None:
-    assert set(GROUND_TEXT) == set(Ground)
+    assert set(GROUND_TEXT) == set(WITNESSES) == set(Ground)

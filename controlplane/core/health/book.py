@@ -1,0 +1,117 @@
+"""What the health part remembers beside the fleet's columns: faults, unreadable sources, quarantines, repairs.
+
+Values are frozen; the books themselves are dictionaries that an apply changes on its own clone (`State.own_health`). All of
+them are bounded, and all of them are in the journal: counters outlive a restart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from controlplane.core.vocabulary import Assertion, HandlingLevel
+
+MAX_SIGHTINGS = 32
+"""Occurrences of one fault on one entity that are remembered."""
+MAX_COUNTED = 65_536
+"""Entities with a history of a fault."""
+MAX_REPAIRS = 16
+"""Repairs remembered per serial number."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaultNote:
+    """One fault as it was received and judged. Times in Unix ns; `raised_ns` 0: the source did not say.
+
+    `entity` is `node`, `accelerator/<position>` or `port/<position>`. `sequence` is the source's own. `until_ns`: when a
+    debounce ends or a release timer runs out; 0: neither.
+    """
+
+    entity: str
+    code: str
+    level: HandlingLevel
+    reason: str = ""
+    vendor: str = ""
+    severity: str = ""
+    assertion: Assertion = Assertion.OCCURRED
+    sequence: int = 0
+    raised_ns: int = 0
+    message: str = ""
+    until_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StandingFault:
+    """A fault that has occurred and not recovered. `received_ns` orders what was raised by clocks that differ.
+
+    `refused`: why the act that its level asks for was not done, "" when it was, or asks for none.
+    """
+
+    note: FaultNote
+    received_ns: int
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source of health (a probe, a switch's manager) that cannot be read, and the positions that it speaks for (empty:
+    all of the node)."""
+
+    name: str
+    reason: str
+    accelerators: tuple[int, ...]
+    since_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """A node in quarantine, under checks or on trial.
+
+    `level`: what the fault asks for, so that the checks know what to repair. `evidence`: what led here. `tries`: checks that
+    failed so far. `next_ns`: when checks may begin, or the trial ends. `effect`: the running check. `waits`: what it waits
+    for, in words; an operator can always let it out.
+    """
+
+    reason: str
+    level: HandlingLevel
+    evidence: tuple[str, ...]
+    since_ns: int
+    serials: tuple[str, ...] = ()
+    tries: int = 0
+    next_ns: int = 0
+    effect: str = ""
+    waits: str = ""
+
+
+@dataclass(slots=True)
+class HealthBook:
+    """Keys: `standing` by node name, `sightings` by `<serial>/<code>` (times in Unix ns), `sources` by node
+    name, `stays` by node name, `repairs` by serial number (Unix ns at which it came back), `links` by the node that says so
+    (names of nodes to which its links are broken), `released` by node name (Unix ns: an operator's word; what happened
+    before is not held against it)."""
+
+    standing: dict[str, tuple[StandingFault, ...]] = field(default_factory=dict)
+    sightings: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    sources: dict[str, tuple[Source, ...]] = field(default_factory=dict)
+    stays: dict[str, Stay] = field(default_factory=dict)
+    repairs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    links: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    released: dict[str, int] = field(default_factory=dict)
+    degraded: tuple[str, ...] = ()
+    degraded_since_ns: int = 0
+
+    def clone(self) -> HealthBook:
+        """A copy whose dictionaries are its own."""
+        return HealthBook(
+            dict(self.standing), dict(self.sightings), dict(self.sources), dict(self.stays), dict(self.repairs),
+            dict(self.links), dict(self.released), self.degraded, self.degraded_since_ns,
+        )  # fmt: skip
+
+    def on(self, node: str) -> tuple[StandingFault, ...]:
+        """Faults that stand on a node."""
+        return self.standing.get(node, ())
+
+
+def position_of(entity: str) -> int:
+    """Position of the accelerator that an entity belongs to, -1 for the node itself."""
+    kind, _, number = entity.partition("/")
+    return int(number) if kind != "node" and number.isdigit() else -1
