@@ -682,7 +682,7 @@ def brief(record: r.Record) -> str:
                 continue
         if name == "lost":
             value = [f"{entry.rank}: {entry.cause}" for entry in value]
-        if name == "collect_until_ns":
+        if name == "collect_until_ns" or (name == "path_broken" and not value):
             continue
         if name in ("exit",):
             value = "finished" if value.finished else f"code={value.code} signal={value.signal}"

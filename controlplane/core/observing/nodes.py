@@ -44,7 +44,7 @@ def node_hello(draft: Draft, event: ev.NodeHello) -> None:
             r.NodeRegistered(event.node, event.boot_id, event.address, event.version, event.labels, devices, states)
         )
     draft.write(r.NodeSessionChanged(event.node, open=True, boot_id=event.boot_id, reason="hello"))
-    if number is not None and fleet.liveness[number] != NodeLiveness.ALIVE:
+    if number is not None and (fleet.liveness[number] != NodeLiveness.ALIVE or fleet.path_broken[number]):
         draft.write(r.LivenessChanged((event.node,), NodeLiveness.ALIVE, "the agent opened a session", ("session",)))
     draft.reply = Answer()
     if number is None:
