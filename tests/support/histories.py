@@ -86,4 +86,12 @@ def eventful() -> World:  # noqa: PLR0915 - one line per event of a long day
     world.broken["bad"] = "ImportError: no module named flash"
     world.submit(spec("bad", 1, timeouts=timeouts, restart_policy=RestartPolicy(user=Budget(1, 60_000))))
     world.run_until(lambda: world.job("bad").terminal)
+    illness(world)
     return world
+
+
+def illness(world: World) -> None:
+    """What the health part writes down."""
+    world.stall_controller(2.0)
+    world.run(4)
+    world.turn(ev.NodeReport("node-02", world.nodes["node-02"].boot_id, broken_links=("node-04",)))
