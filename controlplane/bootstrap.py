@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import resource
 import signal
 import sys
@@ -174,7 +175,7 @@ class _Controller:
         clock = Clock(max(time.time_ns(), state.at_ns))
         soft = SoftColumns(clock.now_ns())
         journal.told = lambda took_ns: soft.appended(took_ns, clock.now_ns())
-        engine = Engine(machine, journal, soft, lambda effects: None, state)
+        engine = Engine(machine, journal, soft, lambda effects: None, state, draw=random.random)
         limits = BrainLimits(settings.inbox_limit, settings.batch_limit, ms(settings.tick_ms), ms(settings.lease_ms))
         brain = Brain(engine, soft, clock, limits, metrics=metrics, fatal=end_at_once)
         site = Site(settings, brain, ProgressGate(soft), journal, metrics, version(), loop, edge.calls)

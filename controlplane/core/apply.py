@@ -131,6 +131,8 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             ranks_lost(state, record, at_ns)
         case r.RecoveryDecided():
             decided(state, record, at_ns)
+        case r.NodeJudged():
+            state.own_job(record.job)  # what follows from it has records of its own
         case r.SurvivorsGivenUp():
             job = state.own_job(record.job)
             unbind(job, list(record.ranks), [int(job.rank_host[rank]) for rank in record.ranks])

@@ -119,9 +119,10 @@ def is_inside(path: str) -> bool:
     return not path.startswith("/") and "\0" not in path and not {"", ".."} & {*path.split("/")}
 
 
-def restore_point(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
-    """The newest complete, unpoisoned checkpoint; None means step 0. Ties go to the later generation."""
-    usable = [c for c in checkpoints if c.restorable]
+def restore_point(checkpoints: Iterable[Checkpoint], limit: int = -1) -> Checkpoint | None:
+    """The newest complete, unpoisoned checkpoint; None means step 0. Ties go to the later generation. `limit`: no newer step
+    than this, -1: any."""
+    usable = [c for c in checkpoints if c.restorable and (limit < 0 or c.step <= limit)]
     return max(usable, key=lambda c: (c.step, c.generation), default=None)
 
 

@@ -70,12 +70,14 @@ class Accepted:
 
 @dataclass(slots=True)
 class Draft:
-    """Everything one step will return. Reads `state`, never changes it."""
+    """Everything one step will return. Reads `state`, never changes it. `draw`: a random number in [0, 1) that the caller of
+    the turn drew; what is made of it is written down, so that replay needs none."""
 
     state: State
     now_ns: int
     soft: SoftState
     policy: Policy
+    draw: float = 0.0
     records: list[Record] = field(default_factory=list)
     follow: list[Settle] = field(default_factory=list)
     reply: Answer | Refusal | None = None
@@ -90,9 +92,10 @@ class Draft:
         """How long this controller was late itself since a moment: deadlines that began then move by it."""
         return int(self.soft.excused_ns(np.array([since_ns], dtype=np.int64))[0])
 
-    def write(self, record: Record) -> None:
-        """Add a record."""
+    def write(self, record: Record) -> int:
+        """Add a record; gives the journal revision that it will have."""
         self.records.append(record)
+        return self.state.revision + len(self.records)
 
     def settle(self, job: str) -> None:
         """Look at a job again once the records are applied."""

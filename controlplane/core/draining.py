@@ -11,6 +11,7 @@ import numpy as np
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
+from controlplane.core.evidence import Facts, Reason
 from controlplane.core.fleet import Fleet
 from controlplane.core.jobs import NONE, Job, LostRank, host_id
 from controlplane.core.observing.losses import lose_ranks
@@ -87,6 +88,7 @@ def plan(draft: Draft, job: Job) -> tuple[str, dict[int, int]]:
             draft.now_ns,
             f"operator: {cause}",
             planned=True,
+            facts=Facts(Reason.OPERATOR),
         )
         for rank in ranks
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from controlplane.core.checkpoints import Checkpoint, Suspicion
 from controlplane.core.columns import ByteColumn, IntColumn
+from controlplane.core.evidence import NOTHING, Facts
 from controlplane.core.spec import JobSpec
 from controlplane.core.vocabulary import TERMINAL, Blame, Bucket, JobState, RankState
 
@@ -84,7 +85,8 @@ class Hosts:
 
 @dataclass(frozen=True, slots=True)
 class LostRank:
-    """One rank that a running incident has taken, with the evidence. `planned`: an operator wanted it (a restart, a drain)."""
+    """One rank that a running incident has taken, with the evidence in words and as facts. `planned`: an operator wanted it
+    (a restart, a drain)."""
 
     rank: int
     serial: int
@@ -94,6 +96,7 @@ class LostRank:
     evidence: str
     consequence: bool = False
     planned: bool = False
+    facts: Facts = NOTHING
 
 
 PEER_LOST_EXIT = 75
@@ -112,7 +115,9 @@ def root_cause(lost: tuple[LostRank, ...]) -> LostRank | None:
 class Incident:
     """Failures that are handled together, from the first fault to the first new step.
 
-    Times are Unix ns; 0: not reached. `collect_until_ns`: failures until then are judged together.
+    Times are Unix ns; 0: not reached. `collect_until_ns`: failures until then are judged together. `step_known`: somebody
+    has told steps since the job ran. `why`: constant name of what happened when no rank was lost. `released`: an operator
+    lets the job go on whatever rule suspended it. `records`: journal revisions of what opened and widened it.
     """
 
     fault_ns: int
@@ -126,6 +131,10 @@ class Incident:
     rung: str = ""
     reason: str = ""
     attempts: int = 0
+    step_known: bool = True
+    why: str = ""
+    released: bool = False
+    records: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +179,8 @@ class Job:
     """One job. Rank columns have `spec.ranks` rows; `rank_acc` is (ranks, accelerators per rank), positions on the node.
     `rank_times` is (ranks, 4): Unix ns at which each rank of the current generation was joining, had its groups, had
     restored, had made its first step; 0: not yet. `failed_starts` counts rounds of starts, not processes: processes with
-    serials below `failed_below` belong to a round that is counted already.
+    serials below `failed_below` belong to a round that is counted already. `restore_limit`: until the job runs again it
+    restores no newer step, NONE: any.
 
     Mutable only while an apply works on its own clone; arrays and tuples inside are always replaced.
     """
@@ -210,6 +220,7 @@ class Job:
     last_step: int = 0
     skipped_generations: int = 0
     suspicion: Suspicion | None = None
+    restore_limit: int = NONE
 
     def clone(self) -> Job:
         """A copy that shares every column and value."""

@@ -41,7 +41,7 @@ class Machine:
         """The first record of a leadership."""
         return r.ControllerStarted(epoch, version)
 
-    def step(self, state: State, event: ev.Event, now_ns: int, soft: SoftState) -> Decision:
+    def step(self, state: State, event: ev.Event, now_ns: int, soft: SoftState, draw: float = 0.0) -> Decision:
         """Decide about one event at one time. Pure: the same arguments give the same decision.
 
         Args:
@@ -49,8 +49,9 @@ class Machine:
             event: an observation, a command, a tick or a look at a job.
             now_ns: Unix nanoseconds, never going back.
             soft: beats and steps.
+            draw: a random number in [0, 1), the same for a whole turn: waiting times are spread with it.
         """
-        draft = Draft(state, now_ns, soft, self.policy)
+        draft = Draft(state, now_ns, soft, self.policy, draw)
         self._dispatch(draft, event)
         draft.finish()
         return Decision(tuple(draft.records), tuple(draft.follow), draft.reply)

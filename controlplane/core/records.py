@@ -18,6 +18,7 @@ from controlplane.core.audit import AuditEntry
 from controlplane.core.checkpoints import Shard
 from controlplane.core.effects import Effect
 from controlplane.core.events import AcceleratorRow, HostRow
+from controlplane.core.evidence import Offence
 from controlplane.core.fleet import Accelerator
 from controlplane.core.identity import Role
 from controlplane.core.jobs import NONE, Exit, LostRank
@@ -258,18 +259,27 @@ class StartFailed:
 @dataclass(frozen=True, slots=True)
 class RanksLost:
     """Evidence against ranks opens an incident or joins the running one. No `lost` rank: all keep their processes, but the
-    generation cannot go on (`cause` says why)."""
+    generation cannot go on (`cause` says why, `why` is its constant name). `step_known`: the newest step could be read.
+    `released`: an operator lets the job go on."""
 
     job: str
     lost: tuple[LostRank, ...]
     collect_until_ns: int
     step: int
     cause: str
+    step_known: bool = True
+    why: str = ""
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RecoveryDecided:
-    """A verdict of the recovery ladder with everything it was based on."""
+    """A verdict of the recovery ladder with everything it was based on.
+
+    `rule`: the job rule that chose, `rules`: each that was looked at with why it did not match; `evidence_ids`: journal
+    revisions of the records that it rests on; `offence`: what is counted against the root's rank and node. `backoff_ns`: the
+    wait before `draw`, a random number in [0, 1), shortened it. `restore_limit`: no newer step is restored, -1: any.
+    """
 
     job: str
     rung: Rung
@@ -282,6 +292,26 @@ class RecoveryDecided:
     tried: tuple[str, ...]
     budgets: tuple[str, ...]
     evidence: tuple[str, ...]
+    rule: str = ""
+    rules: tuple[str, ...] = ()
+    evidence_ids: tuple[int, ...] = ()
+    offence: Offence | None = None
+    backoff_ns: int = 0
+    draw: float = 0.0
+    restore_limit: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJudged:
+    """The node rules of a job on the node where an incident began. `rules`: each with why it did not match, or what it does
+    and whether that was allowed; `action` "" when nothing is done."""
+
+    job: str
+    node: str
+    rules: tuple[str, ...]
+    action: str = ""
+    reason: str = ""
+    evidence_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -562,7 +592,7 @@ Record = (
     | TokenCreated | TokenSpent | CertificateIssued
     | IdentityRevoked | IdentityReinstated | JournalRestored | HostsReached | HostsLost
     | CorruptionSuspected | CorruptionCleared | NodesRegistered
-    | DetectorDegraded | DetectorRestored | LinksReported
+    | DetectorDegraded | DetectorRestored | LinksReported | NodeJudged
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}

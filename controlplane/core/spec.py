@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
+
+from controlplane.core.vocabulary import Blame
 
 UNLIMITED = -1
 """`max` of a budget without a limit."""
@@ -42,6 +45,18 @@ class Parallel:
     dp: int = 0
     ep: int = 1
 
+    def coordinates(self, rank: int) -> dict[str, int]:
+        """Where a rank stands on each axis: tp varies fastest, then cp, dp, pp; ep is dp modulo its degree. The same
+        arithmetic as the ranks' own (`agents.rank.assignment`)."""
+        dp = rank // (self.tp * self.cp) % max(self.dp, 1)
+        return {
+            "tp": rank % self.tp,
+            "cp": rank // self.tp % self.cp,
+            "dp": dp,
+            "pp": rank // (self.tp * self.cp * max(self.dp, 1)),
+            "ep": dp % self.ep,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPolicy:
@@ -71,25 +86,96 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Waiting time before the n-th restart charged to the user: initial x factor^(n-1), at most `max_ms`."""
+    """Waiting time before the n-th restart charged to the user: initial x factor^(n-1), at most `max_ms`; shortened by a
+    random part of up to `jitter` (a share), so that jobs that failed together do not come back together."""
 
     initial_ms: int = 1_000
     factor: float = 2.0
     max_ms: int = 300_000
+    jitter: float = 0.2
 
 
 HOUR_MS = 3_600_000
 
 
+class RuleAction(StrEnum):
+    """What a job rule chooses. AUTO: the implicit last rule leaves the rung to the ladder; it cannot be written."""
+
+    FAIL = "fail"
+    RETRY_STEP = "retryStep"
+    RESTART_RANK = "restartRank"
+    REPLACE_RANK = "replaceRank"
+    RESTART_JOB = "restartJob"
+    ROLLBACK = "rollback"
+    SUSPEND = "suspend"
+    AUTO = "auto"
+
+
+class NodeAction(StrEnum):
+    """What a node rule does to the node on which an incident began."""
+
+    QUARANTINE = "quarantineNode"
+    CORDON = "cordonNode"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Conditions on the root of an incident; all that are given must hold, none given holds always.
+
+    `exit_codes`, `signals`: -1 is `unknown`. `message`: RE2 pattern, searched; the text `unknown` means that there was no
+    message. `ranks`: first, last, all (of the job are lost) or ranges `0-3,8`. `coordinates`: (axis, allowed values).
+    `of_rank`, `on_node`: at least so many incidents of the rank, or on the node, within `within_ms`, this one counted.
+    """
+
+    exit_codes: tuple[int, ...] = ()
+    signals: tuple[int, ...] = ()
+    senders: tuple[str, ...] = ()
+    fault_levels: tuple[str, ...] = ()
+    fault_codes: tuple[str, ...] = ()
+    message: str = ""
+    reasons: tuple[str, ...] = ()
+    blames: tuple[Blame, ...] = ()
+    ranks: str = ""
+    coordinates: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    of_rank: int = 0
+    on_node: int = 0
+    within_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobRule:
+    """One job rule. `ledger` None: that of whom the loss is blamed on. `checkpoints` and `then_poison` are of ROLLBACK: so
+    many of the newest checkpoints are passed over, and poisoned."""
+
+    match: Match
+    action: RuleAction
+    ledger: Blame | None = None
+    reason: str = ""
+    checkpoints: int = 0
+    then_poison: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRule:
+    """One node rule."""
+
+    match: Match
+    action: NodeAction
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """How often a job may be restarted, by who is to blame, and how long failures are collected before deciding."""
+    """How often a job may be restarted, by who is to blame, how long failures are collected before deciding, and the rules
+    that choose what is done."""
 
     collect_window_ms: int = 200
     user: Budget = Budget(3, HOUR_MS, 200)
     infrastructure: Budget = Budget(200, 24 * HOUR_MS)
     preemption: Budget = Budget(UNLIMITED, HOUR_MS)
     backoff: Backoff = Backoff()
+    job_rules: tuple[JobRule, ...] = ()
+    node_rules: tuple[NodeRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from controlplane.core import codec
 from controlplane.core.accounting.ledger import Ledger, idle_counts, owned_counts
 from controlplane.core.audit import Head
 from controlplane.core.effects import Effect
+from controlplane.core.evidence import Offence
 from controlplane.core.fleet import FREE, Fleet
 from controlplane.core.health.book import HealthBook
 from controlplane.core.health.budget import Act
@@ -28,6 +29,10 @@ MAX_ENDED_JOBS = 200
 """Ended jobs that stay visible."""
 MAX_ACTS = 4_096
 """Acts against working nodes that are remembered; the budget looks back a few minutes."""
+MAX_OFFENCES = 4_096
+"""Incidents that are counted against ranks and nodes; rules look back hours."""
+MAX_EVIDENCE = 64
+"""Revisions kept of the records that widened one incident."""
 MAX_RECOVERIES = 256
 """Recoveries kept per job; older ones stay in the journal."""
 
@@ -77,6 +82,7 @@ class State:
     identity: IdentityBook = field(default_factory=IdentityBook)
     acts: tuple[Act, ...] = ()
     health: HealthBook = field(default_factory=HealthBook)
+    offences: tuple[Offence, ...] = ()
     _owned: set[str] = field(default_factory=set)
     _counts: tuple[dict[Bucket, int], dict[str, int]] | None = None
 
@@ -85,7 +91,7 @@ class State:
         return State(
             self.revision, self.epoch, self.at_ns, self.fleet, dict(self.cells), dict(self.jobs), dict(self.names),
             self.next_job, self.next_effect, dict(self.effects), dict(self.answers), self.ledger.clone(), self.audit,
-            self.identity, self.acts, self.health, set(), self._counts,
+            self.identity, self.acts, self.health, self.offences, set(), self._counts,
         )  # fmt: skip
 
     def own_job(self, uid: str) -> Job:
@@ -113,6 +119,11 @@ class State:
         """The newest job of a name."""
         uid = self.names.get(name)
         return self.jobs.get(uid) if uid else None
+
+    def note_offence(self, offence: Offence) -> None:
+        """Count an incident once, however often it is decided."""
+        if offence not in self.offences[-MAX_EVIDENCE:]:
+            self.offences = (*self.offences, offence)[-MAX_OFFENCES:]
 
     def active_jobs(self) -> list[Job]:
         """Jobs that have not ended, by submission."""
@@ -177,6 +188,8 @@ class State:
             body["identity"] = codec.encode(self.identity)
         if self.health != HealthBook():
             body["health"] = codec.encode(self.health)
+        if self.offences:
+            body["offences"] = [codec.encode(offence) for offence in self.offences]
         return json.dumps(body, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
@@ -200,6 +213,7 @@ class State:
             codec.decode(IdentityBook, body.get("identity", {})),
             tuple(codec.decode(Act, act) for act in body.get("acts", [])),
             codec.decode(HealthBook, body.get("health", {})),
+            tuple(codec.decode(Offence, offence) for offence in body.get("offences", [])),
         )  # fmt: skip
 
 

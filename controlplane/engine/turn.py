@@ -57,8 +57,10 @@ class TurnResult:
     replies: list[tuple[Reply, Answer | Refusal | None]] = field(default_factory=list)
 
 
-def decide(machine: Machine, state: State, requests: Sequence[Request], now_ns: int, soft: SoftState) -> TurnResult:
-    """Step and apply a drained batch on a fork of `state`. Writes nothing anywhere.
+def decide(
+    machine: Machine, state: State, requests: Sequence[Request], now_ns: int, soft: SoftState, *, draw: float = 0.0
+) -> TurnResult:
+    """Step and apply a drained batch on a fork of `state`. Writes nothing anywhere. `draw`: see `Machine.step`.
 
     Raises:
         RunawayDecision: follow-ups did not end.
@@ -70,7 +72,7 @@ def decide(machine: Machine, state: State, requests: Sequence[Request], now_ns: 
     looks: dict[str, tuple[Settle, str]] = {}
 
     def step(event: Event, cause: str) -> Answer | Refusal | None:
-        decision = machine.step(working, event, now_ns, soft)
+        decision = machine.step(working, event, now_ns, soft, draw)
         for record in decision.records:
             apply(working, record, now_ns)
             entries.append(entry(working, record, now_ns, cause))
@@ -107,10 +109,16 @@ def entry(state: State, record: r.Record, at_ns: int, cause: str) -> JournalEntr
     return JournalEntry(state.revision, state.epoch, at_ns, cause, kind, version, body, job, node)
 
 
+def _undrawn() -> float:
+    """Nothing is spread at random."""
+    return 0.0
+
+
 @dataclass(slots=True)
 class Engine:
     """Runs turns against a journal. One thread only; readers take `state`, which is never changed once published.
 
+    `draw`: gives a random number in [0, 1) for each turn.
     `blocked`: why the journal takes nothing now ("" when it does). While blocked, a turn decides and keeps nothing:
     observations are told again by agents (they were not acknowledged), commands are refused, and every `PROBE_NS` a probe
     finds out whether it can go on.
@@ -125,6 +133,7 @@ class Engine:
     submit: Callable[[Sequence[Effect]], None]
     state: State = field(default_factory=State)
     blocked: str = ""
+    draw: Callable[[], float] = _undrawn
     on_commit: Callable[[TurnResult], None] | None = None
     _uncertain: TurnResult | None = None
     _probe_due_ns: int = 0
@@ -138,7 +147,7 @@ class Engine:
         if self.blocked and not self._writable(now_ns):
             _refuse(requests, "JOURNAL_UNAVAILABLE", f"nothing was stored: {self.blocked}")
             return TurnResult(self.state)
-        result = decide(self.machine, self.state, requests, now_ns, self.soft)
+        result = decide(self.machine, self.state, requests, now_ns, self.soft, draw=self.draw())
         if result.entries:
             try:
                 self.journal.append(result.entries)

@@ -132,8 +132,14 @@ def _of_job(record: r.Record) -> Line | None:
         case r.RecoveryDecided():
             return "info", "recovery_decided", {
                 "rung": record.rung.value, "reason": record.reason, "ranks": some(record.ranks),
-                "ledger": record.blame.value, "charged": record.charged, "tried": record.tried,
+                "ledger": record.blame.value, "charged": record.charged, "tried": record.tried, "rule": record.rule,
             }  # fmt: skip
+        case r.NodeJudged():
+            return (
+                "info",
+                "node_judged",
+                {"rules": some(record.rules), "action": record.action, "reason": record.reason},
+            )
         case r.GenerationStarted():
             return "info", "generation_started", {
                 "generation": record.generation, "changed_ranks": some(expand(record.changed_ranks).tolist()),

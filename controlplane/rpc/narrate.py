@@ -100,7 +100,7 @@ def narrate(record: r.Record, names: Names) -> str:
             return _job(record, names)
         case (
             r.HostsRequested() | r.HostsObserved() | r.HostsReached() | r.HostsLost() | r.HostEnded() | r.HostsForgotten()
-            | r.StartFailed() | r.RanksLost() | r.RecoveryDecided() | r.SurvivorsGivenUp()
+            | r.StartFailed() | r.RanksLost() | r.RecoveryDecided() | r.SurvivorsGivenUp() | r.NodeJudged()
         ):  # fmt: skip
             return _process(record, names)
         case (
@@ -224,7 +224,7 @@ def _job(record: JobRecord, names: Names) -> str:
 
 ProcessRecord = (
     r.HostsRequested | r.HostsObserved | r.HostsReached | r.HostsLost | r.HostEnded | r.HostsForgotten | r.StartFailed
-    | r.RanksLost | r.RecoveryDecided | r.SurvivorsGivenUp
+    | r.RanksLost | r.RecoveryDecided | r.SurvivorsGivenUp | r.NodeJudged
 )  # fmt: skip
 
 
@@ -260,7 +260,11 @@ def _process(record: ProcessRecord, names: Names) -> str:
             return f"{name} lost {ranks_text(lost)} at step {record.step}: {record.cause}"
         case r.RecoveryDecided():
             charge = f", charged to {record.blame}" if record.charged else ""
-            return f"recovery of {name}: {record.rung} ({_MEANS[record.rung]}), because {record.reason}{charge}"
+            by = f" by {record.rule}" if record.rule.startswith("jobRules") else ""
+            return f"recovery of {name}: {record.rung} ({_MEANS[record.rung]}){by}, because {record.reason}{charge}"
+        case r.NodeJudged():
+            done = f"{record.action} because {record.reason}" if record.action else "nothing is done"
+            return f"the node rules of {name} judged {record.node}: {done}"
         case r.SurvivorsGivenUp():
             return f"{name} gives up {ranks_text(record.ranks)}: all processes start anew"
         case _:

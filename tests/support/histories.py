@@ -6,7 +6,7 @@ from controlplane.core import events as ev
 from controlplane.core.draft import Policy
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.jobs import Exit
-from controlplane.core.spec import Budget, RestartPolicy, SparePolicy, Timeouts
+from controlplane.core.spec import Budget, Match, NodeAction, NodeRule, RestartPolicy, SparePolicy, Timeouts
 from controlplane.core.vocabulary import JobState, RankState
 from tests.support.world import World, spec
 
@@ -20,7 +20,8 @@ def eventful() -> World:  # noqa: PLR0915 - one line per event of a long day
     def running(name: str) -> None:
         world.run_until(lambda: world.job(name).state is JobState.RUNNING)
 
-    world.submit(spec("moe", 4, timeouts=timeouts))
+    watched = NodeRule(Match(on_node=99, within_ms=60_000), NodeAction.CORDON)
+    world.submit(spec("moe", 4, timeouts=timeouts, restart_policy=RestartPolicy(node_rules=(watched,))))
     running("moe")
     world.submit(spec("small", 2, timeouts=timeouts, spares=SparePolicy()))
     running("small")

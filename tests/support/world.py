@@ -23,6 +23,7 @@ from controlplane.core.health.distrust import LagLog, Vitals
 from controlplane.core.invariants import check, check_step
 from controlplane.core.jobs import Exit, Job, split_host_id
 from controlplane.core.machine import Machine
+from controlplane.core.recovery.rules import IMPLICIT
 from controlplane.core.spec import CheckpointPolicy, JobSpec, Parallel, SparePolicy, Workload
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_S, seconds
@@ -666,11 +667,23 @@ class World:
         return self.engine.state
 
 
+BESIDE = ("evidence_ids", "offence", "draw", "backoff_ns")
+"""Fields that a story does not show."""
+UNUSUAL: dict[str, tuple[object, ...]] = {
+    "rule": ("", IMPLICIT), "restore_limit": (-1,), "step_known": (True,), "why": ("",), "released": (False,),
+}  # fmt: skip
+"""Fields that a story shows when they say something; with the values that say nothing."""
+
+
 def brief(record: r.Record) -> str:
     """A record in one short line, for golden files and failing tests."""
     parts = []
     for name in getattr(record, "__slots__", ()):
         value = getattr(record, name)
+        if name in BESIDE or (name in UNUSUAL and value in UNUSUAL[name]):
+            continue
+        if name == "rules" and getattr(record, "rule", "") in UNUSUAL["rule"] and isinstance(record, r.RecoveryDecided):
+            continue
         if name in ("spec", "labels", "accelerators", "states", "effects", "rows", "at_ns", "not_before_ns", "budgets"):
             if name == "effects":
                 value = " ".join(f"{e.kind}->{e.target}" for e in value)

@@ -13,7 +13,7 @@ from controlplane.core.applying.jobs import set_job_state
 from controlplane.core.columns import put
 from controlplane.core.jobs import NONE, GenerationClock, Incident, Job, LostRank, Recovery, Restart, root_cause
 from controlplane.core.ranges import expand
-from controlplane.core.state import MAX_RECOVERIES, State
+from controlplane.core.state import MAX_EVIDENCE, MAX_RECOVERIES, State
 from controlplane.core.vocabulary import Blame, Bucket, IllegalTransition, JobState, Phase, Rung
 
 
@@ -24,7 +24,10 @@ def ranks_lost(state: State, record: r.RanksLost, at_ns: int) -> None:
     first_notice = job.incident is None
     if job.incident is None:
         job.failed_starts = 0
-        job.incident = Incident(fault_ns, at_ns, record.collect_until_ns, record.lost, record.step, record.cause)
+        job.incident = Incident(
+            fault_ns, at_ns, record.collect_until_ns, record.lost, record.step, record.cause, step_known=record.step_known,
+            why=record.why, released=record.released, records=(state.revision,),
+        )  # fmt: skip
     else:
         overtaken = job.incident.decided_ns > 0
         if overtaken:
@@ -43,6 +46,10 @@ def ranks_lost(state: State, record: r.RanksLost, at_ns: int) -> None:
             step=max(job.incident.step, record.step),
             fault_ns=job.incident.fault_ns if not overtaken else fault_ns,
             detected_ns=job.incident.detected_ns if not overtaken else at_ns,
+            step_known=job.incident.step_known or record.step_known,
+            why=record.why if overtaken else job.incident.why,
+            released=job.incident.released or record.released,
+            records=(*job.incident.records, state.revision)[-MAX_EVIDENCE:],
         )
     if job.state is JobState.RUNNING and first_notice:
         devices = state._current_counts()[1].get(job.uid, 0)  # noqa: SLF001 - same module family
@@ -63,6 +70,10 @@ def decided(state: State, record: r.RecoveryDecided, at_ns: int) -> None:
     if record.charged:
         job.restarts = (*job.restarts, Restart(record.blame, at_ns, record.step))[-1024:]
     job.not_before_ns = record.not_before_ns
+    if record.restore_limit != NONE:
+        job.restore_limit = record.restore_limit
+    if record.offence is not None:
+        state.note_offence(record.offence)
     if job.incident:
         job.incident = replace(job.incident, decided_ns=at_ns, rung=record.rung, reason=record.reason, placed_ns=0)
 
@@ -114,6 +125,7 @@ def reached(state: State, record: r.GenerationReached) -> None:
             if job.incident:
                 job.recoveries = _keep(job.recoveries, _recovery(job, overtaken=False))
                 job.incident = None
+            job.restore_limit = NONE
             if job.state in (JobState.STARTING, JobState.RECOVERING):
                 set_job_state(job, JobState.RUNNING)
             job.blocker = ""

@@ -12,6 +12,7 @@ from controlplane.core import records as r
 from controlplane.core.audit import Change, canonical
 from controlplane.core.draft import Accepted, Draft, Refusal
 from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.evidence import Facts, Reason
 from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.orders import end_job, fence, stop_processes
@@ -153,11 +154,22 @@ def restart(draft: Draft, event: ev.RestartJob) -> Accepted | Refusal:
     cause = f"restarted by an operator: {event.reason}" if event.reason else "restarted by an operator"
     held = [(rank, serial) for rank, serial in enumerate(job.rank_host.tolist()) if serial != NONE]
     lost = tuple(
-        LostRank(rank, serial, cause, Blame.INFRASTRUCTURE, draft.now_ns, f"operator: {cause}", planned=True)
+        LostRank(
+            rank,
+            serial,
+            cause,
+            Blame.INFRASTRUCTURE,
+            draft.now_ns,
+            f"operator: {cause}",
+            planned=True,
+            facts=Facts(Reason.OPERATOR),
+        )
         for rank, serial in held
     )
+    suspended = job.state is JobState.SUSPENDED
+    if lost or suspended:
+        lose_ranks(draft, job, lost, cause, Reason.OPERATOR, released=suspended)
     if lost:
-        lose_ranks(draft, job, lost, cause)
         live = job.hosts.live()
         serials = np.array([serial for _, serial in held], dtype=np.int32)
         fence(draft, job, serials[live[job.hosts.rows(serials)]].tolist(), job.spec.timeouts.stop_ms)

@@ -8,6 +8,7 @@ from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
+from controlplane.core.evidence import Facts, Reason
 from controlplane.core.jobs import NONE, LostRank, host_id
 from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.vocabulary import AcceleratorState, Blame
@@ -26,14 +27,14 @@ def device_rows(draft: Draft, event: ev.NodeReport, number: int) -> None:
     )
     if not changed:
         return
-    draft.write(r.AcceleratorsChanged(event.node, changed))
+    record = draft.write(r.AcceleratorsChanged(event.node, changed))
     for job in draft.state.active_jobs():
         draft.settle(job.uid)
-    failed_devices(draft, event.node, number, changed)
+    failed_devices(draft, event.node, number, changed, record)
 
 
-def failed_devices(draft: Draft, node: str, number: int, rows: tuple[ev.AcceleratorRow, ...]) -> None:
-    """Ranks on FAILED devices are lost; their processes are fenced."""
+def failed_devices(draft: Draft, node: str, number: int, rows: tuple[ev.AcceleratorRow, ...], record: int = 0) -> None:
+    """Ranks on FAILED devices are lost; their processes are fenced. `record`: journal revision that says so."""
     failed = {row.index: row for row in rows if row.state == AcceleratorState.FAILED}
     if not failed:
         return
@@ -46,7 +47,9 @@ def failed_devices(draft: Draft, node: str, number: int, rows: tuple[ev.Accelera
             if hit:
                 text = f"accelerator {hit[0].index} of {node} reports {hit[0].device.fault_code or 'FAILED'}"
                 serial = int(job.rank_host[rank])
-                lost.append(LostRank(rank, serial, text, Blame.INFRASTRUCTURE, draft.now_ns, f"probe: {text}"))
+                told = Facts(Reason.DEVICE_FAULT, fault_code=hit[0].device.fault_code, record=record)
+                evidence = f"probe: {text}"
+                lost.append(LostRank(rank, serial, text, Blame.INFRASTRUCTURE, draft.now_ns, evidence, facts=told))
         if lost:
             names = tuple(host_id(job.uid, entry.serial) for entry in lost)
             draft.effect(EffectKind.FENCE_HOSTS, f"node:{node}", job=job.uid, items=names)

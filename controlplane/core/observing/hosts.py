@@ -97,14 +97,14 @@ def _job_rows(draft: Draft, job: Job, number: int, rows: list[ev.HostRow]) -> No
         exit_ = row.exit or Exit(observed=False, group_empty=True)
         first = hosts.state[at] not in ENDED_PROCESS
         fault_ns = row.since_ns or draft.now_ns
-        draft.write(r.HostEnded(job.uid, row.serial, rank, fault_ns, exit_))
+        record = draft.write(r.HostEnded(job.uid, row.serial, rank, fault_ns, exit_))
         if rank == NONE:
             if first and int(hosts.generation[at]) == 0 and not job.ending:
                 _start_failed(draft, job, at, exit_)
             if exit_.group_empty:
                 forgotten.append(row.serial)
         elif not exit_.finished and not job.ending:
-            lost.append(lost_rank(draft.fleet.name(number), rank, row.serial, exit_, fault_ns))
+            lost.append(lost_rank(draft.fleet.name(number), rank, row.serial, exit_, fault_ns, record=record))
             if exit_.group_empty:
                 forgotten.append(row.serial)
     if live:

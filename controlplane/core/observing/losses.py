@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
+from controlplane.core.evidence import Reason, exit_facts
 from controlplane.core.jobs import PEER_LOST_EXIT, Exit, Job, LostRank
+from controlplane.core.recovery.corruption import SIGNS
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import Blame, JobState
 
@@ -21,23 +25,54 @@ def describe_exit(exit_: Exit) -> str:
     return f"exited with code {exit_.code}"
 
 
-def lost_rank(node: str, rank: int, serial: int, exit_: Exit, fault_ns: int) -> LostRank:
-    """A rank's end as a loss: who is to blame, and whether it is only a consequence of another."""
+def _reason(exit_: Exit, signal: int) -> Reason:
+    if not exit_.observed:
+        return Reason.VANISHED
+    if signal > 0:
+        return Reason.KILLED
+    if exit_.code == PEER_LOST_EXIT:
+        return Reason.PEER_LOST
+    return Reason.EXITED if exit_.code else Reason.UNFINISHED
+
+
+def lost_rank(node: str, rank: int, serial: int, exit_: Exit, fault_ns: int, *, record: int = 0) -> LostRank:
+    """A rank's end as a loss: who is to blame, and whether it is only a consequence of another.
+
+    An exit code of 128+n, and a signal, are judged by who sent the signal: the kernel for want of memory blames the code. A
+    disagreement of results (16, 17) blames the hardware. `record`: journal revision of the end.
+    """
     text = f"rank {rank} {describe_exit(exit_)}"
-    user = exit_.observed and (not exit_.signal or exit_.sender == "oom") and exit_.code != PEER_LOST_EXIT
+    facts = exit_facts(
+        observed=exit_.observed, code=exit_.code, signal=exit_.signal, sender=exit_.sender, message=exit_.message,
+        record=record,
+    )  # fmt: skip
+    facts = replace(facts, reason=_reason(exit_, facts.signal))
+    own_doing = facts.signal == 0 or facts.sender == "oom"
+    user = exit_.observed and own_doing and exit_.code not in (PEER_LOST_EXIT, *SIGNS)
     tail = exit_.message.strip().splitlines()[-1] if exit_.message.strip() else ""
     evidence = f"node agent of {node}: host {serial} {describe_exit(exit_)}" + (f": {tail}" if tail else "")
     blame = Blame.USER if user else Blame.INFRASTRUCTURE
-    return LostRank(rank, serial, text, blame, fault_ns, evidence, consequence=exit_.code == PEER_LOST_EXIT)
+    consequence = exit_.code == PEER_LOST_EXIT
+    return LostRank(rank, serial, text, blame, fault_ns, evidence, consequence=consequence, facts=facts)
 
 
-def lose_ranks(draft: Draft, job: Job, lost: tuple[LostRank, ...], cause: str) -> None:
-    """Open or widen the job's incident. What the machine did first is decided at once; what the code did is collected,
-    and so is all that follows within an incident: a whole gang that ends together must not cost a verdict per rank."""
+def lose_ranks(
+    draft: Draft, job: Job, lost: tuple[LostRank, ...], cause: str, why: str = "", *, released: bool = False
+) -> None:
+    """Open or widen the job's incident.
+
+    What the machine did first is decided at once; what the code did is collected, and so are consequences whose cause has
+    not shown itself yet, and all that follows within an incident: a whole gang that ends together must not cost a verdict
+    per rank, and the earliest root decides. `why`: constant name of what happened when no rank is lost; `released`: an
+    operator lets the job go on.
+    """
     if job.ending or job.state in (JobState.QUEUED,):
         return
     collect = any(entry.blame is Blame.USER for entry in lost) or (bool(lost) and job.incident is not None)
+    collect |= bool(lost) and all(entry.consequence for entry in lost)
     window = job.spec.restart_policy.collect_window_ms if collect else 0
-    step = max(draft.soft.progress(job.uid)[0], job.restore_step)
-    draft.write(r.RanksLost(job.uid, lost, draft.now_ns + ms(window), step, cause))
+    newest, told_ns = draft.soft.progress(job.uid)
+    known = told_ns > 0 or not job.clock.running_ns
+    step = max(newest, job.restore_step)
+    draft.write(r.RanksLost(job.uid, lost, draft.now_ns + ms(window), step, cause, known, why, released))
     draft.settle(job.uid)

@@ -7,6 +7,7 @@ from controlplane.core import records as r
 from controlplane.core.checkpoints import Shard, checkpoint_id, is_inside, is_own_folder
 from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
+from controlplane.core.evidence import Reason
 from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.vocabulary import CheckpointState
 
@@ -58,7 +59,7 @@ def restore_failed(draft: Draft, row: ev.RestoreFailedRow) -> None:
     reason = f"rank {row.rank} could not restore {row.file}: {row.reason}"
     if checkpoint and checkpoint.restorable and not _already_poisoned(draft, row.checkpoint):
         draft.write(r.CheckpointPoisoned(job.uid, row.checkpoint, reason))
-        lose_ranks(draft, job, (), f"checkpoint {row.checkpoint} is damaged: {reason}")
+        lose_ranks(draft, job, (), f"checkpoint {row.checkpoint} is damaged: {reason}", Reason.RESTORE_FAILED)
 
 
 def _already_poisoned(draft: Draft, name: str) -> bool:

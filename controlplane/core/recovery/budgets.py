@@ -12,12 +12,17 @@ from controlplane.core.vocabulary import Blame
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a budget says now: charges that count, and whether one more is allowed."""
+    """What a budget says now: charges that count, and whether one more is allowed.
+
+    `unread`: charges that progress may have given back, but nobody can say how far the job is: they do not count. That is
+    bounded: once the job runs again its steps are told, and the next reading is sure.
+    """
 
     blame: Blame
     used: int
     max: int
     window_ms: int
+    unread: int = 0
 
     @property
     def allows(self) -> bool:
@@ -26,7 +31,8 @@ class Reading:
 
     def __str__(self) -> str:
         limit = "unlimited" if self.max == UNLIMITED else str(self.max)
-        return f"{self.blame}: {self.used} of {limit} used in {self.window_ms / 1000:g} s"
+        unread = f", {self.unread} more not counted because progress cannot be read" if self.unread else ""
+        return f"{self.blame}: {self.used} of {limit} used in {self.window_ms / 1000:g} s{unread}"
 
 
 def budget_for(policy: RestartPolicy, blame: Blame) -> Budget:
@@ -40,8 +46,9 @@ def budget_for(policy: RestartPolicy, blame: Blame) -> Budget:
             return policy.preemption
 
 
-def read_budget(job: Job, blame: Blame, now_ns: int, step: int) -> Reading:
-    """Charges inside the window that progress has not given back. `step`: the newest step proven by the job's ranks."""
+def read_budget(job: Job, blame: Blame, now_ns: int, step: int, *, known: bool = True) -> Reading:
+    """Charges inside the window that progress has not given back. `step`: the newest step proven by the job's ranks; not
+    `known`: nobody could tell since the job ran, and it is only a lower bound."""
     budget = budget_for(job.spec.restart_policy, blame)
     since = now_ns - ms(budget.window_ms)
     used = sum(
@@ -51,6 +58,8 @@ def read_budget(job: Job, blame: Blame, now_ns: int, step: int) -> Reading:
         and charge.at_ns > since
         and not (budget.reset_on_progress and step - charge.step >= budget.reset_on_progress)
     )
+    if not known and budget.reset_on_progress:
+        return Reading(blame, 0, budget.max, budget.window_ms, unread=used)
     return Reading(blame, used, budget.max, budget.window_ms)
 
 
@@ -60,3 +69,15 @@ def backoff_ns(backoff: Backoff, nth: int) -> int:
         return 0
     grown = backoff.initial_ms * backoff.factor ** min(nth - 1, 64)
     return ms(int(min(grown, backoff.max_ms)))
+
+
+GOLDEN = 0.618_033_988_749_895
+
+
+def jittered_ns(wait_ns: int, jitter: float, draw: float, serial: int) -> int:
+    """A wait shortened by a part of up to `jitter`.
+
+    `draw`: random in [0, 1), one for the whole turn; multiples of the golden ratio by the job's `serial` spread the jobs of
+    one turn evenly over the range (Weyl's sequence).
+    """
+    return wait_ns - int(wait_ns * jitter * ((draw + GOLDEN * serial) % 1.0)) if draw else wait_ns

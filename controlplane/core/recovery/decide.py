@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from controlplane.core.fleet import Fleet
-from controlplane.core.jobs import NONE, Incident, Job, root_cause
+from controlplane.core.jobs import NONE, Job
 from controlplane.core.placement.gang import Blocked, Placement, replace_ranks
-from controlplane.core.recovery.budgets import Reading, backoff_ns, read_budget
+from controlplane.core.recovery import rules
+from controlplane.core.recovery.ruling import Circumstances, Ruling, costs_nothing, rule
+from controlplane.core.spec import RuleAction
 from controlplane.core.vocabulary import Blame, NodeLiveness, NodeService, Rung
 
 MAX_FAILED_GENERATIONS = 2
@@ -25,7 +27,7 @@ class Verdict:
     """What to do about an incident, and everything it was based on.
 
     `moves`: new places for `moved` ranks; `fence`: host serials that must end first; `tried`: rungs looked at, with
-    why each was taken or not.
+    why each was taken or not. `ruling`: the rule that chose, and what the budgets said.
     """
 
     rung: Rung
@@ -37,6 +39,7 @@ class Verdict:
     tried: tuple[str, ...]
     budgets: tuple[str, ...]
     evidence: tuple[str, ...]
+    ruling: Ruling
     moved: tuple[int, ...] = ()
     moves: Placement | None = None
     fence: tuple[int, ...] = ()
@@ -74,74 +77,68 @@ def unsure(job: Job, fleet: Fleet, ranks: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(np.unique(job.rank_node[at[_good_devices(job, fleet, at)]]).tolist())
 
 
-def decide(job: Job, fleet: Fleet, now_ns: int, step: int) -> Verdict:
-    """The verdict on the job's running incident.
-
-    Args:
-        job: a placed job with an incident.
-        fleet: nodes and devices as believed now.
-        now_ns: Unix nanoseconds.
-        step: newest step that the job's ranks have proven.
-    """
+def decide(job: Job, fleet: Fleet, at: Circumstances) -> Verdict:
+    """The verdict on the job's running incident. `job` is placed; `fleet`: nodes and devices as believed now."""
     incident = job.incident
     if incident is None:
         raise ValueError(f"job {job.name} has no incident to decide")
-    root = root_cause(incident.lost)
-    blame = root.blame if root else Blame.INFRASTRUCTURE
-    cause = root.cause if root else incident.cause
     evidence = tuple(entry.evidence for entry in incident.lost) or (incident.cause,)
     free = costs_nothing(incident)
-    reading = read_budget(job, blame, now_ns, step)
-    readings = tuple(str(read_budget(job, ledger, now_ns, step)) for ledger in Blame)
+    ruling = rule(job, incident, at)
+    cause = ruling.cause
     tried: list[str] = []
 
-    def verdict(rung: Rung, reason: str, *, ranks: tuple[int, ...], wait_ns: int = 0, **places: object) -> Verdict:
-        charged = not free and rung not in (Rung.SUSPEND, Rung.FAIL)
+    def verdict(rung: Rung, reason: str, *, ranks: tuple[int, ...], **places: object) -> Verdict:
+        ends = rung in (Rung.SUSPEND, Rung.FAIL)
         return Verdict(
-            rung, reason, ranks, blame, charged, now_ns + wait_ns, tuple(tried), readings, evidence,
+            rung, reason, ranks, ruling.blame, not free and not ends, at.now_ns if ends else ruling.start_ns, tuple(tried),
+            ruling.readings, evidence, ruling,
             **places,  # type: ignore[arg-type] # forwarded to the same-named fields
         )  # fmt: skip
 
     alive = survivors(job)
     lost = tuple(int(rank) for rank in np.flatnonzero(~alive))
-    if not reading.allows and not free:
-        tried.append(f"every rung: refused, {reading}")
-        error = f"; last error: {job.last_error}" if job.last_error else ""
-        return verdict(Rung.FAIL, f"{cause}; restart budget spent ({reading}){error}", ranks=lost)
-    wait_ns = 0 if free else _wait_ns(job, blame, reading)
-    give_up = incident.attempts >= MAX_FAILED_GENERATIONS
+    if ruling.refused:
+        tried.append(f"every rung: refused, {_by_whom(ruling)}")
+        return verdict(*ruling.refused, ranks=lost)
+    by_rule = rules.told(ruling.choice) if ruling.choice and ruling.action is RuleAction.RESTART_JOB else ""
+    give_up = bool(by_rule) or incident.attempts >= MAX_FAILED_GENERATIONS
     if not lost and not give_up:
         tried.append("ROLLBACK: every rank kept its process")
-        return verdict(Rung.ROLLBACK, cause, ranks=(), wait_ns=wait_ns)
+        return verdict(Rung.ROLLBACK, cause, ranks=())
     ranks = tuple(range(job.spec.ranks)) if give_up else lost
     fence = tuple(int(job.rank_host[r]) for r in np.flatnonzero(alive)) if give_up else ()
-    bad = misplaced(job, fleet, ranks)
+    moved = frozenset(ruling.moved) & frozenset(ranks)
+    bad = tuple(sorted(moved.union(misplaced(job, fleet, ranks))))
     if give_up or not alive.any():
         why = "generations kept failing" if give_up else "no rank keeps its process" if free else "no rank survived"
-        tried.append(f"RESTART_JOB: {why}")
+        tried.append(f"RESTART_JOB: {by_rule or why}")
         rung = Rung.RESTART_JOB
     else:
-        tried.append(
-            f"RESTART_RANK: {'hardware of ranks ' + str(list(bad)) + ' is not usable' if bad else 'hardware good'}"
-        )
+        tried.append(f"RESTART_RANK: {_why_not_here(bad, moved)}")
         rung = Rung.REPLACE_RANK if bad else Rung.RESTART_RANK
     if not bad:
-        return verdict(rung, cause, ranks=ranks, wait_ns=wait_ns, fence=fence)
-    avoid = frozenset(int(job.rank_node[rank]) for rank in bad if not fleet.schedulable()[job.rank_node[rank]])
+        return verdict(rung, cause, ranks=ranks, fence=fence)
+    open_nodes = fleet.schedulable()
+    avoid = frozenset(int(job.rank_node[k]) for k in bad if k in moved or not open_nodes[job.rank_node[k]])
     places = replace_ranks(fleet, job, bad, avoid)
     if isinstance(places, Blocked):
         tried.append(f"REPLACE_RANK: {places.reason}")
         return verdict(Rung.SUSPEND, f"{cause}; {places.reason}", ranks=ranks)
     names = sorted({fleet.name(node) for node in places.nodes})
     tried.append(f"REPLACE_RANK: ranks {list(bad)} fit on {', '.join(names)}")
-    return verdict(rung, cause, ranks=ranks, wait_ns=wait_ns, moved=bad, moves=places, fence=fence)
+    return verdict(rung, cause, ranks=ranks, moved=bad, moves=places, fence=fence)
 
 
-def costs_nothing(incident: Incident) -> bool:
-    """Whether nothing has failed: an operator wanted it, or a rank without a process has to be placed once more."""
-    return bool(incident.lost) and all(entry.planned or entry.serial == NONE for entry in incident.lost)
+def _by_whom(ruling: Ruling) -> str:
+    chosen = ruling.choice and ruling.action in (RuleAction.FAIL, RuleAction.SUSPEND)
+    return ruling.choice.rule if chosen and ruling.choice else str(ruling.reading)
 
 
-def _wait_ns(job: Job, blame: Blame, reading: Reading) -> int:
-    """Failures of the user's code wait longer each time; the machine's do not wait."""
-    return backoff_ns(job.spec.restart_policy.backoff, reading.used) if blame is Blame.USER else 0
+def _why_not_here(bad: tuple[int, ...], moved: frozenset[int]) -> str:
+    """Why ranks do not start again where they are."""
+    if not bad:
+        return "hardware good"
+    if moved.issuperset(bad):
+        return f"a rule moves ranks {list(bad)}"
+    return f"hardware of ranks {list(bad)} is not usable"

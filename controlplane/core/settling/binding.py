@@ -154,7 +154,7 @@ def request(draft: Draft, job: Job, missing: dict[int, int]) -> None:
 
 def _start_generation(draft: Draft, job: Job, chosen: dict[int, int]) -> None:
     ranks = sorted(chosen)
-    point = restore_point(job.checkpoints.values())
+    point = restore_point(job.checkpoints.values(), job.restore_limit)
     generation = job.next_generation
     restore = (point.id, point.step) if point else ("", 0)
     hosts = runs(chosen[rank] for rank in ranks)

@@ -6,9 +6,13 @@ import numpy as np
 
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
+from controlplane.core.evidence import Facts, Reason
 from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.orders import end_job, fence
 from controlplane.core.recovery.decide import Verdict, decide, survivors, unsure
+from controlplane.core.recovery.rules import rollback_limit
+from controlplane.core.recovery.ruling import Circumstances
+from controlplane.core.settling.following import evidence_ids, follow_rules
 from controlplane.core.settling.placing import move
 from controlplane.core.settling.words import say, some
 from controlplane.core.units import ms
@@ -27,9 +31,21 @@ def judge_incident(draft: Draft, job: Job) -> None:
     lost = tuple(int(rank) for rank in np.flatnonzero(~survivors(job)))
     if waits_to_see(draft, job, lost, incident.detected_ns):
         return
-    step = max(incident.step, draft.soft.progress(job.uid)[0])
-    verdict = decide(job, draft.fleet, draft.now_ns, step)
-    _write_verdict(draft, job, verdict, step)
+    at = circumstances(draft, job)
+    _write_verdict(draft, job, decide(job, draft.fleet, at), at)
+
+
+def circumstances(draft: Draft, job: Job) -> Circumstances:
+    """What the job's incident is judged against now."""
+    incident = job.incident
+    newest, told_ns = draft.soft.progress(job.uid)
+    return Circumstances(
+        now_ns=draft.now_ns,
+        step=max(incident.step if incident else 0, newest),
+        step_known=told_ns > 0 or incident is None or incident.step_known,
+        offences=draft.state.offences,
+        draw=draft.draw,
+    )
 
 
 def waits_to_see(draft: Draft, job: Job, ranks: tuple[int, ...], since_ns: int) -> bool:
@@ -53,11 +69,13 @@ def ended_ranks(job: Job) -> tuple[LostRank, ...]:
     for rank in np.flatnonzero((job.rank_host != NONE) & (hosts.state[rows] == RankState.EXITED)).tolist():
         text = f"rank {rank} had finished, but not the whole gang"
         since_ns = ms(int(hosts.since_ms[rows[rank]]))
-        lost.append(LostRank(rank, int(job.rank_host[rank]), text, Blame.INFRASTRUCTURE, since_ns, text, True))
+        told = Facts(Reason.FINISHED_EARLY)
+        serial = int(job.rank_host[rank])
+        lost.append(LostRank(rank, serial, text, Blame.INFRASTRUCTURE, since_ns, text, True, facts=told))
     return tuple(lost)
 
 
-def _write_verdict(draft: Draft, job: Job, verdict: Verdict, step: int) -> None:
+def _write_verdict(draft: Draft, job: Job, verdict: Verdict, at: Circumstances) -> None:
     if (
         verdict.rung is Rung.SUSPEND
         and job.incident
@@ -65,12 +83,21 @@ def _write_verdict(draft: Draft, job: Job, verdict: Verdict, step: int) -> None:
         and job.blocker == verdict.reason
     ):
         return
+    choice, climbs = verdict.ruling.choice, verdict.rung not in (Rung.FAIL, Rung.SUSPEND)
     draft.write(
         r.RecoveryDecided(
-            job.uid, verdict.rung, verdict.reason, verdict.ranks, verdict.blame, verdict.charged, step,
+            job.uid, verdict.rung, verdict.reason, verdict.ranks, verdict.blame, verdict.charged, at.step,
             verdict.not_before_ns, verdict.tried, verdict.budgets, verdict.evidence,
+            rule=choice.rule if choice else "",
+            rules=choice.tried if choice else (),
+            evidence_ids=evidence_ids(job),
+            offence=verdict.ruling.offence,
+            backoff_ns=verdict.ruling.backoff_ns if climbs else 0,
+            draw=at.draw if climbs and verdict.ruling.backoff_ns else 0.0,
+            restore_limit=rollback_limit(job.checkpoints.values(), choice),
         )
     )  # fmt: skip
+    follow_rules(draft, job, choice)
     match verdict.rung:
         case Rung.FAIL:
             end_job(draft, job, JobState.FAILED, verdict.reason, 0)
@@ -94,9 +121,9 @@ def _restart_survivors(draft: Draft, job: Job, verdict: Verdict) -> None:
 
 def resume(draft: Draft, job: Job) -> None:
     """A suspended job looks again; the same answer is not written twice."""
-    step = max(job.incident.step if job.incident else 0, draft.soft.progress(job.uid)[0])
-    verdict = decide(job, draft.fleet, draft.now_ns, step)
+    at = circumstances(draft, job)
+    verdict = decide(job, draft.fleet, at)
     if verdict.rung is not Rung.SUSPEND:
-        _write_verdict(draft, job, verdict, step)
+        _write_verdict(draft, job, verdict, at)
     else:
         say(draft, job, verdict.reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
+from controlplane.core.evidence import Facts, Reason
 from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.orders import stop_processes
 from controlplane.core.placement.gang import Blocked, Placement, place, replace_ranks
@@ -54,4 +55,4 @@ def move(draft: Draft, job: Job, ranks: tuple[int, ...], places: Placement) -> N
 def homeless_rank(draft: Draft, job: Job, rank: int) -> LostRank:
     """The loss of a rank whose place takes no work any more."""
     text = f"{draft.fleet.name(int(job.rank_node[rank]))} cannot take rank {rank} any more"
-    return LostRank(rank, NONE, text, Blame.INFRASTRUCTURE, draft.now_ns, text)
+    return LostRank(rank, NONE, text, Blame.INFRASTRUCTURE, draft.now_ns, text, facts=Facts(Reason.PLACE_LOST))

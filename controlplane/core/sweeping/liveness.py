@@ -6,6 +6,7 @@ import numpy as np
 
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
+from controlplane.core.evidence import Facts, Reason
 from controlplane.core.health import distrust
 from controlplane.core.health.suspicion import GROUND_TEXT, WITNESSES, Belief, Ground, Sight, judge
 from controlplane.core.jobs import NONE, LostRank
@@ -115,14 +116,16 @@ def _conclude(draft: Draft, belief: Belief, ground: Ground) -> None:
     verdict = NodeLiveness(int(belief.liveness[rows[0]]))
     broken = bool(belief.path_broken[rows[0]])
     text = GROUND_TEXT[ground]
-    draft.write(r.LivenessChanged(names, verdict, text, WITNESSES[ground], broken))
+    record = draft.write(r.LivenessChanged(names, verdict, text, WITNESSES[ground], broken))
     if verdict is NodeLiveness.DEAD:
-        _bury(draft, rows, text)
+        _bury(draft, rows, text, record)
 
 
-def _bury(draft: Draft, rows: np.ndarray, reason: str) -> None:
-    """Processes on DEAD nodes are LOST; the ranks that they held open one incident per job."""
+def _bury(draft: Draft, rows: np.ndarray, reason: str, record: int) -> None:
+    """Processes on DEAD nodes are LOST; the ranks that they held open one incident per job. `record`: journal revision of
+    the verdict."""
     names = {draft.fleet.name(number) for number in rows.tolist()}
+    told = Facts(Reason.NODE_DEAD, record=record)
     beats = draft.soft.last_beat_ns(draft.fleet.size)
     for job in draft.state.active_jobs():
         hosts = job.hosts
@@ -136,7 +139,9 @@ def _bury(draft: Draft, rows: np.ndarray, reason: str) -> None:
             hosts.serial[held].tolist(), hosts.node[held].tolist(), hosts.rank[held].tolist(), strict=True
         ):
             text = f"node {draft.fleet.name(node)} is DEAD: {reason}"
-            lost.append(LostRank(rank, serial, text, Blame.INFRASTRUCTURE, int(beats[node]) or draft.now_ns, text))
+            lost.append(
+                LostRank(rank, serial, text, Blame.INFRASTRUCTURE, int(beats[node]) or draft.now_ns, text, facts=told)
+            )
         serials = cover(hosts.serial[hosts.live()], here[hosts.live()])
         draft.write(r.HostsLost(job.uid, serials, draft.now_ns))
         if job.ending:  # keeps its rank table; LOST processes of DEAD nodes do not delay the end

@@ -7,6 +7,7 @@ import numpy as np
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
+from controlplane.core.evidence import Facts, Reason
 from controlplane.core.jobs import NONE, Job, LostRank, host_id
 from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.units import ms
@@ -77,7 +78,13 @@ def late_generation(draft: Draft, job: Job) -> None:
     if len(behind) < job.spec.ranks:
         lost = tuple(
             LostRank(
-                int(k), int(job.rank_host[k]), f"{cause}: rank {k} lags behind", Blame.INFRASTRUCTURE, since, cause
+                int(k),
+                int(job.rank_host[k]),
+                f"{cause}: rank {k} lags behind",
+                Blame.INFRASTRUCTURE,
+                since,
+                cause,
+                facts=Facts(Reason.LATE),
             )
             for k in behind
         )
@@ -88,5 +95,5 @@ def late_generation(draft: Draft, job: Job) -> None:
         for node, items in by_node.items():
             target = f"node:{draft.fleet.name(node)}"
             draft.effect(EffectKind.FENCE_HOSTS, target, job=job.uid, items=tuple(items))
-    lose_ranks(draft, job, lost, cause)
+    lose_ranks(draft, job, lost, cause, Reason.LATE)
     draft.write(r.JoinFailed(job.uid, job.generation, tuple(entry.rank for entry in lost)))

@@ -11,6 +11,7 @@ from controlplane.core.fleet import Fleet
 from controlplane.core.jobs import Incident, Job, LostRank, Restart, root_cause
 from controlplane.core.placement.gang import Placement
 from controlplane.core.recovery.decide import MAX_FAILED_GENERATIONS, decide, misplaced, survivors, unsure
+from controlplane.core.recovery.ruling import Circumstances
 from controlplane.core.spec import Backoff, Budget, RestartPolicy, SparePolicy
 from controlplane.core.units import NS_PER_S, ms
 from controlplane.core.vocabulary import AcceleratorState, Blame, Rung
@@ -18,6 +19,7 @@ from tests.support.fleets import SPOILED, fleet, lose, running, spoil
 from tests.support.world import spec
 
 NOW = 1_000 * NS_PER_S
+AT = Circumstances(now_ns=NOW, step=10)
 POLICY = RestartPolicy(
     user=Budget(2, 60_000, 100), infrastructure=Budget(2, 60_000), backoff=Backoff(1_000, 2.0, 5_000)
 )
@@ -39,7 +41,7 @@ def hurt(site: Fleet, *lost: LostRank, attempts: int = 0, spares: tuple[int, ...
 
 def test_nobody_lost_is_a_rollback() -> None:
     site = fleet(3)
-    verdict = decide(hurt(site), site, NOW, 10)
+    verdict = decide(hurt(site), site, AT)
     assert (verdict.rung, verdict.reason, verdict.ranks) == (Rung.ROLLBACK, "the cause", ())
     assert verdict.charged
     assert verdict.evidence == ("the cause",)
@@ -47,14 +49,14 @@ def test_nobody_lost_is_a_rollback() -> None:
 
 def test_good_hardware_restarts_in_place() -> None:
     site = fleet(3)
-    verdict = decide(hurt(site, loss(2)), site, NOW, 10)
+    verdict = decide(hurt(site, loss(2)), site, AT)
     assert (verdict.rung, verdict.ranks, verdict.moved) == (Rung.RESTART_RANK, (2,), ())
     assert verdict.not_before_ns == NOW, "the machine's failures do not wait"
 
 
 def test_rank_0_is_an_ordinary_rank() -> None:
     site = fleet(3)
-    verdict = decide(hurt(site, loss(0)), site, NOW, 10)
+    verdict = decide(hurt(site, loss(0)), site, AT)
     assert (verdict.rung, verdict.ranks) == (Rung.RESTART_RANK, (0,))
 
 
@@ -63,7 +65,7 @@ def test_bad_hardware_moves_to_the_spare(how: str) -> None:
     site = fleet(3)
     job = hurt(site, loss(0), loss(1))
     spoil(site, 0, how)
-    verdict = decide(job, site, NOW, 10)
+    verdict = decide(job, site, AT)
     assert (verdict.rung, verdict.ranks, verdict.moved) == (Rung.REPLACE_RANK, (0, 1), (0, 1))
     assert isinstance(verdict.moves, Placement)
     assert verdict.moves.nodes == (2, 2)
@@ -74,32 +76,29 @@ def test_only_ranks_on_bad_devices_move() -> None:
     site = fleet(3)
     job = hurt(site, loss(0), loss(1))
     site.acc_state[0, 0] = AcceleratorState.FAILED
-    verdict = decide(job, site, NOW, 10)
+    verdict = decide(job, site, AT)
     assert (verdict.rung, verdict.ranks, verdict.moved) == (Rung.REPLACE_RANK, (0, 1), (0,))
 
 
 def test_all_at_once_is_a_restart_of_the_job() -> None:
     site = fleet(3)
-    verdict = decide(hurt(site, *(loss(k) for k in range(4))), site, NOW, 10)
+    verdict = decide(hurt(site, *(loss(k) for k in range(4))), site, AT)
     assert (verdict.rung, verdict.ranks, verdict.fence) == (Rung.RESTART_JOB, (0, 1, 2, 3), ())
 
 
 def test_generations_that_keep_failing_give_survivors_up() -> None:
     site = fleet(3)
-    verdict = decide(hurt(site, loss(2), attempts=MAX_FAILED_GENERATIONS), site, NOW, 10)
+    verdict = decide(hurt(site, loss(2), attempts=MAX_FAILED_GENERATIONS), site, AT)
     assert (verdict.rung, verdict.ranks) == (Rung.RESTART_JOB, (0, 1, 2, 3))
     assert verdict.fence == (1, 2, 4), "the survivors' processes"
-    assert (
-        decide(hurt(fleet(3), loss(2), attempts=MAX_FAILED_GENERATIONS - 1), fleet(3), NOW, 10).rung
-        is Rung.RESTART_RANK
-    )
+    assert decide(hurt(fleet(3), loss(2), attempts=MAX_FAILED_GENERATIONS - 1), fleet(3), AT).rung is Rung.RESTART_RANK
 
 
 def test_no_place_suspends_without_a_charge() -> None:
     site = fleet(2)
     job = hurt(site, loss(0), loss(1), spares=())
     spoil(site, 0, "DEAD")
-    verdict = decide(job, site, NOW, 10)
+    verdict = decide(job, site, AT)
     assert verdict.rung is Rung.SUSPEND
     assert not verdict.charged
     assert "no place for 2 ranks" in verdict.reason
@@ -112,7 +111,7 @@ def test_spent_budget_fails_with_the_last_error(blame: Blame) -> None:
     job = hurt(site, loss(2, blame=blame))
     job.restarts = (Restart(blame, NOW - NS_PER_S, 10),) * 2
     job.last_error = "ValueError: boom"
-    verdict = decide(job, site, NOW, 10)
+    verdict = decide(job, site, AT)
     assert verdict.rung is Rung.FAIL
     assert not verdict.charged
     assert f"{blame.value}: 2 of 2 used" in verdict.reason
@@ -123,15 +122,15 @@ def test_the_other_ledger_does_not_count() -> None:
     site = fleet(3)
     job = hurt(site, loss(2, blame=Blame.USER))
     job.restarts = (Restart(Blame.INFRASTRUCTURE, NOW - NS_PER_S, 10),) * 2
-    assert decide(job, site, NOW, 10).rung is Rung.RESTART_RANK
+    assert decide(job, site, AT).rung is Rung.RESTART_RANK
 
 
 def test_the_users_failures_wait_longer_each_time() -> None:
     site = fleet(3)
     job = hurt(site, loss(2, blame=Blame.USER))
-    assert decide(job, site, NOW, 10).not_before_ns == NOW
+    assert decide(job, site, AT).not_before_ns == NOW
     job.restarts = (Restart(Blame.USER, NOW - NS_PER_S, 10),)
-    assert decide(job, site, NOW, 10).not_before_ns == NOW + ms(1_000)
+    assert decide(job, site, AT).not_before_ns == NOW + ms(1_000)
 
 
 @pytest.mark.parametrize(
@@ -153,14 +152,14 @@ def test_root_cause_is_the_earliest_that_is_no_consequence(lost: tuple[LostRank,
 def test_the_root_cause_decides_who_pays() -> None:
     site = fleet(3)
     user = loss(2, 5.0, Blame.USER)
-    verdict = decide(hurt(site, user, loss(0, 6.0), loss(1, 4.0, consequence=True)), site, NOW, 10)
+    verdict = decide(hurt(site, user, loss(0, 6.0), loss(1, 4.0, consequence=True)), site, AT)
     assert (verdict.blame, verdict.reason) == (Blame.USER, "rank 2 was lost")
     assert len(verdict.evidence) == 3
 
 
 def test_every_verdict_names_rungs_and_budgets() -> None:
     site = fleet(3)
-    verdict = decide(hurt(site, loss(2)), site, NOW, 10)
+    verdict = decide(hurt(site, loss(2)), site, AT)
     assert verdict.tried == ("RESTART_RANK: hardware good",)
     assert [text.partition(":")[0] for text in verdict.budgets] == [blame.value for blame in Blame]
 
@@ -169,7 +168,7 @@ def test_without_incident_there_is_nothing_to_decide() -> None:
     site = fleet(3)
     job = running(spec(), PLACES, site)
     with pytest.raises(ValueError, match="no incident"):
-        decide(job, site, NOW, 10)
+        decide(job, site, AT)
 
 
 def test_survivors_hold_rank_and_process() -> None:

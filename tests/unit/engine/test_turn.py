@@ -174,8 +174,8 @@ def test_a_published_state_never_changes() -> None:
 class Restless(Machine):
     """A machine whose looks at a job never end."""
 
-    def step(self, state: State, event: ev.Event, now_ns: int, soft: SoftState) -> Decision:
-        draft = Draft(state, now_ns, soft, self.policy)
+    def step(self, state: State, event: ev.Event, now_ns: int, soft: SoftState, draw: float = 0.0) -> Decision:
+        draft = Draft(state, now_ns, soft, self.policy, draw)
         draft.write(r.NodeUncordoned("n0", "nobody"))
         draft.settle("moe-1")
         return Decision(tuple(draft.records), tuple(draft.follow))

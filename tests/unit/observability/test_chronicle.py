@@ -17,6 +17,7 @@ LATER: list[r.Record] = [
     r.JournalRestored(1_000),
     r.JobUnplaced("j", "n1 was cordoned"),
     r.CorruptionSuspected("j", 1, 21, 2, "results disagree"),
+    r.NodeJudged("j", "n1", ("nodeRules[0]: matches, cordonNode",), "cordonNode", "it matches"),
     r.CorruptionCleared("j", "ann", "replay agrees"),
     r.Audited(AuditEntry(1, 0, "spiffe://prod/operator/ada", "ADMIN", "", "CordonNode", "n1", "", "", "q-1", "", "")),
 ]

@@ -113,7 +113,7 @@ def test_time_never_goes_back_and_continues_after_the_journal() -> None:
 class BrokenMachine(Machine):
     """A machine with a defect."""
 
-    def step(self, state: State, event: ev.Event, now_ns: int, soft: SoftState) -> Decision:
+    def step(self, state: State, event: ev.Event, now_ns: int, soft: SoftState, draw: float = 0.0) -> Decision:
         if isinstance(event, ev.CordonNode):
             raise IndexError("a defect")
         return Machine.step(self, state, event, now_ns, soft)

@@ -1,0 +1,99 @@
+"""What is settled about an incident before any rung is looked at: the rule, the ledger, the budget, the wait. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from controlplane.core.evidence import Offence
+from controlplane.core.jobs import NONE, Incident, Job, LostRank, root_cause
+from controlplane.core.recovery import rules
+from controlplane.core.recovery.budgets import Reading, backoff_ns, jittered_ns, read_budget
+from controlplane.core.spec import RuleAction
+from controlplane.core.vocabulary import Blame, Rung
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What an incident is judged against. `now_ns`: Unix time; `step`: newest step that the job's ranks have proven, only a
+    lower bound when not `step_known`; `offences`: earlier incidents of the site; `draw`: a random number in [0, 1)."""
+
+    now_ns: int
+    step: int
+    step_known: bool = True
+    offences: Sequence[Offence] = ()
+    draw: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """The rule that chose (`choice` None: nothing has failed, none was asked), who is charged, and what the budgets say.
+
+    `refused`: FAIL or SUSPEND with its reason when no rung may be climbed. `moved`: ranks that the rule moves elsewhere.
+    `start_ns`: nothing starts before; `backoff_ns`: the wait without its random part.
+    """
+
+    choice: rules.Choice | None
+    action: RuleAction
+    blame: Blame
+    cause: str
+    reading: Reading
+    readings: tuple[str, ...]
+    backoff_ns: int
+    start_ns: int
+    offence: Offence | None
+    refused: tuple[Rung, str] | None
+    moved: tuple[int, ...]
+
+
+def rule(job: Job, incident: Incident, at: Circumstances) -> Ruling:
+    """Ask the rules and read the budgets."""
+    root = root_cause(incident.lost)
+    free = costs_nothing(incident)
+    case = rules.case_of(job, root, at.offences, at.now_ns)
+    policy = job.spec.restart_policy
+    choice = None if free else rules.choose(policy, case, released=incident.released)
+    blame = choice.ledger if choice else case.blame
+    action = choice.action if choice else RuleAction.AUTO
+    readings = {ledger: read_budget(job, ledger, at.now_ns, at.step, known=at.step_known) for ledger in Blame}
+    reading = readings[blame]
+    wait_ns = 0
+    if not free and blame is Blame.USER:  # failures of the user's code wait longer each time; the machine's do not
+        wait_ns = backoff_ns(policy.backoff, reading.used + reading.unread)
+    cause = root.cause if root else incident.cause
+    return Ruling(
+        choice=choice,
+        action=action,
+        blame=blame,
+        cause=cause,
+        reading=reading,
+        readings=tuple(map(str, readings.values())),
+        backoff_ns=wait_ns,
+        start_ns=at.now_ns + jittered_ns(wait_ns, policy.backoff.jitter, at.draw, job.serial),
+        offence=rules.offence_of(case, root) if root and not free and not root.planned else None,
+        refused=None if choice is None else _refused(choice, cause, reading, job.last_error),
+        moved=_own(incident.lost) if action is RuleAction.REPLACE_RANK else (),
+    )
+
+
+def _refused(choice: rules.Choice, cause: str, reading: Reading, last_error: str) -> tuple[Rung, str] | None:
+    match choice.action:
+        case RuleAction.FAIL:
+            return Rung.FAIL, f"{cause}; {rules.told(choice)}"
+        case RuleAction.SUSPEND:
+            return Rung.SUSPEND, f"{cause}; {rules.told(choice)}"
+        case _ if not reading.allows:
+            error = f"; last error: {last_error}" if last_error else ""
+            return Rung.FAIL, f"{cause}; restart budget spent ({reading}){error}"
+        case _:
+            return None
+
+
+def _own(lost: tuple[LostRank, ...]) -> tuple[int, ...]:
+    """Lost ranks that are no mere consequence."""
+    return tuple(entry.rank for entry in lost if not entry.consequence)
+
+
+def costs_nothing(incident: Incident) -> bool:
+    """Whether nothing has failed: an operator wanted it, or a rank without a process has to be placed once more."""
+    return bool(incident.lost) and all(entry.planned or entry.serial == NONE for entry in incident.lost)
