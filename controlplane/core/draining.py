@@ -30,7 +30,8 @@ def leaving(fleet: Fleet, job: Job) -> tuple[int, ...]:
 
 def clear(draft: Draft, job: Job) -> None:
     """Have processes without a rank ended on nodes that are draining: parked ones, and those whose rank has moved."""
-    out = np.isin(draft.fleet.service, (NodeService.DRAINING, NodeService.OUT_OF_SERVICE))
+    service = draft.fleet.service
+    out = (service == NodeService.DRAINING) | (service == NodeService.OUT_OF_SERVICE)
     if out.any():
         hosts = job.hosts
         fence_once(draft, job, out[hosts.node] & (hosts.rank == NONE) & hosts.live())

@@ -202,7 +202,7 @@ class Fleet:
 
     def usable_accelerators(self) -> BoolColumn:
         """(nodes, width) mask of devices that can run a rank: HEALTHY or DEGRADED."""
-        mask: BoolColumn = np.isin(self.acc_state, (AcceleratorState.HEALTHY, AcceleratorState.DEGRADED))
+        mask: BoolColumn = (self.acc_state == AcceleratorState.HEALTHY) | (self.acc_state == AcceleratorState.DEGRADED)
         return mask
 
     def total_accelerators(self) -> int:

@@ -79,7 +79,7 @@ class Hosts:
 
     def live(self) -> np.ndarray:
         """Mask of hosts whose process has not ended."""
-        mask: np.ndarray = (self.state != RankState.EXITED) & (self.state != RankState.LOST)
+        mask: np.ndarray = self.state < RankState.EXITED  # EXITED and LOST come last
         return mask
 
 
@@ -221,6 +221,7 @@ class Job:
     skipped_generations: int = 0
     suspicion: Suspicion | None = None
     restore_limit: int = NONE
+    _ranks_of: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False, compare=False)
 
     def clone(self) -> Job:
         """A copy that shares every column and value."""
@@ -248,7 +249,20 @@ class Job:
 
     def nodes(self) -> tuple[int, ...]:
         """Node numbers that hold ranks, ascending."""
-        return tuple(int(n) for n in np.unique(self.rank_node) if n >= 0)
+        return tuple(np.flatnonzero(self.per_node()).tolist())
+
+    def per_node(self) -> np.ndarray:
+        """How many ranks stand on each node, by node number up to the highest with one. Not to be written to."""
+        if self._ranks_of is None or self._ranks_of[0] is not self.rank_node:
+            self._ranks_of = (self.rank_node, np.bincount(self.rank_node[self.rank_node >= 0]))
+        return self._ranks_of[1]
+
+    def host_rows(self) -> np.ndarray:
+        """Row of the process that holds each rank, NONE for a rank without one."""
+        rows = np.full(len(self.rank_host), NONE, dtype=np.int64)
+        held = np.flatnonzero(self.hosts.rank != NONE)
+        rows[self.hosts.rank[held]] = held
+        return rows
 
     def bucket(self) -> Bucket:
         """Where the job's accelerator-seconds go right now."""

@@ -51,7 +51,7 @@ def idle_counts(fleet: Fleet) -> dict[Bucket, int]:
 
 def owned_counts(fleet: Fleet, jobs: Iterable[Job]) -> dict[str, int]:
     """Devices held by each job, by uid."""
-    owned = np.bincount(fleet.acc_owner[(fleet.acc_owner != FREE) & (fleet.acc_state != 0)].ravel())
+    owned = np.bincount(np.where(fleet.acc_state != 0, fleet.acc_owner - FREE, 0).ravel())[-FREE:]
     return {job.uid: int(owned[job.serial]) if job.serial < len(owned) else 0 for job in jobs}
 
 

@@ -77,11 +77,11 @@ def hosts_reached(state: State, record: r.HostsReached) -> None:
     if record.column == NONE or record.generation != job.generation:
         return
     ranks = hosts.rank[told]
-    ranks = ranks[ranks != NONE]
+    there = np.zeros(len(job.rank_times), dtype=np.bool_)
+    there[ranks[ranks != NONE]] = True
     times = job.rank_times.copy()
     for column in range(record.column + 1):
-        known = times[ranks, column]
-        times[ranks, column] = np.where(known > 0, known, record.at_ns)
+        np.copyto(times[:, column], record.at_ns, where=there & (times[:, column] == 0))
     job.rank_times = times
 
 

@@ -42,7 +42,7 @@ def hosts_reached(draft: Draft, event: ev.HostsReached) -> None:
     told = eligible & ranges.within(hosts.serial, event.serials) & _spoken_for(draft, job, event)
     told &= hosts.since_ms <= at_ns // NS_PER_MS
     draft.reply = Answer({"passed_over": str(ranges.size(event.serials) - int(np.count_nonzero(told)))})
-    if not (told & _news(job, event)).any():
+    if not _is_news(job, event, told):
         return
     serials = ranges.cover(hosts.serial[eligible], told[eligible])
     draft.write(r.HostsReached(job.uid, event.generation, event.state, serials, at_ns, event.column, event.source))
@@ -74,11 +74,10 @@ def _spoken_for(draft: Draft, job: Job, event: ev.HostsReached) -> np.ndarray:
     return mask
 
 
-def _news(job: Job, event: ev.HostsReached) -> np.ndarray:
-    """Mask over processes of which the event says something that is not known."""
+def _is_news(job: Job, event: ev.HostsReached, told: np.ndarray) -> bool:
+    """Whether the event says something that is not known of one of these processes."""
     hosts = job.hosts
-    news: np.ndarray = hosts.state != event.state
-    if event.column != NONE:
-        held = hosts.rank != NONE
-        news[held] |= job.rank_times[hosts.rank[held], event.column] == 0
-    return news
+    if (told & (hosts.state != event.state)).any():
+        return True
+    held = told & (hosts.rank != NONE)
+    return event.column != NONE and bool((job.rank_times[hosts.rank[held], event.column] == 0).any())

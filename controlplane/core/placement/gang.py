@@ -101,22 +101,22 @@ def replace_ranks(fleet: Fleet, job: Job, ranks: tuple[int, ...], avoid: frozens
 def _leaving(fleet: Fleet, job: Job) -> int:
     """Nodes that a job has to leave: for each of them a spare is held until its ranks have moved."""
     out = fleet.service == NodeService.DRAINING
-    return int(np.count_nonzero(out[np.array(job.nodes(), dtype=np.int64)])) if out.any() else 0
+    held = job.per_node()
+    return int(np.count_nonzero(out[: len(held)] & (held > 0)))
 
 
 def refill_spares(fleet: Fleet, job: Job) -> tuple[int, ...]:
     """The warm spare nodes that the job should hold now: kept ones that are still good, topped up from free nodes."""
     wanted = job.spec.spares.warm_nodes + _leaving(fleet, job)
     per_rank = job.spec.accelerators_per_rank
-    free = free_devices(fleet)
-    capacity = free.sum(axis=1) // per_rank
-    most = int(np.bincount(job.rank_node).max(initial=0)) if job.placed else 0
-    devices = (fleet.usable_accelerators() & (fleet.acc_owner == FREE)).sum(axis=1) // per_rank
+    unowned = fleet.usable_accelerators() & (fleet.acc_owner == FREE)
     good = (fleet.liveness != NodeLiveness.DEAD) & (fleet.service == NodeService.IN_SERVICE) & ~fleet.cordoned
-    kept = [node for node in job.spare_nodes if devices[node] >= 1 and good[node]]
-    used = {*job.nodes(), *kept}
-    fresh = [
-        int(n) for n in np.flatnonzero((capacity >= most) & (fleet.reserved == FREE) & fleet.schedulable())
-        if int(n) not in used
-    ]  # fmt: skip
-    return tuple((kept + fresh)[:wanted])
+    kept = [node for node in job.spare_nodes if good[node] and np.count_nonzero(unowned[node]) >= per_rank]
+    if len(kept) >= wanted:
+        return tuple(kept[:wanted])
+    ranks = job.per_node()
+    capacity = np.count_nonzero(unowned, axis=1) // per_rank
+    fit = (capacity >= ranks.max(initial=0)) & (fleet.reserved == FREE) & fleet.schedulable()
+    fit[: len(ranks)] &= ranks == 0
+    fit[kept] = False
+    return tuple((kept + np.flatnonzero(fit).tolist())[:wanted])

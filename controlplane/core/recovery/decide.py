@@ -47,8 +47,8 @@ class Verdict:
 
 def survivors(job: Job) -> np.ndarray:
     """Mask over ranks whose process is alive and holds the rank."""
-    rows = job.hosts.rows(job.rank_host)
-    held: np.ndarray = (job.rank_host != NONE) & (rows != NONE)
+    rows = job.host_rows()
+    held: np.ndarray = rows != NONE
     held[held] = job.hosts.live()[rows[held]]
     return held
 

@@ -62,17 +62,15 @@ def waits_to_see(draft: Draft, job: Job, ranks: tuple[int, ...], since_ns: int) 
 def ended_ranks(job: Job) -> tuple[LostRank, ...]:
     """Ranks that had already finished when another was lost: they must run again from the restore point."""
     hosts = job.hosts
-    if not len(hosts.serial):
-        return ()
-    rows = hosts.rows(job.rank_host)
     lost = []
-    for rank in np.flatnonzero((job.rank_host != NONE) & (hosts.state[rows] == RankState.EXITED)).tolist():
+    for row in np.flatnonzero((hosts.rank != NONE) & (hosts.state == RankState.EXITED)).tolist():
+        rank = int(hosts.rank[row])
         text = f"rank {rank} had finished, but not the whole gang"
-        since_ns = ms(int(hosts.since_ms[rows[rank]]))
+        since_ns = ms(int(hosts.since_ms[row]))
         told = Facts(Reason.FINISHED_EARLY)
-        serial = int(job.rank_host[rank])
+        serial = int(hosts.serial[row])
         lost.append(LostRank(rank, serial, text, Blame.INFRASTRUCTURE, since_ns, text, True, facts=told))
-    return tuple(lost)
+    return tuple(sorted(lost, key=lambda entry: entry.rank))
 
 
 def _write_verdict(draft: Draft, job: Job, verdict: Verdict, at: Circumstances) -> None:

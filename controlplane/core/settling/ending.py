@@ -16,9 +16,8 @@ def all_finished(job: Job) -> bool:
     """Every rank still holds its process, and every one of them ended with the final marker (others lose their rank)."""
     if not job.placed or (job.rank_host == NONE).any() or not job.generation:
         return False
-    hosts = job.hosts
-    rows = hosts.rows(job.rank_host)
-    return bool((hosts.state[rows] == RankState.EXITED).all())
+    ended = job.hosts.state == RankState.EXITED
+    return bool(ended.any()) and bool(ended[job.hosts.rank != NONE].all())
 
 
 def finish_ending(draft: Draft, job: Job, target: JobState) -> None:

@@ -77,18 +77,16 @@ def top_up(draft: Draft, job: Job) -> None:
     budget = job.spec.restart_policy.user
     if 0 <= budget.max < job.failed_starts:
         return
-    most = int(np.bincount(job.rank_node).max(initial=0))
+    ranks = job.per_node()
+    wanted = np.zeros(draft.fleet.size, dtype=np.int64)
+    wanted[: len(ranks)] = np.where(ranks > 0, job.spec.spares.parked_per_node, 0)
+    wanted[list(job.spare_nodes)] = ranks.max(initial=0)
     hosts = job.hosts
     idle = (hosts.generation == 0) & hosts.live()
     there = np.bincount(hosts.node[idle], minlength=draft.fleet.size)
+    short = np.flatnonzero(there < wanted)
+    if not len(short):
+        return
     starting = np.bincount(hosts.node[idle & (hosts.state == RankState.STARTING)], minlength=draft.fleet.size)
-    missing: dict[int, int] = {}
-    for node, count in [
-        *((node, job.spec.spares.parked_per_node) for node in job.nodes()),
-        *((node, most) for node in job.spare_nodes),
-    ]:
-        have = int(there[node])
-        if have < count:
-            missing[node] = count - have + int(starting[node])
-    if missing:
-        request(draft, job, missing)
+    missing = (wanted - there + starting)[short]
+    request(draft, job, dict(zip(short.tolist(), missing.tolist(), strict=True)))

@@ -126,10 +126,12 @@ def _bury(draft: Draft, rows: np.ndarray, reason: str, record: int) -> None:
     the verdict."""
     names = {draft.fleet.name(number) for number in rows.tolist()}
     told = Facts(Reason.NODE_DEAD, record=record)
+    dead = np.zeros(draft.fleet.size, dtype=np.bool_)
+    dead[rows] = True
     beats = draft.soft.last_beat_ns(draft.fleet.size)
     for job in draft.state.active_jobs():
         hosts = job.hosts
-        here = np.isin(hosts.node, rows) & hosts.live()
+        here = dead[hosts.node] & hosts.live()
         if not here.any():
             draft.settle(job.uid)
             continue

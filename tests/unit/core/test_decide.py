@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
 
 from controlplane.core.fleet import Fleet
-from controlplane.core.jobs import Incident, Job, LostRank, Restart, root_cause
+from controlplane.core.jobs import Hosts, Incident, Job, LostRank, Restart, root_cause
 from controlplane.core.placement.gang import Placement
 from controlplane.core.recovery.decide import MAX_FAILED_GENERATIONS, decide, misplaced, survivors, unsure
 from controlplane.core.recovery.ruling import Circumstances
@@ -174,7 +171,7 @@ def test_without_incident_there_is_nothing_to_decide() -> None:
 def test_survivors_hold_rank_and_process() -> None:
     job = hurt(fleet(3), loss(2))
     assert survivors(job).tolist() == [True, True, False, True]
-    job.hosts = replace(job.hosts, serial=np.zeros(0, dtype=np.int32), state=np.zeros(0, dtype=np.uint8))
+    job.hosts = Hosts.none()
     assert survivors(job).tolist() == [False] * 4
 
 
