@@ -192,12 +192,7 @@ class Site(RuleBasedStateMachine):
     @placed
     @rule(job=small, rank=small, then=short)
     def hang(self, job: int, rank: int, then: float) -> None:
-        def act(found: Job) -> None:
-            _, process = self.world.process(found.uid, rank % found.spec.ranks)
-            if process is not None:
-                process.obeys = False
-
-        self.with_job(job, act, then)
+        self.with_job(job, lambda found: self.world.hang(found.uid, rank % found.spec.ranks), then)
 
     @rule(name=names, on=st.booleans())
     def broken_code(self, name: str, on: bool) -> None:
@@ -344,7 +339,8 @@ class Site(RuleBasedStateMachine):
     def stop_faults(self) -> None:
         """Everything is repaired and told, nothing new happens."""
         world = self.world
-        world.journal._failures.clear()
+        world.journal.heal()
+        world.run(1.0)  # the engine finds out that it can write again; until then it refuses operators
         world.broken.clear()
         world.corrupt.clear()
         for node in world.nodes.values():

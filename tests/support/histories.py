@@ -49,9 +49,7 @@ def eventful() -> World:  # noqa: PLR0915 - one line per event of a long day
     world.destroy(world.process("moe", 0)[0].name)
     world.run(4)
     running("moe")
-    _, process = world.process("moe", 2)
-    assert process is not None
-    process.obeys = False
+    assert world.hang("moe", 2)
     world.kill_rank("moe", 3)
     world.run(15)
     running("moe")

@@ -109,10 +109,8 @@ class Story:
 
     def hang(self, name: str, rank: str) -> None:
         """`hang moe 1`: the process of a rank does nothing any more."""
-        _, process = self._world.process(name, int(rank))
-        if process is None:
+        if not self._world.hang(name, int(rank)):
             raise ScriptError(f"rank {rank} of {name} has no process")
-        process.obeys = False
 
     def breaks(self, name: str, message: str = "") -> None:
         """`breaks moe message=ImportError`: every new process of the job ends while it starts; no message: no more."""

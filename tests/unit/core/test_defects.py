@@ -109,7 +109,7 @@ def test_a_gang_that_fails_to_start_is_one_failed_start() -> None:
 def test_processes_that_never_park_spend_the_budget() -> None:
     world = World(policy=QUICK)
     timeouts = Timeouts(start_ms=3_000)
-    world.delays["park"] = 1_000.0
+    world.timings.park_s = 1_000.0
     world.submit(spec("moe", 2, timeouts=timeouts, restart_policy=RestartPolicy(user=Budget(1, 600_000))))
     world.run_until(lambda: world.job("moe").terminal)
     job = world.job("moe")
@@ -172,7 +172,7 @@ def test_whoever_finished_while_the_gang_waits_runs_again_with_it() -> None:
 def test_what_other_jobs_left_on_a_node_is_waited_for() -> None:
     """The rank moved away from a cordoned node, its old process lingers there; another job must not start beside it."""
     world = running(World(nodes=2, racks=1), name="a", ranks=2, spares=SparePolicy())
-    world.delays["park"] = 0.1
+    world.timings.park_s = 0.1
     world.turn(ev.CordonNode("", "node-00", "operator", "look"))
     world.kill_rank("a", 0, lingers=True)
     world.turn(ev.UncordonNode("", "node-00", "operator"))
@@ -212,7 +212,6 @@ def test_an_ending_job_starts_nothing_any_more() -> None:
     world = World()
     world.lose_cell()
     world.turn(ev.CellHello("cell-0", "1", "ray-1", "127.0.0.1:1", tuple((n, True) for n in world.nodes)))
-    world.cell_open = False
     world.submit(spec("moe", 4))
     assert [e.kind for e in world.state().effects.values()] == [EffectKind.START_HOSTS]
     world.turn(ev.CancelJob("", "moe", ""))

@@ -32,7 +32,7 @@ def tell(
     world: World, state: RankState, column: int = NONE, generation: int | None = None, **changes: object
 ) -> Answer | Refusal | None:
     """One event about all processes of the job, one second later."""
-    world.now_ns += NS_PER_S
+    world.kernel.run_until(world.now_ns + NS_PER_S)
     job = world.job("moe")
     told = job.generation if generation is None else generation
     event = ev.HostsReached("relay-0", job.uid, told, state, ALL, world.now_ns, column)
@@ -65,7 +65,7 @@ def test_columns_and_rows_say_the_same() -> None:
     columns, rows = started(), waiting()
 
     def tell_rows(state: RankState, column: int) -> None:
-        rows.now_ns += NS_PER_S
+        rows.kernel.run_until(rows.now_ns + NS_PER_S)
         job = rows.job("moe")
         reports = []
         for number, facts in enumerate(rows.state().fleet.facts):

@@ -156,7 +156,7 @@ def test_a_restart_costs_nothing_however_poor_the_job() -> None:
 def test_a_second_cancellation_may_only_shorten() -> None:
     world = running(World(3))
     for node in world.nodes.values():
-        node.frozen = True
+        world.freeze(node.name)
     world.turn(ev.CancelJob("", "moe", "", 60_000))
 
     def graces() -> set[int]:

@@ -1,0 +1,113 @@
+"""Soft state in closed form: what production keeps in columns of beats and steps, computed from the world when it is asked.
+
+A living agent whose path is whole has always just beaten; a job that makes steps has made as many as fit in the time. So a
+quiet day of the site costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from controlplane.core.health.distrust import LagLog, Vitals
+
+if TYPE_CHECKING:
+    from controlplane.core.fleet import Fleet
+    from controlplane.sim.world.site import World
+
+HEARD = -1
+
+STALL_TOLERANCE_NS = 400_000_000
+"""As `engine.soft.STALL_TOLERANCE_NS`."""
+
+SLOW_APPEND_NS = 250_000_000
+"""As `engine.soft.SLOW_APPEND_NS`."""
+
+
+class SimSoft:
+    """`core.softstate.SoftState` of one controller process; all its times are by that process's `clock`.
+
+    `fleet`: who has which number, as that process knows it. Nodes of its first fleet have sent it no beat yet.
+    """
+
+    def __init__(self, world: World, clock: Callable[[], int], fleet: Fleet) -> None:
+        self._world = world
+        self._clock = clock
+        self.trusted_ns = clock()
+        self.fleet = fleet
+        self._lags = LagLog()
+        self._vitals = Vitals()
+        self._silent = np.zeros(0, dtype=np.int64)
+        self._silent_since: dict[str, int] = {facts.name: 0 for facts in fleet.facts}
+        self._numbered = 0
+
+    def silence(self, node: str) -> None:
+        """No beat of the node arrives from now on; the first of several reasons counts."""
+        self._silent_since.setdefault(node, self._clock())
+        self._numbered = 0
+
+    def heard(self, node: str) -> None:
+        """The node's beats arrive again."""
+        if self._silent_since.pop(node, None) is not None:
+            self._numbered = 0
+
+    def stalled(self, late_ns: int) -> None:
+        """The brain woke so much later than planned."""
+        if late_ns >= STALL_TOLERANCE_NS:
+            self._lags.note(late_ns, self._clock())
+            self._vitals = replace(self._vitals, lag_ns=late_ns, lag_at_ns=self._clock())
+
+    def appended(self, took_ns: int) -> None:
+        """An append to the journal took so long."""
+        if took_ns >= SLOW_APPEND_NS:
+            self._vitals = replace(self._vitals, append_ns=took_ns, append_at_ns=self._clock())
+
+    def waiting(self, events: int, limit: int) -> None:
+        """So many events wait, of so many that may."""
+        if events != self._vitals.inbox:
+            self._vitals = replace(self._vitals, inbox=events, inbox_limit=limit)
+
+    def last_beat_ns(self, size: int) -> np.ndarray:
+        """See `core.softstate.SoftState`."""
+        self._number(size)
+        now_ns = self._clock()
+        return np.where(self._silent[:size] == HEARD, now_ns, self._silent[:size])
+
+    def trusted_since_ns(self) -> int:
+        """See `core.softstate.SoftState`."""
+        return self.trusted_ns
+
+    def excused_ns(self, since_ns: np.ndarray) -> np.ndarray:
+        """See `core.softstate.SoftState`."""
+        return self._lags.excused_ns(since_ns)
+
+    def vitals(self) -> Vitals:
+        """See `core.softstate.SoftState`."""
+        return self._vitals
+
+    def step_time_ns(self, job_uid: str) -> int:
+        """See `core.softstate.SoftState`."""
+        return self._world.gangs.step_time_ns(job_uid)
+
+    def progress(self, job_uid: str) -> tuple[int, int]:
+        """See `core.softstate.SoftState`."""
+        step, at_ns = self._world.gangs.told(job_uid)
+        return step, at_ns + self._clock() - self._world.now_ns if at_ns else 0
+
+    def node_progress_ns(self, job_uid: str, node: int) -> int:
+        """See `core.softstate.SoftState`."""
+        return self.progress(job_uid)[1]
+
+    def _number(self, size: int) -> None:
+        if self._numbered == size and size:
+            return
+        fleet = self.fleet
+        silent = np.full(size, HEARD, dtype=np.int64)
+        for name, since_ns in self._silent_since.items():
+            number = fleet.number(name)
+            if number is not None and number < size:
+                silent[number] = since_ns
+        self._silent, self._numbered = silent, size

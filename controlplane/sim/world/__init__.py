@@ -1,0 +1,1 @@
+"""The simulated site's truth: machines, processes, storage and the paths between them. Decides nothing."""

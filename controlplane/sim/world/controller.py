@@ -1,0 +1,143 @@
+"""One controller process: the production engine with an inbox, a clock of its own, and every way to fail between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from controlplane.core import events as ev
+from controlplane.core.draft import Answer, Refusal
+from controlplane.core.effects import Effect
+from controlplane.core.state import State
+from controlplane.core.units import seconds
+from controlplane.engine.ports import EpochLost
+from controlplane.engine.recover import lead
+from controlplane.engine.turn import Engine, Request, TurnResult
+from controlplane.sim.journal import ControllerCrashed, CrashPoint, SimJournal
+from controlplane.sim.observer import Turn
+from controlplane.sim.soft import SimSoft
+
+if TYPE_CHECKING:
+    from controlplane.sim.world.site import World
+
+Reply = Callable[[Answer | Refusal | None], None]
+
+MAX_INBOX = 100_000
+
+
+class Controller:
+    """A process that leads, or believes that it does. `alive` false: its process has ended."""
+
+    def __init__(self, world: World, storage: SimJournal, number: int) -> None:
+        self.world = world
+        self.journal = storage.open_again()
+        self.number = number
+        self.alive = True
+        self.busy_until_ns = 0
+        self._inbox: list[tuple[ev.Event, Reply | None]] = []
+        self._events: Sequence[ev.Event] = ()
+        wall_ns = world.now_ns + world.wall_offset_ns
+        state = lead(self.journal, world.machine, f"controller-{number}", str(number), wall_ns)
+        self._anchor_ns = world.now_ns
+        self._anchored_at_ns = max(wall_ns, state.at_ns)
+        self._drift = 0.0
+        self.soft = SimSoft(world, self.clock_ns, state.fleet)
+        self.engine = Engine(world.machine, self.journal, self.soft, self._submit, state, on_commit=self._committed)
+        self._published = state
+
+    @property
+    def state(self) -> State:
+        """The truth that it has published."""
+        return self.engine.state
+
+    @property
+    def busy(self) -> bool:
+        """Whether its brain is stalled or waits for its disk."""
+        return self.world.now_ns < self.busy_until_ns
+
+    def clock_ns(self) -> int:
+        """Its own clock: anchored once, monotonic from then on, as `brain.Clock`; a wall clock that jumps does not move it."""
+        passed_ns = self.world.now_ns - self._anchor_ns
+        return self._anchored_at_ns + passed_ns + round(passed_ns * self._drift)
+
+    def set_drift(self, drift: float) -> None:
+        """From now on its monotonic clock runs `drift` fast (0.001: a second in 1,000; negative: slow)."""
+        self._anchored_at_ns, self._anchor_ns, self._drift = self.clock_ns(), self.world.now_ns, drift
+
+    # -- turns ------------------------------------------------------------------------------------------------------
+
+    def tell(self, event: ev.Event, reply: Reply | None = None) -> None:
+        """An event reaches the process: decided now, or with everything else once its brain is free."""
+        self.tell_all([(event, reply)])
+
+    def tell_all(self, batch: Sequence[tuple[ev.Event, Reply | None]]) -> None:
+        """Events that arrive together are decided in one turn."""
+        if not self.alive:
+            return
+        if self.busy:
+            self._inbox.extend(batch[: MAX_INBOX - len(self._inbox)])
+            return
+        self._turn(batch)
+
+    def turn(self, *events: ev.Event) -> list[Answer | Refusal | None]:
+        """One turn now, and its answers. Nothing when the process has ended in it."""
+        answers: list[Answer | Refusal | None] = []
+        self._turn([(event, answers.append) for event in events])
+        return answers
+
+    def tick(self) -> None:
+        """Time has passed; a brain that is not free does not notice."""
+        if self.alive and not self.busy:
+            self._turn([(ev.Tick(), None)])
+
+    def _turn(self, batch: Sequence[tuple[ev.Event, Reply | None]]) -> None:
+        if not self.alive:
+            return
+        self._events = [event for event, _ in batch]
+        before = self.engine.state
+        try:
+            self.engine.turn([Request(event, reply) for event, reply in batch], self.clock_ns())
+        except EpochLost:
+            self.world.control.ended(self)
+        except ControllerCrashed:
+            self.world.control.crashed(self)
+        fsync_s = self.journal.storage.fsync_s
+        if fsync_s and self.alive and self.engine.state is not before:
+            self.soft.appended(seconds(fsync_s))
+            self.stall(fsync_s)
+
+    def stall(self, duration_s: float) -> None:
+        """The brain does nothing for a while; what is told meanwhile waits."""
+        self.busy_until_ns = max(self.busy_until_ns, self.world.now_ns + seconds(duration_s))
+        self.world.kernel.at(self.busy_until_ns, lambda: self._wake(seconds(duration_s)))
+
+    def _wake(self, late_ns: int) -> None:
+        if not self.alive or self.busy:
+            return
+        self.soft.stalled(late_ns)
+        self.soft.waiting(len(self._inbox), MAX_INBOX)
+        waiting, self._inbox = self._inbox, []
+        if waiting:
+            self._turn(waiting)
+        self.soft.waiting(0, MAX_INBOX)
+        self.world.soft_changed()
+
+    @property
+    def inbox(self) -> int:
+        """Events that wait for the brain."""
+        return len(self._inbox)
+
+    def _submit(self, effects: Sequence[Effect]) -> None:
+        if self.journal.crash is CrashPoint.BEFORE_EFFECTS:
+            raise ControllerCrashed("killed after the state was published, before its effects left")
+        self.world.effects.submit(self, effects, self.journal.storage.fsync_s)
+
+    def _committed(self, result: TurnResult) -> None:
+        before, self._published = self._published, result.state
+        self.soft.fleet = result.state.fleet
+        events, self._events = self._events, ()
+        turn = Turn(
+            self.world.now_ns, self.state.epoch, events, before, result, self.engine.state,
+            self is self.world.control.leader,
+        )  # fmt: skip
+        self.world.committed(turn)

@@ -1,0 +1,30 @@
+"""How long things take in the simulated world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Timings:
+    """Durations in seconds, in the order in which they occur. Mutable: a fault may stretch one for a while.
+
+    `effect_s`: from a published effect to its agent. `notice_s`: until peers see that a rank's connections broke, and until
+    the cell sees a lost raylet (times ten). `linger_s`: what is left of a killed process group. `redial_s`: until an agent
+    whose session was refused dials again.
+    """
+
+    effect_s: float = 0.01
+    park_s: float = 2.0
+    join_s: float = 0.05
+    rendezvous_s: float = 0.1
+    restore_s: float = 0.2
+    first_step_s: float = 0.1
+    step_s: float = 0.1
+    notice_s: float = 0.05
+    raylet_notice_s: float = 0.5
+    actor_notice_s: float = 1.0
+    linger_s: float = 0.5
+    redial_s: float = 0.2
+    reconnect_s: float = 0.3
+    retry_s: float = 0.5
