@@ -90,8 +90,10 @@ class Target:
         """The controller lives, serves, has logged no defect, and has not grown without bound."""
         assert self.controller.process is not None
         assert self.controller.process.poll() is None, self.controller.log.read_text()[-6_000:]
-        broken = [line for line in self._new_log_lines() if BROKEN.search(line)]
-        assert not broken, f"{len(broken)} defects in the log, the first: {broken[0][:6_000]}"
+        lines = self._new_log_lines()
+        broken = [number for number, line in enumerate(lines) if BROKEN.search(line)]
+        text = "".join(lines[max(0, broken[0] - 3) : broken[0] + 50])[:6_000] if broken else ""
+        assert not broken, f"{len(broken)} defects in the log, the first:\n{text}"
         assert self.controller.serving()
         grown = self.resident_bytes() - self._bytes_at_start
         assert grown < GROWTH_LIMIT_BYTES, f"{grown >> 20} MiB more than at the start"
