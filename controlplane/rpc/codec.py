@@ -93,10 +93,15 @@ _POLICY_SECTIONS = (
 
 
 def missing_sections(message: pb.TrainingJobSpec) -> tuple[Violation, ...]:
-    """Parts of a specification that are not there. Clients send all, defaults written out."""
+    """Parts of a specification that are not there, or cannot be read. Clients send all, defaults written out."""
     found = [*_missing(message, _SECTIONS)]
     if message.HasField("restart_policy"):
         found += _missing(message.restart_policy, _POLICY_SECTIONS)
+    try:
+        MessageToDict(message.workload.args)
+    except ValueError:  # a Struct may hold them, JSON does not
+        fix = "put it in quotes"
+        found.append(Violation("spec.workload.args", "holds a number that is infinite or none at all", fix))
     return tuple(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -64,6 +65,13 @@ def test_every_section_of_a_specification_must_be_there() -> None:
     assert [v.path for v in codec.missing_sections(types_pb2.TrainingJobSpec(name="x"))] == [
         "spec.workload", "spec.parallel", "spec.spares", "spec.checkpoint", "spec.restartPolicy", "spec.timeouts",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_numbers_that_json_does_not_know_are_named(number: float) -> None:
+    message = codec.spec_message(JobSpec("x", Workload("m"), 1))
+    message.workload.args.update({"deep": [{"lr": number}]})
+    assert [v.path for v in codec.missing_sections(message)] == ["spec.workload.args"]
 
 
 @pytest.mark.parametrize(
