@@ -41,6 +41,7 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry("events", "event", "List events of the journal, oldest first."),
         Entry("why", "event", "Say why something is as it is."),
         Entry("top", "top", "Watch the site on a full screen: map of nodes, jobs, events."),
+        Entry("plan", "plan", "Show what losing a node, rack or switch would lead to. Nothing is touched."),
         Entry("traces", "traces", "Recoveries of a job phase by phase, or as OpenTelemetry traces."),
     ),
     NODES: (

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -179,7 +180,8 @@ class _Controller:
         limits = BrainLimits(settings.inbox_limit, settings.batch_limit, ms(settings.tick_ms), ms(settings.lease_ms))
         brain = Brain(engine, soft, clock, limits, metrics=metrics, fatal=end_at_once)
         site = Site(settings, brain, ProgressGate(soft), journal, metrics, version(), loop, edge.calls)
-        router = serve(edge, site, Storage(lambda now_ns, before: self._compact(site, now_ns, before), leadership.held))
+        compact = partial(self._compact, site)
+        router = serve(edge, site, Storage(compact, leadership.held, machine.policy))
         engine.submit = router.submit
         name_process(epoch=state.epoch)
         engine.on_commit = AfterCommit(

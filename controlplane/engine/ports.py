@@ -137,12 +137,8 @@ class LeaseStore(Protocol):
         ...
 
 
-class Journal(Protocol):
-    """Append-only log of records. Acknowledged means fsynced. One writer; reads may come from other threads and processes."""
-
-    def acquire(self, holder: str) -> int:
-        """Take leadership: raise the epoch by one in one transaction and return it."""
-        ...
+class Appender(Protocol):
+    """What a turn needs of a journal. Acknowledged means fsynced."""
 
     def append(self, entries: Sequence[JournalEntry]) -> None:
         """Make all entries durable in one transaction, or none.
@@ -170,6 +166,14 @@ class Journal(Protocol):
             JournalUnavailable: no; the message says why.
             EpochLost: another controller leads.
         """
+        ...
+
+
+class Journal(Appender, Protocol):
+    """Append-only log of records. Acknowledged means fsynced. One writer; reads may come from other threads and processes."""
+
+    def acquire(self, holder: str) -> int:
+        """Take leadership: raise the epoch by one in one transaction and return it."""
         ...
 
     def read(self, after: int, limit: int = 1_000) -> list[JournalEntry]:

@@ -7,7 +7,7 @@ import hashlib
 from controlplane.core.apply import apply
 from controlplane.core.machine import Machine
 from controlplane.core.state import State
-from controlplane.engine.ports import Journal, JournalCorrupt
+from controlplane.engine.ports import Appender, Journal, JournalCorrupt
 from controlplane.engine.turn import entry, replay
 
 BATCH = 2_000
@@ -49,7 +49,7 @@ def lead(journal: Journal, machine: Machine, holder: str, version: str, now_ns: 
     return assume(journal, machine, load(journal), epoch=epoch, version=version, now_ns=now_ns)
 
 
-def assume(journal: Journal, machine: Machine, state: State, *, epoch: int, version: str, now_ns: int) -> State:
+def assume(journal: Appender, machine: Machine, state: State, *, epoch: int, version: str, now_ns: int) -> State:
     """Write the first record of a leadership that was just taken. `state`: everything before it.
 
     Raises:

@@ -22,7 +22,7 @@ from controlplane.core.machine import Machine
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
 from controlplane.core.units import ms
-from controlplane.engine.ports import Journal, JournalEntry, JournalUnavailable, JournalUncertain
+from controlplane.engine.ports import Appender, JournalEntry, JournalUnavailable, JournalUncertain
 
 MAX_FOLLOW_UPS = 10_000
 """Looks at jobs that one batch may lead to; more means that two decisions chase each other, which is a defect."""
@@ -128,7 +128,7 @@ class Engine:
     """
 
     machine: Machine
-    journal: Journal
+    journal: Appender
     soft: SoftState
     submit: Callable[[Sequence[Effect]], None]
     state: State = field(default_factory=State)

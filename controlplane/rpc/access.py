@@ -71,6 +71,7 @@ METHODS: Mapping[str, Rule] = {
     "AdminService/GetStorage": VIEW,
     "AdminService/Compact": ADMINISTER,
     "AdminService/Backup": ADMINISTER,
+    "AdminService/ExportState": VIEW,
 }
 """Every method of `phalanx.v1`. One that is missing here is refused to everybody."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import structlog
 from phalanx.v1 import admin_pb2, admin_pb2_grpc
 
 from controlplane.backup import write_backup
+from controlplane.core.draft import Policy
 from controlplane.core.events import CompactJournal
+from controlplane.core.export import Export, JobProgress
 from controlplane.engine.ports import Extent, JournalUnavailable, Lease
 from controlplane.rpc.codec import check_request
 from controlplane.rpc.errors import refuse
@@ -30,11 +33,12 @@ class Storage:
     """What this service needs besides the journal.
 
     `compact`: stores a snapshot, then removes what retention does not want: (now_ns, before_revision) -> entries removed;
-    raises `JournalUnavailable`. `leader`: the lease as this process saw it last.
+    raises `JournalUnavailable`. `leader`: the lease as this process saw it last. `policy`: by which the machine decides.
     """
 
     compact: Callable[[int, int], int]
     leader: Callable[[], Lease]
+    policy: Policy
 
 
 class BackupAbandoned(Exception):
@@ -121,6 +125,19 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 file.seek(0)
                 while data := await asyncio.to_thread(file.read, CHUNK):
                     yield admin_pb2.BackupResponse(data=data, records_done=records, records_total=records)
+
+    async def ExportState(
+        self, request: admin_pb2.ExportStateRequest, context: Any
+    ) -> AsyncIterator[admin_pb2.ExportStateResponse]:
+        """The published state as it is now; it is never changed, so that a thread may write it down."""
+        site = self._site
+        state = site.state
+        views = {job.uid: site.progress.view(job.uid) for job in state.active_jobs()}
+        steps = {uid: JobProgress(view.step, view.at_ns, view.step_time_s) for uid, view in views.items()}
+        export = Export(state, steps, self._storage.policy, site.now_ns(), site.version)
+        data = await asyncio.to_thread(lambda: gzip.compress(export.to_json().encode()))
+        for start in range(0, len(data), CHUNK):
+            yield admin_pb2.ExportStateResponse(revision=state.revision, data=data[start : start + CHUNK])
 
     def _write(self, file: IO[bytes], progress: Progress) -> int:
         with self._site.journal.content() as content:

@@ -77,3 +77,27 @@ def test_a_site_is_compacted_backed_up_and_comes_back(controller: Controller, tm
     until(further, f"the job goes on in a new generation: {controller.job()}")
     assert [rank.host_id for rank in controller.job().ranks] == [rank.host_id for rank in job.ranks], "no rank was lost"
     assert list(controller.events.Explain(why, timeout=10).chain)[: len(told)] == told
+
+
+def test_a_plan_asks_the_running_site_and_touches_nothing(controller: Controller) -> None:
+    agents = [FakeAgent(controller, f"node-{number}").connect() for number in (1, 2, 3)]
+    FakeCell(controller, agents).connect()
+    controller.submit("planned-1")
+    job = controller.until_state(types_pb2.JOB_STATE_RUNNING)
+    node = job.ranks[0].node
+    at = ("--address", controller.address, "--plaintext")
+    revision = controller.site().revision
+
+    shown = json.loads(phalanx("plan", "--lose", f"node={node}", *at, "-o", "json").stdout)
+    assert shown["simulated"] is True
+    assert shown["nodes"] == [node]
+    assert shown["jobs"][0]["job"] == "demo"
+    assert shown["jobs"][0]["rung"] == ("REPLACE_RANK" if any(r.node != node for r in job.ranks) else "RESTART_JOB")
+    assert shown["recovers"] is True
+    table = phalanx("plan", "--lose", f"node={node}", *at).stdout
+    assert table.startswith("Simulated: 1 node")
+    assert "node-7" in phalanx("plan", "--lose", "node=node-7", *at, code=3).stderr
+    phalanx("plan", "--lose", "node-7", *at, code=2)
+    every = [word for agent in ("node-1", "node-2", "node-3") for word in ("--lose", f"node={agent}")]
+    assert json.loads(phalanx("plan", *every, *at, "-o", "json", code=7).stdout)["recovers"] is False
+    assert controller.site().revision == revision

@@ -49,6 +49,11 @@ class AdminServiceStub:
                 request_serializer=phalanx_dot_v1_dot_admin__pb2.BackupRequest.SerializeToString,
                 response_deserializer=phalanx_dot_v1_dot_admin__pb2.BackupResponse.FromString,
                 _registered_method=True)
+        self.ExportState = channel.unary_stream(
+                '/phalanx.v1.AdminService/ExportState',
+                request_serializer=phalanx_dot_v1_dot_admin__pb2.ExportStateRequest.SerializeToString,
+                response_deserializer=phalanx_dot_v1_dot_admin__pb2.ExportStateResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -75,6 +80,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportState(self, request, context):
+        """The published state for `phalanx plan`: nodes, jobs, steps and the limits of decisions; no identities, no request ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Backup,
                     request_deserializer=phalanx_dot_v1_dot_admin__pb2.BackupRequest.FromString,
                     response_serializer=phalanx_dot_v1_dot_admin__pb2.BackupResponse.SerializeToString,
+            ),
+            'ExportState': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportState,
+                    request_deserializer=phalanx_dot_v1_dot_admin__pb2.ExportStateRequest.FromString,
+                    response_serializer=phalanx_dot_v1_dot_admin__pb2.ExportStateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class AdminService:
             '/phalanx.v1.AdminService/Backup',
             phalanx_dot_v1_dot_admin__pb2.BackupRequest.SerializeToString,
             phalanx_dot_v1_dot_admin__pb2.BackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/phalanx.v1.AdminService/ExportState',
+            phalanx_dot_v1_dot_admin__pb2.ExportStateRequest.SerializeToString,
+            phalanx_dot_v1_dot_admin__pb2.ExportStateResponse.FromString,
             options,
             channel_credentials,
             insecure,

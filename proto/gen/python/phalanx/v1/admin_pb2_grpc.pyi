@@ -37,6 +37,8 @@ class AdminServiceStub:
     """Snapshot now, then remove journal entries that retention no longer wants."""
     Backup: _grpc.UnaryStreamMultiCallable[_admin_pb2.BackupRequest, _admin_pb2.BackupResponse]
     """A consistent copy of journal, archive and newest snapshot as one compressed stream; `python -m controlplane.restore` reads it."""
+    ExportState: _grpc.UnaryStreamMultiCallable[_admin_pb2.ExportStateRequest, _admin_pb2.ExportStateResponse]
+    """The published state for `phalanx plan`: nodes, jobs, steps and the limits of decisions; no identities, no request ids."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -47,6 +49,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Snapshot now, then remove journal entries that retention no longer wants."""
     Backup: _aio.UnaryStreamMultiCallable[_admin_pb2.BackupRequest, _admin_pb2.BackupResponse]  # type: ignore[assignment]
     """A consistent copy of journal, archive and newest snapshot as one compressed stream; `python -m controlplane.restore` reads it."""
+    ExportState: _aio.UnaryStreamMultiCallable[_admin_pb2.ExportStateRequest, _admin_pb2.ExportStateResponse]  # type: ignore[assignment]
+    """The published state for `phalanx plan`: nodes, jobs, steps and the limits of decisions; no identities, no request ids."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -72,5 +76,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.BackupResponse], _abc.AsyncIterator[_admin_pb2.BackupResponse]]:
         """A consistent copy of journal, archive and newest snapshot as one compressed stream; `python -m controlplane.restore` reads it."""
+
+    @_abc_1.abstractmethod
+    def ExportState(
+        self,
+        request: _admin_pb2.ExportStateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.ExportStateResponse], _abc.AsyncIterator[_admin_pb2.ExportStateResponse]]:
+        """The published state for `phalanx plan`: nodes, jobs, steps and the limits of decisions; no identities, no request ids."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

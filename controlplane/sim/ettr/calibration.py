@@ -1,0 +1,149 @@
+"""The simulator against the exact formula: decisions pinned to plain cases, the same failures for both.
+
+How the interval gets small (a control variate): for every run of the simulator a plain recursion of the case (`replay`, ten
+lines, no Phalanx in it) is fed the very same failure times. What the recursion gives on average is known exactly, it is
+the formula; so the simulator's mean is estimated as the formula plus the mean difference between simulator and recursion.
+The chance of how many failures a run has, and when, cancels. The plain mean of the runs is shown beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from controlplane.sim.ettr.arrivals import Times
+from controlplane.sim.ettr.conduct import pinned
+from controlplane.sim.ettr.renewal import DAY_S, PLAIN_CASES, RATES, PlainCase, mtbf_s
+from controlplane.sim.ettr.run import Arrivals, Outcome, Plan, Weather, equivalent, simulate
+from controlplane.sim.gang import Shape
+
+GANG_NODES = 16
+"""Nodes of the calibrated gang, whose failures come as often as those of 6,250: a pinned case does not depend on size."""
+POOL_NODES = 16
+Z95 = 1.96
+
+
+def replay(failures: Times, duration_s: float, downtime_s: float, interval_s: float, stall_s: float) -> float:
+    """Share of productive time of a plain case on given failures (seconds, ascending); a failure in a downtime begins it anew."""
+    cycle_s = interval_s + stall_s
+    saved, up_s = 0, 0.0
+    for at_s in failures.tolist():
+        if at_s >= duration_s:
+            break
+        if at_s >= up_s:
+            saved += int((at_s - up_s) / cycle_s)
+        up_s = at_s + downtime_s
+    if duration_s > up_s:
+        saved += int((duration_s - up_s) / cycle_s)
+    return saved * interval_s / duration_s
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean in percent with the half width of its 95 % interval, and what it was taken from."""
+
+    percent: float
+    half_width: float
+    runs: int
+
+    def __str__(self) -> str:
+        return f"{self.percent:.2f} ± {self.half_width:.2f}"
+
+
+def estimate(shares: Sequence[float]) -> Estimate:
+    """Mean and interval of shares (0 to 1) of independent runs. One run has no interval: NaN."""
+    values = 100.0 * np.array(shares)
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return Estimate(float(np.mean(values)), Z95 * spread / math.sqrt(len(values)), len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """One case at one rate. `mean` uses the control variate, `plain` does not; `error` is `mean` less `exact`, in points."""
+
+    case: PlainCase
+    rate: float
+    exact: float
+    mean: Estimate
+    plain: Estimate
+    failures: int
+
+    @property
+    def error(self) -> float:
+        """Points between the simulator's mean and the formula."""
+        return self.mean.percent - self.exact
+
+
+def plan_case(case: PlainCase, rate: float, days: float, seed: int, nodes: int = GANG_NODES) -> Plan:
+    """A run of a plain case at a rate per 1,000 node-days of the modelled 6,250 nodes."""
+    conduct = pinned(case, mtbf_s(rate))
+    return Plan(Shape(nodes, POOL_NODES), conduct, Weather(equivalent(rate, nodes)), days, seed)
+
+
+def replay_of(case: PlainCase, rate: float, days: float, outcome: Outcome) -> float:
+    """The plain recursion on the failures of a run."""
+    mtbf = mtbf_s(rate)
+    return replay(outcome.failures, days * DAY_S, case.downtime_s, case.interval_at(mtbf), case.stall_s)
+
+
+Told = Callable[[str], None]
+
+
+def calibrate(
+    cases: Sequence[PlainCase] = PLAIN_CASES,
+    rates: Sequence[float] = RATES,
+    *,
+    days: float,
+    seeds: Sequence[int],
+    nodes: int = GANG_NODES,
+    tell: Told = lambda text: None,
+) -> list[Calibrated]:
+    """Every case at every rate. `tell` hears of each one before it is run."""
+    found = []
+    for case in cases:
+        for rate in rates:
+            tell(f"calibration: case {case.key}, r {rate:g}")
+            exact = 100.0 * case.ettr(mtbf_s(rate))
+            outcomes = [simulate(plan_case(case, rate, days, seed, nodes)) for seed in seeds]
+            plain = [outcome.share for outcome in outcomes]
+            paired = [outcome.share - replay_of(case, rate, days, outcome) for outcome in outcomes]
+            difference = estimate(paired)
+            mean = replace(difference, percent=exact + difference.percent)
+            failures = sum(len(outcome.failures) for outcome in outcomes)
+            found.append(Calibrated(case, rate, exact, mean, estimate(plain), failures))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class TraceDifference:
+    """Points by which a plain case does better (or worse) when failures come as in the public trace instead of by chance."""
+
+    case: PlainCase
+    rate: float
+    arrivals: Arrivals
+    points: Estimate
+    share: Estimate
+
+
+def trace_difference(
+    case: PlainCase, rate: float, kind: Arrivals, *, days: float, seeds: Sequence[int], nodes: int = GANG_NODES
+) -> TraceDifference:
+    """The simulator under failures of a trace, less the formula: the effect of bursts at the same mean rate.
+
+    The trace's failures in one run are not exactly as many as the rate asks for (the last copy is thinned, laps are cut), so
+    the difference is corrected to first order: each failure more costs what one costs on average.
+    """
+    exact = case.ettr(mtbf_s(rate))
+    shares, corrected = [], []
+    for seed in seeds:
+        plan = plan_case(case, rate, days, seed, nodes)
+        plan = replace(plan, weather=replace(plan.weather, arrivals=kind))
+        outcome = simulate(plan)
+        expected = days * DAY_S / mtbf_s(rate)
+        surplus = len(outcome.failures) / expected - 1.0
+        shares.append(outcome.share)
+        corrected.append(outcome.share + surplus * (1.0 - outcome.share) - exact)
+    return TraceDifference(case, rate, kind, estimate(corrected), estimate(shares))

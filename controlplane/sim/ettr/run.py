@@ -1,0 +1,179 @@
+"""One run: a gang, what strikes it and when, and what came of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import partial
+
+import numpy as np
+
+from controlplane.core.draft import Policy
+from controlplane.sim.ettr import arrivals
+from controlplane.sim.ettr.arrivals import Times, stream
+from controlplane.sim.ettr.conduct import Cause, Conduct
+from controlplane.sim.ettr.renewal import DAY_S, NODES
+from controlplane.sim.gang import Gang, Shape, Tally
+
+HOUR_S = 3_600.0
+
+
+class Arrivals(StrEnum):
+    """When failures come."""
+
+    POISSON = "poisson"
+    TRACE = "trace"
+    CORRELATED = "correlated"
+
+
+@dataclass(frozen=True, slots=True)
+class Repairs:
+    """How long a node is away, lognormal, from the median and mean of the public fault trace, in hours."""
+
+    median_h: float = 20.4
+    mean_h: float = 132.8
+    false_alarm_h: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.median_h <= self.mean_h or self.false_alarm_h < 0:
+            raise ValueError(f"{self}: 0 < median_h <= mean_h and false_alarm_h >= 0 must hold")
+
+    def draw_s(self, random: np.random.Generator) -> float:
+        """One repair, seconds."""
+        sigma = math.sqrt(2.0 * math.log(self.mean_h / self.median_h))
+        return float(random.lognormal(math.log(self.median_h), sigma)) * HOUR_S
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """What goes wrong on a site.
+
+    `rate`: job-stopping failures per 1,000 node-days of the job; `pool_rate`: failures of nodes beside it; `rack_rate`:
+    losses of a whole rack per 1,000 rack-days; `false_alarms`: healthy nodes of the job taken for bad ones, per day.
+    """
+
+    rate: float
+    pool_rate: float = 0.0
+    arrivals: Arrivals = Arrivals.POISSON
+    rack_rate: float = 0.0
+    false_alarms: float = 0.0
+    repairs: Repairs = Repairs()
+
+    def __post_init__(self) -> None:
+        if min(self.rate, self.pool_rate, self.rack_rate, self.false_alarms) < 0:
+            raise ValueError(f"{self}: no rate may be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a run depends on."""
+
+    shape: Shape
+    conduct: Conduct
+    weather: Weather
+    days: float
+    seed: int
+    policy: Policy = field(default_factory=Policy)
+
+    def __post_init__(self) -> None:
+        if self.days <= 0:
+            raise ValueError(f"{self.days:g} days: must be above 0")
+
+    def with_seed(self, seed: int) -> Plan:
+        """The same run under other chance."""
+        return replace(self, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run. `share`: productive time over wall time; `failures`: when the job's nodes failed, seconds."""
+
+    share: float
+    failures: Times
+    tally: Tally
+    digest: str
+
+
+def failure_times(weather: Weather, nodes: int, days: float, seed: int) -> Times:
+    """When nodes of the job fail, seconds, ascending. Arrivals depend on seed, rate and size only, so that every policy
+    meets the same failures (common random numbers)."""
+    if not weather.rate:
+        return np.zeros(0)
+    random = stream(seed, f"failures/{weather.arrivals}")
+    match weather.arrivals:
+        case Arrivals.POISSON:
+            return arrivals.poisson(weather.rate, nodes, days, random)
+        case Arrivals.TRACE:
+            return arrivals.superposed(arrivals.load_trace(), weather.rate, nodes, days, random)
+        case Arrivals.CORRELATED:
+            return arrivals.correlated(arrivals.load_trace(), weather.rate, nodes, days, random)
+
+
+def equivalent(rate: float, nodes: int) -> float:
+    """The rate at which a gang of `nodes` has the failures of the modelled 6,250: a small site with the same time between
+    failures, for statistics of what does not depend on size."""
+    return rate * NODES / nodes
+
+
+def simulate(plan: Plan) -> Outcome:
+    """Run a plan to its end.
+
+    Raises:
+        InvariantBroken: the core broke an invariant.
+    """
+    gang = Gang(plan.shape, plan.conduct, seed=plan.seed, policy=plan.policy)
+    repairs = stream(plan.seed, "repairs")
+    weather = plan.weather
+
+    def repair_s(cause: Cause) -> float:
+        return weather.repairs.false_alarm_h * HOUR_S if cause is Cause.FALSE_ALARM else weather.repairs.draw_s(repairs)
+
+    gang.repair_s = repair_s
+    gang.bring_up()
+    failures = failure_times(weather, plan.shape.nodes, plan.days, plan.seed)
+    _plan_failures(gang, plan, failures)
+    _plan_pool(gang, plan)
+    _plan_racks(gang, plan)
+    _plan_false_alarms(gang, plan)
+    gang.run(plan.days * DAY_S)
+    return Outcome(gang.productive_share(), failures, gang.tally, gang.journal.digest)
+
+
+def _plan_failures(gang: Gang, plan: Plan, times: Times) -> None:
+    causes, weights = list(plan.conduct.shares), list(plan.conduct.shares.values())
+    random = stream(plan.seed, "failures/what")
+    which = random.choice(len(causes), size=len(times), p=np.array(weights) / sum(weights))
+    ranks = random.integers(0, plan.shape.nodes * plan.shape.ranks_per_node, size=len(times))
+    for at_s, cause, rank in zip(times.tolist(), which.tolist(), ranks.tolist(), strict=True):
+        gang.after_start(at_s, partial(gang.strike_rank, rank, causes[cause]))
+
+
+def _poisson_times(rate_per_day: float, days: float, random: np.random.Generator) -> list[float]:
+    count = int(random.poisson(rate_per_day * days)) if rate_per_day else 0
+    times: list[float] = np.sort(random.uniform(0, days * DAY_S, size=count)).tolist()
+    return times
+
+
+def _plan_pool(gang: Gang, plan: Plan) -> None:
+    """Nodes beside the job fail too; they are missed when a spare is wanted."""
+    random = stream(plan.seed, "failures/pool")
+    shape = plan.shape
+    for at_s in _poisson_times(plan.weather.pool_rate * shape.pool / 1_000.0, plan.days, random):
+        gang.after_start(at_s, partial(gang.strike_idle, float(random.uniform())))
+
+
+def _plan_racks(gang: Gang, plan: Plan) -> None:
+    random = stream(plan.seed, "failures/rack")
+    racks = -(-plan.shape.size // plan.shape.rack_nodes)
+    for at_s in _poisson_times(plan.weather.rack_rate * racks / 1_000.0, plan.days, random):
+        first = int(random.integers(racks)) * plan.shape.rack_nodes
+        nodes = range(first, min(first + plan.shape.rack_nodes, plan.shape.size))
+        gang.after_start(at_s, partial(gang.strike, nodes, Cause.SILENCE))
+
+
+def _plan_false_alarms(gang: Gang, plan: Plan) -> None:
+    random = stream(plan.seed, "false alarms")
+    count = plan.shape.nodes * plan.shape.ranks_per_node
+    for at_s in _poisson_times(plan.weather.false_alarms, plan.days, random):
+        gang.after_start(at_s, partial(gang.strike_rank, int(random.integers(count)), Cause.FALSE_ALARM))
