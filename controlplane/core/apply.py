@@ -139,7 +139,7 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
         case r.GenerationStarted():
             generation(state, record, at_ns)
         case r.GenerationReached():
-            reached(state, record)
+            reached(state, record, at_ns)
         case r.JoinFailed():
             job = state.own_job(record.job)
             if job.incident:

@@ -202,7 +202,12 @@ class Fleet:
 
     def usable_accelerators(self) -> BoolColumn:
         """(nodes, width) mask of devices that can run a rank: HEALTHY or DEGRADED."""
-        mask: BoolColumn = (self.acc_state == AcceleratorState.HEALTHY) | (self.acc_state == AcceleratorState.DEGRADED)
+        return self.usable(self.acc_state)
+
+    @staticmethod
+    def usable(state: ByteColumn) -> BoolColumn:
+        """Mask over states of devices: those that can run a rank."""
+        mask: BoolColumn = (state == AcceleratorState.HEALTHY) | (state == AcceleratorState.DEGRADED)
         return mask
 
     def total_accelerators(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from controlplane.core.accounting.tally import count
 from controlplane.core.checkpoints import Checkpoint, pinned
 from controlplane.core.fleet import FREE
 from controlplane.core.jobs import NONE, Job
@@ -77,6 +78,11 @@ def _ledger(state: State) -> list[str]:
     total = sum(state.ledger.site.values())
     if total != state.ledger.device_ns:
         found.append(f"S12: buckets sum to {total} ns, wall time x devices is {state.ledger.device_ns} ns")
+    tally, counted = state.tally(), count(state.fleet)
+    if not np.array_equal(tally.outside, counted.outside) or any(
+        tally.of(job) != counted.of(job) for job in state.active_jobs()
+    ):
+        found.append("S12: the devices that are booked are not those that there are")
     found += [f"S12: bucket {name} is negative" for name, value in state.ledger.site.items() if value < 0]
     for job in state.jobs.values():
         for bucket, value in job.ledger_ns.items():

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from controlplane.core.accounting.pace import Pace
+from controlplane.core.accounting.window import Hour
 from controlplane.core.checkpoints import Checkpoint, Suspicion
 from controlplane.core.columns import ByteColumn, IntColumn
 from controlplane.core.evidence import NOTHING, Facts
@@ -221,6 +223,8 @@ class Job:
     skipped_generations: int = 0
     suspicion: Suspicion | None = None
     restore_limit: int = NONE
+    hour: Hour = field(default_factory=Hour)
+    pace: Pace = field(default_factory=Pace)
     _ranks_of: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False, compare=False)
 
     def clone(self) -> Job:
@@ -268,11 +272,15 @@ class Job:
         """Where the job's accelerator-seconds go right now."""
         if self.state is JobState.RUNNING:
             return Bucket.PRODUCTIVE
-        if self.state in (JobState.RECOVERING, JobState.SUSPENDED):
-            if self.clock.rendezvous_ns and not self.clock.restored_ns:
+        if self.state is JobState.SUSPENDED:
+            return Bucket.PAUSED
+        clock = self.clock
+        if self.incident is None or self.incident.placed_ns:  # else the clock is that of the generation that failed
+            if clock.restored_ns and not clock.running_ns:
+                return Bucket.DATA_LOADING
+            if clock.rendezvous_ns and not clock.restored_ns and self.restore_step:
                 return Bucket.CHECKPOINT_RESTORE
-            return Bucket.RECOVERY
-        return Bucket.STARTUP
+        return Bucket.RECOVERY if self.state is JobState.RECOVERING else Bucket.STARTUP
 
 
 def host_id(uid: str, serial: int) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from controlplane.core import codec
-from controlplane.core.accounting.ledger import Ledger, idle_counts, owned_counts
+from controlplane.core.accounting.ledger import Ledger, book
+from controlplane.core.accounting.tally import Tally, count, recount, wanted_by
 from controlplane.core.audit import Head
 from controlplane.core.effects import Effect
 from controlplane.core.evidence import Offence
@@ -19,7 +21,6 @@ from controlplane.core.health.book import HealthBook
 from controlplane.core.health.budget import Act
 from controlplane.core.identity import IdentityBook
 from controlplane.core.jobs import Job
-from controlplane.core.vocabulary import Bucket
 
 HEALTH = "/health"
 """Marks an owned health book; no uid of a job holds a slash."""
@@ -84,14 +85,15 @@ class State:
     health: HealthBook = field(default_factory=HealthBook)
     offences: tuple[Offence, ...] = ()
     _owned: set[str] = field(default_factory=set)
-    _counts: tuple[dict[Bucket, int], dict[str, int]] | None = None
+    _tally: Tally | None = None
+    _changed: tuple[int, ...] = ()
 
     def fork(self) -> State:
         """A working copy: changes to it never show in this one."""
         return State(
             self.revision, self.epoch, self.at_ns, self.fleet, dict(self.cells), dict(self.jobs), dict(self.names),
             self.next_job, self.next_effect, dict(self.effects), dict(self.answers), self.ledger.clone(), self.audit,
-            self.identity, self.acts, self.health, self.offences, set(), self._counts,
+            self.identity, self.acts, self.health, self.offences, set(), self._tally, self._changed,
         )  # fmt: skip
 
     def own_job(self, uid: str) -> Job:
@@ -133,14 +135,20 @@ class State:
         """A cell whose agent is connected, else any known one."""
         return next((c for c in self.cells.values() if c.open), next(iter(self.cells.values()), None))
 
-    def touch_counts(self) -> None:
-        """Who holds which device has changed."""
-        self._counts = None
+    def touch_counts(self, nodes: Iterable[int] | None = None) -> None:
+        """What devices of these nodes (None: of any) are for, or who holds them, has changed."""
+        if nodes is None:
+            self._tally, self._changed = None, ()
+        else:
+            self._changed = (*self._changed, *nodes)
 
-    def _current_counts(self) -> tuple[dict[Bucket, int], dict[str, int]]:
-        if self._counts is None:
-            self._counts = idle_counts(self.fleet), owned_counts(self.fleet, self.active_jobs())
-        return self._counts
+    def tally(self) -> Tally:
+        """How many devices are what, now."""
+        if self._tally is None:
+            self._tally, self._changed = count(self.fleet), ()
+        elif self._changed:
+            self._tally, self._changed = recount(self._tally, self.fleet, self._changed), ()
+        return self._tally
 
     def advance_ledger(self, now_ns: int) -> None:
         """Book the time since the last booking to the buckets as they were."""
@@ -151,19 +159,16 @@ class State:
         elapsed = now_ns - ledger.last_ns
         if elapsed <= 0:
             return
-        idle, owned = self._current_counts()
-        for bucket, count in idle.items():
-            if count:
-                ledger.add(bucket, count * elapsed)
-        total = sum(idle.values())
-        for uid, count in owned.items():
-            if count:
-                job = self.own_job(uid)
-                bucket = job.bucket()
-                ledger.add(bucket, count * elapsed)
-                job.ledger_ns = {**job.ledger_ns, bucket: job.ledger_ns.get(bucket, 0) + count * elapsed}
-                total += count
-        ledger.device_ns += total * elapsed
+        tally = self.tally()
+        active = self.active_jobs()
+        for bucket, devices in tally.idle(wanted_by(active)).items():
+            if devices:
+                ledger.add(bucket, devices * elapsed)
+                ledger.device_ns += devices * elapsed
+        for job in active:
+            devices = tally.of(job)
+            if devices:
+                ledger.device_ns += book(ledger, self.own_job(job.uid), devices, now_ns)
         ledger.last_ns = now_ns
 
     def ledger_at(self, now_ns: int) -> State:

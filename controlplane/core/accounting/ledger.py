@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from controlplane.core.fleet import FREE, Fleet
 from controlplane.core.jobs import Job
-from controlplane.core.vocabulary import Bucket, NodeLiveness
+from controlplane.core.vocabulary import Bucket
 
 
 @dataclass(slots=True)
@@ -30,39 +27,36 @@ class Ledger:
         self.site[bucket] = self.site.get(bucket, 0) + amount_ns
 
 
-def idle_counts(fleet: Fleet) -> dict[Bucket, int]:
-    """How many devices outside jobs are in which bucket."""
-    present = fleet.acc_state != 0
-    free = present & (fleet.acc_owner == FREE)
-    blind = ((fleet.liveness == NodeLiveness.DEAD) | (fleet.liveness == NodeLiveness.UNKNOWN))[:, None]
-    out = fleet.cordoned[:, None] | ~fleet.usable_accelerators()
-    spare = (fleet.reserved != FREE)[:, None]
-    unknown = free & blind
-    quarantined = free & ~blind & out
-    held = free & ~blind & ~out & spare
-    counts = {
-        Bucket.UNKNOWN: int(np.count_nonzero(unknown)),
-        Bucket.QUARANTINED: int(np.count_nonzero(quarantined)),
-        Bucket.SPARE: int(np.count_nonzero(held)),
-    }
-    counts[Bucket.IDLE] = int(np.count_nonzero(free)) - sum(counts.values())
-    return counts
-
-
-def owned_counts(fleet: Fleet, jobs: Iterable[Job]) -> dict[str, int]:
-    """Devices held by each job, by uid."""
-    owned = np.bincount(np.where(fleet.acc_state != 0, fleet.acc_owner - FREE, 0).ravel())[-FREE:]
-    return {job.uid: int(owned[job.serial]) if job.serial < len(owned) else 0 for job in jobs}
-
-
 def move(ledger: Ledger, buckets: dict[str, int], source: Bucket, target: Bucket, amount_ns: int) -> dict[str, int]:
     """Move what turned out to belong elsewhere; never more than the source holds. Returns the job's new buckets."""
     amount = max(0, min(amount_ns, buckets.get(source, 0)))
-    if not amount:
+    if not amount or source is target:
         return buckets
     ledger.add(source, -amount)
     ledger.add(target, amount)
     return {**buckets, source: buckets[source] - amount, target: buckets.get(target, 0) + amount}
+
+
+def book(ledger: Ledger, job: Job, devices: int, now_ns: int) -> int:
+    """Book a job's devices from the ledger's last booking until now to what the job was doing. Returns device-time."""
+    amount = devices * (now_ns - ledger.last_ns)
+    bucket = job.bucket()
+    ledger.add(bucket, amount)
+    job.ledger_ns = {**job.ledger_ns, bucket: job.ledger_ns.get(bucket, 0) + amount}
+    job.hour = job.hour.booked(ledger.last_ns, now_ns, devices, productive=bucket is Bucket.PRODUCTIVE)
+    return amount
+
+
+def rebook(ledger: Ledger, job: Job, source: Bucket, target: Bucket, amount_ns: int) -> int:
+    """Move a job's device-time that turned out to belong elsewhere, in its totals and in its last hour. Returns how much."""
+    before = job.ledger_ns.get(source, 0)
+    job.ledger_ns = move(ledger, job.ledger_ns, source, target, amount_ns)
+    moved = before - job.ledger_ns.get(source, 0)
+    if moved and source is Bucket.PRODUCTIVE:
+        job.hour = job.hour.taken(moved)
+    elif moved and target is Bucket.PRODUCTIVE:
+        job.hour = job.hour.given(moved)
+    return moved
 
 
 def ettr(buckets: Mapping[str, int]) -> float:

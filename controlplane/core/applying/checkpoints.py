@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from controlplane.core import records as r
-from controlplane.core.accounting.ledger import move
+from controlplane.core.accounting.ledger import rebook
+from controlplane.core.accounting.pace import saved
 from controlplane.core.checkpoints import Checkpoint, Pin, Suspicion
 from controlplane.core.state import State
 from controlplane.core.vocabulary import CHECKPOINT_STATES, Bucket, CheckpointState, IllegalTransition, JobState
@@ -24,13 +25,15 @@ def shard(state: State, record: r.ShardReported) -> None:
 def committed(state: State, record: r.CheckpointCommitted, at_ns: int) -> None:
     """Every part is there; what was productive until then is kept by a restore."""
     job = state.own_job(record.job)
-    devices = state._current_counts()[1].get(job.uid, 0)  # noqa: SLF001 - same module family
+    devices = state.tally().of(job)
     known = job.checkpoints[record.checkpoint]
-    stall = max((shard.save_stall_ns for shard in known.shards), default=0) * devices
-    job.ledger_ns = move(state.ledger, job.ledger_ns, Bucket.PRODUCTIVE, Bucket.CHECKPOINT_SAVE, stall)
-    reached = max((shard.reached_ns for shard in known.shards), default=at_ns)
+    reached = known.reached_ns or at_ns
+    stall = max((shard.save_stall_ns for shard in known.shards), default=0)
+    job.pace, slow = saved(job.pace, known.generation, known.step, reached, stall)
+    rebook(state.ledger, job, Bucket.PRODUCTIVE, Bucket.DEGRADED, slow * devices)
     running_since = max(reached, job.clock.running_ns) if job.state is JobState.RUNNING else at_ns
     productive = max(0, job.ledger_ns.get(Bucket.PRODUCTIVE, 0) - max(0, at_ns - running_since) * devices)
+    rebook(state.ledger, job, Bucket.PRODUCTIVE, Bucket.CHECKPOINT_SAVE, stall * devices)
     job.checkpoints = {**job.checkpoints, known.id: replace(known, committed_ns=at_ns, productive_ns=productive)}
     checkpoint_state(state, record.job, record.checkpoint, CheckpointState.COMMITTED, "")
     if job.suspicion is not None and job.suspicion.covers(known):

@@ -37,7 +37,7 @@ def cordons(state: State, fleet: Fleet, number: int, cordons: tuple[Cordon, ...]
         fleet.service = put(fleet.service, number, NodeService.DRAINING)
     elif not drains and service in (NodeService.DRAINING, NodeService.OUT_OF_SERVICE):
         fleet.service = put(fleet.service, number, NodeService.IN_SERVICE)
-    state.touch_counts()
+    state.touch_counts([number])
 
 
 def journal_restored(state: State, record: r.JournalRestored) -> None:
@@ -78,7 +78,7 @@ def node_registered(state: State, record: r.NodeRegistered) -> None:
     fleet.set_accelerators(number, record.accelerators, record.states)
     if fleet.service[number] == NodeService.JOINING:
         fleet.service = put(fleet.service, number, NodeService.IN_SERVICE)
-    state.touch_counts()
+    state.touch_counts([number])
 
 
 def nodes_registered(state: State, record: r.NodesRegistered) -> None:
@@ -114,7 +114,7 @@ def liveness(state: State, record: r.LivenessChanged) -> None:
         fleet.liveness = put(fleet.liveness, number, record.liveness)
         if record.liveness is NodeLiveness.DEAD:
             fleet.session = put(fleet.session, number, False)
-    state.touch_counts()
+    state.touch_counts(fleet.index[name] for name in record.nodes)
 
 
 def accelerators(state: State, record: r.AcceleratorsChanged) -> None:
@@ -130,7 +130,7 @@ def accelerators(state: State, record: r.AcceleratorsChanged) -> None:
             row[change.index] = change.state
     fleet.set_facts(number, replace(fleet.facts[number], accelerators=tuple(devices)))
     fleet.acc_state = put(fleet.acc_state, number, row)
-    state.touch_counts()
+    state.touch_counts([number])
 
 
 def membership(state: State, record: r.CellMembershipChanged) -> None:

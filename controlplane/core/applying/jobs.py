@@ -40,12 +40,12 @@ def set_job_state(job: Job, target: JobState) -> None:
 def reserve(state: State, job: Job, nodes: tuple[int, ...]) -> None:
     """Replace the nodes that are held back for a job."""
     fleet = state.own_fleet()
+    state.touch_counts((*job.spare_nodes, *nodes))
     if job.spare_nodes:
         fleet.reserved = put(fleet.reserved, list(job.spare_nodes), FREE)
     if nodes:
         fleet.reserved = put(fleet.reserved, list(nodes), job.serial)
     job.spare_nodes = nodes
-    state.touch_counts()
 
 
 def _own_devices(fleet: Fleet, nodes: np.ndarray, positions: np.ndarray, owner: int) -> None:
@@ -67,12 +67,13 @@ def placed(state: State, record: r.JobPlaced) -> None:
     _own_devices(fleet, job.rank_node, job.rank_acc, job.serial)
     set_job_state(job, JobState.PLACING)
     reserve(state, job, record.spares)
-    state.touch_counts()
+    state.touch_counts(job.nodes())
 
 
 def unplaced(state: State, record: r.JobUnplaced) -> None:
     """The job gives its places back."""
     job = state.own_job(record.job)
+    state.touch_counts(job.nodes())
     _own_devices(state.own_fleet(), job.rank_node, job.rank_acc, FREE)
     reserve(state, job, ())
     job.rank_node = filled(0, NONE)
@@ -83,7 +84,6 @@ def unplaced(state: State, record: r.JobUnplaced) -> None:
     job.incident = None
     job.blocker = record.reason
     set_job_state(job, JobState.QUEUED)
-    state.touch_counts()
 
 
 def moved(state: State, record: r.RanksMoved) -> None:
@@ -92,11 +92,11 @@ def moved(state: State, record: r.RanksMoved) -> None:
     fleet = state.own_fleet()
     rows = list(record.ranks)
     positions = np.array(record.accelerators, dtype=np.int32).reshape(len(rows), -1)
+    state.touch_counts((*job.rank_node[rows].tolist(), *record.nodes))
     _own_devices(fleet, job.rank_node[rows], job.rank_acc[rows], FREE)
     job.rank_node = put(job.rank_node, rows, record.nodes)
     job.rank_acc = put(job.rank_acc, rows, positions)
     _own_devices(fleet, job.rank_node[rows], positions, job.serial)
-    state.touch_counts()
 
 
 def ended(state: State, record: r.JobEnded, at_ns: int) -> None:
@@ -108,4 +108,4 @@ def ended(state: State, record: r.JobEnded, at_ns: int) -> None:
     fleet.acc_owner = np.where(fleet.acc_owner == job.serial, FREE, fleet.acc_owner).astype(np.int32)
     reserve(state, job, ())
     job.hosts = select(job.hosts, job.hosts.live())
-    state.touch_counts()
+    state.touch_counts(job.nodes())

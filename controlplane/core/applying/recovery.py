@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from controlplane.core import records as r
-from controlplane.core.accounting.ledger import move
+from controlplane.core.accounting.ledger import rebook
 from controlplane.core.applying.hosts import unbind
 from controlplane.core.applying.jobs import set_job_state
 from controlplane.core.columns import put
@@ -52,9 +52,8 @@ def ranks_lost(state: State, record: r.RanksLost, at_ns: int) -> None:
             records=(*job.incident.records, state.revision)[-MAX_EVIDENCE:],
         )
     if job.state is JobState.RUNNING and first_notice:
-        devices = state._current_counts()[1].get(job.uid, 0)  # noqa: SLF001 - same module family
-        delay = max(0, at_ns - fault_ns) * devices
-        job.ledger_ns = move(state.ledger, job.ledger_ns, Bucket.PRODUCTIVE, Bucket.DETECTION, delay)
+        delay = max(0, at_ns - fault_ns) * state.tally().of(job)
+        rebook(state.ledger, job, Bucket.PRODUCTIVE, Bucket.DETECTION, delay)
     if job.state in (JobState.RUNNING, JobState.STARTING):
         set_job_state(job, JobState.RECOVERING)
     unbind(job, [lost.rank for lost in record.lost], [lost.serial for lost in record.lost])
@@ -106,12 +105,19 @@ def _book_wasted(state: State, job: Job) -> None:
     """Steps after the restore point are lost: what was productive since then is WASTED_PROGRESS (S12 stays true)."""
     base = job.checkpoints[job.restore_id].productive_ns if job.restore_id in job.checkpoints else 0
     lost = job.ledger_ns.get(Bucket.PRODUCTIVE, 0) - base
-    job.ledger_ns = move(state.ledger, job.ledger_ns, Bucket.PRODUCTIVE, Bucket.WASTED_PROGRESS, lost)
+    rebook(state.ledger, job, Bucket.PRODUCTIVE, Bucket.WASTED_PROGRESS, lost)
 
 
-def reached(state: State, record: r.GenerationReached) -> None:
-    """All ranks of the generation have reached a phase."""
+def reached(state: State, record: r.GenerationReached, at_ns: int) -> None:
+    """All ranks of the generation have reached a phase; device-time since then belongs to what came after it."""
     job = state.own_job(record.job)
+    before = job.bucket()
+    _enter(job, record)
+    late_ns = max(0, at_ns - max(record.at_ns, job.clock.announced_ns))
+    rebook(state.ledger, job, before, job.bucket(), late_ns * state.tally().of(job))
+
+
+def _enter(job: Job, record: r.GenerationReached) -> None:
     clock = job.clock
     match record.phase:
         case Phase.START:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.core.recovery.copies import (
@@ -112,6 +112,7 @@ layouts = st.sampled_from(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(layouts, st.integers(1, 4), st.data())
 def test_what_is_said_is_true_on_any_site(parallel: Parallel, per_node: int, data: st.DataObject) -> None:
     ranks = parallel.tp * parallel.pp * parallel.cp * parallel.dp

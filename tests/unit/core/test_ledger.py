@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.core.accounting.ledger import Ledger, ettr, idle_counts, move, owned_counts
+from controlplane.core.accounting.ledger import Ledger, ettr, move
+from controlplane.core.accounting.tally import count
 from controlplane.core.spec import SparePolicy
 from controlplane.core.vocabulary import AcceleratorState, Bucket
 from tests.support.fleets import fleet, running, spoil
@@ -47,17 +48,19 @@ def test_devices_outside_jobs(how: str, expected: Bucket) -> None:
     site = fleet(1)
     if how:
         spoil(site, 0, how)
-    assert {bucket: count for bucket, count in idle_counts(site).items() if count} == {expected: 2}
+    assert {bucket: devices for bucket, devices in count(site).idle(0).items() if devices} == {expected: 2}
 
 
 def test_every_device_is_counted_once() -> None:
     site = fleet(4)
     job = running(spec(ranks=2, spares=SparePolicy(1)), [(0, (0,)), (0, (1,))], site, spares=(1,))
     site.acc_state[2, 0] = AcceleratorState.FAILED
-    idle, owned = idle_counts(site), owned_counts(site, [job])
-    assert owned == {job.uid: 2}
-    assert idle == {Bucket.UNKNOWN: 0, Bucket.QUARANTINED: 1, Bucket.SPARE: 2, Bucket.IDLE: 3}
-    assert sum(idle.values()) + sum(owned.values()) == site.total_accelerators()
+    tally = count(site)
+    expected = {Bucket.UNKNOWN: 0, Bucket.QUARANTINED: 1, Bucket.SPARE: 2, Bucket.IDLE: 1, Bucket.QUEUED: 2}
+    assert tally.of(job) == 2
+    assert tally.idle(wanted=2) == expected
+    assert tally.idle(wanted=99)[Bucket.QUEUED] == 3
+    assert sum(expected.values()) + tally.of(job) == tally.devices == site.total_accelerators()
 
 
 @pytest.mark.parametrize(

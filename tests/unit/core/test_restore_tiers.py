@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.core.checkpoints import Checkpoint, checkpoint_id
@@ -106,6 +106,7 @@ def test_copies_of_lost_holders_do_not_count() -> None:
 entries = st.none() | st.tuples(st.integers(1, 6), st.sampled_from([SELF, PEER, DISK]))
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(entries, min_size=2, max_size=2), min_size=1, max_size=4), st.sets(st.integers(1, 6), max_size=3)
 )

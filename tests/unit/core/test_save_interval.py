@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.core.recovery.interval import (
@@ -33,6 +33,7 @@ def test_against_published_values(stall_s: float, between_s: float, low_s: float
     assert low_s <= best_interval_s(stall_s, between_s) <= high_s
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.floats(0.01, 30), st.floats(600, 1e6), st.floats(0.3, 3))
 def test_no_other_interval_loses_noticeably_less(stall_s: float, between_s: float, factor: float) -> None:
     costs = SaveCosts(stall_s, 1.0, between_s)
@@ -55,6 +56,7 @@ def test_limits_of_the_job(costs: SaveCosts, least: int, most: int, steps: int) 
     assert steps_between_saves(costs, least, most) == steps
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 10_000), st.integers(1, 10_000))
 def test_it_does_not_flap(current: int, best: int) -> None:
     if worth_changing(current, best):

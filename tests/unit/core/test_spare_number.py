@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.core.placement.spares import (
@@ -40,6 +40,7 @@ def test_table_of_the_reference(hours: float, spares: tuple[int, ...]) -> None:
     assert tuple(spares_for(6250, r / 1000, 3600 * hours, 0.99) for r in (2.3, 3.8, 6.5)) == spares
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.floats(0.001, 0.6))
 def test_it_is_the_binomial_quantile(nodes: int, chance: float) -> None:
     spares = binomial_quantile(nodes, chance, 0.99)
@@ -91,6 +92,7 @@ def test_domains_are_counted_each_for_itself() -> None:
     assert "3.8 per 1,000 node-days" in one.reason
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 60), st.lists(st.integers(0, 500), max_size=8))
 def test_the_pool_is_dealt_out_whole(total: int, sizes: list[int]) -> None:
     dealt = shares(total, sizes)

@@ -1,0 +1,90 @@
+"""How many devices are what, kept current by looking only at the nodes that changed.
+
+Columns are never written in place, so that a tally can hold on to those it was counted from: what changed is taken out as
+it was counted then, and counted anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from controlplane.core.columns import LongColumn
+from controlplane.core.fleet import FREE, Fleet
+from controlplane.core.jobs import Job
+from controlplane.core.vocabulary import Bucket, JobState, NodeLiveness, NodeService
+
+OUTSIDE = (Bucket.UNKNOWN, Bucket.QUARANTINED, Bucket.SPARE, Bucket.IDLE)
+"""Buckets of devices that no job holds; the first that applies."""
+AWAY = (NodeService.VALIDATING, NodeService.QUARANTINED, NodeService.OUT_OF_SERVICE)
+RECOUNT_SHARE = 4
+"""When more than a quarter of the nodes have changed, all are counted: it is no dearer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Devices outside of jobs by `OUTSIDE`, and by job serial; `fleet`: the columns that were counted."""
+
+    outside: LongColumn
+    owned: LongColumn
+    fleet: Fleet
+
+    @property
+    def devices(self) -> int:
+        """All of them."""
+        return int(self.outside.sum() + self.owned.sum())
+
+    def of(self, job: Job) -> int:
+        """Devices that a job holds."""
+        return int(self.owned[job.serial]) if job.serial < len(self.owned) else 0
+
+    def idle(self, wanted: int) -> dict[Bucket, int]:
+        """Devices outside of jobs by bucket. `wanted`: devices that queued jobs wait for; so many idle ones are QUEUED."""
+        counts = dict(zip(OUTSIDE, self.outside.tolist(), strict=True))
+        queued = min(wanted, counts[Bucket.IDLE])
+        return {**counts, Bucket.IDLE: counts[Bucket.IDLE] - queued, Bucket.QUEUED: queued}
+
+
+def count(fleet: Fleet) -> Tally:
+    """A tally of the whole fleet."""
+    outside, owned = _count(fleet, np.arange(fleet.size))
+    return Tally(outside, owned, fleet.clone())
+
+
+def recount(tally: Tally, fleet: Fleet, changed: Iterable[int]) -> Tally:
+    """The tally after nodes have changed, registered ones included."""
+    rows = np.unique(np.fromiter(changed, dtype=np.int64))
+    if len(rows) * RECOUNT_SHARE > fleet.size:
+        return count(fleet)
+    outside_before, owned_before = _count(tally.fleet, rows[rows < tally.fleet.size])
+    outside, owned = _count(fleet, rows)
+    length = max(len(tally.owned), len(owned_before), len(owned))
+    by_job = _padded(tally.owned, length) - _padded(owned_before, length) + _padded(owned, length)
+    return Tally(tally.outside - outside_before + outside, by_job, fleet.clone())
+
+
+def wanted_by(jobs: Iterable[Job]) -> int:
+    """Devices that queued jobs wait for."""
+    waiting = (job for job in jobs if job.state is JobState.QUEUED and job.ending is None)
+    return sum(job.spec.ranks * job.spec.accelerators_per_rank for job in waiting)
+
+
+def _count(fleet: Fleet, rows: LongColumn) -> tuple[LongColumn, LongColumn]:
+    state, owner = fleet.acc_state[rows], fleet.acc_owner[rows]
+    present = state != 0
+    free = present & (owner == FREE)
+    liveness = fleet.liveness[rows]
+    blind = ((liveness == NodeLiveness.DEAD) | (liveness == NodeLiveness.UNKNOWN))[:, None]
+    away = fleet.cordoned[rows] | np.isin(fleet.service[rows], AWAY)
+    out = ~blind & (away[:, None] | ~fleet.usable(state))
+    spare = ~blind & ~out & (fleet.reserved[rows] != FREE)[:, None]
+    parts = (free & blind, free & out, free & spare)
+    numbers = [int(np.count_nonzero(part)) for part in parts]
+    outside = np.array([*numbers, int(np.count_nonzero(free)) - sum(numbers)], dtype=np.int64)
+    return outside, np.bincount(owner[present & (owner != FREE)]).astype(np.int64)
+
+
+def _padded(column: LongColumn, length: int) -> LongColumn:
+    return np.pad(column, (0, length - len(column)))
