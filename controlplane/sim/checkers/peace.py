@@ -1,0 +1,173 @@
+"""Liveness, after faults have stopped and everything was repaired, and the stated time has passed: L1 to L4.
+
+Judged by the world's truth: what a node is, not what the controller thinks it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from controlplane.core.vocabulary import JobState, NodeLiveness, NodeService
+from controlplane.sim.checkers.base import Checker, Finding
+from controlplane.sim.checkers.book import Book, JobLine
+
+if TYPE_CHECKING:
+    from controlplane.sim.world.nodes import SimNode
+    from controlplane.sim.world.site import World
+
+SERVING = frozenset({NodeService.IN_SERVICE, NodeService.PROBATION})
+
+MAX_WAITING = 64
+"""Effects that may be outstanding on a site at peace; verifications of checkpoints come and go."""
+
+MAX_PLANNED = 20_000
+"""Happenings that a world at peace may have planned."""
+
+
+def whole(node: SimNode) -> bool:
+    """Whether nothing is wrong with a node, nor with the path to it."""
+    return node.up and node.agent and node.raylet and node.link.up and node.link.down and not node.faults
+
+
+def serves(node: SimNode, book: Book) -> bool:
+    """Whether work may go there: whole, and no operator has a reason against it."""
+    number = book.numbers.get(node.name)
+    return number is not None and whole(node) and not book.nodes[number].cordons
+
+
+def room(world: World, book: Book, *, ours: JobLine | None = None) -> dict[str, int]:
+    """Free devices by node: of those that serve, not held by a rank, not held back for another job."""
+    free = {node.name: node.accelerators for node in world.nodes.values() if serves(node, book)}
+    for job in book.active():
+        for number, positions in job.places:
+            name = book.nodes[number].name if number >= 0 else ""
+            if name in free:
+                free[name] -= len(positions)
+        if job is not ours:
+            for number in job.spares:
+                free.pop(book.nodes[number].name, None)
+    return free
+
+
+def fits(world: World, book: Book, job: JobLine, ranks: int) -> bool:
+    """Whether that many ranks of a job would find places now."""
+    width = job.spec.accelerators_per_rank
+    return sum(count // width for count in room(world, book, ours=job).values()) >= ranks
+
+
+class EveryJobKnowsWhy(Checker):
+    """L1: a job runs, or has ended with a reason, or names its blocker, and what it names is so."""
+
+    invariant = "L1"
+
+    def settled(self, book: Book, world: World) -> Iterator[Finding]:
+        """Each job by its state, and against the processes that really are there."""
+        waiting = [job for job in book.active() if job.state is JobState.QUEUED]
+        for job in book.jobs.values():
+            if job.ended:
+                if not job.end_reason:
+                    yield Finding(job.uid, f"{job.uid} ended {job.state.name} without a reason")
+            elif job.state is JobState.RUNNING:
+                yield from self._runs(job, book, world)
+            elif not job.blocker:
+                yield Finding(job.uid, f"{job.uid} is {job.state.name} and names no blocker")
+            elif job.state is JobState.QUEUED:
+                if job is waiting[0] and fits(world, book, job, job.spec.ranks):
+                    yield Finding(job.uid, f"{job.uid} is the first in the queue and would fit; it says: {job.blocker}")
+            elif job.state is JobState.SUSPENDED:
+                yield from self._suspended(job, book, world)
+            else:
+                yield Finding(job.uid, f"{job.uid} is still {job.state.name}: {job.blocker}")
+
+    @staticmethod
+    def _runs(job: JobLine, book: Book, world: World) -> Iterator[Finding]:
+        for rank, serial in enumerate(job.hosts):
+            if serial < 0:
+                continue
+            name = book.nodes[job.places[rank][0]].name
+            process = world.nodes[name].processes.get((job.uid, serial))
+            if process is None or not process.works or process.generation != job.generation:
+                text = f"{job.uid} is RUNNING, and rank {rank} (process {serial} on {name}) does not work"
+                yield Finding(job.uid, text)
+                return
+
+    @staticmethod
+    def _suspended(job: JobLine, book: Book, world: World) -> Iterator[Finding]:
+        homeless = sum(
+            1 for number, _ in job.places if number >= 0 and not serves(world.nodes[book.nodes[number].name], book)
+        )
+        if fits(world, book, job, homeless):
+            text = f"{job.uid} is SUSPENDED, and its {homeless} ranks without a place would fit; it says: {job.blocker}"
+            yield Finding(job.uid, text)
+
+
+class NodesAreWhatTheyAre(Checker):
+    """L2: a dead node is out of service, a whole one is back in."""
+
+    invariant = "L2"
+
+    def settled(self, book: Book, world: World) -> Iterator[Finding]:
+        """Each node as it is against what is believed of it."""
+        fleet = world.state().fleet
+        for node in world.nodes.values():
+            number = book.numbers.get(node.name)
+            if number is None:
+                yield Finding(node.name, f"{node.name} never registered")
+                continue
+            line, service = book.nodes[number], NodeService(int(fleet.service[number]))
+            if not node.up and line.liveness is NodeLiveness.ALIVE:
+                yield Finding(node.name, f"{node.name} is dead, and believed ALIVE")
+            if not serves(node, book):
+                continue
+            if line.liveness is not NodeLiveness.ALIVE:
+                yield Finding(node.name, f"{node.name} is whole, and believed {line.liveness.name}")
+            elif service not in SERVING:
+                yield Finding(node.name, f"{node.name} is whole and nobody's cordon is on it, and it is {service.name}")
+            elif not (line.session and line.member):
+                yield Finding(node.name, f"{node.name} is whole: session {line.session}, member of the cell {line.member}")
+
+
+class SparesComeBack(Checker):
+    """L3: a running job holds the spares that it wants, or there is no node to hold."""
+
+    invariant = "L3"
+
+    def settled(self, book: Book, world: World) -> Iterator[Finding]:
+        """Count what is held, and what could be."""
+        for job in book.active():
+            short = job.spec.spares.warm_nodes - len(job.spares)
+            if job.state is not JobState.RUNNING or short <= 0:
+                continue
+            counts: dict[int, int] = {}
+            for number, _ in job.places:
+                counts[number] = counts.get(number, 0) + 1
+            needed = max(counts.values()) * job.spec.accelerators_per_rank
+            own = {book.nodes[number].name for number in counts}
+            could = sorted(
+                name
+                for name, free in room(world, book).items()
+                if free >= needed and name not in own and free // job.spec.accelerators_per_rank
+            )
+            if could:
+                text = f"{job.uid} holds {len(job.spares)} of {job.spec.spares.warm_nodes} spare nodes; {could[0]} is free"
+                yield Finding(job.uid, text)
+
+
+class NothingGrows(Checker):
+    """L4: no queue holds what nobody will ever take out."""
+
+    invariant = "L4"
+
+    def settled(self, book: Book, world: World) -> Iterator[Finding]:
+        """Effects, the inbox, and the world's own plans."""
+        state = world.state()
+        late = [effect for effect in state.effects.values() if effect.deadline_ns < world.now_ns]
+        if late:
+            first = late[0]
+            text = f"{len(late)} effects are past their deadline and outstanding, {first.kind} to {first.target} among them"
+            yield Finding(first.id, text)
+        if len(state.effects) > MAX_WAITING:
+            yield Finding("effects", f"{len(state.effects)} effects are outstanding")
+        if world.control.leader is not None and world.control.leader.inbox:
+            yield Finding("inbox", f"{world.control.leader.inbox} events wait in the inbox")

@@ -1,0 +1,106 @@
+"""What may be read and what may be deleted: S3, S5 and S10."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from controlplane.core import records as r
+from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.vocabulary import CheckpointState
+from controlplane.sim.checkers.base import Checker, Durable, Finding
+from controlplane.sim.checkers.book import Book, CheckpointLine, JobLine
+
+if TYPE_CHECKING:
+    from controlplane.sim.world.site import World
+
+
+class OldWritersAreHarmless(Checker):
+    """S3: a shard counts only for the generation that is in force when it is told, and manifests are not mixed."""
+
+    invariant = "S3"
+    watches = (r.ShardReported, r.GenerationStarted)
+
+    def record(self, seen: Durable, book: Book) -> Iterator[Finding]:
+        """Shards as they are taken, and what a generation is told to read."""
+        match seen.record:
+            case r.ShardReported(job=uid, generation=generation, checkpoint=name, shard=shard):
+                current = book.jobs[uid].generation
+                if generation != current:
+                    text = f"rank {shard.rank}'s shard of {name} is of generation {generation}; {current} is in force"
+                    yield Finding(uid, text)
+            case r.GenerationStarted(job=uid, restore_id=name) if name in book.jobs[uid].checkpoints:
+                line = book.jobs[uid].checkpoints[name]
+                mixed = sorted(set(line.shards.values()) - {line.generation})
+                if mixed:
+                    yield Finding(uid, f"{name} is to be restored, and holds shards of generations {mixed}")
+            case _:
+                return
+
+
+class StartsFromARestorePoint(Checker):
+    """S5: step 0, or a checkpoint of which every rank's shard was reported, that is not poisoned, at the step that is said."""
+
+    invariant = "S5"
+    watches = (r.GenerationStarted,)
+
+    def record(self, seen: Durable, book: Book) -> Iterator[Finding]:
+        """Look at the restore point of each new generation."""
+        record = seen.record
+        assert isinstance(record, r.GenerationStarted)
+        job = book.jobs[record.job]
+        start = f"generation {record.generation} of {job.uid} starts from"
+        if not record.restore_id:
+            if record.restore_step:
+                yield Finding(job.uid, f"{start} step {record.restore_step} of no checkpoint")
+            return
+        line = job.checkpoints.get(record.restore_id)
+        if line is None:
+            yield Finding(job.uid, f"{start} {record.restore_id}, which does not exist")
+            return
+        missing = sorted(set(range(job.spec.ranks)) - set(line.shards))
+        if missing:
+            yield Finding(job.uid, f"{start} {line.id} without the shards of ranks {missing}")
+        elif not line.restorable:
+            yield Finding(job.uid, f"{start} {line.id}, which is {line.state.name}")
+        if line.step != record.restore_step:
+            yield Finding(job.uid, f"{start} step {record.restore_step}, {line.id} is of step {line.step}")
+
+
+class LastGoodIsKept(Checker):
+    """S10: retention never takes the newest verified checkpoint without a newer one, nor a pinned one, nor files in use."""
+
+    invariant = "S10"
+    watches = (r.CheckpointsExpired,)
+
+    def record(self, seen: Durable, book: Book) -> Iterator[Finding]:
+        """Look at what retention lets go."""
+        record = seen.record
+        assert isinstance(record, r.CheckpointsExpired)
+        job = book.jobs[record.job]
+        gone = set(record.checkpoints)
+        keeper = _last_good(job)
+        if keeper is not None and keeper.id in gone:
+            yield Finding(job.uid, f"retention deletes {keeper.id}, the newest {keeper.state.name} checkpoint of {job.uid}")
+        for line in job.checkpoints.values():
+            if line.id in gone and line.pins:
+                yield Finding(job.uid, f"retention deletes {line.id}, pinned by {', '.join(sorted(line.pins))}")
+
+    def submitted(self, effects: Sequence[Effect], book: Book, world: World) -> Iterator[Finding]:
+        """Folders that are to be deleted hold nothing that may still be restored."""
+        for effect in effects:
+            job = book.jobs.get(effect.job)
+            if effect.kind is not EffectKind.SWEEP_FOLDERS or job is None or job.ended:
+                continue
+            for line in job.checkpoints.values():
+                if line.restorable and line.folder in effect.items:
+                    yield Finding(job.uid, f"effect {effect.id} deletes {line.folder} of {line.id}, which is {line.state.name}")
+
+
+def _last_good(job: JobLine) -> CheckpointLine | None:
+    """The newest VERIFIED checkpoint, else the newest COMMITTED one."""
+    for state in (CheckpointState.VERIFIED, CheckpointState.COMMITTED):
+        known = [line for line in job.checkpoints.values() if line.state is state]
+        if known:
+            return max(known, key=lambda line: (line.step, line.generation))
+    return None

@@ -1,0 +1,83 @@
+"""The sum of a sweep as text: what ran, what was injected, what was violated, and what was never reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from controlplane.core.vocabulary import Rung
+from controlplane.sim.swarm.coverage import cells
+from controlplane.sim.swarm.results import Total
+from controlplane.sim.swarm.unreached import UNREACHED
+from controlplane.sim.version import SIM_VERSION
+
+COLUMNS = 3
+
+
+def render(total: Total, faults: Iterable[str]) -> str:
+    """The whole report. `faults`: every kind that there is."""
+    kinds = sorted(faults)
+    lines = [
+        f"simulated, version {SIM_VERSION} of the simulator",
+        f"seeds run        {total.seeds:,}",
+        f"simulated years  {total.years:,.2f}",
+        f"records          {total.records:,}",
+        f"violations       {len(total.violations)}",
+        "",
+        f"faults injected  {sum(total.faults.values()):,}",
+        *_counts({kind: total.faults.get(kind, 0) for kind in kinds}),
+    ]
+    sections = cells(kinds)
+    grid = sections.pop("fault x rung")
+    for title, names in sections.items():
+        reached = sum(1 for name in names if total.coverage.get(name))
+        lines += ["", f"{title}: {reached} of {len(names)} reached"]
+        lines += _counts({name: total.coverage.get(name, 0) for name in names})
+    lines += ["", "fault x rung", *_grid(kinds, total.coverage)]
+    lines += ["", *_zeros([*(name for names in sections.values() for name in names), *grid], total.coverage)]
+    for result in total.violations[:20]:
+        first = result.text.splitlines()[0] if result.text else ""
+        lines.append(f"VIOLATED  seed {result.seed}  {first}")
+    if total.violations:
+        worst = total.violations[0].seed
+        lines.append(f"again, with every record: phalanx sim replay --seed {worst} --trace")
+    return "\n".join(lines)
+
+
+def _counts(counts: Mapping[str, int]) -> list[str]:
+    width = max((len(name) for name in counts), default=0)
+    shown = [f"{name.ljust(width)} {count:>9,}" for name, count in counts.items()]
+    return ["  " + "   ".join(shown[i : i + COLUMNS]) for i in range(0, len(shown), COLUMNS)]
+
+
+def _grid(kinds: list[str], coverage: Mapping[str, int]) -> list[str]:
+    width = max((len(kind) for kind in kinds), default=0)
+    head = " ".join(f"{rung.value:>12}" for rung in Rung)
+    rows = [
+        f"  {kind.ljust(width)} " + " ".join(f"{coverage.get(f'{kind} x {rung}', 0):>12,}" for rung in Rung)
+        for kind in kinds
+    ]
+    return ["  " + " " * width + " " + head, *rows]
+
+
+def _zeros(names: list[str], coverage: Mapping[str, int]) -> list[str]:
+    """Cells that nothing reached: each with the reason why it cannot be, or as a gap."""
+    missing = [name for name in names if not coverage.get(name)]
+    explained = {name: why for name in missing if (why := reason(name))}
+    gaps = [name for name in missing if name not in explained]
+    by_reason: dict[str, list[str]] = {}
+    for name, why in explained.items():
+        by_reason.setdefault(why, []).append(name)
+    lines = [f"never reached: {len(missing)}, of which explained {len(explained)}"]
+    for why, cells_ in by_reason.items():
+        lines.append(f"  {', '.join(cells_)}: {why}")
+    if gaps:
+        lines.append(f"never reached and not explained (more seeds, or a fault that is missing): {', '.join(gaps)}")
+    return lines
+
+
+def reason(cell: str) -> str:
+    """Why a cell is never reached, "" when it should be. `* x RUNG` explains a whole column of the last table."""
+    if cell in UNREACHED:
+        return UNREACHED[cell]
+    kind, cross, rung = cell.partition(" x ")
+    return UNREACHED.get(f"* x {rung}", "") or UNREACHED.get(f"{kind} x *", "") if cross else ""

@@ -1,0 +1,60 @@
+"""Many seeds on several cores for a stated time. What one seed does never depends on which other ones ran."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
+
+from controlplane.sim.swarm.results import SeedResult, Total
+
+AHEAD = 4
+"""Seeds per process that are handed out before their turn, so that no process waits for work."""
+
+Run = Callable[[int], SeedResult]
+
+
+def sweep(
+    seeds: Iterator[int],
+    run: Run,
+    *,
+    jobs: int = 1,
+    limit_s: float = float("inf"),
+    on_result: Callable[[SeedResult, Total], None] = lambda result, total: None,
+) -> Total:
+    """Run seeds until there are none left, or `limit_s` of wall time has passed; seeds that have begun are finished.
+
+    Args:
+        seeds: in the order in which they are begun.
+        run: one seed; a function of a module, so that other processes find it.
+        jobs: processes.
+        limit_s: wall time after which no seed is begun, seconds.
+        on_result: told of every result and the sum so far, in the order in which they end.
+    """
+    total = Total()
+    end_s = time.monotonic() + limit_s
+
+    def done(result: SeedResult) -> None:
+        total.add(result)
+        on_result(result, total)
+
+    if jobs == 1:
+        for seed in seeds:
+            if time.monotonic() >= end_s:
+                break
+            done(run(seed))
+        return total
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        running: set[Future[SeedResult]] = {pool.submit(run, seed) for seed in islice(seeds, jobs * AHEAD)}
+        while running:
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                done(future.result())
+            if time.monotonic() < end_s:
+                running |= {pool.submit(run, seed) for seed in islice(seeds, len(finished))}
+            else:
+                running = {future for future in running if not future.cancel()}
+    return total

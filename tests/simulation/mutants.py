@@ -1,0 +1,270 @@
+"""Planted bugs of the core, one for each kind of promise: the swarm must find every one of them (test_mutants.py).
+
+Each is a few lines that somebody could have written by mistake. `invariants`: who may be the first to notice.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import controlplane.core.apply as applying
+import controlplane.core.applying.hosts as host_records
+import controlplane.core.applying.recovery as recovery_records
+import controlplane.core.commands.node as node_commands
+import controlplane.core.observing.nodes as node_reports
+import controlplane.core.settle as settling
+import controlplane.core.settling.binding as binding
+import controlplane.core.settling.deciding as deciding
+import controlplane.core.settling.upkeep as upkeep
+import controlplane.core.sweep as sweeping
+import controlplane.core.sweeping.liveness as sight
+import controlplane.engine.turn as turns
+from controlplane.core import events as ev
+from controlplane.core import records as r
+from controlplane.core.checkpoints import Checkpoint, Shard, checkpoint_id
+from controlplane.core.draft import Answer, Draft
+from controlplane.core.fleet import Cordon, Fleet
+from controlplane.core.health.suspicion import Ground, Sight, SuspicionPolicy, judge
+from controlplane.core.jobs import Job
+from controlplane.core.state import State
+from controlplane.core.vocabulary import CheckpointState, NodeLiveness, NodeService
+
+Plant = Callable[[ExitStack], None]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A planted bug. `plant` puts it in; leaving the stack takes it out."""
+
+    name: str
+    invariants: tuple[str, ...]
+    plant: Plant
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(*invariants: str) -> Callable[[Plant], Plant]:
+    """Registers a planted bug under its function's name."""
+
+    def add(plant: Plant) -> Plant:
+        MUTANTS[plant.__name__] = Mutant(plant.__name__, invariants, plant)
+        return plant
+
+    return add
+
+
+@contextmanager
+def planted(name: str) -> Iterator[Mutant]:
+    """The core with one bug in it."""
+    found = MUTANTS[name]
+    with ExitStack() as stack:
+        found.plant(stack)
+        yield found
+
+
+def _swap(stack: ExitStack, where: Any, name: str, instead: Any) -> None:
+    stack.enter_context(patch.object(where, name, instead))
+
+
+@mutant("S1")
+def fence_is_not_waited_for(stack: ExitStack) -> None:
+    """A generation starts although processes of the one before may still run."""
+    _swap(stack, binding, "_blocking", lambda draft, job: [])
+
+
+@mutant("S2")
+def cordons_are_ignored(stack: ExitStack) -> None:
+    """Placement takes cordoned nodes."""
+
+    def schedulable(fleet: Fleet) -> Any:
+        return (
+            (fleet.liveness == NodeLiveness.ALIVE)
+            & (fleet.service == NodeService.IN_SERVICE)
+            & fleet.session
+            & fleet.cell_member
+        )
+
+    _swap(stack, Fleet, "schedulable", schedulable)
+
+
+@mutant("S3")
+def old_generations_may_write(stack: ExitStack) -> None:
+    """A shard counts whichever generation wrote it."""
+
+    def shard_row(draft: Draft, row: ev.ShardRow) -> None:
+        job = draft.state.jobs.get(row.job)
+        if job is None or job.terminal:
+            return
+        name = checkpoint_id(job.uid, row.generation, row.step)
+        known = job.checkpoints.get(name)
+        if known and (known.state is not CheckpointState.WRITING or any(s.rank == row.rank for s in known.shards)):
+            return
+        shard = Shard(row.rank, row.files, row.save_stall_ns, row.reached_ns)
+        draft.write(r.ShardReported(job.uid, name, row.generation, row.step, row.folder, shard))
+        draft.settle(job.uid)
+
+    _swap(stack, node_reports, "shard_row", shard_row)
+
+
+@mutant("S4")
+def generations_are_reused(stack: ExitStack) -> None:
+    """The number of a generation does not grow."""
+    _swap(stack, Job, "next_generation", property(lambda job: max(job.generation, 1)))
+
+
+@mutant("S5")
+def unfinished_checkpoints_are_restored(stack: ExitStack) -> None:
+    """The newest checkpoint is taken, complete or not."""
+
+    def newest(checkpoints: Any) -> Checkpoint | None:
+        return max(checkpoints, key=lambda known: (known.step, known.generation), default=None)
+
+    _swap(stack, binding, "restore_point", newest)
+
+
+@mutant("S6")
+def a_record_is_written_otherwise_than_applied(stack: ExitStack) -> None:
+    """What is forgotten in memory is not forgotten in the journal."""
+    entry = turns.entry
+
+    def other(state: State, record: r.Record, at_ns: int, cause: str) -> Any:
+        if isinstance(record, r.HostsForgotten):
+            record = replace(record, serials=())
+        return entry(state, record, at_ns, cause)
+
+    _swap(stack, turns, "entry", other)
+
+
+@mutant("S6")
+def apply_counts_its_calls(stack: ExitStack) -> None:
+    """Applying the same record twice gives two states."""
+    calls = itertools.count()
+    host_ended = host_records.host_ended
+
+    def counting(state: State, record: r.HostEnded, at_ns: int) -> None:
+        host_ended(state, record, at_ns + next(calls) * 1_000_000)
+
+    _swap(stack, applying, "host_ended", counting)
+
+
+@mutant("S7")
+def effects_leave_before_the_append(stack: ExitStack) -> None:
+    """A turn acts first and writes afterwards."""
+    turn = turns.Engine.turn
+
+    def eager(engine: turns.Engine, requests: Sequence[turns.Request], now_ns: int) -> turns.TurnResult:
+        effects = turns.decide(engine.machine, engine.state, requests, now_ns, engine.soft).effects
+        if effects:
+            engine.submit(effects)
+        return turn(engine, requests, now_ns)
+
+    _swap(stack, turns.Engine, "turn", eager)
+
+
+@mutant("S9")
+def drains_know_no_budget(stack: ExitStack) -> None:
+    """Any number of working nodes may be drained."""
+    _swap(stack, node_commands, "refusal", lambda *_: "")
+
+
+@mutant("S10")
+def retention_counts_only(stack: ExitStack) -> None:
+    """The newest `keep` checkpoints stay, verified or not."""
+
+    def oldest(checkpoints: Any, keep: int, current: str) -> tuple[str, ...]:
+        usable = sorted((c for c in checkpoints if c.restorable), key=lambda c: (c.step, c.generation), reverse=True)
+        return tuple(c.id for c in usable[keep:] if c.id != current and not c.pins)
+
+    _swap(stack, upkeep, "expirable", oldest)
+
+
+@mutant("S11")
+def uncordon_removes_every_reason(stack: ExitStack) -> None:
+    """One owner's word takes all reasons away."""
+    cordons = applying.cordons
+
+    def fewer(state: State, fleet: Fleet, number: int, reasons: tuple[Cordon, ...]) -> None:
+        cordons(state, fleet, number, () if len(reasons) < len(fleet.facts[number].cordons) else reasons)
+
+    _swap(stack, applying, "cordons", fewer)
+
+
+@mutant("S12")
+def wasted_time_is_booked_twice(stack: ExitStack) -> None:
+    """Lost progress is added to its bucket and left in the other one."""
+
+    def move(ledger: Any, buckets: dict[str, int], source: Any, target: Any, amount_ns: int) -> dict[str, int]:
+        amount = max(0, min(amount_ns, buckets.get(source, 0)))
+        ledger.add(target, amount)
+        return {**buckets, target: buckets.get(target, 0) + amount}
+
+    _swap(stack, recovery_records, "move", move)
+
+
+@mutant("L1")
+def suspended_jobs_are_forgotten(stack: ExitStack) -> None:
+    """A job without room never looks for room again."""
+    _swap(stack, settling, "resume", lambda draft, job: None)
+
+
+@mutant("L1")
+def blockers_are_not_named(stack: ExitStack) -> None:
+    """A job waits and does not say for what."""
+
+    def silent(draft: Draft, job: Job, blocker: str, state: Any = None) -> None:
+        target = state or job.state
+        if job.blocker or job.state is not target:
+            draft.write(r.JobStateChanged(job.uid, target, ""))
+
+    for module in (binding, deciding, upkeep):
+        _swap(stack, module, "say", silent)
+
+
+@mutant("L2")
+def the_dead_stay_dead(stack: ExitStack) -> None:
+    """A node that was judged DEAD is never taken back."""
+    node_hello = node_reports.node_hello
+
+    def deaf(draft: Draft, event: ev.NodeHello) -> None:
+        number = draft.fleet.number(event.node)
+        if number is not None and draft.fleet.liveness[number] == NodeLiveness.DEAD:
+            draft.reply = Answer()
+            return
+        node_hello(draft, event)
+
+    _swap(stack, node_reports, "node_hello", deaf)
+
+
+@mutant("L3")
+def spares_are_not_refilled(stack: ExitStack) -> None:
+    """A spare that was used is not replaced."""
+
+    def kept(fleet: Fleet, job: Job) -> tuple[int, ...]:
+        mine = set(job.nodes())
+        return tuple(node for node in job.spare_nodes if node not in mine)
+
+    _swap(stack, upkeep, "refill_spares", kept)
+
+
+@mutant("L4")
+def effects_never_expire(stack: ExitStack) -> None:
+    """What nobody answers stays outstanding."""
+    _swap(stack, sweeping, "effects", lambda draft: None)
+
+
+@mutant("believing")
+def many_silent_are_all_dead(stack: ExitStack) -> None:
+    """Silence of many at once is believed."""
+
+    def credulous(seen: Sight, policy: SuspicionPolicy) -> Any:
+        verdicts, grounds = judge(seen, policy)
+        verdicts[grounds == Ground.CORRELATED] = NodeLiveness.DEAD
+        return verdicts, grounds
+
+    _swap(stack, sight, "judge", credulous)
