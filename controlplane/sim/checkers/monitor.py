@@ -34,6 +34,9 @@ REMEMBERED = 2_000
 QUOTED = 12
 """Records that a violation quotes: the newest that name its entity."""
 
+WIDEST = 320
+"""Characters of a quoted record; `phalanx sim replay --trace` shows all of it."""
+
 PAGE = 1_000
 
 
@@ -48,7 +51,7 @@ class Violation:
     recent: tuple[str, ...]
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.invariant}: {self.text}", *(f"  {line}" for line in self.recent)])
+        return "\n".join([f"{self.invariant}: {self.text}", *(f"  {text}" for text in self.recent)])
 
 
 class Violated(Exception):
@@ -143,4 +146,4 @@ class Monitor(Observer):
     def _about(self, entity: str) -> tuple[str, ...]:
         lines = (line(at_ns, record) for at_ns, record in reversed(self._recent))
         found = [text for text in lines if entity in text]
-        return tuple(reversed(found[:QUOTED]))
+        return tuple(text if len(text) <= WIDEST else f"{text[:WIDEST]}..." for text in reversed(found[:QUOTED]))
