@@ -98,18 +98,17 @@ def sweep(
     folder: Annotated[Path, Option(help="Where results go.")] = DEFAULT_FOLDER,
 ) -> None:
     """Run many random scenarios under every checker and print what they covered. Exit code 1 when one was violated."""
-    from cli.sim_progress import SweepProgress  # noqa: PLC0415
     from controlplane.sim.faults import KINDS  # noqa: PLC0415
-    from controlplane.sim.swarm import report, results  # noqa: PLC0415
     from controlplane.sim.swarm.run import run_seed  # noqa: PLC0415
+
+    from cli.sim_progress import SweepProgress  # noqa: PLC0415
+    from controlplane.sim.swarm import report, results  # noqa: PLC0415
     from controlplane.sim.swarm.sweep import sweep as sweep_seeds  # noqa: PLC0415
     from controlplane.sim.version import SIM_VERSION  # noqa: PLC0415
 
     progress = SweepProgress(len(seeds), time)
     try:
-        total = sweep_seeds(
-            iter(seeds), run_seed, jobs=jobs, limit_s=time or float("inf"), on_result=progress.show
-        )
+        total = sweep_seeds(iter(seeds), run_seed, jobs=jobs, limit_s=time or float("inf"), on_result=progress.show)
     finally:
         progress.close()
     about = {"sim_version": SIM_VERSION, "seeds": [seeds.start, seeds.stop - 1], "simulated": True}

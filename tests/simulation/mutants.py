@@ -18,9 +18,6 @@ import controlplane.core.applying.recovery as recovery_records
 import controlplane.core.commands.node as node_commands
 import controlplane.core.observing.nodes as node_reports
 import controlplane.core.settle as settling
-import controlplane.core.settling.binding as binding
-import controlplane.core.settling.deciding as deciding
-import controlplane.core.settling.upkeep as upkeep
 import controlplane.core.sweep as sweeping
 import controlplane.core.sweeping.liveness as sight
 import controlplane.engine.turn as turns
@@ -31,6 +28,7 @@ from controlplane.core.draft import Answer, Draft
 from controlplane.core.fleet import Cordon, Fleet
 from controlplane.core.health.suspicion import Ground, Sight, SuspicionPolicy, judge
 from controlplane.core.jobs import Job
+from controlplane.core.settling import binding, deciding, upkeep
 from controlplane.core.state import State
 from controlplane.core.vocabulary import CheckpointState, NodeLiveness, NodeService
 

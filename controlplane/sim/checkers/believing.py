@@ -48,4 +48,6 @@ class SilenceKillsNobody(Checker):
         alive = [name for name in judged if world.nodes[name].up and world.nodes[name].raylet]
         racks = Counter(world.nodes[name].rack for name in alive)
         if len(alive) >= MANY and len(racks) > 1:
-            yield Finding(alive[0], f"{len(alive)} living nodes of {len(racks)} racks were judged DEAD at once: {alive[:8]}")
+            yield Finding(
+                alive[0], f"{len(alive)} living nodes of {len(racks)} racks were judged DEAD at once: {alive[:8]}"
+            )

@@ -21,6 +21,7 @@ from controlplane.sim.checkers.numbering import NumbersGrow
 from controlplane.sim.checkers.peace import EveryJobKnowsWhy, NodesAreWhatTheyAre, NothingGrows, SparesComeBack
 from controlplane.sim.checkers.places import OneRankPerAccelerator, OnlyWhereWorkMayGo
 from controlplane.sim.checkers.storage import LastGoodIsKept, OldWritersAreHarmless, StartsFromARestorePoint
+from controlplane.sim.coverage import Coverage
 from controlplane.sim.observer import Observer, Turn
 from controlplane.sim.trace import line
 
@@ -77,6 +78,7 @@ class Monitor(Observer):
 
     def __init__(self, checkers: Iterable[Checker]) -> None:
         self.book = Book()
+        self.coverage = Coverage()
         self._checkers = tuple(checkers)
         self._watching: dict[type[Any], list[Checker]] = {}
         for checker in self._checkers:
@@ -121,6 +123,10 @@ class Monitor(Observer):
         for checker in self._checkers:
             self._judge(checker, checker.settled(self.book, world))
 
+    def on_fault(self, kind: str, target: str, world: World) -> None:
+        """A fault has struck."""
+        self.coverage.struck(kind, world.now_ns)
+
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def _read_journal(self, world: World) -> None:
@@ -135,7 +141,10 @@ class Monitor(Observer):
             seen = Durable(record, entry.revision, entry.at_ns, entry.cause)
             for checker in watching:
                 self._judge(checker, checker.record(seen, self.book))
+        before = self.coverage.states(record, self.book)
         self.book.fold(record, entry.revision, entry.at_ns)
+        self.coverage.verdict(record, entry.at_ns)
+        self.coverage.moved(before, self.coverage.states(record, self.book))
 
     def _judge(self, checker: Checker, findings: Iterable[Finding]) -> None:
         for finding in findings:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from controlplane.core.vocabulary import JobState, NodeLiveness, NodeService
 from controlplane.sim.checkers.base import Checker, Finding
-from controlplane.sim.checkers.book import Book, JobLine
+from controlplane.sim.checkers.book import Book
+from controlplane.sim.checkers.lines import JobLine
 
 if TYPE_CHECKING:
     from controlplane.sim.world.nodes import SimNode
@@ -125,7 +126,9 @@ class NodesAreWhatTheyAre(Checker):
             elif service not in SERVING:
                 yield Finding(node.name, f"{node.name} is whole and nobody's cordon is on it, and it is {service.name}")
             elif not (line.session and line.member):
-                yield Finding(node.name, f"{node.name} is whole: session {line.session}, member of the cell {line.member}")
+                yield Finding(
+                    node.name, f"{node.name} is whole: session {line.session}, member of the cell {line.member}"
+                )
 
 
 class SparesComeBack(Checker):
@@ -150,7 +153,9 @@ class SparesComeBack(Checker):
                 if free >= needed and name not in own and free // job.spec.accelerators_per_rank
             )
             if could:
-                text = f"{job.uid} holds {len(job.spares)} of {job.spec.spares.warm_nodes} spare nodes; {could[0]} is free"
+                text = (
+                    f"{job.uid} holds {len(job.spares)} of {job.spec.spares.warm_nodes} spare nodes; {could[0]} is free"
+                )
                 yield Finding(job.uid, text)
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from controlplane.core import records as r
 from controlplane.core.vocabulary import NodeLiveness
 from controlplane.sim.checkers.base import Checker, Durable, Finding
-from controlplane.sim.checkers.book import Book, JobLine, NodeLine
+from controlplane.sim.checkers.book import Book, numbers
+from controlplane.sim.checkers.lines import JobLine, NodeLine
 
 if TYPE_CHECKING:
     from controlplane.sim.world.site import World
@@ -47,7 +48,7 @@ class OnlyWhereWorkMayGo(Checker):
             case r.RanksMoved():
                 fresh = dict(zip(record.ranks, record.nodes, strict=True))
             case r.GenerationStarted():
-                fresh = _newcomers(book.jobs[record.job], record.hosts)
+                fresh = _newcomers(book.jobs[record.job], record)
             case _:
                 return
         for rank, number in fresh.items():
@@ -57,10 +58,11 @@ class OnlyWhereWorkMayGo(Checker):
                 yield Finding(name, f"{what} puts rank {rank} of {record.job} on {name}, which {why}")
 
 
-def _newcomers(job: JobLine, hosts: tuple[int, ...]) -> dict[int, int]:
+def _newcomers(job: JobLine, record: r.GenerationStarted) -> dict[int, int]:
     """Node by rank, for ranks whose process held none in the generation before."""
     before = set(job.hosts)
-    return {rank: job.places[rank][0] for rank, serial in enumerate(hosts) if serial >= 0 and serial not in before}
+    taken = zip(numbers(record.changed_ranks), numbers(record.hosts), strict=True)
+    return {rank: job.places[rank][0] for rank, serial in taken if serial not in before}
 
 
 def _refuses(node: NodeLine) -> str:

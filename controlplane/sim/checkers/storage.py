@@ -9,7 +9,8 @@ from controlplane.core import records as r
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.vocabulary import CheckpointState
 from controlplane.sim.checkers.base import Checker, Durable, Finding
-from controlplane.sim.checkers.book import Book, CheckpointLine, JobLine
+from controlplane.sim.checkers.book import Book
+from controlplane.sim.checkers.lines import CheckpointLine, JobLine
 
 if TYPE_CHECKING:
     from controlplane.sim.world.site import World
@@ -81,7 +82,9 @@ class LastGoodIsKept(Checker):
         gone = set(record.checkpoints)
         keeper = _last_good(job)
         if keeper is not None and keeper.id in gone:
-            yield Finding(job.uid, f"retention deletes {keeper.id}, the newest {keeper.state.name} checkpoint of {job.uid}")
+            yield Finding(
+                job.uid, f"retention deletes {keeper.id}, the newest {keeper.state.name} checkpoint of {job.uid}"
+            )
         for line in job.checkpoints.values():
             if line.id in gone and line.pins:
                 yield Finding(job.uid, f"retention deletes {line.id}, pinned by {', '.join(sorted(line.pins))}")
@@ -94,7 +97,9 @@ class LastGoodIsKept(Checker):
                 continue
             for line in job.checkpoints.values():
                 if line.restorable and line.folder in effect.items:
-                    yield Finding(job.uid, f"effect {effect.id} deletes {line.folder} of {line.id}, which is {line.state.name}")
+                    yield Finding(
+                        job.uid, f"effect {effect.id} deletes {line.folder} of {line.id}, which is {line.state.name}"
+                    )
 
 
 def _last_good(job: JobLine) -> CheckpointLine | None:

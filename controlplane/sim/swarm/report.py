@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from controlplane.core.vocabulary import Rung
-from controlplane.sim.swarm.coverage import cells
+from controlplane.sim.coverage import cells
 from controlplane.sim.swarm.results import Total
 from controlplane.sim.swarm.unreached import UNREACHED
 from controlplane.sim.version import SIM_VERSION

@@ -1,0 +1,129 @@
+"""Every checker fires: each is shown the one thing that must not be, and its quiet neighbour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+
+from controlplane.core import records as r
+from controlplane.core.checkpoints import Shard
+from controlplane.core.draft import Policy
+from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.fleet import Accelerator
+from controlplane.core.spec import JobSpec, Parallel, SparePolicy, Workload
+from controlplane.core.vocabulary import JobState, NodeLiveness
+from controlplane.sim.checkers.acts import BudgetHolds, OwnersKeepTheirReasons
+from controlplane.sim.checkers.base import Checker, Durable, Finding
+from controlplane.sim.checkers.book import Book
+from controlplane.sim.checkers.durability import DurableBeforeSent
+from controlplane.sim.checkers.numbering import NumbersGrow
+from controlplane.sim.checkers.places import OnlyWhereWorkMayGo
+from controlplane.sim.checkers.storage import LastGoodIsKept, OldWritersAreHarmless, StartsFromARestorePoint
+
+SPEC = JobSpec("moe", Workload("m"), 2, parallel=Parallel(dp=2), spares=SparePolicy(warm_nodes=1))
+S = 1_000_000_000
+
+
+def registered(name: str, rack: str) -> r.NodeRegistered:
+    devices = (Accelerator(f"{name}-0"), Accelerator(f"{name}-1"))
+    return r.NodeRegistered(name, "0001", "", "0", (("rack", rack),), devices, (1, 1))
+
+
+def shard(rank: int, generation: int = 1, step: int = 20) -> r.ShardReported:
+    name = f"moe-1/g{generation}/step-{step}"
+    return r.ShardReported("moe-1", name, generation, step, f"/s/{name}", Shard(rank, (), 0, 0))
+
+
+BEGIN: tuple[r.Record, ...] = (
+    r.ControllerStarted(1, "0"),
+    *(registered(f"n{i}", f"r{i // 2}") for i in range(4)),
+    r.JobSubmitted("moe-1", "moe", 1, SPEC),
+    r.JobPlaced("moe-1", (0, 1), (0, 0), (2,)),
+    r.HostsRequested("moe-1", (1, 2), (0, 1)),
+    r.GenerationStarted("moe-1", 1, ((1, 2),), ((0, 2),), "", 0),
+    r.JobStateChanged("moe-1", JobState.RUNNING),
+)
+COMMITTED = (shard(0), shard(1), r.CheckpointCommitted("moe-1", "moe-1/g1/step-20", 20))
+VERIFIED = (*COMMITTED, r.CheckpointVerified("moe-1", "moe-1/g1/step-20"))
+NEWER = (shard(0, 1, 40), shard(1, 1, 40), r.CheckpointCommitted("moe-1", "moe-1/g1/step-40", 40))
+AGAIN = r.GenerationStarted("moe-1", 2, ((3, 1),), ((0, 1),), "moe-1/g1/step-20", 20)
+ISSUED = r.EffectsIssued((Effect("e1", EffectKind.FENCE_HOSTS, "node:n0", 0),))
+
+
+def judge(checker: Checker, before: Iterable[r.Record], last: r.Record, cause: str = "Tick") -> list[str]:
+    """What a checker says of the last record, a second after each earlier one; of those it must say nothing."""
+    book = Book()
+    told: list[Finding] = []
+    for number, record in enumerate((*before, last), start=1):
+        assert not told, told
+        if type(record) in checker.watches:
+            told += checker.record(Durable(record, number, number * S, cause), book)
+        book.fold(record, number, number * S)
+    return [finding.text for finding in told]
+
+
+DRAINED = [r.NodeCordoned(f"n{i}", "operator", "x", drain=True) for i in range(2)]
+BROAD = (
+    r.JobUnplaced("moe-1", "x"),
+    r.JobPlaced("moe-1", (0, 2), (0, 0), ()),
+    r.NodeCordoned("n0", "operator", "x", drain=True),
+)
+POLICY = Policy()
+
+FIRES = {
+    "S2 a cordoned node": (OnlyWhereWorkMayGo(), [r.NodeCordoned("n3", "ann", "x")],
+        r.RanksMoved("moe-1", (0,), (3,), (0,)), "cordoned by ann"),
+    "S2 a dead node": (OnlyWhereWorkMayGo(), [r.LivenessChanged(("n3",), NodeLiveness.DEAD, "x")],
+        r.RanksMoved("moe-1", (0,), (3,), (0,)), "is DEAD"),
+    "S2 a newcomer": (OnlyWhereWorkMayGo(), [*COMMITTED, r.LivenessChanged(("n0",), NodeLiveness.SUSPECT, "x")],
+        AGAIN, "is SUSPECT"),
+    "S3 an old shard": (OldWritersAreHarmless(), [*COMMITTED, AGAIN], shard(1, 1, 60), "2 is in force"),
+    "S4 a generation": (NumbersGrow(), [*COMMITTED, AGAIN], AGAIN, "starts after generation 2"),
+    "S4 an epoch": (NumbersGrow(), [], r.ControllerStarted(1, "0"), "epoch 1 begins after epoch 1"),
+    "S4 a process": (NumbersGrow(), [], r.HostsRequested("moe-1", (2,), (0,)), "a second time"),
+    "S5 unfinished": (StartsFromARestorePoint(), [shard(0)], AGAIN, "without the shards of ranks [1]"),
+    "S5 poisoned": (StartsFromARestorePoint(), [*COMMITTED, r.CheckpointPoisoned("moe-1", "moe-1/g1/step-20", "x")],
+        AGAIN, "which is POISONED"),
+    "S5 unknown": (StartsFromARestorePoint(), [], AGAIN, "does not exist"),
+    "S5 another step": (StartsFromARestorePoint(), COMMITTED, replace(AGAIN, restore_step=21), "is of step 20"),
+    "S7 issued twice": (DurableBeforeSent(), [ISSUED], ISSUED, "a second time"),
+    "S7 two outcomes": (DurableBeforeSent(), [ISSUED, r.EffectsFinished(("e1",), ok=True)],
+        r.EffectsFinished(("e1",), ok=True), "second outcome"),
+    "S9 over the cap": (BudgetHolds(replace(POLICY.actions, share=0.1)),
+        [r.JobUnplaced("moe-1", "x"), r.JobPlaced("moe-1", (0, 1, 2), (0, 0, 0), ()), *DRAINED],
+        r.NodeCordoned("n2", "operator", "x", drain=True), "3 working nodes"),
+    "S10 the last good": (LastGoodIsKept(), [*VERIFIED, *NEWER],
+        r.CheckpointsExpired("moe-1", ("moe-1/g1/step-20",)), "newest VERIFIED"),
+    "S10 a pinned one": (LastGoodIsKept(), [*VERIFIED, *NEWER, r.CheckpointVerified("moe-1", "moe-1/g1/step-40"),
+        r.CheckpointPinned("moe-1", "moe-1/g1/step-20", "ann", "x")],
+        r.CheckpointsExpired("moe-1", ("moe-1/g1/step-20",)), "pinned by ann"),
+    "S11 without a command": (OwnersKeepTheirReasons(), [r.NodeCordoned("n0", "ann", "x")],
+        r.NodeUncordoned("n0", "ann"), "taken back by Tick"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("checker", "before", "last", "says"), FIRES.values(), ids=list(FIRES))
+def test_it_fires(checker: Checker, before: list[r.Record], last: r.Record, says: str) -> None:
+    told = judge(checker, (*BEGIN, *before), last)
+    assert len(told) == 1
+    assert says in told[0]
+
+
+QUIET = {
+    "S2 a survivor": (OnlyWhereWorkMayGo(), [*COMMITTED, r.LivenessChanged(("n1",), NodeLiveness.SUSPECT, "x")], AGAIN),
+    "S3 the same generation": (OldWritersAreHarmless(), [shard(0)], shard(1)),
+    "S5 a complete one": (StartsFromARestorePoint(), COMMITTED, AGAIN),
+    "S9 a node without ranks": (BudgetHolds(replace(POLICY.actions, share=0.1)), DRAINED,
+        r.NodeCordoned("n3", "operator", "x", drain=True)),
+    "S10 an older one": (LastGoodIsKept(), [*VERIFIED, *NEWER, r.CheckpointVerified("moe-1", "moe-1/g1/step-40")],
+        r.CheckpointsExpired("moe-1", ("moe-1/g1/step-20",))),
+    "S11 the controller's own": (OwnersKeepTheirReasons(), [r.NodeCordoned("n0", "fencing", "x")],
+        r.NodeUncordoned("n0", "fencing")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("checker", "before", "last"), QUIET.values(), ids=list(QUIET))
+def test_it_is_quiet(checker: Checker, before: list[r.Record], last: r.Record) -> None:
+    assert judge(checker, (*BEGIN, *before), last) == []
