@@ -28,6 +28,7 @@ class Policy:
     `fence_ms`: the same for a fence, which is asked for again after it.
     `patience_ms`: a lost rank waits this long for its node to be seen whole again before it moves to another.
     `queue_patience_ms`: after this long nothing of the same or a lower priority goes past a queued job any more.
+    `hang_ms`: a running job that makes no step for so long hangs.
     `actions`: how many working nodes may be disturbed in a while. `distrust`: when our own lateness takes the meaning from
     silence.
     """
@@ -37,6 +38,7 @@ class Policy:
     effect_ms: int = 120_000
     fence_ms: int = 45_000
     patience_ms: int = 6_000
+    hang_ms: int = 600_000
     max_active_jobs: int = 1_000
     queue_patience_ms: int = 600_000
     actions: ActionBudget = field(default_factory=ActionBudget)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from controlplane.core import draining
 from controlplane.core.draft import Draft
+from controlplane.core.sweeping.hangs import hang
 from controlplane.core.sweeping.liveness import liveness
 from controlplane.core.sweeping.timeouts import effects, late_generation, late_starts
 from controlplane.core.vocabulary import JobState
@@ -18,5 +19,6 @@ def tick(draft: Draft) -> None:
         if not job.ending:
             late_starts(draft, job)
             late_generation(draft, job)
+            hang(draft, job)
         if job.state is not JobState.RUNNING or job.ending or job.failed_starts:
             draft.settle(job.uid)
