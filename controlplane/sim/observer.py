@@ -43,8 +43,14 @@ class Observer:
     def on_restart(self, state: State, found: Sequence[JournalEntry], world: World) -> None:
         """A controller leads with the `state` of the journal. `found`: entries that no turn has shown (a crash hid them)."""
 
+    def on_submit(self, effects: Sequence[Effect], world: World) -> None:
+        """Effects leave a controller."""
+
     def on_effect(self, effect: Effect, node: SimNode, world: World) -> None:
         """A node agent begins to carry out an effect."""
+
+    def on_carried_out(self, effect: Effect, node: SimNode, world: World) -> None:
+        """A node agent has carried out an effect, and has not yet said so."""
 
     def on_fault(self, kind: str, target: str, world: World) -> None:
         """A fault of the catalogue has just struck (`controlplane.sim.faults`)."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.commands.sim import seed_span, versioned_seed
+from cli.seeds import seed_span, versioned_seed
 from controlplane.core import vocabulary
 from controlplane.core.vocabulary import Rung
 from controlplane.sim import coverage

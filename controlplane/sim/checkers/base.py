@@ -12,6 +12,7 @@ from controlplane.core.state import State
 from controlplane.sim.checkers.book import Book
 
 if TYPE_CHECKING:
+    from controlplane.sim.world.nodes import SimNode
     from controlplane.sim.world.site import World
 
 NOTHING: Iterator[Any] = iter(())
@@ -57,7 +58,7 @@ class Checker:
         """Effects left the controller."""
         return NOTHING
 
-    def occupied(self, node: str, book: Book, world: World) -> Iterator[Finding]:
+    def occupied(self, node: SimNode, book: Book) -> Iterator[Finding]:
         """A process of the world has taken accelerators of a node."""
         return NOTHING
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from controlplane.core import records as r
-from controlplane.core.effects import Effect
+from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.state import State
 from controlplane.engine.ports import JournalEntry
 from controlplane.sim.checkers.acts import BudgetHolds, OwnersKeepTheirReasons
@@ -27,6 +27,7 @@ from controlplane.sim.trace import line
 
 if TYPE_CHECKING:
     from controlplane.core.draft import Policy
+    from controlplane.sim.world.nodes import SimNode
     from controlplane.sim.world.site import World
 
 REMEMBERED = 2_000
@@ -106,10 +107,11 @@ class Monitor(Observer):
         for checker in self._checkers:
             self._judge(checker, checker.submitted(effects, self.book, world))
 
-    def on_occupied(self, node: str, world: World) -> None:
-        """A process of a node was given a rank."""
-        for checker in self._checkers:
-            self._judge(checker, checker.occupied(node, self.book, world))
+    def on_carried_out(self, effect: Effect, node: SimNode, world: World) -> None:
+        """An agent may have given accelerators to processes."""
+        if effect.kind is EffectKind.APPLY_GENERATION:
+            for checker in self._checkers:
+                self._judge(checker, checker.occupied(node, self.book))
 
     def on_restart(self, state: State, found: Sequence[JournalEntry], world: World) -> None:
         """Another controller leads."""

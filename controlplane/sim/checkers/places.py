@@ -12,7 +12,7 @@ from controlplane.sim.checkers.book import Book, numbers
 from controlplane.sim.checkers.lines import JobLine, NodeLine
 
 if TYPE_CHECKING:
-    from controlplane.sim.world.site import World
+    from controlplane.sim.world.nodes import SimNode
 
 
 class OneRankPerAccelerator(Checker):
@@ -20,16 +20,16 @@ class OneRankPerAccelerator(Checker):
 
     invariant = "S1"
 
-    def occupied(self, node: str, book: Book, world: World) -> Iterator[Finding]:
+    def occupied(self, node: SimNode, book: Book) -> Iterator[Finding]:
         """Look at one node whenever a process there was given a rank."""
         held: dict[int, str] = {}
-        for process in world.nodes[node].processes.values():
+        for process in node.processes.values():
             if not process.generation or not process.occupies:
                 continue
             who = f"{process.job}-{process.serial} of generation {process.generation}"
             for position in process.devices:
                 if position in held:
-                    yield Finding(node, f"accelerator {position} of {node} runs {held[position]} and {who}")
+                    yield Finding(node.name, f"accelerator {position} of {node.name} runs {held[position]} and {who}")
                 held[position] = who
 
 

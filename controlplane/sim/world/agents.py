@@ -250,6 +250,7 @@ class Agents:
                 world.stores.sweep(effect.items)
             case EffectKind.STOP_HOSTS | EffectKind.START_HOSTS:
                 ok, text = False, f"{effect.kind} is for a cell"
+        world.performed(effect, node)
         world.network.up(node, lambda: world.effects.done(controller, effect, ok=ok, text=text, node=node.name))
 
     def _fence(self, node: SimNode, effect: Effect) -> None:

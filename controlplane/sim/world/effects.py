@@ -25,6 +25,7 @@ class Effects:
     def submit(self, controller: Controller, effects: Sequence[Effect], later_s: float) -> None:
         """Effects of a durable turn leave; a slow disk holds them back for as long as it takes."""
         self.sent.extend(effects)
+        self.world.submitted(effects)
         for effect in effects:
             self.world.kernel.after(self.world.timings.effect_s + later_s, partial(self._send, controller, effect))
 

@@ -183,10 +183,20 @@ class World:
         for observer in self.observers:
             observer.on_restart(controller.state, found, self)
 
+    def submitted(self, effects: Sequence[Effect]) -> None:
+        """Effects leave a controller."""
+        for observer in self.observers:
+            observer.on_submit(effects, self)
+
     def performing(self, effect: Effect, node: SimNode) -> None:
         """An agent begins to carry out an effect."""
         for observer in self.observers:
             observer.on_effect(effect, node, self)
+
+    def performed(self, effect: Effect, node: SimNode) -> None:
+        """An agent has carried out an effect."""
+        for observer in self.observers:
+            observer.on_carried_out(effect, node, self)
 
     # -- machines ---------------------------------------------------------------------------------------------------
 
