@@ -11,15 +11,19 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
+
 from controlplane.core import records as r
 from controlplane.core import vocabulary
+from controlplane.core.fleet import Fleet
 from controlplane.core.health.suspicion import GROUND_TEXT, Ground
 from controlplane.core.units import seconds
-from controlplane.core.vocabulary import CheckpointState, Rung
+from controlplane.core.vocabulary import CheckpointState, NodeService, Rung
 from controlplane.sim.checkers.book import Book
 
 TABLES: Mapping[str, Mapping[Any, frozenset[Any]]] = {
     "liveness": vocabulary.NODE_LIVENESS,
+    "service": vocabulary.NODE_SERVICE,
     "job": vocabulary.JOB_STATES,
     "checkpoint": vocabulary.CHECKPOINT_STATES,
 }
@@ -100,6 +104,17 @@ class Coverage:
         if isinstance(record, r.LivenessChanged):
             found.update((("liveness", name), book.node(name).liveness) for name in record.nodes)
         return found
+
+    def serving(self, before: Fleet, after: Fleet) -> None:
+        """Count changes of service from one published fleet to the next."""
+        if before.service is after.service:
+            return
+        size = before.size
+        for node in np.flatnonzero(before.service != after.service[:size]).tolist():
+            was, now = NodeService(int(before.service[node])), NodeService(int(after.service[node]))
+            self.counts[transition("service", was, now)] += 1
+        for service in after.service[size:].tolist():
+            self.counts[transition("service", NodeService.JOINING, NodeService(service))] += 1
 
     def moved(self, before: States, after: States) -> None:
         """Count transitions. A checkpoint that is no longer there has expired."""

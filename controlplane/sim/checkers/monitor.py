@@ -97,6 +97,7 @@ class Monitor(Observer):
                 self._read(entry, record)
         else:
             self._read_journal(world)
+        self.coverage.serving(turn.before.fleet, turn.after.fleet)
         if turn.leads:
             for checker in self._checkers:
                 self._judge(checker, checker.turn(turn.after, self.book, world))
