@@ -31,7 +31,9 @@ def hang(draft: Draft, job: Job) -> None:
     limit_ns = max(ms(draft.policy.hang_ms), SLOW_STEPS * draft.soft.step_time_ns(job.uid))
     quiet_ns = draft.now_ns - since_ns - draft.excused_ns(since_ns)
     if quiet_ns > limit_ns:
-        lose_ranks(draft, job, (), f"no rank has made a step for {quiet_ns / NS_PER_S:.0f} s, and none of them says why")
+        lose_ranks(
+            draft, job, (), f"no rank has made a step for {quiet_ns / NS_PER_S:.0f} s, and none of them says why"
+        )
 
 
 def _heard(draft: Draft, job: Job) -> bool:
