@@ -32,8 +32,17 @@ from controlplane.core.applying.hosts import (
     unbind,
 )
 from controlplane.core.applying.identity import identity
-from controlplane.core.applying.jobs import ended, moved, placed, reserve, set_job_state, submitted, unplaced
-from controlplane.core.applying.recovery import decided, generation, ranks_lost, reached
+from controlplane.core.applying.jobs import (
+    ended,
+    moved,
+    placed,
+    replicas_dropped,
+    reserve,
+    set_job_state,
+    submitted,
+    unplaced,
+)
+from controlplane.core.applying.recovery import decided, generation, join_failed, ranks_lost, reached, rung_failed
 from controlplane.core.audit import Head
 from controlplane.core.checkpoints import Pin
 from controlplane.core.columns import put
@@ -141,9 +150,11 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
         case r.GenerationReached():
             reached(state, record, at_ns)
         case r.JoinFailed():
-            job = state.own_job(record.job)
-            if job.incident:
-                job.incident = replace(job.incident, attempts=job.incident.attempts + 1)
+            join_failed(state, record)
+        case r.RungFailed():
+            rung_failed(state, record.job, record.rung, record.nodes)
+        case r.ReplicasDropped():
+            replicas_dropped(state, record)
         case r.ShardReported():
             shard(state, record)
         case r.CheckpointCommitted():

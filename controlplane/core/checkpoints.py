@@ -41,6 +41,7 @@ class Checkpoint:
 
     `productive_ns` is the job's PRODUCTIVE ledger value at the moment the step was reached: what lies above it is lost
     when the job goes back to here. `suspected`: POISONED only because it was written under suspicion, until that is cleared.
+    `participants`: ranks that write a part (0: all of the job).
     """
 
     id: str
@@ -54,6 +55,7 @@ class Checkpoint:
     reason: str = ""
     pins: tuple[Pin, ...] = ()
     suspected: bool = False
+    participants: int = 0
 
     @property
     def reached_ns(self) -> int:

@@ -14,6 +14,7 @@ from controlplane.core.health.budget import ActionBudget
 from controlplane.core.health.distrust import DistrustPolicy
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.records import EffectsIssued, Record
+from controlplane.core.recovery.phase_times import LadderPolicy
 from controlplane.core.softstate import SoftState
 from controlplane.core.spec import Violation
 from controlplane.core.state import State
@@ -31,6 +32,7 @@ class Policy:
     `hang_ms`: a running job that makes no step for so long hangs.
     `actions`: how many working nodes may be disturbed in a while. `distrust`: when our own lateness takes the meaning from
     silence.
+    `ladder`: what recoveries are assumed to take.
     """
 
     suspicion: SuspicionPolicy = field(default_factory=SuspicionPolicy)
@@ -43,6 +45,7 @@ class Policy:
     queue_patience_ms: int = 600_000
     actions: ActionBudget = field(default_factory=ActionBudget)
     distrust: DistrustPolicy = field(default_factory=DistrustPolicy)
+    ladder: LadderPolicy = field(default_factory=LadderPolicy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ checkpoint and one generation, not a start. Without room it stays and says what 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from controlplane.core import records as r
@@ -25,7 +27,7 @@ def leaving(fleet: Fleet, job: Job) -> tuple[int, ...]:
     out = fleet.service == NodeService.DRAINING
     if not job.placed or not out.any():
         return ()
-    return tuple(np.flatnonzero(out[job.rank_node]).tolist())
+    return tuple(np.flatnonzero(job.present & out[job.rank_node]).tolist())
 
 
 def clear(draft: Draft, job: Job) -> None:
@@ -51,7 +53,7 @@ def fence_once(draft: Draft, job: Job, rows: np.ndarray) -> None:
     fence(draft, job, serials)
 
 
-def missing_processes(job: Job, nodes: tuple[int, ...]) -> dict[int, int]:
+def missing_processes(job: Job, nodes: Sequence[int] | np.ndarray) -> dict[int, int]:
     """How many parked processes are still missing at new places (a node number per rank), by node."""
     hosts = job.hosts
     parked = hosts.node[(hosts.generation == 0) & (hosts.state == RankState.PARKED)]
@@ -116,7 +118,7 @@ def finish(draft: Draft) -> None:
         left = ~job.hosts.gone() & (fleet.liveness[job.hosts.node] != NodeLiveness.DEAD)
         held[job.hosts.node[left]] = True
         if job.placed:
-            held[job.rank_node] = True
+            held[job.rank_node[job.present]] = True
         if leaving(fleet, job):
             draft.settle(job.uid)
     for node in np.flatnonzero(open_nodes & ~held).tolist():

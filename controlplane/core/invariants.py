@@ -64,8 +64,8 @@ def _fresh_generation(state: State, old: Job, job: Job) -> list[str]:
         if generation > 0 and serial not in serials and not gone and not dead:
             found.append(f"S1: host {serial} of {job.uid} may still run as generation {job.generation} starts")
     takes_work = state.fleet.schedulable()
-    for rank, serial in enumerate(job.rank_host.tolist()):
-        row = old.hosts.row(serial)
+    for rank in np.flatnonzero(job.rank_host != NONE).tolist():
+        row = old.hosts.row(int(job.rank_host[rank]))
         fresh = row == NONE or old.hosts.generation[row] == 0
         if fresh and not takes_work[job.rank_node[rank]]:
             found.append(f"S2: rank {rank} of {job.uid} starts on {state.fleet.name(int(job.rank_node[rank]))}")
@@ -101,10 +101,10 @@ def _devices(state: State) -> list[str]:
     for job in state.active_jobs():
         if not job.placed:
             continue
-        cells = expected[job.rank_node[:, None], job.rank_acc]
-        if (cells != FREE).any():
+        at = job.rank_node[job.present][:, None], job.rank_acc[job.present]
+        if (expected[at] != FREE).any():
             found.append(f"S1: two ranks share an accelerator of {job.uid}")
-        expected[job.rank_node[:, None], job.rank_acc] = job.serial
+        expected[at] = job.serial
     if not np.array_equal(expected, fleet.acc_owner):
         found.append("owners of accelerators differ from the rank tables")
     return found
@@ -123,7 +123,7 @@ def _drained(state: State) -> list[str]:
     if not out.any():
         return found
     for job in state.active_jobs():
-        if job.placed and out[job.rank_node].any():
+        if job.placed and out[job.rank_node[job.present]].any():
             found.append(f"S2: ranks of {job.uid} are placed on a drained node")
         if (job.hosts.live() & out[job.hosts.node] & (fleet.liveness[job.hosts.node] != NodeLiveness.DEAD)).any():
             found.append(f"S1: processes of {job.uid} live on a drained node")

@@ -120,6 +120,10 @@ class Incident:
     Times are Unix ns; 0: not reached. `collect_until_ns`: failures until then are judged together. `step_known`: somebody
     has told steps since the job ran. `why`: constant name of what happened when no rank was lost. `released`: an operator
     lets the job go on whatever rule suspended it. `records`: journal revisions of what opened and widened it.
+    `intact`: nobody lost
+    a process or its state. `spent_rungs` did not lead to a new step, `spent_nodes` did not bring their ranks up: neither is
+    tried again before a dearer rung. `charged_generation`: the generation in force when a ledger paid last. `warm`: every
+    lost rank finds a parked process. `deadline_ns`: the rung that was decided has failed when no step is made until then.
     """
 
     fault_ns: int
@@ -137,6 +141,12 @@ class Incident:
     why: str = ""
     released: bool = False
     records: tuple[int, ...] = ()
+    intact: bool = False
+    spent_rungs: tuple[str, ...] = ()
+    spent_nodes: tuple[int, ...] = ()
+    charged_generation: int = NONE
+    warm: bool = False
+    deadline_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +162,10 @@ class GenerationClock:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """A finished (or overtaken) recovery, for people and reports. Durations in nanoseconds by phase."""
+    """A finished (or overtaken) recovery, for people and reports. Durations in nanoseconds by phase.
+
+    `warm`: it found parked processes. `participants`: ranks of the generation that it led to; 0: all.
+    """
 
     generation: int
     cause: str
@@ -165,6 +178,8 @@ class Recovery:
     overtaken: bool
     blame: str
     fault_ns: int
+    warm: bool = False
+    participants: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +194,8 @@ class Restart:
 @dataclass(slots=True)
 class Job:
     """One job. Rank columns have `spec.ranks` rows; `rank_acc` is (ranks, accelerators per rank), positions on the node.
+    A rank whose replica does not take part has no node (NONE) and no process: `present` masks those that do, and
+    `participants` counts those of the current generation (0: all).
     `rank_times` is (ranks, 4): Unix ns at which each rank of the current generation was joining, had its groups, had
     restored, had made its first step; 0: not yet. `failed_starts` counts rounds of starts, not processes: processes with
     serials below `failed_below` belong to a round that is counted already. `restore_limit`: until the job runs again it
@@ -223,6 +240,7 @@ class Job:
     skipped_generations: int = 0
     suspicion: Suspicion | None = None
     restore_limit: int = NONE
+    participants: int = 0
     hour: Hour = field(default_factory=Hour)
     pace: Pace = field(default_factory=Pace)
     _ranks_of: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False, compare=False)
@@ -245,6 +263,23 @@ class Job:
     def placed(self) -> bool:
         """Whether every rank has a place."""
         return len(self.rank_node) > 0
+
+    @property
+    def present(self) -> np.ndarray:
+        """Mask over ranks that take part."""
+        mask: np.ndarray = self.rank_node != NONE
+        return mask
+
+    @property
+    def whole(self) -> bool:
+        """Whether every replica takes part."""
+        return bool(self.present.all())
+
+    @property
+    def unbound(self) -> np.ndarray:
+        """Mask over ranks that take part and have no process."""
+        mask: np.ndarray = (self.rank_host == NONE) & self.present
+        return mask
 
     @property
     def devices(self) -> int:

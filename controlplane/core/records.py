@@ -260,7 +260,7 @@ class StartFailed:
 class RanksLost:
     """Evidence against ranks opens an incident or joins the running one. No `lost` rank: all keep their processes, but the
     generation cannot go on (`cause` says why, `why` is its constant name). `step_known`: the newest step could be read.
-    `released`: an operator lets the job go on."""
+    `released`: an operator lets the job go on. `intact`: no rank lost its state either."""
 
     job: str
     lost: tuple[LostRank, ...]
@@ -270,6 +270,7 @@ class RanksLost:
     step_known: bool = True
     why: str = ""
     released: bool = False
+    intact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +280,8 @@ class RecoveryDecided:
     `rule`: the job rule that chose, `rules`: each that was looked at with why it did not match; `evidence_ids`: journal
     revisions of the records that it rests on; `offence`: what is counted against the root's rank and node. `backoff_ns`: the
     wait before `draw`, a random number in [0, 1), shortened it. `restore_limit`: no newer step is restored, -1: any.
+    `deadline_ns`: the rung has failed when the job does not run until then; 0: it has no deadline. `warm`: every rank finds a
+    parked process.
     """
 
     job: str
@@ -299,6 +302,8 @@ class RecoveryDecided:
     backoff_ns: int = 0
     draw: float = 0.0
     restore_limit: int = -1
+    deadline_ns: int = 0
+    warm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +320,26 @@ class NodeJudged:
 
 
 @dataclass(frozen=True, slots=True)
+class RungFailed:
+    """A rung has not led to a running job, or cannot: the incident is judged again without it. `nodes`: those on which ranks
+    did not come up."""
+
+    job: str
+    rung: Rung
+    nodes: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicasDropped:
+    """Data-parallel replicas (by their dp coordinate) give their places back and take part no more; their processes are
+    being fenced."""
+
+    job: str
+    replicas: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SurvivorsGivenUp:
     """A restart of the whole job takes the rank from live processes; they are being fenced."""
 
@@ -325,7 +350,8 @@ class SurvivorsGivenUp:
 @dataclass(frozen=True, slots=True)
 class GenerationStarted:
     """A new rank table is in force, and the restore point. `hosts`: serials of the processes that take the `changed_ranks`,
-    one for one; every other rank keeps its process."""
+    one for one; every other rank keeps its process. `participants`: ranks that take part; 0: all. `keeps_state`: every rank
+    goes on with what it holds, which is the state after `restore_step`."""
 
     job: str
     generation: int
@@ -333,6 +359,8 @@ class GenerationStarted:
     changed_ranks: Ranges
     restore_id: str
     restore_step: int
+    participants: int = 0
+    keeps_state: bool = False
 
     def holder(self, rank: int) -> int:
         """Serial of the process that takes a rank, NONE when the rank keeps the one that it has."""
@@ -593,14 +621,17 @@ Record = (
     | IdentityRevoked | IdentityReinstated | JournalRestored | HostsReached | HostsLost
     | CorruptionSuspected | CorruptionCleared | NodesRegistered
     | DetectorDegraded | DetectorRestored | LinksReported | NodeJudged
+    | RungFailed | ReplicasDropped
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}
 VERSIONS: Mapping[str, int] = {
     "GenerationStarted": 2,
+    "JobSubmitted": 2,
     "LivenessChanged": 2,
     "NodeCordoned": 2,
-    "RanksLost": 2,
+    "RanksLost": 3,
+    "RecoveryDecided": 2,
     "RequestAnswered": 2,
 }
 """Types whose fields have changed since version 1."""
@@ -620,7 +651,10 @@ def _rank_table_to_patch(body: dict[str, Any]) -> dict[str, Any]:
 UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
     ("GenerationStarted", 1): _rank_table_to_patch,
     ("NodeCordoned", 1): _gained,
+    ("JobSubmitted", 1): _gained,
     ("RanksLost", 1): _gained,
+    ("RanksLost", 2): _gained,
+    ("RecoveryDecided", 1): _gained,
     ("RequestAnswered", 1): _gained,
     ("LivenessChanged", 1): _gained,
 }

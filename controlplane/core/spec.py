@@ -167,7 +167,9 @@ class NodeRule:
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
     """How often a job may be restarted, by who is to blame, how long failures are collected before deciding, and the rules
-    that choose what is done."""
+    that choose what is done. `retry_step`: the job says that its ranks keep their state when a collective fails, and can do
+    the step again.
+    """
 
     collect_window_ms: int = 200
     user: Budget = Budget(3, HOUR_MS, 200)
@@ -176,6 +178,14 @@ class RestartPolicy:
     backoff: Backoff = Backoff()
     job_rules: tuple[JobRule, ...] = ()
     node_rules: tuple[NodeRule, ...] = ()
+    retry_step: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Elastic:
+    """How few data-parallel replicas a job may run with while there is no room for all; 0: it never runs with fewer."""
+
+    min_replicas: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +216,7 @@ class JobSpec:
     timeouts: Timeouts = Timeouts()
     labels: tuple[tuple[str, str], ...] = ()
     priority: int = 0
+    elastic: Elastic = Elastic()
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,14 +112,18 @@ class CheckpointState(IntEnum):
 
 
 class Rung(StrEnum):
-    """Rungs of the recovery ladder that this version climbs, cheapest first.
+    """Rungs of the recovery ladder, cheapest first.
 
-    ROLLBACK: every rank keeps its process and starts again from a restore point.
+    RETRY_STEP: every rank keeps process and state and does the step again. ROLLBACK: every rank keeps its process and starts
+    again from a restore point. SHRINK and GROW: whole data-parallel replicas leave and come back.
     """
 
+    RETRY_STEP = "RETRY_STEP"
     ROLLBACK = "ROLLBACK"
     RESTART_RANK = "RESTART_RANK"
     REPLACE_RANK = "REPLACE_RANK"
+    SHRINK = "SHRINK"
+    GROW = "GROW"
     RESTART_JOB = "RESTART_JOB"
     SUSPEND = "SUSPEND"
     FAIL = "FAIL"

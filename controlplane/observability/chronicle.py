@@ -140,6 +140,10 @@ def _of_job(record: r.Record) -> Line | None:
                 "node_judged",
                 {"rules": some(record.rules), "action": record.action, "reason": record.reason},
             )
+        case r.RungFailed():
+            return "warning", "rung_failed", {"rung": record.rung.value, "reason": record.reason}
+        case r.ReplicasDropped():
+            return "warning", "replicas_dropped", {"replicas": some(record.replicas)}
         case r.GenerationStarted():
             return "info", "generation_started", {
                 "generation": record.generation, "changed_ranks": some(expand(record.changed_ranks).tolist()),

@@ -28,6 +28,7 @@ _DECISIONS = (
     r.JobSubmitted, r.JobPlaced, r.RanksMoved, r.HostEnded, r.StartFailed, r.RanksLost, r.RecoveryDecided,
     r.SurvivorsGivenUp, r.GenerationStarted, r.JoinFailed, r.JobStateChanged, r.CheckpointPoisoned, r.JobEnding,
     r.JobEnded, r.JobUnplaced, r.Audited, r.CorruptionSuspected, r.CorruptionCleared,
+    r.RungFailed, r.ReplicasDropped,
 )  # fmt: skip
 _NODE_DECISIONS = (
     r.NodeRegistered, r.NodeSessionChanged, r.LivenessChanged, r.AcceleratorsChanged, r.NodeCordoned, r.NodeUncordoned,
@@ -240,7 +241,7 @@ def _checkpoint(state: State, name: str) -> Explanation:
         size = sum(file.bytes for file in checkpoint.files)
         summary = f"checkpoint {name} is {checkpoint.state.name}: {len(checkpoint.files)} files, {size} bytes"
         if checkpoint.state is CheckpointState.WRITING:
-            summary += f", {len(checkpoint.shards)} of {job.spec.ranks} ranks have reported"
+            summary += f", {len(checkpoint.shards)} of {checkpoint.participants or job.spec.ranks} ranks have reported"
         if checkpoint.pins:
             summary += "; pinned by " + ", ".join(f"{pin.owner} ({pin.reason})" for pin in checkpoint.pins)
         if checkpoint.reason:

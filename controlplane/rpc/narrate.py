@@ -101,6 +101,7 @@ def narrate(record: r.Record, names: Names) -> str:
         case (
             r.HostsRequested() | r.HostsObserved() | r.HostsReached() | r.HostsLost() | r.HostEnded() | r.HostsForgotten()
             | r.StartFailed() | r.RanksLost() | r.RecoveryDecided() | r.SurvivorsGivenUp() | r.NodeJudged()
+            | r.RungFailed() | r.ReplicasDropped()
         ):  # fmt: skip
             return _process(record, names)
         case (
@@ -224,7 +225,8 @@ def _job(record: JobRecord, names: Names) -> str:
 
 ProcessRecord = (
     r.HostsRequested | r.HostsObserved | r.HostsReached | r.HostsLost | r.HostEnded | r.HostsForgotten | r.StartFailed
-    | r.RanksLost | r.RecoveryDecided | r.SurvivorsGivenUp | r.NodeJudged
+    | r.RanksLost | r.RecoveryDecided | r.SurvivorsGivenUp | r.NodeJudged | r.RungFailed
+    | r.ReplicasDropped
 )  # fmt: skip
 
 
@@ -265,6 +267,10 @@ def _process(record: ProcessRecord, names: Names) -> str:
         case r.NodeJudged():
             done = f"{record.action} because {record.reason}" if record.action else "nothing is done"
             return f"the node rules of {name} judged {record.node}: {done}"
+        case r.RungFailed():
+            return f"the way back of {name} has failed: {record.reason}"
+        case r.ReplicasDropped():
+            return f"{name} goes on without {_counted(len(record.replicas), 'replica')} ({listed(record.replicas)})"
         case r.SurvivorsGivenUp():
             return f"{name} gives up {ranks_text(record.ranks)}: all processes start anew"
         case _:
@@ -272,9 +278,12 @@ def _process(record: ProcessRecord, names: Names) -> str:
 
 
 _MEANS: Mapping[Rung, str] = {
+    Rung.RETRY_STEP: "every rank keeps its state and does the step again",
     Rung.ROLLBACK: "every rank keeps its process and restores",
     Rung.RESTART_RANK: "new processes in the same place, the others stay",
     Rung.REPLACE_RANK: "new processes in another place, the others stay",
+    Rung.SHRINK: "the replicas for which there is no room leave, the others go on",
+    Rung.GROW: "replicas come back",
     Rung.RESTART_JOB: "all processes anew",
     Rung.SUSPEND: "wait until there is room",
     Rung.FAIL: "no further try",

@@ -13,9 +13,10 @@ from controlplane.sim.kernel import START_NS
 
 _LONG = ("spec", "labels", "accelerators", "states", "at_ns", "not_before_ns", "budgets", "collect_until_ns")
 """Fields that a line does not show."""
-_BESIDE = ("evidence_ids", "offence", "draw", "backoff_ns")
+_BESIDE = ("deadline_ns", "evidence_ids", "offence", "draw", "backoff_ns")
 _UNUSUAL: dict[str, tuple[object, ...]] = {
     "rule": ("", IMPLICIT), "restore_limit": (-1,), "step_known": (True,), "why": ("",), "released": (False,),
+    "participants": (0,), "keeps_state": (False,), "intact": (False,), "warm": (False,),
     "path_broken": (False,),
 }  # fmt: skip
 """Fields that a line shows when they say something; with the values that say nothing."""

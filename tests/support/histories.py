@@ -93,4 +93,5 @@ def illness(world: World) -> None:
     """What the health part writes down."""
     world.stall_controller(2.0)
     world.run(4)
-    world.turn(ev.NodeReport("node-02", world.nodes["node-02"].boot_id, broken_links=("node-04",)))
+    node = next(node for node in world.nodes.values() if node.talks)
+    world.turn(ev.NodeReport(node.name, node.boot_id, broken_links=("node-04",)))

@@ -16,8 +16,9 @@ def shard(state: State, record: r.ShardReported) -> None:
     """A rank has written its part."""
     job = state.own_job(record.job)
     known = job.checkpoints.get(record.checkpoint) or Checkpoint(
-        record.checkpoint, record.generation, record.step, record.folder, CheckpointState.WRITING
-    )
+        record.checkpoint, record.generation, record.step, record.folder, CheckpointState.WRITING,
+        participants=job.participants,
+    )  # fmt: skip
     shards = (*(s for s in known.shards if s.rank != record.shard.rank), record.shard)
     job.checkpoints = {**job.checkpoints, record.checkpoint: replace(known, shards=shards)}
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from controlplane.core import records as r
-from controlplane.core.applying.hosts import select
+from controlplane.core.applying.hosts import select, unbind
 from controlplane.core.columns import filled, put
 from controlplane.core.fleet import FREE, Fleet
 from controlplane.core.jobs import NONE, Job
+from controlplane.core.recovery.elastic import replica_of
 from controlplane.core.state import MAX_ENDED_JOBS, State
 from controlplane.core.vocabulary import JOB_STATES, IllegalTransition, JobState
 
@@ -49,6 +50,9 @@ def reserve(state: State, job: Job, nodes: tuple[int, ...]) -> None:
 
 
 def _own_devices(fleet: Fleet, nodes: np.ndarray, positions: np.ndarray, owner: int) -> None:
+    """Who holds the devices of ranks; ranks without a node hold none."""
+    held = nodes != NONE
+    nodes, positions = nodes[held], positions[held]
     owners = fleet.acc_owner.copy()
     owners[nodes[:, None], positions] = owner
     fleet.acc_owner = owners
@@ -97,6 +101,16 @@ def moved(state: State, record: r.RanksMoved) -> None:
     job.rank_node = put(job.rank_node, rows, record.nodes)
     job.rank_acc = put(job.rank_acc, rows, positions)
     _own_devices(fleet, job.rank_node[rows], positions, job.serial)
+
+
+def replicas_dropped(state: State, record: r.ReplicasDropped) -> None:
+    """Replicas take part no more: their ranks have neither place nor process."""
+    job = state.own_job(record.job)
+    ranks = np.flatnonzero(np.isin(replica_of(job.spec), record.replicas) & job.present)
+    _own_devices(state.own_fleet(), job.rank_node[ranks], job.rank_acc[ranks], FREE)
+    unbind(job, ranks.tolist(), job.rank_host[ranks].tolist())
+    job.rank_node = put(job.rank_node, ranks, NONE)
+    state.touch_counts()
 
 
 def ended(state: State, record: r.JobEnded, at_ns: int) -> None:

@@ -27,6 +27,7 @@ def ranks_lost(state: State, record: r.RanksLost, at_ns: int) -> None:
         job.incident = Incident(
             fault_ns, at_ns, record.collect_until_ns, record.lost, record.step, record.cause, step_known=record.step_known,
             why=record.why, released=record.released, records=(state.revision,),
+            intact=record.intact,
         )  # fmt: skip
     else:
         overtaken = job.incident.decided_ns > 0
@@ -50,6 +51,7 @@ def ranks_lost(state: State, record: r.RanksLost, at_ns: int) -> None:
             why=record.why if overtaken else job.incident.why,
             released=job.incident.released or record.released,
             records=(*job.incident.records, state.revision)[-MAX_EVIDENCE:],
+            intact=job.incident.intact and record.intact,
         )
     if job.state is JobState.RUNNING and first_notice:
         delay = max(0, at_ns - fault_ns) * state.tally().of(job)
@@ -74,7 +76,43 @@ def decided(state: State, record: r.RecoveryDecided, at_ns: int) -> None:
     if record.offence is not None:
         state.note_offence(record.offence)
     if job.incident:
-        job.incident = replace(job.incident, decided_ns=at_ns, rung=record.rung, reason=record.reason, placed_ns=0)
+        job.incident = replace(
+            job.incident,
+            decided_ns=at_ns,
+            rung=record.rung,
+            reason=record.reason,
+            placed_ns=0,
+            deadline_ns=record.deadline_ns,
+            warm=record.warm,
+            charged_generation=job.generation if record.charged else job.incident.charged_generation,
+        )
+
+
+def rung_failed(state: State, uid: str, rung: str, nodes: tuple[int, ...]) -> None:
+    """A rung is not tried again in this incident, nor are the nodes on which it failed; the incident is judged anew."""
+    job = state.own_job(uid)
+    incident = job.incident
+    if incident is None:
+        return
+    spent = tuple(dict.fromkeys((*incident.spent_rungs, rung)))
+    job.incident = replace(
+        incident,
+        spent_rungs=spent,
+        spent_nodes=tuple(sorted({*incident.spent_nodes, *nodes})),
+        decided_ns=0,
+        placed_ns=0,
+    )
+
+
+def join_failed(state: State, record: r.JoinFailed) -> None:
+    """A generation did not come to run."""
+    job = state.own_job(record.job)
+    if job.incident is None:
+        return
+    job.incident = replace(job.incident, attempts=job.incident.attempts + 1)
+    if job.incident.rung:
+        nodes = job.rank_node[list(record.laggards)]
+        rung_failed(state, record.job, job.incident.rung, tuple(np.unique(nodes[nodes != NONE]).tolist()))
 
 
 def generation(state: State, record: r.GenerationStarted, at_ns: int) -> None:
@@ -89,6 +127,7 @@ def generation(state: State, record: r.GenerationStarted, at_ns: int) -> None:
     rank = put(hosts.rank, hosts.rows(serials), changed)
     job.hosts = replace(hosts, rank=rank, generation=np.where(rank != NONE, record.generation, hosts.generation))
     job.restore_id, job.restore_step = record.restore_id, record.restore_step
+    job.participants = record.participants
     job.changed_ranks = ()
     job.failed_starts = 0
     job.clock = GenerationClock(announced_ns=at_ns)
@@ -96,7 +135,8 @@ def generation(state: State, record: r.GenerationStarted, at_ns: int) -> None:
     job.blocker = ""
     if job.incident:
         job.incident = replace(job.incident, placed_ns=at_ns)
-        _book_wasted(state, job)
+        if not record.keeps_state:
+            _book_wasted(state, job)
     if job.state is JobState.PLACING:
         set_job_state(job, JobState.STARTING)
 
@@ -172,6 +212,8 @@ def _recovery(job: Job, *, overtaken: bool) -> Recovery:
         overtaken=overtaken,
         blame=_charged_to(first),
         fault_ns=incident.fault_ns,
+        warm=incident.warm,
+        participants=job.participants,
     )
 
 

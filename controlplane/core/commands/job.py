@@ -18,7 +18,7 @@ from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.orders import end_job, fence, stop_processes
 from controlplane.core.placement.gang import Blocked, Placement, place, replace_ranks
 from controlplane.core.placement.queue import must_yield_to
-from controlplane.core.recovery.decide import misplaced
+from controlplane.core.recovery.rungs import misplaced
 from controlplane.core.spec import JobSpec, Violation
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import Blame, JobState

@@ -57,14 +57,21 @@ def lost_rank(node: str, rank: int, serial: int, exit_: Exit, fault_ns: int, *, 
 
 
 def lose_ranks(
-    draft: Draft, job: Job, lost: tuple[LostRank, ...], cause: str, why: str = "", *, released: bool = False
+    draft: Draft,
+    job: Job,
+    lost: tuple[LostRank, ...],
+    cause: str,
+    why: str = "",
+    *,
+    released: bool = False,
+    intact: bool = False,
 ) -> None:
     """Open or widen the job's incident.
 
     What the machine did first is decided at once; what the code did is collected, and so are consequences whose cause has
     not shown itself yet, and all that follows within an incident: a whole gang that ends together must not cost a verdict
     per rank, and the earliest root decides. `why`: constant name of what happened when no rank is lost; `released`: an
-    operator lets the job go on.
+    operator lets the job go on; `intact`: a collective failed, and no rank has lost its process or its state.
     """
     if job.ending or job.state in (JobState.QUEUED,):
         return
@@ -74,5 +81,5 @@ def lose_ranks(
     newest, told_ns = draft.soft.progress(job.uid)
     known = told_ns > 0 or not job.clock.running_ns
     step = max(newest, job.restore_step)
-    draft.write(r.RanksLost(job.uid, lost, draft.now_ns + ms(window), step, cause, known, why, released))
+    draft.write(r.RanksLost(job.uid, lost, draft.now_ns + ms(window), step, cause, known, why, released, intact))
     draft.settle(job.uid)

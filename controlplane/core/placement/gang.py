@@ -49,16 +49,14 @@ def _order(fleet: Fleet, capacity: np.ndarray, ranks: int) -> np.ndarray:
 
 
 def _take(free: np.ndarray, order: np.ndarray, capacity: np.ndarray, ranks: int, per_rank: int) -> Placement:
+    """The first `ranks` places in this order of nodes; on each node its lowest free positions."""
     counts = capacity[order]
     before = np.cumsum(counts) - counts
     take = np.clip(ranks - before, 0, counts)
-    nodes: list[int] = []
-    positions: list[tuple[int, ...]] = []
-    for node, count in zip(order[take > 0].tolist(), take[take > 0].tolist(), strict=True):
-        free_here = np.flatnonzero(free[node])[: count * per_rank].reshape(count, per_rank)
-        nodes.extend([node] * count)
-        positions.extend(tuple(row) for row in free_here.tolist())
-    return Placement(tuple(nodes), tuple(positions))
+    used, take = order[take > 0], take[take > 0]
+    lowest = np.cumsum(free[used], axis=1) <= (take * per_rank)[:, None]
+    positions = np.nonzero(free[used] & lowest)[1].reshape(ranks, per_rank)
+    return Placement(tuple(np.repeat(used, take).tolist()), tuple(map(tuple, positions.tolist())))
 
 
 def place(fleet: Fleet, spec: JobSpec) -> Placement | Blocked:
@@ -80,11 +78,21 @@ def _count(accelerators: int) -> str:
     return f"{accelerators} accelerators are" if accelerators > 1 else "1 accelerator is"
 
 
-def replace_ranks(fleet: Fleet, job: Job, ranks: tuple[int, ...], avoid: frozenset[int]) -> Placement | Blocked:
-    """New places for lost ranks: the job's own warm spares first, then any free device. `avoid`: node numbers not to use."""
+def replace_ranks(
+    fleet: Fleet,
+    job: Job,
+    ranks: tuple[int, ...],
+    avoid: frozenset[int],
+    freed: np.ndarray | None = None,
+) -> Placement | Blocked:
+    """New places for lost ranks: the job's own warm spares first, then any free device. `avoid`: node numbers not to use;
+    `freed`: ranks of the job that give their own places up."""
     per_rank = job.spec.accelerators_per_rank
     ours = (fleet.reserved == FREE) | (fleet.reserved == job.serial)
     free = free_devices(fleet) & ours[:, None]
+    if freed is not None and len(freed):
+        at = job.rank_node[freed][:, None], job.rank_acc[freed]
+        free[at] = fleet.usable_accelerators()[at] & fleet.schedulable()[job.rank_node[freed]][:, None]
     free[sorted(avoid)] = False
     capacity = free.sum(axis=1) // per_rank
     if int(capacity.sum()) < len(ranks):

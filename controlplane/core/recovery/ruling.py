@@ -1,4 +1,9 @@
-"""What is settled about an incident before any rung is looked at: the rule, the ledger, the budget, the wait. Pure."""
+"""What is settled about an incident before any rung is looked at: the rule, the ledger, the budget, the wait. Pure.
+
+A ledger pays once for an incident. It pays again when a process fails by itself in a generation that the incident led to
+(the way back has failed, not only taken long), and for every further round over the whole ladder: so no loop is without a
+budget.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +35,7 @@ class Ruling:
     """The rule that chose (`choice` None: nothing has failed, none was asked), who is charged, and what the budgets say.
 
     `refused`: FAIL or SUSPEND with its reason when no rung may be climbed. `moved`: ranks that the rule moves elsewhere.
-    `start_ns`: nothing starts before; `backoff_ns`: the wait without its random part.
+    `due`: the ledger pays for the next verdict. `start_ns`: nothing starts before; `backoff_ns`: the wait without its random part.
     """
 
     choice: rules.Choice | None
@@ -44,6 +49,7 @@ class Ruling:
     offence: Offence | None
     refused: tuple[Rung, str] | None
     moved: tuple[int, ...]
+    due: bool
 
 
 def rule(job: Job, incident: Incident, at: Circumstances) -> Ruling:
@@ -58,7 +64,8 @@ def rule(job: Job, incident: Incident, at: Circumstances) -> Ruling:
     readings = {ledger: read_budget(job, ledger, at.now_ns, at.step, known=at.step_known) for ledger in Blame}
     reading = readings[blame]
     wait_ns = 0
-    if not free and blame is Blame.USER:  # failures of the user's code wait longer each time; the machine's do not
+    due = owes(job, incident)
+    if due and blame is Blame.USER:  # failures of the user's code wait longer each time; the machine's do not
         wait_ns = backoff_ns(policy.backoff, reading.used + reading.unread)
     cause = root.cause if root else incident.cause
     return Ruling(
@@ -69,20 +76,24 @@ def rule(job: Job, incident: Incident, at: Circumstances) -> Ruling:
         reading=reading,
         readings=tuple(map(str, readings.values())),
         backoff_ns=wait_ns,
-        start_ns=at.now_ns + jittered_ns(wait_ns, policy.backoff.jitter, at.draw, job.serial),
+        start_ns=max(
+            at.now_ns + jittered_ns(wait_ns, policy.backoff.jitter, at.draw, job.serial),
+            0 if due or free else job.not_before_ns,
+        ),
         offence=rules.offence_of(case, root) if root and not free and not root.planned else None,
-        refused=None if choice is None else _refused(choice, cause, reading, job.last_error),
+        refused=None if choice is None else _refused(choice, cause, reading if due else None, job.last_error),
         moved=_own(incident.lost) if action is RuleAction.REPLACE_RANK else (),
+        due=due,
     )
 
 
-def _refused(choice: rules.Choice, cause: str, reading: Reading, last_error: str) -> tuple[Rung, str] | None:
+def _refused(choice: rules.Choice, cause: str, reading: Reading | None, last_error: str) -> tuple[Rung, str] | None:
     match choice.action:
         case RuleAction.FAIL:
             return Rung.FAIL, f"{cause}; {rules.told(choice)}"
         case RuleAction.SUSPEND:
             return Rung.SUSPEND, f"{cause}; {rules.told(choice)}"
-        case _ if not reading.allows:
+        case _ if reading and not reading.allows:
             error = f"; last error: {last_error}" if last_error else ""
             return Rung.FAIL, f"{cause}; restart budget spent ({reading}){error}"
         case _:
@@ -97,3 +108,16 @@ def _own(lost: tuple[LostRank, ...]) -> tuple[int, ...]:
 def costs_nothing(incident: Incident) -> bool:
     """Whether nothing has failed: an operator wanted it, or a rank without a process has to be placed once more."""
     return bool(incident.lost) and all(entry.planned or entry.serial == NONE for entry in incident.lost)
+
+
+def owes(job: Job, incident: Incident) -> bool:
+    """Whether a ledger pays for the next verdict."""
+    if costs_nothing(incident):
+        return False
+    if incident.charged_generation == NONE:
+        return True
+    own = (entry for entry in incident.lost if not entry.consequence and not entry.planned and entry.serial != NONE)
+    later = job.generation > incident.charged_generation and any(
+        entry.fault_ns > job.clock.announced_ns for entry in own
+    )
+    return later or Rung.RESTART_JOB in incident.spent_rungs

@@ -13,12 +13,12 @@ from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.orders import end_job, outstanding
 from controlplane.core.ranges import runs
 from controlplane.core.recovery.budgets import backoff_ns
-from controlplane.core.recovery.decide import misplaced
+from controlplane.core.recovery.rungs import misplaced
 from controlplane.core.settling.deciding import ended_ranks, waits_to_see
 from controlplane.core.settling.placing import homeless_rank, place_again
 from controlplane.core.settling.words import parking, say
 from controlplane.core.units import ms
-from controlplane.core.vocabulary import JobState, NodeLiveness, RankState
+from controlplane.core.vocabulary import JobState, NodeLiveness, RankState, Rung
 
 PATCH_ROWS = 64
 
@@ -44,7 +44,7 @@ def _blocking(draft: Draft, job: Job) -> list[str]:
 def needs_generation(job: Job) -> bool:
     """Whether the current rank table does not count any more."""
     incident = job.incident
-    return bool((job.rank_host == NONE).any()) or bool(incident and incident.decided_ns and not incident.placed_ns)
+    return bool(job.unbound.any()) or bool(incident and incident.decided_ns and not incident.placed_ns)
 
 
 def bind(draft: Draft, job: Job) -> None:
@@ -53,7 +53,7 @@ def bind(draft: Draft, job: Job) -> None:
     if finished:
         lose_ranks(draft, job, finished, finished[0].cause)
         return
-    open_ranks = tuple(int(rank) for rank in np.flatnonzero(job.rank_host == NONE))
+    open_ranks = tuple(int(rank) for rank in np.flatnonzero(job.unbound))
     since_ns = job.incident.decided_ns if job.incident else job.submitted_ns
     if waits_to_see(draft, job, open_ranks, since_ns):
         return
@@ -152,17 +152,31 @@ def request(draft: Draft, job: Job, missing: dict[int, int]) -> None:
     draft.effect(EffectKind.START_HOSTS, f"cell:{cell.name}", job=job.uid, items=items, timeout_ms=timeout)
 
 
+def _starts_from(job: Job) -> tuple[str, int, bool]:
+    """(checkpoint, step, whether every rank goes on with the state that it holds) of the next generation."""
+    incident = job.incident
+    if incident and incident.rung == Rung.RETRY_STEP and incident.intact:
+        return job.restore_id, incident.step, True
+    point = restore_point(job.checkpoints.values(), job.restore_limit)
+    return (point.id, point.step, False) if point else ("", 0, False)
+
+
 def _start_generation(draft: Draft, job: Job, chosen: dict[int, int]) -> None:
     ranks = sorted(chosen)
-    point = restore_point(job.checkpoints.values(), job.restore_limit)
     generation = job.next_generation
-    restore = (point.id, point.step) if point else ("", 0)
     hosts = runs(chosen[rank] for rank in ranks)
-    draft.write(r.GenerationStarted(job.uid, generation, hosts, runs(ranks), *restore))
+    participants = 0 if job.whole else int(np.count_nonzero(job.present))
+    restore_id, step, keeps_state = _starts_from(job)
+    draft.write(
+        r.GenerationStarted(
+            job.uid, generation, hosts, runs(ranks), restore_id, step, participants, keeps_state=keeps_state
+        )
+    )
     overtaken = outstanding(draft, job, EffectKind.APPLY_GENERATION)
     if overtaken:
         draft.write(r.EffectsFinished(overtaken, ok=False, message=f"superseded by generation {generation}"))
-    whole = generation == 1 or len(ranks) > max(PATCH_ROWS, job.spec.ranks // PATCH_SHARE)
+    resized = not job.whole or job.participants > 0  # a patch cannot say that a rank is gone
+    whole = generation == 1 or resized or len(ranks) > max(PATCH_ROWS, job.spec.ranks // PATCH_SHARE)
     fresh = () if whole else sorted({int(job.rank_node[rank]) for rank in ranks})
     draft.effect(
         EffectKind.APPLY_GENERATION,

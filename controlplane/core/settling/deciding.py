@@ -9,11 +9,14 @@ from controlplane.core.draft import Draft
 from controlplane.core.evidence import Facts, Reason
 from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.orders import end_job, fence
-from controlplane.core.recovery.decide import Verdict, decide, survivors, unsure
+from controlplane.core.recovery.decide import Verdict, decide
+from controlplane.core.recovery.elastic import replica_of
+from controlplane.core.recovery.phase_times import PhaseTimes, measure
 from controlplane.core.recovery.rules import rollback_limit
 from controlplane.core.recovery.ruling import Circumstances
+from controlplane.core.recovery.rungs import survivors, unsure
 from controlplane.core.settling.following import evidence_ids, follow_rules
-from controlplane.core.settling.placing import move
+from controlplane.core.settling.placing import drop_replicas, move
 from controlplane.core.settling.words import say, some
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import Blame, JobState, RankState, Rung
@@ -28,11 +31,16 @@ def judge_incident(draft: Draft, job: Job) -> None:
     if finished:
         draft.write(r.RanksLost(job.uid, finished, incident.collect_until_ns, incident.step, incident.cause))
         return
-    lost = tuple(int(rank) for rank in np.flatnonzero(~survivors(job)))
+    lost = tuple(int(rank) for rank in np.flatnonzero(job.present & ~survivors(job)))
     if waits_to_see(draft, job, lost, incident.detected_ns):
         return
     at = circumstances(draft, job)
-    _write_verdict(draft, job, decide(job, draft.fleet, at), at)
+    _write_verdict(draft, job, decide(job, draft.fleet, at, times(draft, job)), at)
+
+
+def times(draft: Draft, job: Job) -> PhaseTimes:
+    """What the site has learned of recoveries so far."""
+    return measure(job, draft.state.jobs.values(), draft.policy.ladder)
 
 
 def circumstances(draft: Draft, job: Job) -> Circumstances:
@@ -93,6 +101,8 @@ def _write_verdict(draft: Draft, job: Job, verdict: Verdict, at: Circumstances) 
             backoff_ns=verdict.ruling.backoff_ns if climbs else 0,
             draw=at.draw if climbs and verdict.ruling.backoff_ns else 0.0,
             restore_limit=rollback_limit(job.checkpoints.values(), choice),
+            deadline_ns=verdict.deadline_ns,
+            warm=verdict.warm,
         )
     )  # fmt: skip
     follow_rules(draft, job, choice)
@@ -101,7 +111,9 @@ def _write_verdict(draft: Draft, job: Job, verdict: Verdict, at: Circumstances) 
             end_job(draft, job, JobState.FAILED, verdict.reason, 0)
         case Rung.SUSPEND:
             say(draft, job, verdict.reason, JobState.SUSPENDED if job.state is JobState.RECOVERING else job.state)
-        case Rung.ROLLBACK | Rung.RESTART_RANK | Rung.REPLACE_RANK | Rung.RESTART_JOB:
+        case _:
+            if verdict.dropped:
+                drop_replicas(draft, job, verdict.dropped)
             if verdict.moves:
                 move(draft, job, verdict.moved, verdict.moves)
             if verdict.fence:
@@ -113,14 +125,15 @@ def _write_verdict(draft: Draft, job: Job, verdict: Verdict, at: Circumstances) 
 def _restart_survivors(draft: Draft, job: Job, verdict: Verdict) -> None:
     """RESTART_JOB gives survivors up: they are fenced, and nothing starts before each is reported empty."""
     fence(draft, job, verdict.fence)
-    ranks = np.flatnonzero(np.isin(job.rank_host, verdict.fence))
+    given_up = np.isin(job.rank_host, verdict.fence) & ~np.isin(replica_of(job.spec), verdict.dropped)
+    ranks = np.flatnonzero(given_up)
     draft.write(r.SurvivorsGivenUp(job.uid, tuple(int(rank) for rank in ranks)))
 
 
 def resume(draft: Draft, job: Job) -> None:
     """A suspended job looks again; the same answer is not written twice."""
     at = circumstances(draft, job)
-    verdict = decide(job, draft.fleet, at)
+    verdict = decide(job, draft.fleet, at, times(draft, job))
     if verdict.rung is not Rung.SUSPEND:
         _write_verdict(draft, job, verdict, at)
     else:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.evidence import Facts, Reason
 from controlplane.core.jobs import NONE, Job, LostRank
-from controlplane.core.orders import stop_processes
+from controlplane.core.orders import fence, stop_processes
 from controlplane.core.placement.gang import Blocked, Placement, place, replace_ranks
 from controlplane.core.placement.queue import must_yield_to
+from controlplane.core.recovery.elastic import replica_of
 from controlplane.core.settling.words import say, some
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import Blame
@@ -50,6 +53,15 @@ def move(draft: Draft, job: Job, ranks: tuple[int, ...], places: Placement) -> N
     kept = tuple(node for node in job.spare_nodes if node not in places.nodes)
     if kept != job.spare_nodes:
         draft.write(r.SparesChanged(job.uid, kept))
+
+
+def drop_replicas(draft: Draft, job: Job, replicas: tuple[int, ...]) -> None:
+    """Replicas leave: what still runs of them is fenced, and their places are free once the record is applied."""
+    ranks = np.isin(replica_of(job.spec), replicas) & job.present
+    held = job.rank_host[ranks & (job.rank_host != NONE)]
+    rows = job.hosts.rows(held)
+    fence(draft, job, held[job.hosts.live()[rows]].tolist())
+    draft.write(r.ReplicasDropped(job.uid, replicas))
 
 
 def homeless_rank(draft: Draft, job: Job, rank: int) -> LostRank:

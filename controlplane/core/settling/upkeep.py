@@ -35,7 +35,7 @@ def phases(draft: Draft, job: Job) -> None:
     clock = job.clock
     known = (clock.joining_ns, clock.rendezvous_ns, clock.restored_ns, clock.running_ns)
     for column, (phase, reached) in enumerate(zip(PHASES, known, strict=True)):
-        times = job.rank_times[:, column]
+        times = job.rank_times[job.present, column]
         if reached:
             continue
         if not len(times) or not (times > 0).all():
@@ -49,7 +49,9 @@ def phases(draft: Draft, job: Job) -> None:
 def checkpoints(draft: Draft, job: Job) -> None:
     """Commit what is complete, have it read back, let retention delete what is old."""
     for checkpoint in job.checkpoints.values():
-        if checkpoint.state is CheckpointState.WRITING and len(checkpoint.shards) == job.spec.ranks:
+        if checkpoint.state is CheckpointState.WRITING and len(checkpoint.shards) == (
+            checkpoint.participants or job.spec.ranks
+        ):
             draft.write(r.CheckpointCommitted(job.uid, checkpoint.id, checkpoint.step))
             request_verification(draft, job, checkpoint.id)
             return

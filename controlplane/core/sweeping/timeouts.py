@@ -6,12 +6,14 @@ import numpy as np
 
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
+from controlplane.core.draining import missing_processes
 from controlplane.core.effects import EffectKind
 from controlplane.core.evidence import Facts, Reason
-from controlplane.core.jobs import NONE, Job, LostRank, host_id
+from controlplane.core.jobs import Job, LostRank, host_id
 from controlplane.core.observing.losses import lose_ranks
-from controlplane.core.units import ms
-from controlplane.core.vocabulary import Blame, RankState
+from controlplane.core.settling.words import some
+from controlplane.core.units import NS_PER_MS, NS_PER_S, ms
+from controlplane.core.vocabulary import Blame, RankState, Rung
 
 
 def effects(draft: Draft) -> None:
@@ -61,32 +63,64 @@ def late_starts(draft: Draft, job: Job) -> None:
         draft.effect(EffectKind.FENCE_HOSTS, f"node:{draft.fleet.name(node)}", job=job.uid, items=tuple(names))
 
 
+def rung_is_late(draft: Draft, job: Job) -> bool:
+    """Whether the deadline of the rung that was decided has passed; our own lag moves it."""
+    incident = job.incident
+    if incident is None or not incident.deadline_ns or not incident.decided_ns:
+        return False
+    since = max(incident.decided_ns, draft.soft.trusted_since_ns())
+    return draft.now_ns - since - draft.excused_ns(since) > incident.deadline_ns - incident.decided_ns
+
+
+def late_rung(draft: Draft, job: Job) -> None:
+    """A rung whose processes have not parked by its deadline is given up, and the nodes that owe them are left."""
+    incident = job.incident
+    cell = draft.state.cell()
+    if incident is None or incident.placed_ns or not incident.rung or not rung_is_late(draft, job):
+        return
+    if incident.rung == Rung.SUSPEND or cell is None or not cell.open:
+        return
+    nodes = tuple(sorted(missing_processes(job, job.rank_node[job.unbound])))
+    if not nodes or {*nodes} <= {*incident.spent_nodes}:
+        return
+    names = some([draft.fleet.name(node) for node in nodes])
+    took_s = (draft.now_ns - incident.decided_ns) / NS_PER_S
+    text = f"{incident.rung}: no process parked on {names} within {took_s:.3g} s"
+    draft.write(r.RungFailed(job.uid, Rung(incident.rung), nodes, text))
+    draft.settle(job.uid)
+
+
 def late_generation(draft: Draft, job: Job) -> None:
     """A generation that does not come to run in time: fence those who lag behind, or roll back when nobody stands out."""
     clock = job.clock
-    if not clock.announced_ns or clock.running_ns or (job.rank_host == NONE).any():
+    if not clock.announced_ns or clock.running_ns or job.unbound.any():
         return
     if job.incident and not job.incident.placed_ns:
         return
     since = max(clock.announced_ns, draft.soft.trusted_since_ns())
-    if draft.now_ns - since - draft.excused_ns(since) <= ms(job.spec.timeouts.join_ms):
-        return
-    reached = (job.rank_times > 0).sum(axis=1)
-    behind = np.flatnonzero(reached == reached.min())
-    cause = f"generation {job.generation} did not come to run in {job.spec.timeouts.join_ms / 1000:g} s"
+    limit_ms = job.spec.timeouts.join_ms
+    if draft.now_ns - since - draft.excused_ns(since) <= ms(limit_ms):
+        if not rung_is_late(draft, job):
+            return
+        limit_ms = (draft.now_ns - since) // NS_PER_MS
+    taking_part = np.flatnonzero(job.present)
+    reached = (job.rank_times[taking_part] > 0).sum(axis=1)
+    behind = taking_part[reached == reached.min()]
+    cause = f"generation {job.generation} did not come to run in {limit_ms / 1000:g} s"
     lost: tuple[LostRank, ...] = ()
-    if len(behind) < job.spec.ranks:
+    if len(behind) < len(taking_part):
         lost = tuple(
             LostRank(
-                int(k),
-                int(job.rank_host[k]),
+                k,
+                serial,
                 f"{cause}: rank {k} lags behind",
                 Blame.INFRASTRUCTURE,
                 since,
                 cause,
+                consequence=True,
                 facts=Facts(Reason.LATE),
             )
-            for k in behind
+            for k, serial in zip(behind.tolist(), job.rank_host[behind].tolist(), strict=True)
         )
         by_node: dict[int, list[str]] = {}
         for entry in lost:

@@ -7,8 +7,9 @@ import pytest
 from controlplane.core.fleet import Fleet
 from controlplane.core.jobs import Hosts, Incident, Job, LostRank, Restart, root_cause
 from controlplane.core.placement.gang import Placement
-from controlplane.core.recovery.decide import MAX_FAILED_GENERATIONS, decide, misplaced, survivors, unsure
+from controlplane.core.recovery.decide import decide
 from controlplane.core.recovery.ruling import Circumstances
+from controlplane.core.recovery.rungs import MAX_FAILED_GENERATIONS, misplaced, survivors, unsure
 from controlplane.core.spec import Backoff, Budget, RestartPolicy, SparePolicy
 from controlplane.core.units import NS_PER_S, ms
 from controlplane.core.vocabulary import AcceleratorState, Blame, Rung
@@ -157,7 +158,10 @@ def test_the_root_cause_decides_who_pays() -> None:
 def test_every_verdict_names_rungs_and_budgets() -> None:
     site = fleet(3)
     verdict = decide(hurt(site, loss(2)), site, AT)
-    assert verdict.tried == ("RESTART_RANK: hardware good",)
+    assert verdict.tried == (
+        "RESTART_RANK: hardware good, processes have to start, expected loss 1,040 accelerator-s",
+        "REPLACE_RANK: rank 2 fits on n2, processes have to start, expected loss 1,040 accelerator-s",
+    ), "equal prices: the rung that moves nobody is taken"
     assert [text.partition(":")[0] for text in verdict.budgets] == [blame.value for blame in Blame]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from controlplane.core import records as r
 from controlplane.core.audit import AuditEntry
-from controlplane.core.vocabulary import Phase
+from controlplane.core.vocabulary import Phase, Rung
 from controlplane.observability.chronicle import SHOWN, SILENT, describe, some
 
 HISTORY = Path(__file__).parents[2] / "scenarios" / "histories" / "v1.jsonl"
@@ -19,6 +19,8 @@ LATER: list[r.Record] = [
     r.CorruptionSuspected("j", 1, 21, 2, "results disagree"),
     r.NodeJudged("j", "n1", ("nodeRules[0]: matches, cordonNode",), "cordonNode", "it matches"),
     r.CorruptionCleared("j", "ann", "replay agrees"),
+    r.RungFailed("j", Rung.RESTART_RANK, (3,), "no process parked on n3 within 30 s"),
+    r.ReplicasDropped("j", (2, 3)),
     r.Audited(AuditEntry(1, 0, "spiffe://prod/operator/ada", "ADMIN", "", "CordonNode", "n1", "", "", "q-1", "", "")),
 ]
 """Told types that are younger than the committed history."""
