@@ -59,7 +59,7 @@ soak-property: $(STAMP) ## the machine under random events, many examples
 	@PHALANX_PROPERTY_EXAMPLES=2000 $(BIN)/python -m pytest tests/property --timeout=7200
 
 soak-fuzz: $(STAMP) ## hostile bytes and messages at every door, for minutes (PHALANX_FUZZ_SECONDS, _EXAMPLES, _SEED)
-	@PHALANX_FUZZ_SECONDS=$${PHALANX_FUZZ_SECONDS:-120} PHALANX_FUZZ_EXAMPLES=$${PHALANX_FUZZ_EXAMPLES:-5000} \
+	@PHALANX_FUZZ_SEED=$${PHALANX_FUZZ_SEED:-0} PHALANX_FUZZ_SECONDS=$${PHALANX_FUZZ_SECONDS:-120} PHALANX_FUZZ_EXAMPLES=$${PHALANX_FUZZ_EXAMPLES:-5000} \
 		$(BIN)/python -m pytest tests/fuzz --timeout=7200 -s
 
 bench-core: $(STAMP) ## 54 days of 6,250 nodes: what the decisions cost
