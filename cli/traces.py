@@ -34,6 +34,7 @@ def trace_of_message(job: job_pb2.Job, recovery: job_pb2.Recovery) -> Trace:
         ranks=tuple(recovery.ranks),
         steps_lost=recovery.steps_lost,
         restore_step=recovery.restore_step,
+        restore_source=recovery.restore_source,
         overtaken=recovery.overtaken,
         started_ns=started_ms * NS_PER_MS,
         phases_ns={phase: round(seconds * NS_PER_S) for phase, seconds in recovery.phases_s.items()},

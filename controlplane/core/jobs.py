@@ -165,6 +165,7 @@ class Recovery:
     """A finished (or overtaken) recovery, for people and reports. Durations in nanoseconds by phase.
 
     `warm`: it found parked processes. `participants`: ranks of the generation that it led to; 0: all.
+    `restored_from`: ranks by the tier that they took their state from.
     """
 
     generation: int
@@ -180,6 +181,7 @@ class Recovery:
     fault_ns: int
     warm: bool = False
     participants: int = 0
+    restored_from: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,7 @@ class Job:
     participants: int = 0
     hour: Hour = field(default_factory=Hour)
     pace: Pace = field(default_factory=Pace)
+    restored_from: tuple[tuple[str, int], ...] = ()
     _ranks_of: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False, compare=False)
 
     def clone(self) -> Job:

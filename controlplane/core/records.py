@@ -348,10 +348,23 @@ class SurvivorsGivenUp:
 
 
 @dataclass(frozen=True, slots=True)
+class FromTier:
+    """How many ranks take their state from a tier, and which (the first runs of them)."""
+
+    tier: str
+    ranks: int
+    runs: Ranges
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationStarted:
     """A new rank table is in force, and the restore point. `hosts`: serials of the processes that take the `changed_ranks`,
     one for one; every other rank keeps its process. `participants`: ranks that take part; 0: all. `keeps_state`: every rank
-    goes on with what it holds, which is the state after `restore_step`."""
+    goes on with what it holds, which is the state after `restore_step`.
+
+    `sources`: which ranks restore from which tier; `passed_over`: newer steps that could not be restored, and why.
+    `redone_ns`: how long the job had worked since the restore point's step, where no checkpoint tells it; -1: one does.
+    """
 
     job: str
     generation: int
@@ -361,6 +374,9 @@ class GenerationStarted:
     restore_step: int
     participants: int = 0
     keeps_state: bool = False
+    sources: tuple[FromTier, ...] = ()
+    passed_over: tuple[str, ...] = ()
+    redone_ns: int = -1
 
     def holder(self, rank: int) -> int:
         """Serial of the process that takes a rank, NONE when the rank keeps the one that it has."""
@@ -626,7 +642,7 @@ Record = (
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}
 VERSIONS: Mapping[str, int] = {
-    "GenerationStarted": 2,
+    "GenerationStarted": 3,
     "JobSubmitted": 2,
     "LivenessChanged": 2,
     "NodeCordoned": 2,
@@ -650,6 +666,7 @@ def _rank_table_to_patch(body: dict[str, Any]) -> dict[str, Any]:
 
 UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
     ("GenerationStarted", 1): _rank_table_to_patch,
+    ("GenerationStarted", 2): _gained,
     ("NodeCordoned", 1): _gained,
     ("JobSubmitted", 1): _gained,
     ("RanksLost", 1): _gained,

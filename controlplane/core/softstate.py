@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from controlplane.core.health.distrust import Vitals
+from controlplane.core.recovery.restore_point import Copies
 
 
 class SoftState(Protocol):
@@ -35,6 +36,10 @@ class SoftState(Protocol):
 
     def step_time_ns(self, job_uid: str) -> int:
         """How long a step of the job takes; 0 while it is not known."""
+        ...
+
+    def copies(self, job_uid: str) -> Copies:
+        """What ranks and agents hold of the job's state beside shared storage, as they say when asked at a recovery."""
         ...
 
     def node_progress_ns(self, job_uid: str, node: int) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from controlplane.core.jobs import Job, Recovery
+from controlplane.core.recovery.restore_point import source
 from controlplane.core.units import NS_PER_MS
 from controlplane.core.vocabulary import Phase
 
@@ -35,6 +36,7 @@ class Account:
     ranks: tuple[int, ...]
     steps_lost: int
     restore_step: int
+    restore_source: str
     overtaken: bool
     started_ns: int
     phases_ns: Mapping[str, int]
@@ -72,6 +74,7 @@ def account_of(job: Job, recovery: Recovery) -> Account:
         ranks=recovery.ranks,
         steps_lost=recovery.steps_lost,
         restore_step=recovery.restore_step,
+        restore_source=source(recovery.restore_id, recovery.restore_step, recovery.restored_from),
         overtaken=recovery.overtaken,
         started_ns=recovery.fault_ns,
         phases_ns=recovery.phases_ns,
@@ -107,6 +110,7 @@ def _attributes(account: Account) -> Mapping[str, Attribute]:
         "phalanx.ranks.lost": len(account.ranks),
         "phalanx.steps_lost": account.steps_lost,
         "phalanx.restore_step": account.restore_step,
+        "phalanx.restore_source": account.restore_source,
         "phalanx.overtaken": account.overtaken,
     }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from controlplane.core.health.distrust import LagLog, Vitals
+from controlplane.core.recovery.restore_point import Copies
 from controlplane.core.units import seconds
 
 STALL_TOLERANCE_NS = 400_000_000
@@ -147,6 +148,10 @@ class SoftColumns:
         with self._lock:
             known = self._progress.get(job_uid)
             return seconds(known.step_time_s) if known else 0
+
+    def copies(self, job_uid: str) -> Copies:
+        """See `core.softstate.SoftState`. Node agents keep no copies yet: shared storage is all there is."""
+        return Copies.none()
 
     def node_progress_ns(self, job_uid: str, node: int) -> int:
         """See `core.softstate.SoftState`."""

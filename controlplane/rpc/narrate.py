@@ -12,6 +12,7 @@ from controlplane.core.audit import AuditEntry
 from controlplane.core.jobs import NONE
 from controlplane.core.observing.losses import describe_exit
 from controlplane.core.ranges import Ranges, expand
+from controlplane.core.recovery.restore_point import source
 from controlplane.core.state import State
 from controlplane.core.vocabulary import AcceleratorState, JobState, Rung
 from controlplane.rpc.narrate_health import narrate_health
@@ -210,10 +211,12 @@ def _job(record: JobRecord, names: Names) -> str:
             tail = "" if record.state is JobState.SUCCEEDED else f": {record.reason}"
             return f"{name} {record.state.name}{tail}"
         case r.GenerationStarted():
-            source = f"checkpoint {record.restore_id}" if record.restore_id else "initial weights"
+            tiers = [(entry.tier, entry.ranks) for entry in record.sources]
+            origin = source(record.restore_id, record.restore_step, tiers)
             ranks = expand(record.changed_ranks).tolist()
             changed = f", new processes for {ranks_text(ranks)}" if ranks else ""
-            return f"{name} starts generation {record.generation} from step {record.restore_step} ({source}){changed}"
+            passed = "".join(f"; passed over {reason}" for reason in record.passed_over)
+            return f"{name} starts generation {record.generation} from step {record.restore_step} ({origin}{passed}){changed}"
         case r.GenerationReached():
             return f"all ranks of generation {record.generation} of {name} have passed {record.phase.value}"
         case r.JoinFailed():

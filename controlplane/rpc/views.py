@@ -14,6 +14,7 @@ from controlplane.core.checkpoints import Checkpoint, pinned, restore_point
 from controlplane.core.fleet import FREE
 from controlplane.core.jobs import NONE, GenerationClock, Incident, Job, Recovery, host_id, root_cause
 from controlplane.core.recovery.budgets import read_budget
+from controlplane.core.recovery.restore_point import source
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_S, to_s
 from controlplane.core.vocabulary import Blame, Bucket, CheckpointState, Phase, RankState
@@ -146,7 +147,7 @@ def _recovery(item: Recovery) -> job_pb2.Recovery:
         ranks=item.ranks,
         steps_lost=item.steps_lost,
         restore_step=item.restore_step,
-        restore_source=restore_source(item.restore_id),
+        restore_source=source(item.restore_id, item.restore_step, item.restored_from),
         phases_s={phase: to_s(ns) for phase, ns in item.phases_ns.items()},
         complete=not item.overtaken,
         overtaken=item.overtaken,
@@ -181,17 +182,12 @@ def _running_recovery(job: Job, incident: Incident) -> job_pb2.Recovery:
         ranks=sorted(lost.rank for lost in incident.lost),
         steps_lost=max(0, incident.step - job.restore_step) if incident.placed_ns else 0,
         restore_step=job.restore_step if incident.placed_ns else 0,
-        restore_source=restore_source(job.restore_id) if incident.placed_ns else "",
+        restore_source=source(job.restore_id, job.restore_step, job.restored_from) if incident.placed_ns else "",
         phases_s=phases,
         ledger=root.blame.value if root else "",
         started_at=rfc3339(incident.fault_ns),
         total_s=sum(phases.values()),
     )
-
-
-def restore_source(checkpoint: str) -> str:
-    """Where a generation started from, in words."""
-    return f"checkpoint {checkpoint}" if checkpoint else "initial weights"
 
 
 def watched(job: Job, progress: Progress) -> tuple[object, ...]:

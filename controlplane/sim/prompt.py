@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from controlplane.core.health.distrust import Vitals
+from controlplane.core.recovery.restore_point import Copies
 
 KEEPS_UP = Vitals()
 
@@ -22,6 +23,10 @@ class PromptController:
     def excused_ns(self, since_ns: np.ndarray) -> np.ndarray:
         """It was never late."""
         return np.zeros_like(since_ns)
+
+    def copies(self, job_uid: str) -> Copies:
+        """Nobody holds copies; a world that keeps some says so."""
+        return Copies.none()
 
     def vitals(self) -> Vitals:
         """Nothing is wrong with it."""

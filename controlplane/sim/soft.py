@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from controlplane.core.health.distrust import LagLog, Vitals
+from controlplane.core.recovery.restore_point import Copies
+from controlplane.sim.copies import held
 
 if TYPE_CHECKING:
     from controlplane.core.fleet import Fleet
@@ -96,6 +98,10 @@ class SimSoft:
         """See `core.softstate.SoftState`."""
         step, at_ns = self._world.gangs.told(job_uid)
         return step, at_ns + self._clock() - self._world.now_ns if at_ns else 0
+
+    def copies(self, job_uid: str) -> Copies:
+        """See `core.softstate.SoftState`. Asked of the agents that are there now; see `sim.copies`."""
+        return held(self._world, self.fleet, job_uid)
 
     def node_progress_ns(self, job_uid: str, node: int) -> int:
         """See `core.softstate.SoftState`."""

@@ -128,6 +128,7 @@ def generation(state: State, record: r.GenerationStarted, at_ns: int) -> None:
     job.hosts = replace(hosts, rank=rank, generation=np.where(rank != NONE, record.generation, hosts.generation))
     job.restore_id, job.restore_step = record.restore_id, record.restore_step
     job.participants = record.participants
+    job.restored_from = tuple((source.tier, source.ranks) for source in record.sources)
     job.changed_ranks = ()
     job.failed_starts = 0
     job.clock = GenerationClock(announced_ns=at_ns)
@@ -136,15 +137,18 @@ def generation(state: State, record: r.GenerationStarted, at_ns: int) -> None:
     if job.incident:
         job.incident = replace(job.incident, placed_ns=at_ns)
         if not record.keeps_state:
-            _book_wasted(state, job)
+            _book_wasted(state, job, record.redone_ns)
     if job.state is JobState.PLACING:
         set_job_state(job, JobState.STARTING)
 
 
-def _book_wasted(state: State, job: Job) -> None:
+def _book_wasted(state: State, job: Job, redone_ns: int) -> None:
     """Steps after the restore point are lost: what was productive since then is WASTED_PROGRESS (S12 stays true)."""
-    base = job.checkpoints[job.restore_id].productive_ns if job.restore_id in job.checkpoints else 0
-    lost = job.ledger_ns.get(Bucket.PRODUCTIVE, 0) - base
+    saved = [c for c in job.checkpoints.values() if c.committed_ns and c.step <= job.restore_step]
+    known = job.checkpoints.get(job.restore_id) or max(saved, key=lambda c: c.step, default=None)
+    lost = job.ledger_ns.get(Bucket.PRODUCTIVE, 0) - (known.productive_ns if known else 0)
+    if redone_ns >= 0:
+        lost = min(lost, redone_ns * state.tally().of(job))
     rebook(state.ledger, job, Bucket.PRODUCTIVE, Bucket.WASTED_PROGRESS, lost)
 
 
@@ -214,6 +218,7 @@ def _recovery(job: Job, *, overtaken: bool) -> Recovery:
         fault_ns=incident.fault_ns,
         warm=incident.warm,
         participants=job.participants,
+        restored_from=job.restored_from if incident.placed_ns else (),
     )
 
 

@@ -19,6 +19,7 @@ from enum import IntFlag
 import numpy as np
 
 from controlplane.core.columns import BoolColumn, ByteColumn, IntColumn, LongColumn
+from controlplane.core.fleet import DOMAIN_KINDS, NO_DOMAIN
 from controlplane.core.spec import Parallel
 
 NOBODY = -1
@@ -47,13 +48,13 @@ class Shared(IntFlag):
         return "weaker: same " + ", ".join(parts) if parts else "full"
 
 
-DOMAINS: Mapping[str, Shared] = {
-    "superpod": Shared.SUPERPOD,
-    "power": Shared.POWER,
-    "switch": Shared.SWITCH,
+KINDS: Mapping[str, Shared] = {
     "rack": Shared.RACK,
+    "switch": Shared.SWITCH,
+    "power": Shared.POWER,
+    "superpod": Shared.SUPERPOD,
 }
-"""Node label -> what is shared by nodes with the same value; nodes without the label share nothing by it."""
+"""Kind of failure domain -> what is shared by nodes of the same one; nodes without one share nothing by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Sites:
     """The nodes of a job in the order of their first rank, as columns.
 
     `node`: node numbers. `unit`: what the ladder takes out together (NOBODY: ranks of several units, which is all of them).
-    `stage`: pipeline stage of the first rank. `domains`: for each entry of `DOMAINS` the number of the domain, -1 without.
+    `stage`: pipeline stage of the first rank. `domains`: for each kind the number of the domain, NO_DOMAIN without.
     """
 
     node: IntColumn
@@ -95,8 +96,8 @@ def units_of(ranks: int, parallel: Parallel) -> tuple[IntColumn, IntColumn]:
     )
 
 
-def sites_of(rank_node: IntColumn, parallel: Parallel, labels: Mapping[str, IntColumn]) -> Sites:
-    """The nodes of a rank table. `labels`: (nodes of the site,) number of the domain by label, -1 without one."""
+def sites_of(rank_node: IntColumn, parallel: Parallel, domains: IntColumn) -> Sites:
+    """The nodes of a rank table. `domains`: (nodes of the site, kinds), as `Fleet.domains`."""
     placed = rank_node >= 0
     unit, stage = units_of(len(rank_node), parallel)
     node, first, where = np.unique(rank_node[placed], return_index=True, return_inverse=True)
@@ -108,8 +109,8 @@ def sites_of(rank_node: IntColumn, parallel: Parallel, labels: Mapping[str, IntC
     order = np.argsort(first, kind="stable")
     node = node[order].astype(np.int32)
     own = np.where(low == high, low, NOBODY)[order].astype(np.int32)
-    domains = tuple((flag, labels[name][node]) for name, flag in DOMAINS.items() if name in labels)
-    return Sites(node, own, stage[first[order]], domains)
+    columns = tuple((KINDS[kind], domains[node, at]) for at, kind in enumerate(DOMAIN_KINDS))
+    return Sites(node, own, stage[first[order]], columns)
 
 
 def shared_fate(sites: Sites, original: LongColumn, holder: LongColumn) -> ByteColumn:
@@ -119,7 +120,7 @@ def shared_fate(sites: Sites, original: LongColumn, holder: LongColumn) -> ByteC
     bits = np.where(same_unit, int(Shared.UNIT), 0)
     bits = bits + np.where(original == holder, int(Shared.NODE), 0)
     for flag, domain in sites.domains:
-        bits = bits + np.where((domain[original] == domain[holder]) & (domain[original] >= 0), int(flag), 0)
+        bits = bits + np.where((domain[original] == domain[holder]) & (domain[original] != NO_DOMAIN), int(flag), 0)
     result: ByteColumn = bits.astype(np.uint8)
     return result
 

@@ -20,6 +20,8 @@ from controlplane.core.columns import BoolColumn, ByteColumn, IntColumn, LongCol
 
 NO_STEP = -1
 """Nothing is held."""
+ABSENT = -2
+"""Instead of a position: the rank does not take part."""
 MAX_CANDIDATES = 64
 """Distinct steps that are looked at; ranks of a synchronous job differ by one or two."""
 
@@ -100,13 +102,22 @@ class RestorePoint:
         return max(0, reached - self.step)
 
 
+def source(checkpoint: str, step: int, tiers: Iterable[tuple[str, int]]) -> str:
+    """Where a generation started from, in words."""
+    held = [(words, ranks) for words, ranks in tiers if words not in (Tier.SHARED.words, Tier.START.words)]
+    if not held:
+        return f"checkpoint {checkpoint}" if checkpoint else "initial weights"
+    rest = f", others checkpoint {checkpoint}" if checkpoint else ""
+    return f"step {step}: " + ", ".join(f"{words} {ranks}" for words, ranks in held) + rest
+
+
 _NOBODY = np.zeros(0, dtype=np.int32)
 _NOWHERE = np.zeros(0, dtype=np.uint8)
 _NOTHING = np.zeros((0, 0), dtype=np.bool_)
 
 
 def restore_point(
-    ranks: int,
+    needed: BoolColumn,
     copies: Copies,
     manifests: Iterable[Checkpoint],
     *,
@@ -116,7 +127,7 @@ def restore_point(
     """The restore point of a job.
 
     Args:
-        ranks: of the job.
+        needed: (ranks,) which ranks take part: the state of the others is not asked for.
         copies: what is held beside shared storage; rows of lost holders already taken out (`Copies.kept`).
         manifests: checkpoints of the journal.
         trusted_below: state of this step and later is under suspicion and not used (None: no suspicion); manifests say
@@ -126,16 +137,20 @@ def restore_point(
     """
     manifest = newest_manifest(manifests)
     floor = manifest.step if manifest else 0
-    usable = copies.intact & (copies.step >= max(1, floor)) if len(copies.step) == ranks else _NOTHING
+    ranks = int(np.count_nonzero(needed))
+    usable = copies.intact & (copies.step >= max(1, floor)) if len(copies.step) == len(needed) else _NOTHING
     if trusted_below is not None and usable.size:
         usable = usable & (copies.step < trusted_below)
     passed: list[str] = []
     for step in _candidates(copies.step[usable]) if usable.any() else ():
         chosen = _at_step(copies, usable & (copies.step == step), same_state)
-        missing = int(np.count_nonzero(chosen < 0))
-        if not missing or (manifest and step == floor):
-            return _mixed(copies, step, chosen, manifest if step == floor else None, tuple(passed))
-        passed.append(f"step {step}: no state of {missing} of {ranks} ranks, first rank {int(np.argmax(chosen < 0))}")
+        missing = needed & (chosen < 0)
+        if not missing.any() or (manifest and step == floor):
+            return _mixed(
+                copies, step, np.where(needed, chosen, ABSENT), manifest if step == floor else None, tuple(passed)
+            )
+        count, first = int(np.count_nonzero(missing)), int(np.argmax(missing))
+        passed.append(f"step {step}: no state of {count} of {ranks} ranks, first rank {first}")
     where = Tier.SHARED if manifest else Tier.START
     tiers = ((where.words, ranks),)
     return RestorePoint(floor, manifest.id if manifest else "", tiers, _NOWHERE, _NOBODY, tuple(passed))
@@ -171,8 +186,9 @@ def _mixed(
 ) -> RestorePoint:
     """Every rank from its own cheapest tier; those without any from the manifest of the same step."""
     held = chosen >= 0
-    tier = np.where(held, copies.tier.ravel()[chosen], np.uint8(Tier.SHARED)).astype(np.uint8)
+    elsewhere = np.where(chosen == ABSENT, 0, int(Tier.SHARED))
+    tier = np.where(held, copies.tier.ravel()[chosen], elsewhere).astype(np.uint8)
     owner = np.where(held, copies.owner.ravel()[chosen], NO_STEP).astype(np.int32)
     counts = np.bincount(tier, minlength=Tier.START + 1)
-    tiers = tuple((Tier(int(kind)).words, int(counts[kind])) for kind in np.flatnonzero(counts))
+    tiers = tuple((Tier(int(kind)).words, int(counts[kind])) for kind in np.flatnonzero(counts) if kind)
     return RestorePoint(step, manifest.id if manifest else "", tiers, tier, owner, passed)

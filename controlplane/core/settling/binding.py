@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from controlplane.core import records as r
-from controlplane.core.checkpoints import restore_point
 from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
 from controlplane.core.jobs import NONE, Job, host_id
@@ -14,11 +13,12 @@ from controlplane.core.orders import end_job, outstanding
 from controlplane.core.ranges import runs
 from controlplane.core.recovery.budgets import backoff_ns
 from controlplane.core.recovery.rungs import misplaced
+from controlplane.core.settling import restoring
 from controlplane.core.settling.deciding import ended_ranks, waits_to_see
 from controlplane.core.settling.placing import homeless_rank, place_again
 from controlplane.core.settling.words import parking, say
 from controlplane.core.units import ms
-from controlplane.core.vocabulary import JobState, NodeLiveness, RankState, Rung
+from controlplane.core.vocabulary import JobState, NodeLiveness, RankState
 
 PATCH_ROWS = 64
 
@@ -152,26 +152,18 @@ def request(draft: Draft, job: Job, missing: dict[int, int]) -> None:
     draft.effect(EffectKind.START_HOSTS, f"cell:{cell.name}", job=job.uid, items=items, timeout_ms=timeout)
 
 
-def _starts_from(job: Job) -> tuple[str, int, bool]:
-    """(checkpoint, step, whether every rank goes on with the state that it holds) of the next generation."""
-    incident = job.incident
-    if incident and incident.rung == Rung.RETRY_STEP and incident.intact:
-        return job.restore_id, incident.step, True
-    point = restore_point(job.checkpoints.values(), job.restore_limit)
-    return (point.id, point.step, False) if point else ("", 0, False)
-
-
 def _start_generation(draft: Draft, job: Job, chosen: dict[int, int]) -> None:
     ranks = sorted(chosen)
+    origin = restoring.origin(draft, job)
     generation = job.next_generation
     hosts = runs(chosen[rank] for rank in ranks)
     participants = 0 if job.whole else int(np.count_nonzero(job.present))
-    restore_id, step, keeps_state = _starts_from(job)
     draft.write(
         r.GenerationStarted(
-            job.uid, generation, hosts, runs(ranks), restore_id, step, participants, keeps_state=keeps_state
+            job.uid, generation, hosts, runs(ranks), origin.checkpoint, origin.step, participants, origin.keeps_state,
+            origin.sources, origin.passed_over, origin.redone_ns,
         )
-    )
+    )  # fmt: skip
     overtaken = outstanding(draft, job, EffectKind.APPLY_GENERATION)
     if overtaken:
         draft.write(r.EffectsFinished(overtaken, ok=False, message=f"superseded by generation {generation}"))

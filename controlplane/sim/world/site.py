@@ -34,7 +34,8 @@ class World:
     """A site in virtual time around the real machine, turn and journal port.
 
     `broken`: job name -> what its processes die of when they start. `jammed`: jobs whose ranks cannot find each other.
-    `unsound`: processes that compute wrong results and do not notice. `refused`: hellos refused, by reason.
+    `unsound`: processes that compute wrong results and do not notice. `refused`: hellos refused, by reason. `keeps_copies`:
+    names of jobs whose state is copied to the memory of other nodes after every step.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class World:
         self.broken: dict[str, str] = {}
         self.jammed: set[str] = set()
         self.unsound: set[Process] = set()
+        self.keeps_copies: set[str] = set()
         self.refused: dict[str, int] = {}
         self.gangs = Gangs(self)
         self.stores = Stores(self)

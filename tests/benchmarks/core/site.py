@@ -19,6 +19,7 @@ from controlplane.core.fleet import Accelerator
 from controlplane.core.jobs import NONE, Job
 from controlplane.core.machine import Machine
 from controlplane.core.ranges import Ranges, runs
+from controlplane.core.recovery.restore_point import Copies
 from controlplane.core.spec import Budget, CheckpointPolicy, JobSpec, Parallel, RestartPolicy, SparePolicy, Workload
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_MS, NS_PER_S, ms
@@ -55,6 +56,9 @@ class GangSoft:
     def progress(self, job_uid: str) -> tuple[int, int]:
         stopped = min(self.silent_since_ns.values(), default=self.now_ns)
         return self.step, stopped
+
+    def copies(self, job_uid: str) -> Copies:
+        return Copies.none()
 
     def node_progress_ns(self, job_uid: str, node: int) -> int:
         return self.progress(job_uid)[1]

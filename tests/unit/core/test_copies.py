@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controlplane.core.fleet import DOMAIN_KINDS, NO_DOMAIN
 from controlplane.core.recovery.copies import (
     MAX_HELD,
     NOBODY,
@@ -21,13 +22,16 @@ from controlplane.core.recovery.copies import (
 )
 from controlplane.core.spec import Parallel
 
+RACK, SUPERPOD = DOMAIN_KINDS.index("rack"), DOMAIN_KINDS.index("superpod")
+
 
 def site(nodes: int, per_node: int, parallel: Parallel, racks: int, superpods: int = 0) -> Sites:
     rank_node = np.repeat(np.arange(nodes, dtype=np.int32), per_node)
-    labels = {"rack": (np.arange(nodes) * racks // nodes).astype(np.int32)}
+    domains = np.full((nodes, len(DOMAIN_KINDS)), NO_DOMAIN, dtype=np.int32)
+    domains[:, RACK] = np.arange(nodes) * racks // nodes
     if superpods:
-        labels["superpod"] = (np.arange(nodes) * superpods // nodes).astype(np.int32)
-    return sites_of(rank_node, parallel, labels)
+        domains[:, SUPERPOD] = np.arange(nodes) * superpods // nodes
+    return sites_of(rank_node, parallel, domains)
 
 
 def test_units_are_the_replicas_that_share_experts() -> None:
@@ -79,11 +83,12 @@ def test_one_node_alone_has_nobody() -> None:
 def test_a_swap_moves_only_what_it_touches() -> None:
     nodes = 512
     table = np.repeat(np.arange(nodes, dtype=np.int32), 8)
-    labels = {"rack": np.append(np.arange(nodes) // 16, 40).astype(np.int32)}
+    domains = np.full((nodes + 1, len(DOMAIN_KINDS)), NO_DOMAIN, dtype=np.int32)
+    domains[:, RACK] = np.append(np.arange(nodes) // 16, 40)
     parallel = Parallel(tp=8, pp=8, dp=64)
-    before = place_copies(sites_of(table, parallel, labels))
+    before = place_copies(sites_of(table, parallel, domains))
     table[table == 100] = nodes  # a spare elsewhere takes over
-    after = place_copies(sites_of(table, parallel, labels))
+    after = place_copies(sites_of(table, parallel, domains))
     moved = {int(old) for old, was, now in zip(before.node, before.holder, after.holder, strict=True) if was != now}
     assert int(before.node[np.flatnonzero(before.holder == 100)[0]]) in moved
     assert len(moved) <= 2
@@ -119,8 +124,10 @@ def test_what_is_said_is_true_on_any_site(parallel: Parallel, per_node: int, dat
     nodes = -(-ranks // per_node)
     rank_node = (np.arange(ranks) // per_node).astype(np.int32)
     numbers = st.lists(st.integers(-1, 3), min_size=nodes, max_size=nodes)
-    labels = {name: np.array(data.draw(numbers), dtype=np.int32) for name in ("rack", "power")}
-    sites = sites_of(rank_node, parallel, labels)
+    domains = np.full((nodes, len(DOMAIN_KINDS)), NO_DOMAIN, dtype=np.int32)
+    for kind in (RACK, SUPERPOD):
+        domains[:, kind] = data.draw(numbers)
+    sites = sites_of(rank_node, parallel, domains)
     plan = place_copies(sites)
     assert violations(sites, plan) == []
     if nodes > 1:

@@ -30,6 +30,11 @@ def held(*rows: list[tuple[int, Tier] | None], torn: tuple[tuple[int, int], ...]
     return Copies(step, owner, tier, intact)
 
 
+def ranks(count: int) -> np.ndarray:
+    """All of them take part."""
+    return np.ones(count, dtype=bool)
+
+
 def manifest(step: int, state: CheckpointState = CheckpointState.COMMITTED) -> Checkpoint:
     return Checkpoint(checkpoint_id("j", 1, step), 1, step, f"/s/{step}", state, committed_ns=1)
 
@@ -72,26 +77,32 @@ Row = tuple[str, Copies, list[Checkpoint], int, str, dict[str, int]]
 @pytest.mark.parametrize("row", TABLE, ids=[row[0] for row in TABLE])
 def test_truth_table(row: Row) -> None:
     _, copies, manifests, step, checkpoint, tiers = row
-    point = restore_point(2, copies, manifests)
+    point = restore_point(ranks(2), copies, manifests)
     assert (point.step, point.checkpoint, dict(point.tiers)) == (step, checkpoint, tiers)
 
 
 def test_state_under_suspicion_is_not_used() -> None:
     copies = held([(41, SELF), (38, PEER)], [(41, PEER), (38, PEER)])
-    assert restore_point(2, copies, [manifest(20)], trusted_below=40).step == 38
-    assert restore_point(2, copies, [manifest(20)], trusted_below=30).step == 20
+    assert restore_point(ranks(2), copies, [manifest(20)], trusted_below=40).step == 38
+    assert restore_point(ranks(2), copies, [manifest(20)], trusted_below=30).step == 20
 
 
 def test_one_replica_is_enough_where_replicas_hold_the_same() -> None:
     copies = held([(41, SELF)], [(41, SELF)], [None], [(41, SELF)])
-    alone = restore_point(4, copies, [])
+    alone = restore_point(ranks(4), copies, [])
     assert (alone.step, alone.passed_over) == (0, ("step 41: no state of 1 of 4 ranks, first rank 2",))
-    point = restore_point(4, copies, [], same_state=np.array([0, 1, 0, 1], dtype=np.int32))
+    point = restore_point(ranks(4), copies, [], same_state=np.array([0, 1, 0, 1], dtype=np.int32))
     assert (point.step, point.owner.tolist()) == (41, [0, 10, 0, 30])
 
 
+def test_ranks_that_do_not_take_part_need_no_state() -> None:
+    copies = held([(41, SELF)], [None], [(41, PEER)])
+    point = restore_point(np.array([True, False, True]), copies, [manifest(20)])
+    assert (point.step, dict(point.tiers)) == (41, {"survivor": 1, "memory": 1})
+
+
 def test_it_says_which_shard_comes_from_where_and_what_is_lost() -> None:
-    point = restore_point(2, held([(41, SELF)], [(41, PEER)]), [manifest(40)])
+    point = restore_point(ranks(2), held([(41, SELF)], [(41, PEER)]), [manifest(40)])
     assert point.owner.tolist() == [0, 10]
     assert [Tier(int(tier)).words for tier in point.tier] == ["survivor", "memory"]
     assert (point.steps_lost(43), point.steps_lost(41)) == (2, 0)
@@ -100,7 +111,7 @@ def test_it_says_which_shard_comes_from_where_and_what_is_lost() -> None:
 def test_copies_of_lost_holders_do_not_count() -> None:
     copies = held([(41, SELF)], [(41, PEER)])
     gone = copies.kept(np.array([[True], [False]]))
-    assert restore_point(2, gone, [manifest(20)]).step == 20
+    assert restore_point(ranks(2), gone, [manifest(20)]).step == 20
 
 
 entries = st.none() | st.tuples(st.integers(1, 6), st.sampled_from([SELF, PEER, DISK]))
@@ -111,7 +122,7 @@ entries = st.none() | st.tuples(st.integers(1, 6), st.sampled_from([SELF, PEER, 
     st.lists(st.lists(entries, min_size=2, max_size=2), min_size=1, max_size=4), st.sets(st.integers(1, 6), max_size=3)
 )
 def test_it_is_the_newest_step_that_all_ranks_have(rows: list[list[tuple[int, Tier] | None]], saved: set[int]) -> None:
-    point = restore_point(len(rows), held(*rows), [manifest(step) for step in saved])
+    point = restore_point(ranks(len(rows)), held(*rows), [manifest(step) for step in saved])
     common = set.intersection(*({entry[0] for entry in row if entry} for row in rows))
     assert point.step == max(common | saved | {0})
     assert sum(count for _, count in point.tiers) == len(rows)
