@@ -16,6 +16,7 @@ from controlplane.core import events as ev
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.fleet import Accelerator
+from controlplane.core.health.distrust import Vitals
 from controlplane.core.jobs import NONE, Job
 from controlplane.core.machine import Machine
 from controlplane.core.ranges import Ranges, runs
@@ -52,6 +53,15 @@ class GangSoft:
 
     def trusted_since_ns(self) -> int:
         return START_NS
+
+    def excused_ns(self, since_ns: np.ndarray) -> np.ndarray:
+        return np.zeros_like(since_ns)
+
+    def vitals(self) -> Vitals:
+        return Vitals()
+
+    def step_time_ns(self, job_uid: str) -> int:
+        return STEP_NS
 
     def progress(self, job_uid: str) -> tuple[int, int]:
         stopped = min(self.silent_since_ns.values(), default=self.now_ns)

@@ -1,0 +1,147 @@
+"""When time alone could decide something next, so that quiet time need not be ticked through.
+
+Every look at the clock in the machine is a comparison that turns at one moment. Here those moments are collected, never too
+late and sometimes in vain: a tick that decides nothing is harmless. Whoever adds a look at the clock adds its moment here;
+tests/property/test_due.py compares dense ticks with due ones over random histories and finds what is missing.
+
+Contract: one usual interval after anything happened (a turn that wrote something, a tick included; a change of the soft
+state) there is a tick. Once a tick at `now_ns` has written nothing, the next one is due at `due_ns`. The soft state is a
+closed form: a node that is heard at this very moment goes on beating, and a job goes on stepping in its step time. What a
+blocked journal waits for is the engine's own (`engine.turn.PROBE_NS`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from controlplane.core.draft import Policy
+from controlplane.core.health import distrust
+from controlplane.core.jobs import Job
+from controlplane.core.recovery.budgets import backoff_ns, budget_for
+from controlplane.core.softstate import SoftState
+from controlplane.core.state import State
+from controlplane.core.sweeping.liveness import SLOW_STEPS
+from controlplane.core.units import NS_PER_MS, ms, seconds
+from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, RankState
+
+JUST_AFTER_NS = 1
+"""Most limits have to be exceeded."""
+
+Moments = Iterator[int | np.ndarray]
+
+
+def due_ns(state: State, soft: SoftState, now_ns: int, policy: Policy) -> int | None:
+    """The earliest time after `now_ns` at which a `Tick` could decide anything if nothing else happens; None: never."""
+    earliest: int | None = None
+    for moments in _moments(state, soft, now_ns, policy):
+        later = np.asarray(moments, dtype=np.int64).ravel()
+        later = later[later > now_ns]
+        if len(later) and (earliest is None or later.min() < earliest):
+            earliest = int(later.min())
+    return earliest
+
+
+def _moments(state: State, soft: SoftState, now_ns: int, policy: Policy) -> Moments:
+    yield distrust.ends_ns(soft.vitals(), policy.distrust)
+    yield from _silence(state, soft, now_ns, policy)
+    yield from _effects(state, soft, policy)
+    yield from _health(state)
+    for job in state.active_jobs():
+        yield from _processes(job, soft)
+        yield from _generation(job, soft)
+        yield from _waits(state, job, soft, policy)
+
+
+def _excused(soft: SoftState, since_ns: int) -> int:
+    return int(soft.excused_ns(np.array([since_ns], dtype=np.int64))[0])
+
+
+def _silence(state: State, soft: SoftState, now_ns: int, policy: Policy) -> Moments:
+    """The limits of silence, and of jobs whose steps speak for silent nodes."""
+    fleet, limits = state.fleet, policy.suspicion
+    heard = np.maximum(soft.last_beat_ns(fleet.size), soft.trusted_since_ns())
+    silent = np.flatnonzero((heard < now_ns) & (fleet.liveness != NodeLiveness.DEAD))
+    if not len(silent):
+        return
+    counted = heard[silent] + soft.excused_ns(heard[silent])
+    for limit_s in (limits.brief_s, limits.lease_s, 2 * limits.lease_s, limits.dead_without_witness_s):
+        yield counted + seconds(limit_s) + JUST_AFTER_NS
+    for job in state.active_jobs():
+        if job.state is JobState.RUNNING:
+            yield from _steps(job, soft, now_ns, seconds(limits.lease_s))
+
+
+def _steps(job: Job, soft: SoftState, now_ns: int, lease_ns: int) -> Moments:
+    """A job's next step, which proves the life of silent nodes, and the moment from which on its steps have stopped."""
+    _, moved_ns = soft.progress(job.uid)
+    step_ns = soft.step_time_ns(job.uid)
+    yield moved_ns + step_ns + JUST_AFTER_NS
+    since_ns = max(moved_ns, soft.trusted_since_ns(), job.clock.running_ns)
+    limit_ns = max(lease_ns, SLOW_STEPS * step_ns)
+    yield since_ns + _excused(soft, since_ns) + limit_ns
+    yield since_ns + _excused(soft, since_ns) + limit_ns + JUST_AFTER_NS
+
+
+def _effects(state: State, soft: SoftState, policy: Policy) -> Moments:
+    """Deadlines of what agents were asked for; after a restart all of them have the usual time again."""
+    usual_ns = ms(policy.effect_ms)
+    not_before_ns = soft.trusted_since_ns() + usual_ns + JUST_AFTER_NS
+    deadlines = np.array([effect.deadline_ns for effect in state.effects.values()], dtype=np.int64)
+    yield np.maximum(deadlines + soft.excused_ns(deadlines - usual_ns) + JUST_AFTER_NS, not_before_ns)
+
+
+def _health(state: State) -> Moments:
+    """Debounces and release timers of faults; checks and trials of nodes."""
+    for notes in state.health.standing.values():
+        yield np.array([standing.note.until_ns for standing in notes], dtype=np.int64)
+    yield np.array([stay.next_ns for stay in state.health.stays.values()], dtype=np.int64)
+
+
+def _processes(job: Job, soft: SoftState) -> Moments:
+    """Processes that must have parked, and the wait before the next ones are started."""
+    hosts = job.hosts
+    coming = (hosts.generation == 0) & (hosts.state == RankState.STARTING)
+    start_ns = ms(job.spec.timeouts.start_ms + 1)
+    trusted_ns = soft.trusted_since_ns()
+    since_ns = ms(1) * np.unique(hosts.since_ms[coming])
+    late = since_ns + soft.excused_ns(since_ns) // NS_PER_MS * NS_PER_MS + start_ns
+    yield np.maximum(late, trusted_ns + _excused(soft, trusted_ns) + start_ns)
+    if job.failed_starts:
+        yield ms(int(hosts.since_ms.max(initial=0))) + backoff_ns(job.spec.restart_policy.backoff, job.failed_starts)
+
+
+def _generation(job: Job, soft: SoftState) -> Moments:
+    """The deadline of a generation that has not come to run."""
+    if job.clock.announced_ns and not job.clock.running_ns:
+        since_ns = max(job.clock.announced_ns, soft.trusted_since_ns())
+        yield since_ns + _excused(soft, since_ns) + ms(job.spec.timeouts.join_ms) + JUST_AFTER_NS
+
+
+def _waits(state: State, job: Job, soft: SoftState, policy: Policy) -> Moments:
+    """What a job waits for on purpose: its turn, failures that belong together, a node to be seen whole, a back-off."""
+    yield job.not_before_ns
+    if job.state is JobState.QUEUED:
+        yield job.submitted_ns + ms(policy.queue_patience_ms)
+    incident = job.incident
+    begun = [job.submitted_ns]
+    if incident is not None:
+        yield incident.collect_until_ns
+        begun += [incident.detected_ns, incident.decided_ns]
+    since_ns = np.maximum(np.array(begun, dtype=np.int64), soft.trusted_since_ns())
+    yield since_ns + soft.excused_ns(since_ns) + ms(policy.patience_ms)
+    if job.state is JobState.SUSPENDED:
+        yield from _windows(state, job)
+
+
+def _windows(state: State, job: Job) -> Moments:
+    """A suspended job is judged again when charges and earlier incidents leave the windows in which they count."""
+    restarts = job.spec.restart_policy
+    for blame in Blame:
+        window_ns = ms(budget_for(restarts, blame).window_ms)
+        yield np.array([charge.at_ns + window_ns for charge in job.restarts if charge.blame is blame], dtype=np.int64)
+    offences = np.array([offence.at_ns for offence in state.offences], dtype=np.int64)
+    for match in (*(rule.match for rule in restarts.job_rules), *(rule.match for rule in restarts.node_rules)):
+        if match.within_ms:
+            yield offences + ms(match.within_ms)

@@ -1,0 +1,157 @@
+"""Ticks where something is due decide what ticks ten times a second decide: the same records at the same times.
+
+`PHALANX_PROPERTY_EXAMPLES` sets the number of histories (default: what CI can afford); with it, they are random.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from controlplane.core import events as ev
+from controlplane.core.draft import Policy
+from controlplane.core.due import due_ns
+from controlplane.core.health.suspicion import SuspicionPolicy
+from controlplane.core.jobs import Exit
+from controlplane.core.spec import Budget, CheckpointPolicy, RestartPolicy, SparePolicy, Timeouts
+from controlplane.core.units import seconds
+from tests.support.world import World, spec
+
+EXAMPLES = int(os.environ.get("PHALANX_PROPERTY_EXAMPLES", "0"))
+NODES = 5
+GRID_S = 0.1
+CALM_S = 70.0
+POLICY = Policy(suspicion=SuspicionPolicy(dead_without_witness_s=30.0), effect_ms=15_000, queue_patience_ms=20_000)
+TIMEOUTS = Timeouts(start_ms=8_000, join_ms=6_000, stop_ms=2_000)
+RESTARTS = RestartPolicy(user=Budget(3, 60_000, 50), infrastructure=Budget(60, 3_600_000))
+
+
+class DueWorld(World):
+    """Ticks on the same grid, but only where something has happened, the last tick included, or is due."""
+
+    def __init__(self) -> None:
+        self.ticks = 0
+        super().__init__(NODES, accelerators=2, racks=2, policy=POLICY)
+
+    def run(self, duration_s: float, tick_s: float = GRID_S) -> None:
+        """Let time pass; whoever calls has done something before."""
+        end_ns = self.now_ns + seconds(duration_s)
+        happened, due = True, None
+        while self.now_ns < end_ns:
+            to_ns = self.now_ns + seconds(tick_s)
+            planned = self.kernel.next_ns
+            happened |= planned is not None and planned <= to_ns
+            self.kernel.run_until(to_ns)
+            if happened or (due is not None and due <= self.now_ns):
+                before = self.state()
+                self.tick()
+                self.ticks += 1
+                happened = self.state() is not before
+                due = due_ns(self.state(), self.soft, self.leader.clock_ns(), POLICY)
+
+
+Act = tuple[str, int, int, float]
+KINDS = (
+    "submit", "kill", "fail", "hang", "jam", "node", "agent", "path", "raylet", "device", "drain", "cordon", "cell",
+    "restart", "stall", "save", "cancel", "broken", "wait",
+)  # fmt: skip
+acts = st.tuples(
+    st.sampled_from(KINDS),
+    st.integers(0, 7),
+    st.integers(0, 7),
+    st.sampled_from([0.1, 0.3, 1.0, 3.5, 12.0]),
+)
+
+
+def act(world: World, what: str, pick: int, other: int) -> None:
+    """One thing that happens; picks that name nothing do nothing."""
+    name = sorted(world.nodes)[pick % NODES]
+    node = world.nodes[name]
+    jobs = [job for job in world.state().active_jobs() if job.placed]
+    job = jobs[pick % len(jobs)] if jobs else None
+    rank = other % job.spec.ranks if job else 0
+
+    def on(held: bool, first: Callable[[str], object], second: Callable[[str], object]) -> None:
+        (first if held else second)(name)
+
+    match what:
+        case "submit":
+            wanted = spec(
+                "abc"[other % 3], 1 + pick % 5, spares=SparePolicy(pick % 2, other % 2), timeouts=TIMEOUTS,
+                restart_policy=RESTARTS, checkpoint=CheckpointPolicy(every_steps=0),
+            )  # fmt: skip
+            world.turn(ev.SubmitJob("", wanted))
+        case "kill" if job:
+            world.kill_rank(job.uid, rank, lingers=other > 5)
+        case "fail" if job:
+            world.end(job.uid, rank, Exit(observed=True, code=1, message="boom", group_empty=True))
+        case "hang" if job:
+            world.hang(job.uid, rank)
+        case "jam" if job:
+            world.jammed ^= {job.name}
+        case "broken" if job:
+            world.broken[job.name] = "ImportError"
+        case "node":
+            on(node.up, world.destroy, world.repair)
+        case "agent" if node.up:
+            on(node.agent, world.lose_agent, world.return_agent)
+        case "path" if node.up and node.agent:
+            on(node.link.up, world.freeze, world.thaw)
+        case "raylet" if node.up:
+            world.set_raylet(name, up=not node.raylet)
+        case "device" if node.up:
+            world.set_fault(name, other % 2, "" if other % 2 in node.faults else "XID-79")
+        case "drain":
+            world.turn(ev.DrainNode("", name, "operator", "look") if other % 2 else ev.UncordonNode("", name, ""))
+        case "cordon":
+            world.turn(ev.CordonNode("", name, "ann", "look") if other % 2 else ev.UncordonNode("", name, "ann"))
+        case "cell":
+            world.lose_cell() if world.cell_open else world.cell_hello()
+        case "restart":
+            world.restart_controller(0.5 * (1 + other))
+        case "stall":
+            world.stall_controller(0.5 * (1 + other))
+        case "save" if job and job.state.name == "RUNNING":
+            world.checkpoint(job.uid, world.soft.progress(job.uid)[0])
+        case "cancel" if job and other == 0:
+            world.turn(ev.CancelJob("", job.name, ""))
+        case _:
+            pass
+
+
+@settings(
+    max_examples=EXAMPLES or 5,
+    deadline=None,
+    database=None,
+    derandomize=not EXAMPLES,
+    phases=(Phase.generate, Phase.shrink) if EXAMPLES else (Phase.generate,),
+    suppress_health_check=list(HealthCheck),
+)
+@given(st.integers(1, 5), st.lists(acts, min_size=6, max_size=14))
+def test_due_ticks_decide_what_dense_ticks_decide(ranks: int, history: list[Act]) -> None:
+    dense, due = World(NODES, accelerators=2, racks=2, policy=POLICY), DueWorld()
+    for what, pick, other, then_s in [("submit", ranks - 1, 0, 4.0), *history, ("wait", 0, 0, CALM_S)]:
+        for world in (dense, due):
+            act(world, what, pick, other)
+            world.run(then_s)
+        assert due.lines == dense.lines, first_difference(dense.lines, due.lines)
+    assert due.state().digest() == dense.state().digest()
+
+
+def first_difference(dense: list[str], due: list[str]) -> str:
+    """The first record that one of them has and the other has not, or has later."""
+    at = next((k for k, (a, b) in enumerate(zip(dense, due, strict=False)) if a != b), min(len(dense), len(due)))
+    return "\n".join(["", *dense[max(0, at - 8) : at], "DENSE:", *dense[at : at + 3], "DUE:", *due[at : at + 3]])
+
+
+def test_a_quiet_site_needs_no_ticks() -> None:
+    world = DueWorld()
+    world.submit(spec("moe", 4, timeouts=TIMEOUTS))
+    world.run(10.0)
+    before = world.ticks
+    world.run(3_600.0)
+    assert world.ticks - before <= 3
+    assert due_ns(world.state(), world.soft, world.now_ns, POLICY) is None
