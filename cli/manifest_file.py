@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -41,6 +42,10 @@ class ManifestFile:
     def refuse(self, flaws: tuple[Flaw, ...]) -> ManifestRefused:
         """The error for violations that the server found, with this file's lines."""
         return _refusal(self.name, self.root, flaws)
+
+    def placed(self, flaws: Iterable[Flaw]) -> tuple[str, ...]:
+        """What the server remarked, with this file's lines."""
+        return _placed(self.name, self.root, tuple(flaws))
 
 
 def read_manifest(path: str) -> ManifestFile:
@@ -108,10 +113,14 @@ def _absolute(document: object, base: Path) -> None:
 
 
 def _refusal(name: str, root: Node, flaws: tuple[Flaw, ...]) -> ManifestRefused:
-    placed = sorted((line_of(root, flaw.path), index, flaw) for index, flaw in enumerate(flaws))
-    return ManifestRefused(
-        tuple(f"{name}:{line}: {_sentence(flaw)}" for line, _, flaw in placed),
+    return ManifestRefused(_placed(name, root, flaws))
+
+
+def _placed(name: str, root: Node, flaws: tuple[Flaw, ...]) -> tuple[str, ...]:
+    placed = sorted(
+        ((line_of(root, flaw.path), index, flaw) for index, flaw in enumerate(flaws)), key=lambda at: at[:2]
     )
+    return tuple(f"{name}:{line}: {_sentence(flaw)}" for line, _, flaw in placed)
 
 
 def _sentence(flaw: Flaw) -> str:

@@ -6,13 +6,14 @@ The reader of manifests (`controlplane.core.manifest`) decides; a test holds thi
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cli.errors import CliError, Exit
+from cli.schema_field import Field
+from cli.schema_rules import JOB_RULES, NODE_RULES
+from controlplane.core.rule_checks import MAX_RULES, MAX_VALUES
 
 FILE = Path(__file__).parent / "trainingjob.schema.json"
 """The schema as committed; `phalanx explain -o schema` prints the same."""
@@ -20,29 +21,6 @@ FILE = Path(__file__).parent / "trainingjob.schema.json"
 DURATION = r"^[0-9]{1,15}(\.[0-9]{1,6})?(ms|s|m|h)$"
 NAME = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 MAX_COUNT = 2**31 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One field: `kind` is text, integer, number, duration, labels, arguments, count (or `unlimited`) or section."""
-
-    name: str
-    kind: str
-    meaning: str
-    default: str | float | None = None
-    required: bool = False
-    choices: tuple[str, ...] = ()
-    least: float | None = None
-    pattern: str = ""
-    example: str = ""
-    fields: tuple[Field, ...] = ()
-
-    @property
-    def default_text(self) -> str:
-        """The default as it is written, or that there is none."""
-        if self.required:
-            return "(required)"
-        return "" if self.default is None else json.dumps(self.default) if self.default == "" else str(self.default)
 
 
 def _budget(name: str, meaning: str, most: str | int, window: str, back: int) -> Field:
@@ -213,8 +191,18 @@ ROOT = Field(
                                     "factor", "number", "Growth from one restart to the next, 1 to 1000.", 2.0, least=1
                                 ),
                                 Field("max", "duration", "No wait is longer.", "5m"),
+                                Field(
+                                    "jitter",
+                                    "number",
+                                    "Share by which a wait is shortened at random, 0 to 1.",
+                                    0.2,
+                                    least=0,
+                                    most=1,
+                                ),
                             ),
                         ),
+                        JOB_RULES,
+                        NODE_RULES,
                     ),
                 ),
                 Field(
@@ -271,7 +259,7 @@ def _schema(field: Field) -> dict[str, Any]:
     body: dict[str, Any] = {"description": field.meaning, **_type(field)}
     if field.default is not None:
         body["default"] = field.default
-    if field.choices:
+    if field.choices and field.kind == "text":
         body["enum"] = list(field.choices)
     if field.pattern:
         body["pattern"] = field.pattern
@@ -282,16 +270,22 @@ def _type(field: Field) -> dict[str, Any]:
     whole: dict[str, Any] = {"type": "integer", "minimum": field.least, "maximum": MAX_COUNT}
     match field.kind:
         case "section":
-            required = [one.name for one in field.fields if one.required]
-            body: dict[str, Any] = {"type": "object", "additionalProperties": False}
-            body["properties"] = {one.name: _schema(one) for one in field.fields}
-            return body | ({"required": required} if required else {})
+            return _section(field)
         case "integer":
             return whole
         case "count":
             return {"anyOf": [whole, {"const": "unlimited"}]}
         case "number":
-            return {"type": "number", "minimum": field.least, "maximum": 1000}
+            return {"type": "number", "minimum": field.least, "maximum": field.most}
+        case "flag":
+            return {"type": "boolean"}
+        case "words":
+            word: dict[str, Any] = {"type": "string"} | ({"enum": list(field.choices)} if field.choices else {})
+            return _one_or_more(word)
+        case "numbers" | "ranks":
+            return _one_or_more({"type": ["integer", "string"]})
+        case "sections":
+            return {"type": "array", "maxItems": MAX_RULES, "items": _section(field)}
         case "duration":
             return {"type": "string", "pattern": DURATION}
         case "labels":
@@ -300,3 +294,14 @@ def _type(field: Field) -> dict[str, Any]:
             return {"type": "object"}
         case _:
             return {"type": "string"}
+
+
+def _section(field: Field) -> dict[str, Any]:
+    required = [one.name for one in field.fields if one.required]
+    body: dict[str, Any] = {"type": "object", "additionalProperties": False}
+    body["properties"] = {one.name: _schema(one) for one in field.fields}
+    return body | ({"required": required} if required else {})
+
+
+def _one_or_more(one: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_VALUES}]}

@@ -6,18 +6,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from controlplane.core.spec import (
-    UNLIMITED,
-    Backoff,
-    Budget,
-    CheckpointPolicy,
-    JobSpec,
-    Parallel,
-    RestartPolicy,
-    SparePolicy,
-    Timeouts,
-    Workload,
-)
+from cli.wire_rules import policy_to_message, policy_value
+from controlplane.core.spec import CheckpointPolicy, JobSpec, Parallel, SparePolicy, Timeouts, Workload
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -29,7 +19,6 @@ def spec_to_message(spec: JobSpec) -> types_pb2.TrainingJobSpec:
     from google.protobuf.json_format import ParseDict  # noqa: PLC0415
     from phalanx.v1 import types_pb2 as pb  # noqa: PLC0415
 
-    policy = spec.restart_policy
     message = pb.TrainingJobSpec(
         name=spec.name,
         labels=dict(spec.labels),
@@ -48,15 +37,7 @@ def spec_to_message(spec: JobSpec) -> types_pb2.TrainingJobSpec:
         checkpoint=pb.CheckpointSpec(
             folder=spec.checkpoint.folder, every_steps=spec.checkpoint.every_steps, keep=spec.checkpoint.keep
         ),
-        restart_policy=pb.RestartPolicySpec(
-            collect_window_ms=policy.collect_window_ms,
-            user=_budget(policy.user),
-            infrastructure=_budget(policy.infrastructure),
-            preemption=_budget(policy.preemption),
-            backoff=pb.BackoffSpec(
-                initial_ms=policy.backoff.initial_ms, factor=policy.backoff.factor, max_ms=policy.backoff.max_ms
-            ),
-        ),
+        restart_policy=policy_to_message(spec.restart_policy),
         timeouts=pb.TimeoutSpec(
             start_ms=spec.timeouts.start_ms, join_ms=spec.timeouts.join_ms, stop_ms=spec.timeouts.stop_ms
         ),
@@ -66,21 +47,9 @@ def spec_to_message(spec: JobSpec) -> types_pb2.TrainingJobSpec:
     return message
 
 
-def _budget(budget: Budget) -> types_pb2.BudgetSpec:
-    from phalanx.v1 import types_pb2 as pb  # noqa: PLC0415
-
-    unlimited = budget.max == UNLIMITED
-    return pb.BudgetSpec(
-        unlimited=unlimited,
-        max=0 if unlimited else budget.max,
-        window_ms=budget.window_ms,
-        reset_on_progress_steps=budget.reset_on_progress,
-    )
-
-
 def spec_value(message: types_pb2.TrainingJobSpec) -> JobSpec:
     """The specification in a message: what `spec_to_message` made of it, and what a controller runs."""
-    policy, limits, workload = message.restart_policy, message.timeouts, message.workload
+    limits, workload = message.timeouts, message.workload
     parallel, checkpoint = message.parallel, message.checkpoint
     return JobSpec(
         name=message.name,
@@ -97,20 +66,10 @@ def spec_value(message: types_pb2.TrainingJobSpec) -> JobSpec:
         parallel=Parallel(parallel.tp, parallel.pp, parallel.cp, parallel.dp, parallel.ep),
         spares=SparePolicy(message.spares.warm_nodes, message.spares.parked_per_node),
         checkpoint=CheckpointPolicy(checkpoint.folder, checkpoint.every_steps, checkpoint.keep),
-        restart_policy=RestartPolicy(
-            collect_window_ms=policy.collect_window_ms,
-            user=_budget_value(policy.user),
-            infrastructure=_budget_value(policy.infrastructure),
-            preemption=_budget_value(policy.preemption),
-            backoff=Backoff(policy.backoff.initial_ms, policy.backoff.factor, policy.backoff.max_ms),
-        ),
+        restart_policy=policy_value(message.restart_policy),
         timeouts=Timeouts(limits.start_ms, limits.join_ms, limits.stop_ms),
         priority=message.priority,
     )
-
-
-def _budget_value(message: types_pb2.BudgetSpec) -> Budget:
-    return Budget(UNLIMITED if message.unlimited else message.max, message.window_ms, message.reset_on_progress_steps)
 
 
 def enum_word(enum: Any, value: int) -> str:

@@ -19,7 +19,7 @@ from cli.wire import plain, spec_to_message, spec_value
 if TYPE_CHECKING:
     from phalanx.v1 import job_pb2
 
-    from cli.schema import Field
+    from cli.schema_field import Field
 
 DEFAULT_WAIT_S = 86_400.0
 
@@ -54,6 +54,8 @@ def submit(
         if manifest.code is not None:
             ship(client, manifest.code, dry_run=dry_run)
         answer = _submit(client, manifest, dry_run=dry_run)
+        for remark in manifest.placed(answer.warnings):
+            render.note(f"warning: {remark}")
         if output in (Output.JSON, Output.YAML):
             render.document(plain(answer), output.value)
         elif output is Output.NAME:

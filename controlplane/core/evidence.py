@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +15,15 @@ UNKNOWN = "unknown"
 NO_SENDER = "none"
 """Sender of a signal when it was seen that there was no signal."""
 LARGEST_SIGNAL = 64
+SIGNALS: Mapping[str, int] = {
+    "SIGHUP": 1, "SIGINT": 2, "SIGQUIT": 3, "SIGILL": 4, "SIGTRAP": 5, "SIGABRT": 6, "SIGBUS": 7, "SIGFPE": 8, "SIGKILL": 9,
+    "SIGUSR1": 10, "SIGSEGV": 11, "SIGUSR2": 12, "SIGPIPE": 13, "SIGALRM": 14, "SIGTERM": 15, "SIGXCPU": 24, "SIGXFSZ": 25,
+    "SIGSYS": 31,
+}  # fmt: skip
+"""Signals by name, as Linux numbers them."""
+SENDERS = ("oom", "agent", UNKNOWN)
+"""Who may have sent a signal: the kernel for want of memory, our own node agent, or nobody knows."""
+AXES = ("tp", "pp", "cp", "dp", "ep")
 MAX_MESSAGE = 1_000
 """Characters of a message that are kept for rules: the end, where the exception stands."""
 

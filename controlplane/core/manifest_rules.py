@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+from controlplane.core.rule_checks import check_rules
 from controlplane.core.shipped import is_digest
-from controlplane.core.spec import UNLIMITED, Budget, JobSpec, Violation
+from controlplane.core.spec import UNLIMITED, Budget, JobSpec, RestartPolicy, Violation
 
 MAX_NAME = 40
 MAX_COUNT = 2**31 - 1
@@ -48,7 +49,7 @@ def findings(spec: JobSpec) -> Iterator[Finding]:
     yield from _workload(spec)
     yield from _counts(spec)
     yield from _parallel(spec)
-    yield from _restarts(spec)
+    yield from policy_findings(spec.restart_policy, "spec.restartPolicy")
     yield from _durations(spec)
 
 
@@ -204,43 +205,45 @@ def _parallel(spec: JobSpec) -> Iterator[Finding]:
         yield _one("spec.parallel.ep", reason, f"use a divisor of {degrees.dp}, for example {near}", *read)
 
 
-def _restarts(spec: JobSpec) -> Iterator[Finding]:
-    policy = spec.restart_policy
+def policy_findings(policy: RestartPolicy, path: str) -> Iterator[Finding]:
+    """Every broken rule of a restart policy that stands at `path`."""
     budgets: tuple[tuple[str, Budget], ...] = (
         ("user", policy.user),
         ("infrastructure", policy.infrastructure),
         ("preemption", policy.preemption),
     )
     for name, budget in budgets:
-        path = f"spec.restartPolicy.budgets.{name}"
+        here = f"{path}.budgets.{name}"
         if (budget.max < 0 and budget.max != UNLIMITED) or budget.max > MAX_COUNT:
             fix = f"write a number up to {MAX_COUNT}, or `max: unlimited`"
-            yield _one(f"{path}.max", f"{budget.max} is no restart count", fix)
+            yield _one(f"{here}.max", f"{budget.max} is no restart count", fix)
         if not 0 <= budget.reset_on_progress <= MAX_COUNT:
             fix = f"use 0 (never) to {MAX_COUNT} steps"
-            yield _one(f"{path}.resetOnProgress", f"{budget.reset_on_progress} is no step count", fix)
+            yield _one(f"{here}.resetOnProgress", f"{budget.reset_on_progress} is no step count", fix)
+        yield from _duration(f"{here}.window", budget.window_ms, 1)
     backoff = policy.backoff
-    path = "spec.restartPolicy.backoff"
+    here = f"{path}.backoff"
     if not (math.isfinite(backoff.factor) and 1 <= backoff.factor <= 1000):
-        yield _one(f"{path}.factor", f"{backoff.factor} does not make waiting times grow", "use 1 to 1000")
+        yield _one(f"{here}.factor", f"{backoff.factor} does not make waiting times grow", "use 1 to 1000")
+    if not 0 <= backoff.jitter <= 1:
+        yield _one(f"{here}.jitter", f"{backoff.jitter} is no share", "use 0 (none) to 1")
     if backoff.max_ms < backoff.initial_ms:
         reason = f"{backoff.max_ms} ms is less than initial ({backoff.initial_ms} ms)"
-        yield _one(f"{path}.max", reason, "use at least the initial waiting time", f"{path}.initial")
+        yield _one(f"{here}.max", reason, "use at least the initial waiting time", f"{here}.initial")
+    yield from _duration(f"{path}.collectWindow", policy.collect_window_ms, 0)
+    yield from _duration(f"{here}.initial", backoff.initial_ms, 0)
+    yield from _duration(f"{here}.max", backoff.max_ms, 0)
+    for violation in check_rules(policy, path):
+        yield violation, (violation.path,)
 
 
 def _durations(spec: JobSpec) -> Iterator[Finding]:
-    policy, timeouts = spec.restart_policy, spec.timeouts
-    for path, value, least in (
-        ("spec.restartPolicy.collectWindow", policy.collect_window_ms, 0),
-        ("spec.restartPolicy.budgets.user.window", policy.user.window_ms, 1),
-        ("spec.restartPolicy.budgets.infrastructure.window", policy.infrastructure.window_ms, 1),
-        ("spec.restartPolicy.budgets.preemption.window", policy.preemption.window_ms, 1),
-        ("spec.restartPolicy.backoff.initial", policy.backoff.initial_ms, 0),
-        ("spec.restartPolicy.backoff.max", policy.backoff.max_ms, 0),
-        ("spec.timeouts.start", timeouts.start_ms, 1),
-        ("spec.timeouts.join", timeouts.join_ms, 1),
-        ("spec.timeouts.stop", timeouts.stop_ms, 1),
-    ):
-        if not least <= value <= MAX_DURATION_MS:
-            fix = f"use {least}ms or more, at most 87600h"
-            yield _one(path, f"{value} ms is out of range", fix)
+    timeouts = spec.timeouts
+    yield from _duration("spec.timeouts.start", timeouts.start_ms, 1)
+    yield from _duration("spec.timeouts.join", timeouts.join_ms, 1)
+    yield from _duration("spec.timeouts.stop", timeouts.stop_ms, 1)
+
+
+def _duration(path: str, value_ms: int, least_ms: int) -> Iterator[Finding]:
+    if not least_ms <= value_ms <= MAX_DURATION_MS:
+        yield _one(path, f"{value_ms} ms is out of range", f"use {least_ms}ms or more, at most 87600h")

@@ -14,13 +14,9 @@ from phalanx.v1 import types_pb2 as pb
 
 from controlplane.core.manifest import complete
 from controlplane.core.spec import (
-    UNLIMITED,
-    Backoff,
-    Budget,
     CheckpointPolicy,
     JobSpec,
     Parallel,
-    RestartPolicy,
     SparePolicy,
     Timeouts,
     Violation,
@@ -28,6 +24,7 @@ from controlplane.core.spec import (
 )
 from controlplane.core.units import NS_PER_MS, NS_PER_S
 from controlplane.rpc.errors import refuse_fields
+from controlplane.rpc.rule_codec import policy_message, policy_value
 
 MAX_TEXT = 1_000
 """Longest reason, owner or name in a request, characters."""
@@ -113,7 +110,7 @@ def _missing(message: Message, sections: tuple[tuple[str, str], ...]) -> Iterabl
 
 def spec_value(message: pb.TrainingJobSpec) -> JobSpec:
     """A specification; its rules are `core.manifest.check_spec`'s to check."""
-    policy, limits = message.restart_policy, message.timeouts
+    limits = message.timeouts
     spec = JobSpec(
         name=message.name,
         labels=tuple(sorted(message.labels.items())),
@@ -131,21 +128,11 @@ def spec_value(message: pb.TrainingJobSpec) -> JobSpec:
         ),
         spares=SparePolicy(message.spares.warm_nodes, message.spares.parked_per_node),
         checkpoint=CheckpointPolicy(message.checkpoint.folder, message.checkpoint.every_steps, message.checkpoint.keep),
-        restart_policy=RestartPolicy(
-            collect_window_ms=policy.collect_window_ms,
-            user=_budget(policy.user),
-            infrastructure=_budget(policy.infrastructure),
-            preemption=_budget(policy.preemption),
-            backoff=Backoff(policy.backoff.initial_ms, policy.backoff.factor, policy.backoff.max_ms),
-        ),
+        restart_policy=policy_value(message.restart_policy),
         timeouts=Timeouts(limits.start_ms, limits.join_ms, limits.stop_ms),
         priority=message.priority,
     )
     return complete(spec)
-
-
-def _budget(message: pb.BudgetSpec) -> Budget:
-    return Budget(UNLIMITED if message.unlimited else message.max, message.window_ms, message.reset_on_progress_steps)
 
 
 def _args(message: pb.WorkloadSpec) -> str:
@@ -181,7 +168,6 @@ def parallel_message(parallel: Parallel) -> pb.ParallelDegrees:
 
 def spec_message(spec: JobSpec) -> pb.TrainingJobSpec:
     """The wire form of a specification, every field written out."""
-    policy = spec.restart_policy
     return pb.TrainingJobSpec(
         name=spec.name,
         labels=dict(spec.labels),
@@ -193,27 +179,9 @@ def spec_message(spec: JobSpec) -> pb.TrainingJobSpec:
         checkpoint=pb.CheckpointSpec(
             folder=spec.checkpoint.folder, every_steps=spec.checkpoint.every_steps, keep=spec.checkpoint.keep
         ),
-        restart_policy=pb.RestartPolicySpec(
-            collect_window_ms=policy.collect_window_ms,
-            user=_budget_message(policy.user),
-            infrastructure=_budget_message(policy.infrastructure),
-            preemption=_budget_message(policy.preemption),
-            backoff=pb.BackoffSpec(
-                initial_ms=policy.backoff.initial_ms, factor=policy.backoff.factor, max_ms=policy.backoff.max_ms
-            ),
-        ),
+        restart_policy=policy_message(spec.restart_policy),
         timeouts=pb.TimeoutSpec(
             start_ms=spec.timeouts.start_ms, join_ms=spec.timeouts.join_ms, stop_ms=spec.timeouts.stop_ms
         ),
         priority=spec.priority,
-    )
-
-
-def _budget_message(budget: Budget) -> pb.BudgetSpec:
-    unlimited = budget.max == UNLIMITED
-    return pb.BudgetSpec(
-        unlimited=unlimited,
-        max=0 if unlimited else budget.max,
-        window_ms=budget.window_ms,
-        reset_on_progress_steps=budget.reset_on_progress,
     )

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from phalanx.v1 import job_pb2, job_pb2_grpc
+from phalanx.v1 import job_pb2, job_pb2_grpc, types_pb2
 
 from controlplane.core import events as ev
 from controlplane.core.draft import Refusal
 from controlplane.core.jobs import Job
 from controlplane.core.manifest import check_spec
+from controlplane.core.recovery.review import review
 from controlplane.core.state import State
 from controlplane.rpc.cell_service import preflight
 from controlplane.rpc.code_service import CodeStore
@@ -69,6 +70,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             blocker=answer.get("blocker", ""),
             placement=placement_messages(state, answer, spec.accelerators_per_rank),
             spare_nodes=spares,
+            warnings=[types_pb2.FieldViolation(path=one.path, reason=one.reason, fix=one.fix) for one in review(spec)],
         )
 
     async def ListJobs(self, request: job_pb2.ListJobsRequest, context: Any) -> job_pb2.ListJobsResponse:

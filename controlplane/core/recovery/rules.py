@@ -9,23 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Protocol
-
-import re2
 
 from controlplane.core.checkpoints import Checkpoint
 from controlplane.core.evidence import UNKNOWN, UNOBSERVED, Facts, Offence
 from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.recovery.corruption import PERSISTENT, TRANSIENT
+from controlplane.core.recovery.patterns import compiled, in_group
 from controlplane.core.spec import JobRule, Match, NodeRule, Parallel, RestartPolicy, RuleAction
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import Blame
 
-MAX_PATTERN = 500
-"""Characters of a message pattern."""
-PROGRAM_BYTES = 1 << 18
-"""Memory that RE2 may spend on one pattern; one that would need more is refused."""
 IMPLICIT = "the implicit last rule"
 
 SYSTEM_RULES: tuple[tuple[str, JobRule], ...] = (
@@ -49,10 +42,6 @@ SYSTEM_RULES: tuple[tuple[str, JobRule], ...] = (
     ),
 )
 """What follows the job's own rules: exit codes with which a rank says that results disagree."""
-
-
-class PatternError(ValueError):
-    """A message pattern that is refused; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,39 +112,6 @@ def case_of(job: Job, root: LostRank | None, offences: Sequence[Offence], now_ns
 def offence_of(case: Case, root: LostRank) -> Offence:
     """What an incident counts as against its root's rank and node."""
     return Offence(case.job, case.rank, case.node, root.fault_ns, case.blame, case.facts.exit_code)
-
-
-class Pattern(Protocol):
-    """A compiled RE2 pattern."""
-
-    def search(self, text: str) -> object:
-        """The first match, None when there is none."""
-        ...
-
-
-@lru_cache(maxsize=1024)
-def compiled(pattern: str) -> Pattern:
-    """An RE2 pattern: linear time whatever the message is, and no larger than `PROGRAM_BYTES`.
-
-    Raises:
-        PatternError: it is too long, no RE2 pattern, or its program would be too large.
-    """
-    if len(pattern) > MAX_PATTERN:
-        raise PatternError(f"has {len(pattern)} characters, more than {MAX_PATTERN}")
-    options = re2.Options()
-    options.max_mem = PROGRAM_BYTES
-    options.log_errors = False
-    try:
-        made: Pattern = re2.compile(pattern, options)
-    except re2.error as error:
-        raise PatternError(f"is no RE2 pattern: {_said(error)}") from error
-    return made
-
-
-def _said(error: Exception) -> str:
-    """RE2 gives its errors as bytes."""
-    value = error.args[0] if error.args else ""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def choose(policy: RestartPolicy, case: Case, *, released: bool = False) -> Choice:
@@ -265,23 +221,6 @@ def _group(match: Match, case: Case) -> str:
         if at[axis] not in wanted:
             return f"{axis} of rank {case.rank} is {at[axis]}, not {' or '.join(map(str, wanted))}"
     return ""
-
-
-def in_group(group: str, rank: int, ranks: int) -> bool:
-    """Whether a rank is in `first`, `last` or ranges such as `0-3,8`."""
-    match group:
-        case "first":
-            return rank == 0
-        case "last":
-            return rank == ranks - 1
-        case _:
-            return any(first <= rank <= last for first, last in ranges_of(group))
-
-
-def ranges_of(text: str) -> tuple[tuple[int, int], ...]:
-    """(first, last) of each part of `0-3,8`."""
-    parts = (part.partition("-") for part in text.split(","))
-    return tuple((int(first), int(last or first)) for first, _, last in parts)
 
 
 def _offender(match: Match, case: Case) -> str:

@@ -8,7 +8,8 @@ import yaml
 from jsonschema import Draft7Validator
 
 from cli.errors import CliError
-from cli.schema import FILE, ROOT, Field, field_at, json_schema, walk
+from cli.schema import FILE, ROOT, field_at, json_schema, walk
+from cli.schema_field import Field
 from controlplane.core.manifest import parse_manifest, spec_to_document
 from controlplane.core.spec import JobSpec, Workload
 
@@ -30,7 +31,9 @@ def leaves(document: Mapping[str, object], path: str = "") -> Iterator[tuple[str
 
 
 def described() -> dict[str, Field]:
-    return {path: field for path, field in walk(ROOT, "") if path and field.kind != "section"}
+    """What a full document holds; the fields of rules stand in lists."""
+    every = {path: field for path, field in walk(ROOT, "") if path and field.kind != "section"}
+    return {path: field for path, field in every.items() if "Rules." not in path}
 
 
 def test_the_committed_schema_is_up_to_date() -> None:
@@ -58,6 +61,32 @@ def test_the_schema_takes_what_the_reader_takes() -> None:
         document = {**MINIMAL, "spec": {**MINIMAL["spec"], **yaml.safe_load(broken)}}  # type: ignore[dict-item]
         assert not check.is_valid(document), broken
         assert parse_manifest(document).violations, broken
+
+
+RULES = """
+jobRules:
+  - {match: {exitCode: [42, unknown], signal: SIGKILL, sender: oom}, action: fail, reason: bad configuration}
+  - {match: {fault: {level: [ISOLATE], code: XID-79}, ranks: [0, 2-3], coordinates: {dp: 1}}, action: replaceRank}
+  - {match: {message: loss is nan, blame: user}, action: rollback, checkpoints: 2, thenPoison: true, ledger: user}
+  - {match: {reason: nodeDead, ranks: first, failuresOfRank: 2, within: 6h}, action: restartJob}
+nodeRules:
+  - {match: {failuresOnNode: 3, within: 6h}, action: quarantineNode}
+"""
+
+
+def test_the_schema_knows_restart_rules() -> None:
+    check = Draft7Validator(json_schema())
+    document = {**MINIMAL, "spec": {**MINIMAL["spec"], "restartPolicy": yaml.safe_load(RULES)}}  # type: ignore[dict-item]
+    spec = parse_manifest(document).spec
+    assert spec is not None
+    assert check.is_valid(document)
+    assert check.is_valid(spec_to_document(spec))
+    assert parse_manifest(spec_to_document(spec)).spec == spec
+    for broken in ("exitCodes: 1", "sender: me", "fault: {levels: [ISOLATE]}", "reason: dead", "within: 6"):
+        rules = [{"match": yaml.safe_load("{" + broken + "}"), "action": "fail"}]
+        wrong = {**MINIMAL, "spec": {**MINIMAL["spec"], "restartPolicy": {"jobRules": rules}}}  # type: ignore[dict-item]
+        assert not check.is_valid(wrong), broken
+        assert parse_manifest(wrong).violations, broken
 
 
 def test_explain_finds_a_field_by_its_path() -> None:

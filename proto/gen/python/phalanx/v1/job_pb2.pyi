@@ -364,6 +364,7 @@ class SubmitJobResponse(_message.Message):
     BLOCKER_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
     SPARE_NODES_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     name: _builtins.str
     uid: _builtins.str
@@ -373,6 +374,10 @@ class SubmitJobResponse(_message.Message):
     def placement(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rank]: ...
     @_builtins.property
     def spare_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.FieldViolation]:
+        """the job is accepted; rules that can never match, for example"""
+
     def __init__(
         self,
         *,
@@ -382,10 +387,11 @@ class SubmitJobResponse(_message.Message):
         blocker: _builtins.str = ...,
         placement: _abc.Iterable[Global___Rank] | None = ...,
         spare_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        warnings: _abc.Iterable[_types_pb2.FieldViolation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocker", b"blocker", "name", b"name", "placement", b"placement", "revision", b"revision", "spare_nodes", b"spare_nodes", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocker", b"blocker", "name", b"name", "placement", b"placement", "revision", b"revision", "spare_nodes", b"spare_nodes", "uid", b"uid", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

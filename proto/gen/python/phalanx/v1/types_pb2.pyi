@@ -183,6 +183,72 @@ CHECKPOINT_STATE_POISONED: CheckpointState.ValueType  # 4
 CHECKPOINT_STATE_EXPIRED: CheckpointState.ValueType  # 5
 Global___CheckpointState: _TypeAlias = CheckpointState  # noqa: Y015
 
+class _Ledger:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LedgerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ledger.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LEDGER_UNSPECIFIED: _Ledger.ValueType  # 0
+    """of a rule: whoever the loss is blamed on"""
+    LEDGER_USER: _Ledger.ValueType  # 1
+    LEDGER_INFRASTRUCTURE: _Ledger.ValueType  # 2
+    LEDGER_PREEMPTION: _Ledger.ValueType  # 3
+
+class Ledger(_Ledger, metaclass=_LedgerEnumTypeWrapper):
+    """Whom a restart is charged to."""
+
+LEDGER_UNSPECIFIED: Ledger.ValueType  # 0
+"""of a rule: whoever the loss is blamed on"""
+LEDGER_USER: Ledger.ValueType  # 1
+LEDGER_INFRASTRUCTURE: Ledger.ValueType  # 2
+LEDGER_PREEMPTION: Ledger.ValueType  # 3
+Global___Ledger: _TypeAlias = Ledger  # noqa: Y015
+
+class _RuleAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RuleActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RuleAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RULE_ACTION_UNSPECIFIED: _RuleAction.ValueType  # 0
+    RULE_ACTION_FAIL: _RuleAction.ValueType  # 1
+    RULE_ACTION_RETRY_STEP: _RuleAction.ValueType  # 2
+    RULE_ACTION_RESTART_RANK: _RuleAction.ValueType  # 3
+    RULE_ACTION_REPLACE_RANK: _RuleAction.ValueType  # 4
+    RULE_ACTION_RESTART_JOB: _RuleAction.ValueType  # 5
+    RULE_ACTION_ROLLBACK: _RuleAction.ValueType  # 6
+    RULE_ACTION_SUSPEND: _RuleAction.ValueType  # 7
+
+class RuleAction(_RuleAction, metaclass=_RuleActionEnumTypeWrapper): ...
+
+RULE_ACTION_UNSPECIFIED: RuleAction.ValueType  # 0
+RULE_ACTION_FAIL: RuleAction.ValueType  # 1
+RULE_ACTION_RETRY_STEP: RuleAction.ValueType  # 2
+RULE_ACTION_RESTART_RANK: RuleAction.ValueType  # 3
+RULE_ACTION_REPLACE_RANK: RuleAction.ValueType  # 4
+RULE_ACTION_RESTART_JOB: RuleAction.ValueType  # 5
+RULE_ACTION_ROLLBACK: RuleAction.ValueType  # 6
+RULE_ACTION_SUSPEND: RuleAction.ValueType  # 7
+Global___RuleAction: _TypeAlias = RuleAction  # noqa: Y015
+
+class _NodeRuleAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NodeRuleActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeRuleAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NODE_RULE_ACTION_UNSPECIFIED: _NodeRuleAction.ValueType  # 0
+    NODE_RULE_ACTION_QUARANTINE_NODE: _NodeRuleAction.ValueType  # 1
+    NODE_RULE_ACTION_CORDON_NODE: _NodeRuleAction.ValueType  # 2
+
+class NodeRuleAction(_NodeRuleAction, metaclass=_NodeRuleActionEnumTypeWrapper): ...
+
+NODE_RULE_ACTION_UNSPECIFIED: NodeRuleAction.ValueType  # 0
+NODE_RULE_ACTION_QUARANTINE_NODE: NodeRuleAction.ValueType  # 1
+NODE_RULE_ACTION_CORDON_NODE: NodeRuleAction.ValueType  # 2
+Global___NodeRuleAction: _TypeAlias = NodeRuleAction  # noqa: Y015
+
 @_typing.final
 class ShardFile(_message.Message):
     """A file of a checkpoint shard, as its rank wrote it."""
@@ -402,23 +468,188 @@ class BackoffSpec(_message.Message):
     INITIAL_MS_FIELD_NUMBER: _builtins.int
     FACTOR_FIELD_NUMBER: _builtins.int
     MAX_MS_FIELD_NUMBER: _builtins.int
+    JITTER_FIELD_NUMBER: _builtins.int
     initial_ms: _builtins.int
     factor: _builtins.float
     max_ms: _builtins.int
+    jitter: _builtins.float
+    """share by which a wait is shortened at random; absent: the server's default"""
     def __init__(
         self,
         *,
         initial_ms: _builtins.int = ...,
         factor: _builtins.float = ...,
         max_ms: _builtins.int = ...,
+        jitter: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "jitter", b"jitter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "factor", b"factor", "initial_ms", b"initial_ms", "jitter", b"jitter", "max_ms", b"max_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__jitter: _TypeAlias = _typing.Literal["jitter"]  # noqa: Y015
+    _WhichOneofArgType__jitter: _TypeAlias = _typing.Literal["_jitter", b"_jitter"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__jitter) -> _WhichOneofReturnType__jitter | None: ...
+
+Global___BackoffSpec: _TypeAlias = BackoffSpec  # noqa: Y015
+
+@_typing.final
+class RuleMatch(_message.Message):
+    """Conditions on the root of an incident: all that are given must hold. What was not observed is -1 among numbers and
+    "unknown" among words, and matches only that.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Coordinate(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        AXIS_FIELD_NUMBER: _builtins.int
+        VALUES_FIELD_NUMBER: _builtins.int
+        axis: _builtins.str
+        """tp, pp, cp, dp or ep"""
+        @_builtins.property
+        def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+        def __init__(
+            self,
+            *,
+            axis: _builtins.str = ...,
+            values: _abc.Iterable[_builtins.int] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["axis", b"axis", "values", b"values"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    EXIT_CODES_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    SENDERS_FIELD_NUMBER: _builtins.int
+    FAULT_LEVELS_FIELD_NUMBER: _builtins.int
+    FAULT_CODES_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    BLAMES_FIELD_NUMBER: _builtins.int
+    RANKS_FIELD_NUMBER: _builtins.int
+    COORDINATES_FIELD_NUMBER: _builtins.int
+    FAILURES_OF_RANK_FIELD_NUMBER: _builtins.int
+    FAILURES_ON_NODE_FIELD_NUMBER: _builtins.int
+    WITHIN_MS_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    """RE2, searched"""
+    ranks: _builtins.str
+    """first, last, all, or ranges as 0-3,8"""
+    failures_of_rank: _builtins.int
+    """at least so many incidents within the time, this one counted"""
+    failures_on_node: _builtins.int
+    within_ms: _builtins.int
+    @_builtins.property
+    def exit_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def senders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """oom, agent, unknown"""
+
+    @_builtins.property
+    def fault_levels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def fault_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """constant names, for example nodeDead"""
+
+    @_builtins.property
+    def blames(self) -> _containers.RepeatedScalarFieldContainer[Global___Ledger.ValueType]: ...
+    @_builtins.property
+    def coordinates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleMatch.Coordinate]: ...
+    def __init__(
+        self,
+        *,
+        exit_codes: _abc.Iterable[_builtins.int] | None = ...,
+        signals: _abc.Iterable[_builtins.int] | None = ...,
+        senders: _abc.Iterable[_builtins.str] | None = ...,
+        fault_levels: _abc.Iterable[_builtins.str] | None = ...,
+        fault_codes: _abc.Iterable[_builtins.str] | None = ...,
+        message: _builtins.str = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        blames: _abc.Iterable[Global___Ledger.ValueType] | None = ...,
+        ranks: _builtins.str = ...,
+        coordinates: _abc.Iterable[Global___RuleMatch.Coordinate] | None = ...,
+        failures_of_rank: _builtins.int = ...,
+        failures_on_node: _builtins.int = ...,
+        within_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "initial_ms", b"initial_ms", "max_ms", b"max_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blames", b"blames", "coordinates", b"coordinates", "exit_codes", b"exit_codes", "failures_of_rank", b"failures_of_rank", "failures_on_node", b"failures_on_node", "fault_codes", b"fault_codes", "fault_levels", b"fault_levels", "message", b"message", "ranks", b"ranks", "reasons", b"reasons", "senders", b"senders", "signals", b"signals", "within_ms", b"within_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___BackoffSpec: _TypeAlias = BackoffSpec  # noqa: Y015
+Global___RuleMatch: _TypeAlias = RuleMatch  # noqa: Y015
+
+@_typing.final
+class JobRule(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATCH_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    LEDGER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    THEN_POISON_FIELD_NUMBER: _builtins.int
+    action: Global___RuleAction.ValueType
+    ledger: Global___Ledger.ValueType
+    reason: _builtins.str
+    checkpoints: _builtins.int
+    """ROLLBACK: so many of the newest are passed over"""
+    then_poison: _builtins.bool
+    """ROLLBACK: and poisoned"""
+    @_builtins.property
+    def match(self) -> Global___RuleMatch: ...
+    def __init__(
+        self,
+        *,
+        match: Global___RuleMatch | None = ...,
+        action: Global___RuleAction.ValueType = ...,
+        ledger: Global___Ledger.ValueType = ...,
+        reason: _builtins.str = ...,
+        checkpoints: _builtins.int = ...,
+        then_poison: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["match", b"match"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "checkpoints", b"checkpoints", "ledger", b"ledger", "match", b"match", "reason", b"reason", "then_poison", b"then_poison"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobRule: _TypeAlias = JobRule  # noqa: Y015
+
+@_typing.final
+class NodeRule(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATCH_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    action: Global___NodeRuleAction.ValueType
+    reason: _builtins.str
+    @_builtins.property
+    def match(self) -> Global___RuleMatch: ...
+    def __init__(
+        self,
+        *,
+        match: Global___RuleMatch | None = ...,
+        action: Global___NodeRuleAction.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["match", b"match"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "match", b"match", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeRule: _TypeAlias = NodeRule  # noqa: Y015
 
 @_typing.final
 class RestartPolicySpec(_message.Message):
@@ -429,6 +660,8 @@ class RestartPolicySpec(_message.Message):
     INFRASTRUCTURE_FIELD_NUMBER: _builtins.int
     PREEMPTION_FIELD_NUMBER: _builtins.int
     BACKOFF_FIELD_NUMBER: _builtins.int
+    JOB_RULES_FIELD_NUMBER: _builtins.int
+    NODE_RULES_FIELD_NUMBER: _builtins.int
     collect_window_ms: _builtins.int
     @_builtins.property
     def user(self) -> Global___BudgetSpec: ...
@@ -438,6 +671,14 @@ class RestartPolicySpec(_message.Message):
     def preemption(self) -> Global___BudgetSpec: ...
     @_builtins.property
     def backoff(self) -> Global___BackoffSpec: ...
+    @_builtins.property
+    def job_rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobRule]:
+        """ordered: the first that matches chooses"""
+
+    @_builtins.property
+    def node_rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeRule]:
+        """all are evaluated"""
+
     def __init__(
         self,
         *,
@@ -446,10 +687,12 @@ class RestartPolicySpec(_message.Message):
         infrastructure: Global___BudgetSpec | None = ...,
         preemption: Global___BudgetSpec | None = ...,
         backoff: Global___BackoffSpec | None = ...,
+        job_rules: _abc.Iterable[Global___JobRule] | None = ...,
+        node_rules: _abc.Iterable[Global___NodeRule] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "infrastructure", b"infrastructure", "preemption", b"preemption", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "collect_window_ms", b"collect_window_ms", "infrastructure", b"infrastructure", "preemption", b"preemption", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "collect_window_ms", b"collect_window_ms", "infrastructure", b"infrastructure", "job_rules", b"job_rules", "node_rules", b"node_rules", "preemption", b"preemption", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
