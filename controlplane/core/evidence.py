@@ -41,6 +41,7 @@ class Reason(StrEnum):
     PLACE_LOST = "placeLost"
     LATE = "late"
     FINISHED_EARLY = "finishedEarly"
+    COLLECTIVE_FAILED = "collectiveFailed"
     RESTORE_FAILED = "restoreFailed"
     OPERATOR = "operator"
 

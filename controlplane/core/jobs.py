@@ -197,7 +197,7 @@ class Restart:
 class Job:
     """One job. Rank columns have `spec.ranks` rows; `rank_acc` is (ranks, accelerators per rank), positions on the node.
     A rank whose replica does not take part has no node (NONE) and no process: `present` masks those that do, and
-    `participants` counts those of the current generation (0: all).
+    `participants` counts those of the current generation (0: all). `keeps_state`: its ranks go on with the state they hold.
     `rank_times` is (ranks, 4): Unix ns at which each rank of the current generation was joining, had its groups, had
     restored, had made its first step; 0: not yet. `failed_starts` counts rounds of starts, not processes: processes with
     serials below `failed_below` belong to a round that is counted already. `restore_limit`: until the job runs again it
@@ -243,6 +243,7 @@ class Job:
     suspicion: Suspicion | None = None
     restore_limit: int = NONE
     participants: int = 0
+    keeps_state: bool = False
     hour: Hour = field(default_factory=Hour)
     pace: Pace = field(default_factory=Pace)
     restored_from: tuple[tuple[str, int], ...] = ()

@@ -9,8 +9,10 @@ from controlplane.core.orders import end_job
 from controlplane.core.settling.binding import bind, needs_generation
 from controlplane.core.settling.deciding import judge_incident, resume
 from controlplane.core.settling.ending import all_finished, finish_ending
+from controlplane.core.settling.growing import come_back
 from controlplane.core.settling.placing import find_places
 from controlplane.core.settling.upkeep import checkpoints, leave_nodes, phases, top_up
+from controlplane.core.settling.words import say
 from controlplane.core.vocabulary import JobState
 
 
@@ -25,6 +27,16 @@ def settle(draft: Draft, uid: str) -> None:
     _settle(draft, job)
     if len(draft.records) > before:
         draft.settle(uid)
+
+
+def _improve(draft: Draft, job: Job) -> None:
+    """A running job that needs nothing leaves nodes that drain, and takes its replicas back."""
+    if job.state is not JobState.RUNNING:
+        return
+    before = len(draft.records)
+    waits = leave_nodes(draft, job) if draining.leaving(draft.fleet, job) else come_back(draft, job)
+    if len(draft.records) == before:
+        say(draft, job, waits)
 
 
 def _settle(draft: Draft, job: Job) -> None:
@@ -46,4 +58,4 @@ def _settle(draft: Draft, job: Job) -> None:
         checkpoints(draft, job)
         top_up(draft, job)
         if len(draft.records) == before:
-            leave_nodes(draft, job)
+            _improve(draft, job)

@@ -57,6 +57,11 @@ class Parallel:
             "ep": dp % self.ep,
         }
 
+    def state_of(self, rank: int) -> tuple[int, ...]:
+        """What a rank holds of the model: ranks that agree in it hold the same."""
+        at = self.coordinates(rank)
+        return at["tp"], at["cp"], at["pp"], at["ep"]
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPolicy:

@@ -17,7 +17,8 @@ from controlplane.core.audit import LOCAL, By, verify
 from controlplane.core.draft import Answer, Policy, Refusal
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.jobs import Exit
-from controlplane.core.spec import Budget, CheckpointPolicy, JobSpec, SparePolicy, Timeouts
+from controlplane.core.recovery.phase_times import LadderPolicy
+from controlplane.core.spec import Budget, CheckpointPolicy, Elastic, JobSpec, Parallel, SparePolicy, Timeouts
 from controlplane.core.units import to_s
 from controlplane.core.vocabulary import CheckpointState, JobState, NodeLiveness
 from tests.support.world import World, spec
@@ -58,17 +59,26 @@ class Story:
 
     # -- commands ---------------------------------------------------------------------------------------------------
 
-    def site(self, nodes: str = "4", accelerators: str = "2", racks: str = "2", dead_after: str = "300s") -> None:
-        """`site nodes=4 accelerators=2 racks=2`: a fresh site; must come first."""
-        policy = Policy(suspicion=SuspicionPolicy(dead_without_witness_s=_duration(dead_after)))
+    def site(
+        self, *, nodes: str = "4", accelerators: str = "2", racks: str = "2", dead_after: str = "300s", grow: str = "600s",
+        pause: str = "15s",
+    ) -> None:  # fmt: skip
+        """`site nodes=4 accelerators=2 racks=2`: a fresh site; must come first. `grow=5s`: a job has its replicas back no
+        sooner after a change; `pause=2s`: ranks wait so long for a peer that nobody misses."""
+        ladder = LadderPolicy(
+            grow_interval_ms=round(_duration(grow) * 1000), pause_patience_ms=round(_duration(pause) * 1000)
+        )
+        policy = Policy(suspicion=SuspicionPolicy(dead_without_witness_s=_duration(dead_after)), ladder=ladder)
         self.world = World(int(nodes), int(accelerators), int(racks), policy)
         self.shown = len(self.world.lines)
 
     def submit(
         self, name: str, *, ranks: str = "4", per_rank: str = "1", spares: str = "0", parked: str = "0",
         start: str = "120s", join: str = "60s", user: str = "3", priority: str = "0", keep: str = "3",
+        pp: str = "1", ep: str = "1", least: str = "0", retry: str = "", infra: str = "200",
     ) -> None:  # fmt: skip
-        """`submit moe ranks=4 per_rank=1 spares=0 parked=0 start=120s join=60s user=3`."""
+        """`submit moe ranks=4 per_rank=1 spares=0 parked=0 start=120s join=60s user=3`; `pp=2 ep=2`: parallel degrees;
+        `least=2`: elastic down to so many replicas; `retry=yes`: its ranks can do a step again."""
         base: JobSpec = spec(
             name,
             int(ranks),
@@ -77,8 +87,16 @@ class Story:
             timeouts=Timeouts(round(_duration(start) * 1000), round(_duration(join) * 1000)),
             checkpoint=CheckpointPolicy(every_steps=20, keep=int(keep)),
             priority=int(priority),
+            parallel=Parallel(pp=int(pp), dp=int(ranks) // int(pp), ep=int(ep)),
+            elastic=Elastic(int(least)),
         )
-        wanted = replace(base, restart_policy=replace(base.restart_policy, user=Budget(int(user), 3_600_000, 200)))
+        budgets = replace(
+            base.restart_policy,
+            user=Budget(int(user), 3_600_000, 200),
+            infrastructure=Budget(int(infra), 24 * 3_600_000),
+            retry_step=bool(retry),
+        )
+        wanted = replace(base, restart_policy=budgets)
         self._tell(ev.SubmitJob(f"submit-{name}", wanted))
 
     def run(self, duration: str) -> None:
@@ -107,6 +125,22 @@ class Story:
         """`finish moe`, `finish moe 0,1`: ranks end with the final marker."""
         self._world.finish(name, None if what == "all" else [int(rank) for rank in what.split(",")])
 
+    def flap(self, name: str) -> None:
+        """`flap moe`: a link flaps, a collective fails, every rank keeps process and state."""
+        self._world.gangs.flap(self._world.job(name).uid)
+
+    def jam(self, name: str) -> None:
+        """`jam moe`: its ranks cannot find each other."""
+        self._world.jammed.add(name)
+
+    def unjam(self, name: str) -> None:
+        """`unjam moe`: they can again."""
+        self._world.jammed.discard(name)
+
+    def stuck(self, node: str, how: str = "yes") -> None:
+        """`stuck node-01`, `stuck node-01 no`: processes that are started there do not park any more."""
+        (self._world.stuck.discard if how == "no" else self._world.stuck.add)(node)
+
     def hang(self, name: str, rank: str) -> None:
         """`hang moe 1`: the process of a rank does nothing any more."""
         if not self._world.hang(name, int(rank)):
@@ -118,9 +152,10 @@ class Story:
         if message:
             self._world.broken[name] = message.replace("_", " ")
 
-    def destroy(self, node: str) -> None:
-        """`destroy node-01`: it burns; everything on it is gone."""
-        self._world.destroy(node)
+    def destroy(self, nodes: str) -> None:
+        """`destroy node-01`, `destroy node-01,node-02`: it burns; everything on it is gone."""
+        for node in nodes.split(","):
+            self._world.destroy(node)
 
     def repair(self, node: str) -> None:
         """`repair node-01`: it comes back, empty."""

@@ -127,7 +127,7 @@ def generation(state: State, record: r.GenerationStarted, at_ns: int) -> None:
     rank = put(hosts.rank, hosts.rows(serials), changed)
     job.hosts = replace(hosts, rank=rank, generation=np.where(rank != NONE, record.generation, hosts.generation))
     job.restore_id, job.restore_step = record.restore_id, record.restore_step
-    job.participants = record.participants
+    job.participants, job.keeps_state = record.participants, record.keeps_state
     job.restored_from = tuple((source.tier, source.ranks) for source in record.sources)
     job.changed_ranks = ()
     job.failed_starts = 0

@@ -88,3 +88,25 @@ def shrink(job: Job, fleet: Fleet, homeless: tuple[int, ...], avoid: frozenset[i
         f"{len(there) * each} replicas take part{sharing}, at least {least} must, "
         f"and what is left makes no {max(least, (len(there) - most) * each)} whole ones"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Replicas that come back, by dp coordinate, their ranks, and the places of these."""
+
+    replicas: tuple[int, ...]
+    ranks: tuple[int, ...]
+    moves: Placement
+
+
+def grow(job: Job, fleet: Fleet) -> Growth | None:
+    """As many whole sets of absent replicas as there is room for now; None: not even one."""
+    sets = set_of(job.spec)
+    absent = np.unique(sets[~job.present])
+    for count in range(len(absent), 0, -1):
+        back = np.isin(sets, absent[:count])
+        ranks = tuple(np.flatnonzero(back).tolist())
+        moves = replace_ranks(fleet, job, ranks, frozenset())
+        if not isinstance(moves, Blocked):
+            return Growth(tuple(np.unique(replica_of(job.spec)[back]).tolist()), ranks, moves)
+    return None

@@ -106,8 +106,11 @@ def _own(lost: tuple[LostRank, ...]) -> tuple[int, ...]:
 
 
 def costs_nothing(incident: Incident) -> bool:
-    """Whether nothing has failed: an operator wanted it, or a rank without a process has to be placed once more."""
-    return bool(incident.lost) and all(entry.planned or entry.serial == NONE for entry in incident.lost)
+    """Whether nothing has failed: an operator wanted it, replicas come back, or a rank without a process has to be placed
+    once more."""
+    if not incident.lost:
+        return incident.rung == Rung.GROW
+    return all(entry.planned or entry.serial == NONE for entry in incident.lost)
 
 
 def owes(job: Job, incident: Incident) -> bool:

@@ -137,7 +137,7 @@ def _some_anew(site: Site, alive: np.ndarray, lost: tuple[int, ...]) -> tuple[Op
         found.append(_elsewhere(site, Rung.REPLACE_RANK, lost, homeless or lost, frozenset(spent)))
     if homeless and job.spec.elastic.min_replicas:
         found.append(_smaller(site, lost, homeless, frozenset(spent)))
-    if homeless and not bad and not told:  # elsewhere is no room: the same places again, and everybody anew
+    if not bad and not told and all(option.blocked for option in found):  # the same places again, and everybody anew
         found += _all_anew(site, alive, "there is no room elsewhere", give_up=True)
     return tuple(found)
 

@@ -13,21 +13,17 @@ from controlplane.core.jobs import Job
 from controlplane.core.orders import outstanding, request_verification
 from controlplane.core.placement.gang import refill_spares
 from controlplane.core.settling.binding import request
-from controlplane.core.settling.words import say
 from controlplane.core.vocabulary import CheckpointState, JobState, Phase, RankState
 
 PHASES = (Phase.START, Phase.RENDEZVOUS, Phase.RESTORE, Phase.FIRST_STEP)
 
 
-def leave_nodes(draft: Draft, job: Job) -> None:
-    """Take the next step of a running job off draining nodes."""
-    if job.state is not JobState.RUNNING:
-        return
+def leave_nodes(draft: Draft, job: Job) -> str:
+    """Take the next step of a running job off draining nodes. Returns what it waits for."""
     waits, missing = draining.plan(draft, job)
     if missing:
         request(draft, job, missing)
-    if waits or not draining.leaving(draft.fleet, job):
-        say(draft, job, waits)
+    return waits
 
 
 def phases(draft: Draft, job: Job) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from controlplane.core.effects import Effect
 from controlplane.core.jobs import Exit, host_id
+from controlplane.core.spec import Parallel
 from controlplane.core.state import State
 from controlplane.core.units import seconds
 from controlplane.core.vocabulary import RankState
@@ -36,6 +37,8 @@ class Gang:
     restore_id: str
     restore_step: int
     every_steps: int
+    parallel: Parallel
+    keeps_state: bool = False
     members: dict[int, Process] = field(default_factory=dict)
     broken: bool = False
     stage: int = JOINING
@@ -131,8 +134,8 @@ class Gangs:
         if known is not None:
             self._stop(known)
         gang = Gang(
-            job.uid, job.name, job.generation, job.spec.ranks, job.restore_id, job.restore_step,
-            job.spec.checkpoint.every_steps,
+            job.uid, job.name, job.generation, job.participants or job.spec.ranks, job.restore_id, job.restore_step,
+            job.spec.checkpoint.every_steps, job.spec.parallel, job.keeps_state,
         )  # fmt: skip
         if known is not None:
             gang.last_step, gang.last_ns, gang.known = known.last_step, known.last_ns, known.known
@@ -167,7 +170,7 @@ class Gangs:
     def _restored(self, gang: Gang) -> None:
         if not self.whole(gang):
             return
-        bad = self.world.stores.bad_shards(gang)
+        bad = [] if gang.keeps_state else self.world.stores.bad_shards(gang)
         if bad:
             self.world.stores.restore_failed(gang, bad)
         elif self._together(gang, RESTORED):
@@ -219,6 +222,13 @@ class Gangs:
         if gang is not None and gang.generation == process.generation:
             self.world.kernel.after(self.world.timings.notice_s, lambda: self._pause(gang))
 
+    def flap(self, uid: str) -> None:
+        """A link flaps: a collective fails, every rank keeps its process and its state, and waits for the others."""
+        gang = self.newest.get(uid)
+        if gang is not None and gang.moving:
+            self._stop(gang)
+            self.world.kernel.after(self.world.timings.notice_s, lambda: self._pause(gang))
+
     def _pause(self, gang: Gang) -> None:
         now_ns = self.world.now_ns
         paused = [
@@ -243,6 +253,8 @@ class Gangs:
         for process in processes:
             node = self.world.nodes[process.node]
             here = node.processes.get((process.job, process.serial)) is process
+            if process.node in self.world.stuck:
+                process.obeys = False
             if not here or process.exit is not None or not process.obeys or process.generation:
                 continue
             error = self.world.broken.get(self.world.name_of(process.job))

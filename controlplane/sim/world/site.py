@@ -34,6 +34,7 @@ class World:
     """A site in virtual time around the real machine, turn and journal port.
 
     `broken`: job name -> what its processes die of when they start. `jammed`: jobs whose ranks cannot find each other.
+    `stuck`: nodes on which no process parks any more.
     `unsound`: processes that compute wrong results and do not notice. `refused`: hellos refused, by reason. `keeps_copies`:
     names of jobs whose state is copied to the memory of other nodes after every step.
     """
@@ -58,6 +59,7 @@ class World:
         self.nodes = {node.name: node for node in nodes}
         self.broken: dict[str, str] = {}
         self.jammed: set[str] = set()
+        self.stuck: set[str] = set()
         self.unsound: set[Process] = set()
         self.keeps_copies: set[str] = set()
         self.refused: dict[str, int] = {}

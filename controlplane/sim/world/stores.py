@@ -97,11 +97,14 @@ class Stores:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def restore_s(self, gang: Gang) -> float:
-        """How long a gang takes to read its restore point."""
+        """How long a gang takes to read its restore point; nothing when its ranks keep what they hold."""
+        if gang.keeps_state:
+            return 0.0
         return self.world.timings.restore_s * (self.slow if gang.restore_id else 1.0)
 
     def bad_shards(self, gang: Gang) -> list[int]:
-        """Ranks whose part of the restore point is missing, torn or damaged."""
+        """Ranks whose part of the restore point is missing, torn or damaged. A rank that took no part when it was written
+        reads what a replica wrote that holds the same state."""
         if not gang.restore_id:
             return []
         if gang.restore_id in self.corrupt:
@@ -109,7 +112,9 @@ class Stores:
         kept = self.shards.get(gang.restore_id)
         if kept is None:
             return sorted(gang.members)
-        return [rank for rank in sorted(gang.members) if rank not in kept or not kept[rank].intact]
+        held = {gang.parallel.state_of(rank): shard for rank, shard in kept.items()}
+        found = ((rank, kept.get(rank) or held.get(gang.parallel.state_of(rank))) for rank in sorted(gang.members))
+        return [rank for rank, shard in found if shard is None or not shard.intact]
 
     def restore_failed(self, gang: Gang, ranks: Iterable[int]) -> None:
         """The ranks say which file they could not use."""

@@ -1,0 +1,40 @@
+"""Ranks that say that they cannot go on, while nobody is reported lost: a collective failed and everybody lives.
+
+A link that flapped, or a device that had to repeat something, leaves every process and its state as they were: the step is
+done again. What is lost shows itself within the patience, which is longer than it takes to believe a node DEAD.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controlplane.core.draft import Draft
+from controlplane.core.evidence import Reason
+from controlplane.core.jobs import NONE, Job
+from controlplane.core.observing.losses import lose_ranks
+from controlplane.core.units import NS_PER_S, ms
+from controlplane.core.vocabulary import JobState, NodeLiveness, RankState
+
+
+def pause(draft: Draft, job: Job) -> None:
+    """Give up a generation whose ranks have waited too long for a peer that nobody misses."""
+    if job.state is not JobState.RUNNING or job.incident is not None:
+        return
+    hosts = job.hosts
+    waiting = (hosts.state == RankState.PAUSED) & (hosts.rank != NONE) & (hosts.generation == job.generation)
+    if not waiting.any():
+        return
+    since_ns = max(ms(int(hosts.since_ms[waiting].min())), job.clock.running_ns, draft.soft.trusted_since_ns())
+    quiet_ns = draft.now_ns - since_ns - draft.excused_ns(since_ns)
+    if quiet_ns <= ms(draft.policy.ladder.pause_patience_ms) or not _all_seen(draft, job):
+        return
+    count = int(np.count_nonzero(waiting))
+    cause = f"{count} rank{'s' * (count > 1)} cannot go on for {quiet_ns / NS_PER_S:.0f} s, and nobody is lost"
+    lose_ranks(draft, job, (), cause, Reason.COLLECTIVE_FAILED, intact=True)
+
+
+def _all_seen(draft: Draft, job: Job) -> bool:
+    """Whether every node of the job is ALIVE and talks to us: else the loss that they wait for may not have been told yet."""
+    nodes = np.array(job.nodes(), dtype=np.int64)
+    fleet = draft.fleet
+    return bool((fleet.session[nodes] & (fleet.liveness[nodes] == NodeLiveness.ALIVE)).all())
