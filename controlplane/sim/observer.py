@@ -55,5 +55,8 @@ class Observer:
     def on_fault(self, kind: str, target: str, world: World) -> None:
         """A fault of the catalogue has just struck (`controlplane.sim.faults`)."""
 
+    def on_quiet(self, world: World) -> None:
+        """All faults are over and everything is repaired; from here to the end nothing new happens."""
+
     def on_end(self, world: World) -> None:
         """After the scenario's duration and its quiet time at the end."""

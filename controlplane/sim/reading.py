@@ -75,10 +75,8 @@ def write(value: Any) -> dict[str, Any]:
     table = {}
     for field in dataclasses.fields(value):
         found = getattr(value, field.name)
-        default = field.default if field.default is not dataclasses.MISSING else None
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        if field.init and (found != default or default is None):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if field.init and found is not None and (default is dataclasses.MISSING or found != default):
             table[field.name] = _written(found)
     return table
 

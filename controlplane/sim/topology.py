@@ -130,9 +130,7 @@ def _from_file(file: str, accelerators: int, labels: tuple[tuple[str, str], ...]
     return lingjun(text, file, accelerators, labels)
 
 
-def lingjun(
-    text: str, place: str, accelerators: int = 8, labels: tuple[tuple[str, str], ...] = ()
-) -> Iterator[Place]:
+def lingjun(text: str, place: str, accelerators: int = 8, labels: tuple[tuple[str, str], ...] = ()) -> Iterator[Place]:
     """Machines of a CSV in the format of the public Lingjun topology: `ip` (a hash), `DSW`, `PSW`, `ASW`.
 
     Hosts under one access switch (ASW, numbered anew under every pod switch) are a rack, a pod switch (PSW) is a switch, a

@@ -13,7 +13,12 @@ from controlplane.engine.recover import load
 from controlplane.sim.observer import Observer, Turn
 from controlplane.sim.world import site
 from controlplane.sim.world.nodes import Process, SimNode
+from controlplane.sim.world.timings import Timings
 from controlplane.sim.world.truth import shared_devices
+
+
+QUICK = Timings(park_s=2.0, rendezvous_s=0.1, restore_s=0.2, first_step_s=0.1, step_s=0.1)
+"""What a person waits for while a story is told."""
 
 
 class Checked(Observer):
@@ -34,7 +39,7 @@ class World(site.World):
         for i in range(nodes):
             rack = f"r{i * racks // nodes}"
             machines.append(SimNode(f"node-{i:02d}", rack, accelerators, (("rack", rack),)))
-        super().__init__(machines, policy, observers=[Checked()])
+        super().__init__(machines, policy, observers=[Checked()], timings=replace(QUICK))
 
     @property
     def corrupt(self) -> set[str]:

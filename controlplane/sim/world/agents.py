@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from controlplane.sim.world.controller import Controller
     from controlplane.sim.world.site import World
 
+OLDER_VERSION = "0.0.9"
+UNKNOWN_TO_OLDER = (EffectKind.VERIFY_CHECKPOINT, EffectKind.SWEEP_FOLDERS)
+"""What an agent of an earlier version cannot do, and says so."""
+
 Told = Callable[[Answer | Refusal | None], None]
 
 
@@ -34,6 +38,8 @@ class Agents:
         """The agent dials and tells its whole truth. Without a controller, or a path, it tries again later."""
         controller = self.world.control.leader
         if not node.up or not node.agent or not node.link.up or not node.link.down:
+            return
+        if not self.world.relays.carries(node):
             return
         if controller is None:
             return  # whoever leads next has all agents dial
@@ -66,7 +72,7 @@ class Agents:
         elif isinstance(answer, Refusal) and answer.code == "unavailable":
             world.kernel.after(world.timings.retry_s, lambda: self._redial(node))
         elif isinstance(answer, Refusal):
-            world.refused[answer.reason] = world.refused.get(answer.reason, 0) + 1
+            world.count_refusal(answer)
 
     def _redial(self, node: SimNode) -> None:
         if not node.session:
@@ -116,6 +122,20 @@ class Agents:
             self.snapshot(node)
         else:
             self.hello(node)
+
+    def take_back(self, node: SimNode, owner: str = "operator") -> None:
+        """The operator's own cordon is lifted, as soon as somebody can write it down."""
+        leader = self.world.control.leader
+        number = leader.state.fleet.number(node.name) if leader else None
+        if leader is None or number is None:
+            return
+        if any(cordon.owner == owner for cordon in leader.state.fleet.facts[number].cordons):
+
+            def answered(answer: Answer | Refusal | None) -> None:
+                if isinstance(answer, Refusal) and answer.code == "unavailable":
+                    self.world.kernel.after(self.world.timings.retry_s, lambda: self.take_back(node, owner))
+
+            leader.tell(ev.UncordonNode("", node.name, owner), answered)
 
     # -- reports ----------------------------------------------------------------------------------------------------
 
@@ -191,8 +211,11 @@ class Agents:
 
         def deliver() -> None:
             current = [(node, report) for node, dial, report in sent if node.dials == dial and node.session]
-            if controller is not None:
-                controller.tell_all([(report, self._reply(node, told)) for node, report in current])
+            if controller is None:
+                return
+            rows, columns = self.world.relays.fold(current, controller.state.fleet)
+            events: list[tuple[ev.Event, Told | None]] = [(event, self.world.count_refusal) for event in columns]
+            controller.tell_all([*events, *((report, self._reply(node, told)) for node, report in rows)])
 
         return deliver
 
@@ -228,6 +251,10 @@ class Agents:
             world.effects.done(
                 controller, effect, ok=False, text=f"epoch {state.epoch} is lower than {node.epoch}", node=node.name
             )
+            return
+        if node.version == OLDER_VERSION and effect.kind in UNKNOWN_TO_OLDER:
+            text = f"this agent ({node.version}) knows no {effect.kind}"
+            world.network.up(node, lambda: world.effects.done(controller, effect, ok=False, text=text, node=node.name))
             return
         world.performing(effect, node)
         ok, text = True, ""
@@ -290,6 +317,15 @@ class Agents:
             world.gangs.peers_pause(process)
         if not exit_.group_empty:
             world.kernel.after(world.timings.linger_s, lambda: self._emptied(process))
+
+    def exit_all(self, processes: Sequence[Process], exit_: Exit) -> None:
+        """Processes end at the same instant, and their agents say so together."""
+
+        def act() -> None:
+            for process in processes:
+                self.exit(process, exit_)
+
+        self.together(act)
 
     def _emptied(self, process: Process) -> None:
         node = self.world.nodes[process.node]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from controlplane.core import events as ev
 from controlplane.core.draft import Answer, Refusal
 from controlplane.core.effects import Effect, EffectKind
-from controlplane.core.jobs import split_host_id
+from controlplane.core.jobs import Exit, split_host_id
 from controlplane.sim.world.nodes import Process
 
 if TYPE_CHECKING:
@@ -48,6 +48,20 @@ class CellAgent:
         """Dial again, if the agent lives."""
         if self.open:
             self.hello()
+
+    def collapse(self) -> None:
+        """The cluster ends: its agent's stream, and every process that it had started."""
+        self.lose()
+        for node in self.world.nodes.values():
+            if node.up:
+                killed = Exit(observed=True, signal=9, sender="unknown", group_empty=True)
+                self.world.agents.exit_all(node.live(), killed)
+
+    def start_anew(self) -> None:
+        """A new cluster, without any actor of the former one."""
+        self.boot += 1
+        self.incarnation += 1
+        self.hello()
 
     def lose(self) -> None:
         """The agent's stream ends; ranks run on."""

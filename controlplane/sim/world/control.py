@@ -48,7 +48,7 @@ class Control:
         """The process was killed in the middle of a turn; the next one comes by itself."""
         self._crashed.extend(point for point in (controller.journal.crash,) if point)
         self.ended(controller)
-        self.world.kernel.after(self.back_after_s, self._back)
+        self.world.kernel.after(self.back_after_s, self.back)
 
     def crashes(self) -> tuple[CrashPoint, ...]:
         """Where processes were killed so far."""
@@ -65,7 +65,8 @@ class Control:
             self.stale.append(self.leader)
         self.begin()
 
-    def _back(self) -> None:
+    def back(self) -> None:
+        """A controller comes back, unless one leads."""
         if self.leader is None:
             self.begin()
             self.dial_all(self.world.timings.reconnect_s)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,6 +86,10 @@ class Gangs:
         if gang.heard and gang.moving:
             gang.known = gang.at(self.world.now_ns)
         return gang.known
+
+    def find(self, job: str) -> Gang | None:
+        """The newest gang of a job, by uid or by the name of its newest job."""
+        return self.newest.get(job) or next((g for g in reversed(self.newest.values()) if g.name == job), None)
 
     def step_time_ns(self, uid: str) -> int:
         """How long a step of a job takes; 0: it has made none."""
@@ -202,6 +207,23 @@ class Gangs:
         gang = self.newest.get(process.job)
         if gang is not None and gang.members.get(process.rank) is process and process.generation == gang.generation:
             self._stop(gang)
+
+    def device_failed(self, node: SimNode, position: int) -> None:
+        """The process that computes on a device gets no answer from it any more, and its peers none from the process."""
+        for process in node.live():
+            if process.generation and position in process.devices:
+                process.obeys = False
+                self.ended(process)
+                self.peers_pause(process)
+
+    def cut_apart(self, nodes: Iterable[SimNode]) -> None:
+        """Nothing gets across between these machines and the others: gangs on both sides break and pause."""
+        inside = {node.name for node in nodes}
+        for gang in list(self.newest.values()):
+            homes = {process.node in inside for process in gang.members.values() if process.works}
+            if len(homes) == 2 and not gang.broken:
+                self._stop(gang)
+                self.world.kernel.after(self.world.timings.notice_s, partial(self._pause, gang))
 
     def _stop(self, gang: Gang) -> None:
         self.told(gang.job)

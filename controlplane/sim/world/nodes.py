@@ -68,6 +68,10 @@ class Link:
     duplicate_share: float = 0.0
     arrives_ns: int = 0
 
+    def calm_down(self) -> None:
+        """No delay, no loss; a path that is cut stays cut."""
+        self.delay_s = self.jitter_s = self.drop_share = self.duplicate_share = 0.0
+
     @property
     def calm(self) -> bool:
         """Whether messages pass at once."""
@@ -80,7 +84,7 @@ class SimNode:
 
     `controller`: whom its agent's session is open with; `dials`: how many sessions it has opened. `epoch`: highest one that
     its agent has obeyed. `slow`: how many times longer its ranks take for a step. `untold`: shards that nobody has
-    acknowledged.
+    acknowledged. `relay`: the one that its stream goes through, "" none.
     """
 
     name: str
@@ -96,6 +100,7 @@ class SimNode:
     dials: int = 0
     epoch: int = 0
     version: str = "0"
+    relay: str = ""
     slow: float = 1.0
     faults: dict[int, str] = field(default_factory=dict)
     processes: dict[tuple[str, int], Process] = field(default_factory=dict)
@@ -131,6 +136,10 @@ class SimNode:
             )
             for i in range(self.accelerators)
         )
+
+    def sibling(self, number: int) -> SimNode:
+        """Another machine of the same sort in the same place, not yet seen by anybody."""
+        return SimNode(f"node-{number:04d}", self.rack, self.accelerators, self.labels, relay=self.relay)
 
     def live(self) -> list[Process]:
         """Processes that have not ended."""

@@ -26,6 +26,7 @@ from controlplane.sim.world.effects import Effects
 from controlplane.sim.world.gangs import Gangs
 from controlplane.sim.world.network import Network
 from controlplane.sim.world.nodes import Process, SimNode
+from controlplane.sim.world.relays import Relays
 from controlplane.sim.world.stores import Stores
 from controlplane.sim.world.timings import Timings
 
@@ -36,7 +37,9 @@ class World:
     `broken`: job name -> what its processes die of when they start. `jammed`: jobs whose ranks cannot find each other.
     `stuck`: nodes on which no process parks any more.
     `unsound`: processes that compute wrong results and do not notice. `refused`: hellos refused, by reason. `keeps_copies`:
-    names of jobs whose state is copied to the memory of other nodes after every step.
+    names of jobs whose state is copied to the memory of other nodes after every step. `injected`: faults of a scenario that
+    struck, by kind. `park_spread`: starting takes up to this share longer or shorter. `changes` grows with everything that
+    the next tick may have to look at.
     """
 
     def __init__(
@@ -63,11 +66,16 @@ class World:
         self.unsound: set[Process] = set()
         self.keeps_copies: set[str] = set()
         self.refused: dict[str, int] = {}
+        self.injected: dict[str, int] = {}
+        self.park_spread = 0.0
+        self.turns = 0
+        self.changes = 0
         self.gangs = Gangs(self)
         self.stores = Stores(self)
         self.network = Network(self)
         self.agents = Agents(self)
         self.effects = Effects(self)
+        self.relays = Relays(self)
         self.cell = CellAgent(self)
         self.control = Control(self)
         self.control.begin()
@@ -132,7 +140,10 @@ class World:
 
     def park_s(self) -> float:
         """How long the next processes take to park."""
-        return self.timings.park_s
+        if not self.park_spread:
+            return self.timings.park_s
+        draw = 2 * self.kernel.stream("world/park").random() - 1
+        return self.timings.park_s * (1 + self.park_spread * draw)
 
     # -- time -------------------------------------------------------------------------------------------------------
 
@@ -173,15 +184,19 @@ class World:
 
     def soft_changed(self) -> None:
         """Something that only a tick notices has changed."""
+        self.changes += 1
 
     def committed(self, turn: Turn) -> None:
         """A turn has been published."""
+        self.turns += 1
+        self.changes += 1
         self.trace.add(turn.result.entries, turn.result.records)
         for observer in self.observers:
             observer.on_turn(turn, self)
 
     def began(self, controller: Controller) -> None:
         """A controller has read the journal and leads."""
+        self.changes += 1
         found = controller.journal.read(self.trace.revision, 1_000_000)
         self.trace.digest_only(found)
         for observer in self.observers:
@@ -191,6 +206,63 @@ class World:
         """Effects leave a controller."""
         for observer in self.observers:
             observer.on_submit(effects, self)
+
+    def count_refusal(self, answer: Answer | Refusal | None) -> None:
+        """Somebody was refused."""
+        if isinstance(answer, Refusal):
+            self.refused[answer.reason] = self.refused.get(answer.reason, 0) + 1
+
+    def struck(self, kind: str, target: str) -> None:
+        """A fault of the catalogue has struck."""
+        for observer in self.observers:
+            observer.on_fault(kind, target, self)
+
+    def order(self, spec: JobSpec) -> None:
+        """An operator submits a job, again and again until somebody has stored it."""
+
+        def answered(answer: Answer | Refusal | None) -> None:
+            if isinstance(answer, Refusal) and answer.code == "unavailable":
+                self.kernel.after(5.0, lambda: self.order(spec))
+            else:
+                self.count_refusal(answer)
+
+        if self.control.leader is None:
+            self.kernel.after(5.0, lambda: self.order(spec))
+            return
+        self.control.leader.tell(ev.SubmitJob(f"submit-{spec.name}", spec), answered)
+
+    def calm(self) -> None:
+        """Every fault is over: machines, agents, paths, storage, the cell and the controller work; operators take back what
+        they said."""
+        self.journal.heal()
+        self.stores.calm()
+        self.broken.clear()
+        self.jammed.clear()
+        if self.control.leader is None:
+            self.control.back()
+        for name in self.relays.names():
+            self.relays.take_over(name)
+        for node in self.nodes.values():
+            self._calm_node(node)
+        if not self.cell.open:
+            self.cell.hello()
+        self.cell.report_nodes()
+        self.gangs.pace_changed()
+
+    def _calm_node(self, node: SimNode) -> None:
+        if not node.up:
+            self.repair(node.name)
+        node.raylet, node.slow = True, 1.0
+        node.link.calm_down()
+        for index in list(node.faults):
+            self.set_fault(node.name, index, "")
+        if not node.agent:
+            self.return_agent(node.name)
+        elif not (node.link.up and node.link.down):
+            self.thaw(node.name)
+        elif not node.session:
+            self.agents.hello(node)
+        self.agents.take_back(node)
 
     def performing(self, effect: Effect, node: SimNode) -> None:
         """An agent begins to carry out an effect."""
@@ -262,6 +334,29 @@ class World:
         node = self.nodes[name]
         node.link.up = node.link.down = True
         self.agents.heard_again(node)
+
+    def isolate(self, nodes: Sequence[SimNode]) -> None:
+        """Nothing gets to these machines or away from them: agent, raylet, and collectives with ranks elsewhere."""
+        for node in nodes:
+            self.freeze(node.name)
+            node.raylet = False
+        self.gangs.cut_apart(nodes)
+        self.kernel.after(self.timings.raylet_notice_s, self.cell.report_nodes)
+
+    def reconnect(self, nodes: Sequence[SimNode]) -> None:
+        """They are back, with everything that still runs there."""
+        for node in nodes:
+            if node.up:
+                node.raylet = True
+                self.thaw(node.name)
+        self.cell.report_nodes()
+
+    def join(self, nodes: Sequence[SimNode]) -> None:
+        """New machines: their agents dial, their raylets join."""
+        for node in nodes:
+            self.nodes[node.name] = node
+        self.agents.hello_all(nodes)
+        self.cell.report_nodes()
 
     def set_raylet(self, name: str, *, up: bool) -> None:
         """The node's raylet leaves the cell, or joins it."""

@@ -50,6 +50,10 @@ class Stores:
         self.torn_next = 0
         self.saves = 0
 
+    def calm(self) -> None:
+        """Storage is as fast as ever, and the next saves are whole."""
+        self.slow, self.torn_next = 1.0, 0
+
     # -- saving -----------------------------------------------------------------------------------------------------
 
     def plan_save(self, gang: Gang) -> None:

@@ -15,12 +15,12 @@ class Timings:
     """
 
     effect_s: float = 0.01
-    park_s: float = 2.0
+    park_s: float = 20.0
     join_s: float = 0.05
-    rendezvous_s: float = 0.1
-    restore_s: float = 0.2
-    first_step_s: float = 0.1
-    step_s: float = 0.1
+    rendezvous_s: float = 1.0
+    restore_s: float = 5.0
+    first_step_s: float = 2.0
+    step_s: float = 1.0
     notice_s: float = 0.05
     raylet_notice_s: float = 0.5
     actor_notice_s: float = 1.0

@@ -1,0 +1,67 @@
+"""What people do to a running site, at the wrong moment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from controlplane.core import events as ev
+from controlplane.sim.faults.catalogue import Aim, NothingThere, Strike, Undo, kind
+
+if TYPE_CHECKING:
+    from controlplane.sim.world.site import World
+
+OWNER = "operator"
+
+
+def _order(world: World, command: ev.Command) -> None:
+    if world.control.leader is None:
+        raise NothingThere("nobody leads")
+    world.control.leader.tell(command, world.count_refusal)
+
+
+def _uncordon(world: World, node: str) -> None:
+    if world.control.leader is not None:
+        world.control.leader.tell(ev.UncordonNode("", node, OWNER), world.count_refusal)
+
+
+@kind("cordon", Aim.NODE, 1_800.0)
+def cordon(world: World, strike: Strike) -> Undo | None:
+    """An operator cordons a node, and takes it back later."""
+    _order(world, ev.CordonNode("", strike.target, OWNER, "look"))
+    return lambda: _uncordon(world, strike.target)
+
+
+@kind("drain", Aim.NODE, 1_800.0)
+def drain(world: World, strike: Strike) -> Undo | None:
+    """An operator drains a node, and takes it back later."""
+    _order(world, ev.DrainNode("", strike.target, OWNER, "firmware"))
+    return lambda: _uncordon(world, strike.target)
+
+
+@kind("cancel", Aim.JOB)
+def cancel(world: World, strike: Strike) -> Undo | None:
+    """An operator cancels a job."""
+    _order(world, ev.CancelJob("", world.name_of(strike.target), "no longer needed"))
+    return None
+
+
+@kind("restart", Aim.JOB)
+def restart(world: World, strike: Strike) -> Undo | None:
+    """An operator restarts a job."""
+    _order(world, ev.RestartJob("", world.name_of(strike.target), "new data"))
+    return None
+
+
+@kind("pin", Aim.CHECKPOINT, 3_600.0)
+def pin(world: World, strike: Strike) -> Undo | None:
+    """An operator pins a checkpoint, and lets it go later."""
+    job = world.name_of(strike.target.split("/")[0])
+    _order(world, ev.PinCheckpoint("", job, strike.target, OWNER, "for the paper"))
+    return lambda: _order(world, ev.UnpinCheckpoint("", job, strike.target, OWNER))
+
+
+@kind("verify", Aim.CHECKPOINT)
+def verify(world: World, strike: Strike) -> Undo | None:
+    """An operator has a checkpoint read back."""
+    _order(world, ev.VerifyCheckpoint("", world.name_of(strike.target.split("/")[0]), strike.target))
+    return None
