@@ -70,13 +70,20 @@ class Kernel:
         """When the next planned thing happens; None: nothing is planned."""
         return self._planned[0][0] if self._planned else None
 
-    def run_until(self, end_ns: int) -> None:
-        """Let everything happen that is planned up to `end_ns`, what it plans included; then it is `end_ns`."""
+    def run_until(self, end_ns: int, enough: Callable[[], bool] | None = None) -> None:
+        """Let everything happen that is planned up to `end_ns`, what it plans included; then it is `end_ns`.
+
+        Args:
+            end_ns: Unix ns.
+            enough: asked after each happening; True ends the run at that moment.
+        """
         planned = self._planned
         while planned and planned[0][0] <= end_ns:
             at_ns, _, action = heapq.heappop(planned)
             self.now_ns = max(self.now_ns, at_ns)
             action()
+            if enough is not None and enough():
+                return
         self.now_ns = max(self.now_ns, end_ns)
 
 

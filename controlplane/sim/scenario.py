@@ -18,13 +18,11 @@ from controlplane.sim.kernel import START_NS
 from controlplane.sim.observer import Observer
 from controlplane.sim.reading import BadScenario, as_list, as_table, read, to_toml, unknown, write
 from controlplane.sim.topology import Topology
+from controlplane.sim.version import SIM_VERSION
 from controlplane.sim.world.nodes import SimNode
 from controlplane.sim.world.play import Playing
 from controlplane.sim.world.site import World
 from controlplane.sim.world.timings import Timings
-
-SIM_VERSION = 1
-"""Grows with every change after which a seed means another run."""
 
 MODULE = "training_jobs.moe.train"
 
