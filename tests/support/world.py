@@ -16,7 +16,6 @@ from controlplane.sim.world.nodes import Process, SimNode
 from controlplane.sim.world.timings import Timings
 from controlplane.sim.world.truth import shared_devices
 
-
 QUICK = Timings(park_s=2.0, rendezvous_s=0.1, restore_s=0.2, first_step_s=0.1, step_s=0.1)
 """What a person waits for while a story is told."""
 
