@@ -201,6 +201,11 @@ ROOT = Field(
                                 ),
                             ),
                         ),
+                        Field(
+                            "retryStep",
+                            "flag",
+                            "Ranks keep their state when a collective fails, and can do the step again.",
+                        ),
                         JOB_RULES,
                         NODE_RULES,
                     ),
@@ -218,6 +223,14 @@ ROOT = Field(
                     ),
                 ),
                 Field("priority", "integer", "Larger goes first.", 0, least=-MAX_COUNT),
+                Field(
+                    "elastic",
+                    "section",
+                    "Whether the job may run with fewer data-parallel replicas while there is no room for all.",
+                    fields=(
+                        Field("minReplicas", "integer", "The fewest; 0: with all of them or not at all.", 0, least=0),
+                    ),
+                ),
             ),
         ),
     ),

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from cli.wire_rules import policy_to_message, policy_value
-from controlplane.core.spec import CheckpointPolicy, JobSpec, Parallel, SparePolicy, Timeouts, Workload
+from controlplane.core.spec import CheckpointPolicy, Elastic, JobSpec, Parallel, SparePolicy, Timeouts, Workload
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -42,6 +42,7 @@ def spec_to_message(spec: JobSpec) -> types_pb2.TrainingJobSpec:
             start_ms=spec.timeouts.start_ms, join_ms=spec.timeouts.join_ms, stop_ms=spec.timeouts.stop_ms
         ),
         priority=spec.priority,
+        elastic=pb.ElasticSpec(min_replicas=spec.elastic.min_replicas),
     )
     ParseDict(json.loads(spec.workload.args), message.workload.args)
     return message
@@ -69,6 +70,7 @@ def spec_value(message: types_pb2.TrainingJobSpec) -> JobSpec:
         restart_policy=policy_value(message.restart_policy),
         timeouts=Timeouts(limits.start_ms, limits.join_ms, limits.stop_ms),
         priority=message.priority,
+        elastic=Elastic(message.elastic.min_replicas),
     )
 
 

@@ -44,6 +44,7 @@ def policy_to_message(policy: RestartPolicy) -> types_pb2.RestartPolicySpec:
     backoff = policy.backoff
     return pb.RestartPolicySpec(
         collect_window_ms=policy.collect_window_ms,
+        retry_step=policy.retry_step,
         user=budget(policy.user),
         infrastructure=budget(policy.infrastructure),
         preemption=budget(policy.preemption),
@@ -102,6 +103,7 @@ def policy_value(message: types_pb2.RestartPolicySpec) -> RestartPolicy:
     jitter = backoff.jitter if backoff.HasField("jitter") else 0.0
     return RestartPolicy(
         collect_window_ms=message.collect_window_ms,
+        retry_step=message.retry_step,
         user=budget(message.user),
         infrastructure=budget(message.infrastructure),
         preemption=budget(message.preemption),

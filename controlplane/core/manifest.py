@@ -15,6 +15,7 @@ from controlplane.core.manifest_rules import check_spec, complete, findings, tou
 from controlplane.core.manifest_section import Section
 from controlplane.core.spec import (
     CheckpointPolicy,
+    Elastic,
     JobSpec,
     Parallel,
     ParsedManifest,
@@ -78,6 +79,7 @@ def spec_to_document(spec: JobSpec) -> dict[str, object]:
                 "stop": format_duration(spec.timeouts.stop_ms),
             },
             "priority": spec.priority,
+            "elastic": {"minReplicas": spec.elastic.min_replicas},
         },
     }
 
@@ -101,6 +103,7 @@ def _read_spec(metadata: Section, spec: Section) -> JobSpec:
         restart_policy=read_restart_policy(spec.section("restartPolicy")),
         timeouts=_read_timeouts(spec.section("timeouts")),
         priority=spec.integer("priority", 0),
+        elastic=_read_elastic(spec.section("elastic")),
     )
     spec.finish()
     return result
@@ -132,6 +135,12 @@ def _read_parallel(section: Section) -> Parallel:
         section.note("dp", "must be at least 1", "leave it out to have it derived from ranks")
     section.finish()
     return parallel
+
+
+def _read_elastic(section: Section) -> Elastic:
+    elastic = Elastic(section.integer("minReplicas", Elastic().min_replicas))
+    section.finish()
+    return elastic
 
 
 def _read_spares(section: Section) -> SparePolicy:

@@ -63,6 +63,7 @@ def read_restart_policy(section: Section) -> RestartPolicy:
             backoff.duration("max", default.backoff.max_ms),
             backoff.number("jitter", default.backoff.jitter),
         ),
+        retry_step=section.flag("retryStep"),
         job_rules=tuple(map(_job_rule, section.items("jobRules", MAX_RULES))),
         node_rules=tuple(map(_node_rule, section.items("nodeRules", MAX_RULES))),
     )
@@ -177,6 +178,7 @@ def policy_document(policy: RestartPolicy) -> dict[str, object]:
             "max": format_duration(policy.backoff.max_ms),
             "jitter": policy.backoff.jitter,
         },
+        "retryStep": policy.retry_step,
         "jobRules": [_job_rule_document(rule) for rule in policy.job_rules],
         "nodeRules": [
             {"match": match_document(rule.match), "action": rule.action.value, "reason": rule.reason}

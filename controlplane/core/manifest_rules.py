@@ -49,6 +49,7 @@ def findings(spec: JobSpec) -> Iterator[Finding]:
     yield from _workload(spec)
     yield from _counts(spec)
     yield from _parallel(spec)
+    yield from _elastic(spec)
     yield from policy_findings(spec.restart_policy, "spec.restartPolicy")
     yield from _durations(spec)
 
@@ -175,6 +176,7 @@ def _counts(spec: JobSpec) -> Iterator[Finding]:
         ("spec.parallel.ep", spec.parallel.ep, 1),
         ("spec.spares.warmNodes", spec.spares.warm_nodes, 0),
         ("spec.spares.parkedPerNode", spec.spares.parked_per_node, 0),
+        ("spec.elastic.minReplicas", spec.elastic.min_replicas, 0),
         ("spec.checkpoint.everySteps", spec.checkpoint.every_steps, 0),
         ("spec.checkpoint.keep", spec.checkpoint.keep, 1),
         ("spec.priority", spec.priority, -MAX_COUNT),
@@ -203,6 +205,21 @@ def _parallel(spec: JobSpec) -> Iterator[Finding]:
         near = math.gcd(degrees.dp, degrees.ep)
         reason = f"{degrees.ep} does not divide dp = {degrees.dp}"
         yield _one("spec.parallel.ep", reason, f"use a divisor of {degrees.dp}, for example {near}", *read)
+
+
+def _elastic(spec: JobSpec) -> Iterator[Finding]:
+    """What leaves and comes back are whole replicas, and sets of those that share one copy of the experts."""
+    path, least, degrees = "spec.elastic.minReplicas", spec.elastic.min_replicas, spec.parallel
+    read = ("spec.ranks", "spec.parallel", *(f"spec.parallel.{name}" for name in ("tp", "pp", "cp", "dp", "ep")))
+    if not least or degrees.dp < 1 or degrees.ep < 1 or degrees.dp % degrees.ep:
+        return
+    if least > degrees.dp:
+        fix = f"use at most {degrees.dp}, or add replicas"
+        yield _one(path, f"{least} is more than the job's {degrees.dp} data-parallel replicas", fix, *read)
+    elif least % degrees.ep:
+        near = -(-least // degrees.ep) * degrees.ep
+        reason = f"{least} is no multiple of ep = {degrees.ep}: so many replicas share one copy of the experts"
+        yield _one(path, reason, f"use {near}, or another multiple of {degrees.ep}", *read)
 
 
 def policy_findings(policy: RestartPolicy, path: str) -> Iterator[Finding]:

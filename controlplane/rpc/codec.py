@@ -15,6 +15,7 @@ from phalanx.v1 import types_pb2 as pb
 from controlplane.core.manifest import complete
 from controlplane.core.spec import (
     CheckpointPolicy,
+    Elastic,
     JobSpec,
     Parallel,
     SparePolicy,
@@ -131,6 +132,7 @@ def spec_value(message: pb.TrainingJobSpec) -> JobSpec:
         restart_policy=policy_value(message.restart_policy),
         timeouts=Timeouts(limits.start_ms, limits.join_ms, limits.stop_ms),
         priority=message.priority,
+        elastic=Elastic(message.elastic.min_replicas),
     )
     return complete(spec)
 
@@ -184,4 +186,5 @@ def spec_message(spec: JobSpec) -> pb.TrainingJobSpec:
             start_ms=spec.timeouts.start_ms, join_ms=spec.timeouts.join_ms, stop_ms=spec.timeouts.stop_ms
         ),
         priority=spec.priority,
+        elastic=pb.ElasticSpec(min_replicas=spec.elastic.min_replicas),
     )

@@ -133,6 +133,7 @@ def _generation(effect: Effect, state: State, node: str, root: str) -> agent_pb2
         checkpoint_folder=f"{checkpoint_folder(job, root)}/g{job.generation}",
         checkpoint_every_steps=job.spec.checkpoint.every_steps,
         join_timeout_ms=job.spec.timeouts.join_ms,
+        kept_step=job.restore_step if job.keeps_state else 0,
     )
     here = (job.rank_node == state.fleet.number(node)) & (job.rank_host != NONE)
     for rank in np.flatnonzero(here).tolist():
@@ -144,7 +145,10 @@ def _generation(effect: Effect, state: State, node: str, root: str) -> agent_pb2
 def _rows(job: Job, state: State, ranks: Iterable[int]) -> list[agent_pb2.RankRow]:
     facts = state.fleet.facts
     rows = []
+    taking_part = job.present
     for rank in ranks:
+        if not taking_part[rank]:
+            continue
         node = facts[int(job.rank_node[rank])]
         rows.append(
             agent_pb2.RankRow(rank=rank, node=node.name, address=node.address, accelerators=job.rank_acc[rank].tolist())

@@ -184,6 +184,8 @@ def rank_summary(state: State, job: Job, rank: int) -> str:
     """Where a rank is and what its process does."""
     if not job.placed:
         return f"rank {rank} of {job.name} has no place yet: {job.blocker or job.state.name}"
+    if not job.present[rank]:
+        return f"rank {rank} of {job.name} takes no part now, its replica has left: {job.blocker or job.state.name}"
     node = state.fleet.name(int(job.rank_node[rank]))
     devices = ", ".join(map(str, job.rank_acc[rank].tolist()))
     place = f"rank {rank} of {job.name} belongs on {node}, accelerators {devices}"

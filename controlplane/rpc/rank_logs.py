@@ -137,7 +137,7 @@ class RankLogs:
             refuse("conflict", "NOT_STARTED", f"job {job.name} has no processes yet: {job.blocker or job.state.name}")
         serial = await self._holder(job, rank)
         home = int(job.rank_node[rank])
-        if serial == NONE:
+        if serial == NONE and home != NONE:
             serial = await self._history.newest_on(job.uid, home)
         if serial == NONE:
             refuse("conflict", "NOT_STARTED", f"rank {rank} of {job.name} has had no process yet")

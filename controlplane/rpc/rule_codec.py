@@ -57,6 +57,7 @@ def policy_value(message: pb.RestartPolicySpec) -> RestartPolicy:
     path = "spec.restartPolicy"
     return RestartPolicy(
         collect_window_ms=message.collect_window_ms,
+        retry_step=message.retry_step,
         user=_budget(message.user),
         infrastructure=_budget(message.infrastructure),
         preemption=_budget(message.preemption),
@@ -119,6 +120,7 @@ def policy_message(policy: RestartPolicy) -> pb.RestartPolicySpec:
     backoff = policy.backoff
     return pb.RestartPolicySpec(
         collect_window_ms=policy.collect_window_ms,
+        retry_step=policy.retry_step,
         user=_budget_message(policy.user),
         infrastructure=_budget_message(policy.infrastructure),
         preemption=_budget_message(policy.preemption),

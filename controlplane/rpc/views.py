@@ -108,7 +108,7 @@ def job_message(state: State, job: Job, progress: Progress, now_ns: int, root: s
 
 
 def rank_messages(state: State, job: Job, progress: Progress) -> Iterable[job_pb2.Rank]:
-    """All ranks of a placed job."""
+    """All ranks of a placed job; those whose replica takes no part now have no node."""
     hosts = job.hosts
     for rank, (node, serial) in enumerate(zip(job.rank_node.tolist(), job.rank_host.tolist(), strict=True)):
         row = hosts.row(serial) if serial != NONE else NONE
@@ -117,8 +117,8 @@ def rank_messages(state: State, job: Job, progress: Progress) -> Iterable[job_pb
         yield job_pb2.Rank(
             rank=rank,
             state=int(hosts.state[row]) if held else forgotten,  # type: ignore[arg-type] # same numbers as the wire's
-            node=state.fleet.name(node),
-            accelerators=job.rank_acc[rank].tolist(),
+            node=state.fleet.name(node) if node != NONE else "",
+            accelerators=job.rank_acc[rank].tolist() if node != NONE else (),
             host_id=host_id(job.uid, serial) if serial != NONE else "",
             pid=int(hosts.pid[row]) if held else 0,
             host_pid=int(hosts.host_pid[row]) if held else 0,

@@ -694,6 +694,7 @@ class ApplyGeneration(_message.Message):
     CHECKPOINT_FOLDER_FIELD_NUMBER: _builtins.int
     CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _builtins.int
     JOIN_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    KEPT_STEP_FIELD_NUMBER: _builtins.int
     job_uid: _builtins.str
     job_name: _builtins.str
     generation: _builtins.int
@@ -705,6 +706,8 @@ class ApplyGeneration(_message.Message):
     """folder of this generation: ranks write here and nowhere else"""
     checkpoint_every_steps: _builtins.int
     join_timeout_ms: _builtins.int
+    kept_step: _builtins.int
+    """> 0: every rank goes on with what it holds, the state after this step, and reads nothing"""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankRow]: ...
     @_builtins.property
@@ -731,10 +734,11 @@ class ApplyGeneration(_message.Message):
         checkpoint_folder: _builtins.str = ...,
         checkpoint_every_steps: _builtins.int = ...,
         join_timeout_ms: _builtins.int = ...,
+        kept_step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parallel", b"parallel", "restore", b"restore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_generation", b"base_generation", "bindings", b"bindings", "checkpoint_every_steps", b"checkpoint_every_steps", "checkpoint_folder", b"checkpoint_folder", "generation", b"generation", "job_name", b"job_name", "job_uid", b"job_uid", "join_timeout_ms", b"join_timeout_ms", "parallel", b"parallel", "restore", b"restore", "rows", b"rows", "store_address", b"store_address", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_generation", b"base_generation", "bindings", b"bindings", "checkpoint_every_steps", b"checkpoint_every_steps", "checkpoint_folder", b"checkpoint_folder", "generation", b"generation", "job_name", b"job_name", "job_uid", b"job_uid", "join_timeout_ms", b"join_timeout_ms", "kept_step", b"kept_step", "parallel", b"parallel", "restore", b"restore", "rows", b"rows", "store_address", b"store_address", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

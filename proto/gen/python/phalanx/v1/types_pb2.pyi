@@ -662,7 +662,10 @@ class RestartPolicySpec(_message.Message):
     BACKOFF_FIELD_NUMBER: _builtins.int
     JOB_RULES_FIELD_NUMBER: _builtins.int
     NODE_RULES_FIELD_NUMBER: _builtins.int
+    RETRY_STEP_FIELD_NUMBER: _builtins.int
     collect_window_ms: _builtins.int
+    retry_step: _builtins.bool
+    """its ranks keep their state when a collective fails, and can do the step again"""
     @_builtins.property
     def user(self) -> Global___BudgetSpec: ...
     @_builtins.property
@@ -689,10 +692,11 @@ class RestartPolicySpec(_message.Message):
         backoff: Global___BackoffSpec | None = ...,
         job_rules: _abc.Iterable[Global___JobRule] | None = ...,
         node_rules: _abc.Iterable[Global___NodeRule] | None = ...,
+        retry_step: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "infrastructure", b"infrastructure", "preemption", b"preemption", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "collect_window_ms", b"collect_window_ms", "infrastructure", b"infrastructure", "job_rules", b"job_rules", "node_rules", b"node_rules", "preemption", b"preemption", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "collect_window_ms", b"collect_window_ms", "infrastructure", b"infrastructure", "job_rules", b"job_rules", "node_rules", b"node_rules", "preemption", b"preemption", "retry_step", b"retry_step", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -725,6 +729,28 @@ class TimeoutSpec(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TimeoutSpec: _TypeAlias = TimeoutSpec  # noqa: Y015
+
+@_typing.final
+class ElasticSpec(_message.Message):
+    """How few data-parallel replicas a job may run with while there is no room for all of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    min_replicas: _builtins.int
+    """0: it runs with all of them or not at all"""
+    def __init__(
+        self,
+        *,
+        min_replicas: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_replicas", b"min_replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ElasticSpec: _TypeAlias = ElasticSpec  # noqa: Y015
 
 @_typing.final
 class TrainingJobSpec(_message.Message):
@@ -761,6 +787,7 @@ class TrainingJobSpec(_message.Message):
     RESTART_POLICY_FIELD_NUMBER: _builtins.int
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    ELASTIC_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     ranks: _builtins.int
     accelerators_per_rank: _builtins.int
@@ -779,6 +806,8 @@ class TrainingJobSpec(_message.Message):
     def restart_policy(self) -> Global___RestartPolicySpec: ...
     @_builtins.property
     def timeouts(self) -> Global___TimeoutSpec: ...
+    @_builtins.property
+    def elastic(self) -> Global___ElasticSpec: ...
     def __init__(
         self,
         *,
@@ -793,10 +822,11 @@ class TrainingJobSpec(_message.Message):
         restart_policy: Global___RestartPolicySpec | None = ...,
         timeouts: Global___TimeoutSpec | None = ...,
         priority: _builtins.int = ...,
+        elastic: Global___ElasticSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "parallel", b"parallel", "restart_policy", b"restart_policy", "spares", b"spares", "timeouts", b"timeouts", "workload", b"workload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "elastic", b"elastic", "parallel", b"parallel", "restart_policy", b"restart_policy", "spares", b"spares", "timeouts", b"timeouts", "workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators_per_rank", b"accelerators_per_rank", "checkpoint", b"checkpoint", "labels", b"labels", "name", b"name", "parallel", b"parallel", "priority", b"priority", "ranks", b"ranks", "restart_policy", b"restart_policy", "spares", b"spares", "timeouts", b"timeouts", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators_per_rank", b"accelerators_per_rank", "checkpoint", b"checkpoint", "elastic", b"elastic", "labels", b"labels", "name", b"name", "parallel", b"parallel", "priority", b"priority", "ranks", b"ranks", "restart_policy", b"restart_policy", "spares", b"spares", "timeouts", b"timeouts", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
