@@ -60,6 +60,8 @@ def within(ascending: np.ndarray, ranges: Ranges) -> np.ndarray:
 def cover(ascending: np.ndarray, chosen: np.ndarray) -> Ranges:
     """Runs that hold every chosen number of an ascending column and none of its others; they may reach over numbers that are
     not in the column at all. So a gang with holes, which everybody who reads this has too, is still one run."""
+    if len(chosen) and chosen.all():
+        return ((int(ascending[0]), int(ascending[-1]) - int(ascending[0]) + 1),)
     at = np.flatnonzero(chosen)
     if not len(at):
         return ()

@@ -76,9 +76,11 @@ def hosts_reached(state: State, record: r.HostsReached) -> None:
     )
     if record.column == NONE or record.generation != job.generation:
         return
-    ranks = hosts.rank[told]
-    there = np.zeros(len(job.rank_times), dtype=np.bool_)
-    there[ranks[ranks != NONE]] = True
+    held = told & (hosts.rank != NONE)
+    there = np.ones(len(job.rank_times), dtype=np.bool_)
+    if np.count_nonzero(held) < len(there):
+        there[:] = False
+        there[hosts.rank[held]] = True
     times = job.rank_times.copy()
     for column in range(record.column + 1):
         np.copyto(times[:, column], record.at_ns, where=there & (times[:, column] == 0))

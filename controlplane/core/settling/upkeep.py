@@ -31,12 +31,12 @@ def phases(draft: Draft, job: Job) -> None:
     clock = job.clock
     known = (clock.joining_ns, clock.rendezvous_ns, clock.restored_ns, clock.running_ns)
     for column, (phase, reached) in enumerate(zip(PHASES, known, strict=True)):
-        times = job.rank_times[job.present, column]
         if reached:
             continue
-        if not len(times) or not (times > 0).all():
+        times, present = job.rank_times[:, column], job.present
+        if not ((times > 0) | ~present).all() or not present.any():
             return
-        draft.write(r.GenerationReached(job.uid, job.generation, phase, int(times.max())))
+        draft.write(r.GenerationReached(job.uid, job.generation, phase, int(times.max(where=present, initial=0))))
     carried_out = () if clock.running_ns else outstanding(draft, job, EffectKind.APPLY_GENERATION)
     if carried_out:
         draft.write(r.EffectsFinished(carried_out, ok=True, message=""))

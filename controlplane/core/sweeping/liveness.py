@@ -37,7 +37,7 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
     for job in draft.state.active_jobs() if len(suspects) else ():
         if job.state is not JobState.RUNNING:
             continue
-        nodes = np.unique(job.rank_node[job.present])
+        nodes = job.nodes()
         here = suspects[np.isin(suspects, nodes)]
         if not len(here):
             continue

@@ -19,7 +19,6 @@ from controlplane.core.fleet import Accelerator
 from controlplane.core.health.distrust import Vitals
 from controlplane.core.jobs import NONE, Job
 from controlplane.core.machine import Machine
-from controlplane.core.ranges import Ranges, runs
 from controlplane.core.recovery.restore_point import Copies
 from controlplane.core.spec import Budget, CheckpointPolicy, JobSpec, Parallel, RestartPolicy, SparePolicy, Workload
 from controlplane.core.state import State
@@ -104,11 +103,15 @@ class GangSite:
         self.soft.now_ns += after_ns
         answers: list[object] = []
         began = time.process_time_ns()
-        result = self.engine.turn([Request(event, answers.append) for event in events], self.soft.now_ns)
+        result = self.decide([Request(event, answers.append) for event in events])
         self.cpu_ns.append(time.process_time_ns() - began)
         refused = [answer for answer in answers if isinstance(answer, Refusal)]
         assert not refused, refused[0].message
         return result
+
+    def decide(self, requests: Sequence[Request]) -> TurnResult:
+        """The controller's part of a turn."""
+        return self.engine.turn(requests, self.soft.now_ns)
 
     def hello(self, number: int, boot: int = 1) -> ev.NodeHello:
         name = f"node-{number:04d}"
@@ -119,12 +122,16 @@ class GangSite:
         return ev.NodeHello(name, f"{boot:04d}", labels, f"10.0.0.{number}", "0", (), devices)
 
     def open(self) -> None:
-        """All nodes say hello and are members of the cell; the job is submitted and comes to run."""
+        """The job is submitted and comes to run."""
+        self.submit()
+        self.run_gang()
+
+    def submit(self) -> None:
+        """All nodes say hello and are members of the cell; the job is submitted, its processes are on their way."""
         self.turn(ev.NodesJoined(tuple(self.hello(number) for number in range(self.nodes))))
         members = tuple((f"node-{number:04d}", True) for number in range(self.nodes))
         self.turn(ev.CellHello("cell-0", "1", "ray-1", "10.0.0.0:1", members))
         self.turn(ev.SubmitJob("submit", self.spec()))
-        self.run_gang()
 
     def spec(self) -> JobSpec:
         ranks = (self.nodes - 2 * self.spares) * self.ranks_per_node
@@ -135,14 +142,12 @@ class GangSite:
             RestartPolicy(infrastructure=budget),
         )  # fmt: skip
 
-    def gang(self, state: RankState, column: int = NONE, serials: Ranges | None = None) -> ev.HostsReached:
+    def gang(self, state: RankState, column: int = NONE) -> ev.HostsReached:
         """What all processes of the job's generation say of themselves."""
         job = self.job
         generation = 0 if state is RankState.PARKED else job.generation
         everyone = ((1, job.next_host),)
-        return ev.HostsReached(
-            "gang", job.uid, generation, state, serials or everyone, self.soft.now_ns + STEP_NS, column
-        )
+        return ev.HostsReached("gang", job.uid, generation, state, everyone, self.soft.now_ns + STEP_NS, column)
 
     def park(self) -> None:
         """Processes that were asked for are there."""
@@ -195,8 +200,3 @@ class GangSite:
             by_node.setdefault(node, []).append(row)
         facts = self.state.fleet.facts
         return tuple(ev.NodeReport(facts[n].name, facts[n].boot_id, hosts=tuple(rows)) for n, rows in by_node.items())
-
-
-def everyone(job: Job) -> Ranges:
-    """The processes of a job's ranks."""
-    return runs(np.sort(job.rank_host))
