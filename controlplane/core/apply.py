@@ -42,7 +42,7 @@ from controlplane.core.applying.jobs import (
     submitted,
     unplaced,
 )
-from controlplane.core.applying.recovery import decided, generation, join_failed, ranks_lost, reached, rung_failed
+from controlplane.core.applying.recovery import decided, generation, join_failed, ranks_lost, reached, reblamed, rung_failed
 from controlplane.core.audit import Head
 from controlplane.core.checkpoints import Pin
 from controlplane.core.columns import put
@@ -192,8 +192,14 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
                 state.effects.pop(effect_id, None)
         case r.TokenCreated() | r.TokenSpent() | r.CertificateIssued() | r.IdentityRevoked() | r.IdentityReinstated():
             state.identity = identity(state.identity, record, at_ns)
-        case r.DetectorDegraded() | r.DetectorRestored() | r.LinksReported():
+        case (
+            r.DetectorDegraded() | r.DetectorRestored() | r.LinksReported() | r.FaultsReported() | r.FaultsJudged()
+            | r.SourcesReported() | r.NodeQuarantined() | r.ActRefused() | r.ChecksStarted() | r.ChecksFailed()
+            | r.TrialStarted() | r.TrialPassed() | r.NodeReleased()
+        ):  # fmt: skip
             health(state, record, at_ns)
+        case r.IncidentReblamed():
+            reblamed(state, record)
         case r.RequestAnswered():
             state.answers[record.request_id] = Answered(record.answer, record.command)
             while len(state.answers) > MAX_ANSWERS:

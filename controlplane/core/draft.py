@@ -11,6 +11,7 @@ from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.events import Settle
 from controlplane.core.fleet import Fleet
 from controlplane.core.health.budget import ActionBudget
+from controlplane.core.health.catalogue import Catalogue
 from controlplane.core.health.distrust import DistrustPolicy
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.records import EffectsIssued, Record
@@ -19,6 +20,23 @@ from controlplane.core.softstate import SoftState
 from controlplane.core.spec import Violation
 from controlplane.core.state import State
 from controlplane.core.units import ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantinePolicy:
+    """Times in milliseconds.
+
+    `checks_ms`: an agent must have checked its node within. `retry_ms`: before checks that failed are tried again, doubled
+    each time, `tries` times in all. `trial_ms`: first trial, a day, because one repaired node in five fails again within it;
+    doubled with each repair of the same part within `memory_ms`, up to `trial_most_ms`.
+    """
+
+    checks_ms: int = 1_800_000
+    retry_ms: int = 600_000
+    tries: int = 3
+    trial_ms: int = 86_400_000
+    memory_ms: int = 7 * 86_400_000
+    trial_most_ms: int = 7 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +49,7 @@ class Policy:
     `queue_patience_ms`: after this long nothing of the same or a lower priority goes past a queued job any more.
     `hang_ms`: a running job that makes no step for so long hangs.
     `actions`: how many working nodes may be disturbed in a while. `distrust`: when our own lateness takes the meaning from
-    silence.
+    silence. `catalogue`: what fault codes ask for.
     `ladder`: what recoveries are assumed to take.
     """
 
@@ -46,6 +64,8 @@ class Policy:
     actions: ActionBudget = field(default_factory=ActionBudget)
     distrust: DistrustPolicy = field(default_factory=DistrustPolicy)
     ladder: LadderPolicy = field(default_factory=LadderPolicy)
+    quarantine: QuarantinePolicy = field(default_factory=QuarantinePolicy)
+    catalogue: Catalogue = field(default_factory=Catalogue)
 
 
 @dataclass(frozen=True, slots=True)

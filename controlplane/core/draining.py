@@ -22,9 +22,13 @@ from controlplane.core.placement.gang import Blocked, replace_ranks
 from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, NodeService, RankState
 
 
+EMPTY = (NodeService.DRAINING, NodeService.OUT_OF_SERVICE, NodeService.QUARANTINED, NodeService.VALIDATING)
+"""Service states in which no process of a job is wanted on a node."""
+
+
 def leaving(fleet: Fleet, job: Job) -> tuple[int, ...]:
-    """Ranks of a job that stand on draining nodes."""
-    out = fleet.service == NodeService.DRAINING
+    """Ranks of a job that stand on nodes which are draining or in quarantine."""
+    out = fleet.emptying()
     if not job.placed or not out.any():
         return ()
     return tuple(np.flatnonzero(job.present & out[job.rank_node]).tolist())
@@ -32,8 +36,7 @@ def leaving(fleet: Fleet, job: Job) -> tuple[int, ...]:
 
 def clear(draft: Draft, job: Job) -> None:
     """Have processes without a rank ended on nodes that are draining: parked ones, and those whose rank has moved."""
-    service = draft.fleet.service
-    out = (service == NodeService.DRAINING) | (service == NodeService.OUT_OF_SERVICE)
+    out = np.isin(draft.fleet.service, EMPTY)
     if out.any():
         hosts = job.hosts
         fence_once(draft, job, out[hosts.node] & (hosts.rank == NONE) & hosts.live())
@@ -104,7 +107,8 @@ def _cause(fleet: Fleet, job: Job, ranks: tuple[int, ...]) -> str:
     names = ", ".join(fleet.name(node) for node in nodes[:4]) + (
         f" and {len(nodes) - 4} more" if len(nodes) > 4 else ""
     )
-    return f"drain of {names}"
+    quarantined = any(fleet.service[node] == NodeService.QUARANTINED for node in nodes)
+    return f"{'quarantine' if quarantined else 'drain'} of {names}"
 
 
 def finish(draft: Draft) -> None:

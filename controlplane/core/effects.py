@@ -17,6 +17,7 @@ class EffectKind(StrEnum):
     INJECT_FAULT = "inject_fault"
     START_HOSTS = "start_hosts"
     STOP_HOSTS = "stop_hosts"
+    RUN_CHECKS = "run_checks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class Effect:
 
     `id` is unique in the site's life and stays the same when it is sent again. `job` is a uid. `generation` lets an old
     one die at the agent. `items` are host ids, folders or positional arguments, by kind. After `deadline_ns` (Unix ns)
-    nobody waits for it any more. `full`: the whole rank table goes out, not a patch of `items`; to `nodes` in any case.
+    nobody waits for it any more. RUN_CHECKS: the handling level that is to be carried out, then the entities; what the agent
+    finds it reports before it answers. `full`: the whole rank table goes out, not a patch of `items`; to `nodes` in any case.
 
     A group effect (target `job:<uid>`) goes to every node that holds a rank of the job, again whenever such a node says
     hello. What shows that it was carried out are the job's ranks, so that nobody answers it; only refusals come back.

@@ -11,7 +11,7 @@ from controlplane.core.identity import Role
 from controlplane.core.jobs import NONE, Exit
 from controlplane.core.ranges import Ranges
 from controlplane.core.spec import JobSpec
-from controlplane.core.vocabulary import RankState
+from controlplane.core.vocabulary import Assertion, RankState
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,39 @@ class HostRow:
 
 @dataclass(frozen=True, slots=True)
 class AcceleratorRow:
-    """A node agent's view of one device, by position."""
+    """A node agent's view of one device, by position. With a fault code, `severity`, `assertion`, the source's `sequence` and
+    `raised_ns` (Unix ns, 0: not said) tell of that fault."""
 
     index: int
     state: int
     device: Accelerator
+    severity: str = ""
+    assertion: Assertion = Assertion.OCCURRED
+    sequence: int = 0
+    raised_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRow:
+    """A fault event of any entity of a node: `node`, `accelerator/<position>`, `port/<position>`. See `AcceleratorRow`."""
+
+    entity: str
+    code: str
+    vendor: str = ""
+    severity: str = ""
+    assertion: Assertion = Assertion.OCCURRED
+    sequence: int = 0
+    raised_ns: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """A source of health that cannot be read, why, and the positions that it speaks for (empty: all of the node)."""
+
+    name: str
+    reason: str
+    accelerators: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +118,8 @@ class NodeHello:
     version: str
     hosts: tuple[HostRow, ...]
     accelerators: tuple[AcceleratorRow, ...]
+    faults: tuple[FaultRow, ...] = ()
+    unreadable: tuple[SourceRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +132,8 @@ class NodesJoined:
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """Rows that changed, or all of them when `full`. `broken_links`: nodes that cannot be reached from here; None: not said."""
+    """Rows that changed, or all of them when `full`. `broken_links`: nodes that cannot be reached from here,
+    `unreadable`: sources of health that cannot be read, each the whole truth; None: not said."""
 
     node: str
     boot_id: str
@@ -113,6 +144,8 @@ class NodeReport:
     restore_failures: tuple[RestoreFailedRow, ...] = ()
     checked: tuple[CheckedRow, ...] = ()
     broken_links: tuple[str, ...] | None = None
+    faults: tuple[FaultRow, ...] = ()
+    unreadable: tuple[SourceRow, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

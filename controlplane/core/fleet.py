@@ -23,7 +23,8 @@ and power feed lie across it. A name is one domain of its kind on the whole site
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """Identity and last fault of one device; keyed by serial, never by index."""
+    """Identity and last fault of one device; keyed by serial, never by index. `reported`: the probe's own word
+    (`AcceleratorState`), 0 where it was not kept; what is believed is in `Fleet.acc_state`."""
 
     serial: str
     pci_address: str = ""
@@ -31,6 +32,7 @@ class Accelerator:
     model: str = ""
     fault_code: str = ""
     fault_message: str = ""
+    reported: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,11 @@ class Fleet:
     def serving(self) -> BoolColumn:
         """Nodes in service, also on trial."""
         mask: BoolColumn = (self.service == NodeService.IN_SERVICE) | (self.service == NodeService.PROBATION)
+        return mask
+
+    def emptying(self) -> BoolColumn:
+        """Nodes that what runs there is to leave: drained by somebody, or taken out by health."""
+        mask: BoolColumn = (self.service == NodeService.DRAINING) | (self.service == NodeService.QUARANTINED)
         return mask
 
     def usable_accelerators(self) -> BoolColumn:

@@ -20,11 +20,12 @@ from controlplane.core.effects import Effect
 from controlplane.core.events import AcceleratorRow, HostRow
 from controlplane.core.evidence import Offence
 from controlplane.core.fleet import Accelerator
+from controlplane.core.health.book import FaultNote, Source
 from controlplane.core.identity import Role
 from controlplane.core.jobs import NONE, Exit, LostRank
 from controlplane.core.ranges import Ranges, expand, runs
 from controlplane.core.spec import JobSpec
-from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, Phase, RankState, Rung
+from controlplane.core.vocabulary import Blame, HandlingLevel, JobState, NodeLiveness, Phase, RankState, Rung
 
 
 @dataclass(frozen=True, slots=True)
@@ -619,6 +620,104 @@ class DetectorRestored:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultsReported:
+    """Faults of a node as they came in, each judged: it occurred, recovered, or happened once."""
+
+    node: str
+    notes: tuple[FaultNote, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FaultsJudged:
+    """Faults that stand on a node are judged anew, because of time, of a reset or of other devices of the job. A note that
+    says recovered ends its fault."""
+
+    node: str
+    notes: tuple[FaultNote, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesReported:
+    """Sources of a node's health that cannot be read now, in place of what was said before."""
+
+    node: str
+    unreadable: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentReblamed:
+    """Losses of a running incident turn out to be somebody else's fault."""
+
+    job: str
+    ranks: tuple[int, ...]
+    blame: Blame
+    level: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeQuarantined:
+    """Health takes a node out: no new work, what runs there moves elsewhere. `disturbs`: something that works has to move, so
+    that the action budget counts it. `serials`: the parts that are to blame."""
+
+    node: str
+    reason: str
+    level: HandlingLevel
+    evidence: tuple[str, ...]
+    serials: tuple[str, ...] = ()
+    disturbs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ActRefused:
+    """The action budget does not allow an act against what works: it is dropped, and asked for again only by fresh evidence."""
+
+    node: str
+    act: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChecksStarted:
+    """The agent of a quarantined node repairs and checks it."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChecksFailed:
+    """The node stays in quarantine. `next_ns`: when the checks are tried again, Unix ns; 0: only by somebody's word."""
+
+    node: str
+    reason: str
+    next_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStarted:
+    """The checks passed: the node takes work again, on trial until `until_ns` (Unix ns)."""
+
+    node: str
+    until_ns: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPassed:
+    """The trial is over and nothing happened."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReleased:
+    """An operator's word against health's: the node is back, and what happened before is not held against it."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class LinksReported:
     """Nodes to which a node's links are broken, in place of what it said before."""
 
@@ -638,13 +737,17 @@ Record = (
     | CorruptionSuspected | CorruptionCleared | NodesRegistered
     | DetectorDegraded | DetectorRestored | LinksReported | NodeJudged
     | RungFailed | ReplicasDropped
+    | FaultsReported | FaultsJudged | SourcesReported | IncidentReblamed
+    | NodeQuarantined | ActRefused | ChecksStarted | ChecksFailed | TrialStarted | TrialPassed | NodeReleased
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}
 VERSIONS: Mapping[str, int] = {
+    "AcceleratorsChanged": 2,
     "GenerationStarted": 3,
     "JobSubmitted": 2,
     "LivenessChanged": 2,
+    "NodeRegistered": 2,
     "NodeCordoned": 2,
     "RanksLost": 3,
     "RecoveryDecided": 2,
@@ -672,6 +775,8 @@ UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] 
     ("RanksLost", 1): _gained,
     ("RanksLost", 2): _gained,
     ("RecoveryDecided", 1): _gained,
+    ("AcceleratorsChanged", 1): _gained,
+    ("NodeRegistered", 1): _gained,
     ("RequestAnswered", 1): _gained,
     ("LivenessChanged", 1): _gained,
 }

@@ -208,7 +208,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """A `TrainingJob` manifest, complete with defaults."""
+    """A `TrainingJob` manifest, complete with defaults. `muted_faults`: fault codes that do not take its ranks."""
 
     name: str
     workload: Workload
@@ -222,6 +222,7 @@ class JobSpec:
     labels: tuple[tuple[str, str], ...] = ()
     priority: int = 0
     elastic: Elastic = Elastic()
+    muted_faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from controlplane.core.columns import put
 from controlplane.core.fleet import Accelerator, Cordon, Fleet, NodeFacts
 from controlplane.core.health.budget import Act
 from controlplane.core.state import MAX_ACTS, State
-from controlplane.core.vocabulary import NODE_LIVENESS, IllegalTransition, NodeLiveness, NodeService
+from controlplane.core.vocabulary import NODE_LIVENESS, NODE_SERVICE, IllegalTransition, NodeLiveness, NodeService
 
 
 def node(state: State, name: str) -> tuple[Fleet, int]:
@@ -20,9 +20,23 @@ def node(state: State, name: str) -> tuple[Fleet, int]:
     return fleet, fleet.index[name]
 
 
+def set_service(fleet: Fleet, number: int, service: NodeService) -> None:
+    """Move a node to another service state.
+
+    Raises:
+        IllegalTransition: the table does not allow it.
+    """
+    before = NodeService(int(fleet.service[number]))
+    if before is service:
+        return
+    if service not in NODE_SERVICE[before]:
+        raise IllegalTransition(f"node {fleet.name(number)}: {before.name} to {service.name}")
+    fleet.service = put(fleet.service, number, service)
+
+
 def note_act(state: State, number: int, at_ns: int, *, drain: bool) -> None:
     """A node whose ranks are asked to leave is an act that the budget counts; asked again it is none."""
-    if not drain or state.fleet.service[number] != NodeService.IN_SERVICE:
+    if not drain or not state.fleet.serving()[number]:
         return
     if any(job.placed and (job.rank_node == number).any() for job in state.active_jobs()):
         state.acts = (*state.acts, Act(number, at_ns))[-MAX_ACTS:]
@@ -33,10 +47,11 @@ def cordons(state: State, fleet: Fleet, number: int, cordons: tuple[Cordon, ...]
     fleet.set_facts(number, replace(fleet.facts[number], cordons=cordons))
     service = NodeService(int(fleet.service[number]))
     drains = any(cordon.drain for cordon in cordons)
-    if drains and service is NodeService.IN_SERVICE:
-        fleet.service = put(fleet.service, number, NodeService.DRAINING)
+    if drains and service in (NodeService.IN_SERVICE, NodeService.PROBATION):
+        set_service(fleet, number, NodeService.DRAINING)
     elif not drains and service in (NodeService.DRAINING, NodeService.OUT_OF_SERVICE):
-        fleet.service = put(fleet.service, number, NodeService.IN_SERVICE)
+        on_trial = fleet.name(number) in state.health.stays
+        set_service(fleet, number, NodeService.PROBATION if on_trial else NodeService.IN_SERVICE)
     state.touch_counts([number])
 
 

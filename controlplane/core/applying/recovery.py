@@ -65,6 +65,22 @@ def _keep(recoveries: tuple[Recovery, ...], new: Recovery) -> tuple[Recovery, ..
     return (*recoveries, new)[-MAX_RECOVERIES:]
 
 
+def reblamed(state: State, record: r.IncidentReblamed) -> None:
+    """Losses of the running incident turn out to be somebody else's fault."""
+    job = state.own_job(record.job)
+    if job.incident is None:
+        return
+    lost = tuple(
+        replace(
+            entry, blame=record.blame, cause=record.reason, facts=replace(entry.facts, fault_level=record.level)
+        )
+        if entry.rank in record.ranks
+        else entry
+        for entry in job.incident.lost
+    )  # fmt: skip
+    job.incident = replace(job.incident, lost=lost)
+
+
 def decided(state: State, record: r.RecoveryDecided, at_ns: int) -> None:
     """The verdict on the incident stands, and is charged."""
     job = state.own_job(record.job)

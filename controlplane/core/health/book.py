@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from controlplane.core.fleet import Accelerator
 from controlplane.core.vocabulary import Assertion, HandlingLevel
 
 MAX_SIGHTINGS = 32
 """Occurrences of one fault on one entity that are remembered."""
 MAX_COUNTED = 65_536
 """Entities with a history of a fault."""
+MAX_RECENT = 128
+"""Devices that showed a code of late, remembered per code."""
 MAX_REPAIRS = 16
 """Repairs remembered per serial number."""
 
@@ -23,7 +26,8 @@ class FaultNote:
     """One fault as it was received and judged. Times in Unix ns; `raised_ns` 0: the source did not say.
 
     `entity` is `node`, `accelerator/<position>` or `port/<position>`. `sequence` is the source's own. `until_ns`: when a
-    debounce ends or a release timer runs out; 0: neither.
+    debounce ends or a release timer runs out; 0: neither. `held`: it counts until then, also when it recovers before.
+    `excused`: the software guard found that its job brought it about.
     """
 
     entity: str
@@ -37,18 +41,25 @@ class FaultNote:
     raised_ns: int = 0
     message: str = ""
     until_ns: int = 0
+    held: bool = False
+    excused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StandingFault:
-    """A fault that has occurred and not recovered. `received_ns` orders what was raised by clocks that differ.
-
-    `refused`: why the act that its level asks for was not done, "" when it was, or asks for none.
-    """
+    """A fault that has occurred and not recovered, or is held. `received_ns`: when we learned of it, Unix ns."""
 
     note: FaultNote
     received_ns: int
-    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """A device that showed a code of late."""
+
+    node: str
+    position: int
+    at_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +77,9 @@ class Source:
 class Stay:
     """A node in quarantine, under checks or on trial.
 
-    `level`: what the fault asks for, so that the checks know what to repair. `evidence`: what led here. `tries`: checks that
-    failed so far. `next_ns`: when checks may begin, or the trial ends. `effect`: the running check. `waits`: what it waits
-    for, in words; an operator can always let it out.
+    `level`: what the fault asks for, so that the checks know what to repair. `evidence`: what led here. `serials`: the parts
+    to blame. `tries`: checks that failed so far. `next_ns`: when checks may begin (0: only after somebody's word), or the
+    trial ends, Unix ns.
     """
 
     reason: str
@@ -78,8 +89,6 @@ class Stay:
     serials: tuple[str, ...] = ()
     tries: int = 0
     next_ns: int = 0
-    effect: str = ""
-    waits: str = ""
 
 
 @dataclass(slots=True)
@@ -87,7 +96,8 @@ class HealthBook:
     """Keys: `standing` by node name, `sightings` by `<serial>/<code>` (times in Unix ns), `sources` by node
     name, `stays` by node name, `repairs` by serial number (Unix ns at which it came back), `links` by the node that says so
     (names of nodes to which its links are broken), `released` by node name (Unix ns: an operator's word; what happened
-    before is not held against it)."""
+    before is not held against it), `refused` by node name (Unix ns at which the action budget last refused an act), `recent`
+    by fault code."""
 
     standing: dict[str, tuple[StandingFault, ...]] = field(default_factory=dict)
     sightings: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -96,6 +106,8 @@ class HealthBook:
     repairs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     links: dict[str, tuple[str, ...]] = field(default_factory=dict)
     released: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    recent: dict[str, tuple[Recent, ...]] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
     degraded_since_ns: int = 0
 
@@ -103,7 +115,7 @@ class HealthBook:
         """A copy whose dictionaries are its own."""
         return HealthBook(
             dict(self.standing), dict(self.sightings), dict(self.sources), dict(self.stays), dict(self.repairs),
-            dict(self.links), dict(self.released), self.degraded, self.degraded_since_ns,
+            dict(self.links), dict(self.released), dict(self.refused), dict(self.recent), self.degraded, self.degraded_since_ns,
         )  # fmt: skip
 
     def on(self, node: str) -> tuple[StandingFault, ...]:
@@ -115,3 +127,11 @@ def position_of(entity: str) -> int:
     """Position of the accelerator that an entity belongs to, -1 for the node itself."""
     kind, _, number = entity.partition("/")
     return int(number) if kind != "node" and number.isdigit() else -1
+
+
+def serial_of(entity: str, node: str, devices: tuple[Accelerator, ...]) -> str:
+    """The serial number that the history of an entity is kept under; the node's own is its name."""
+    position = position_of(entity)
+    if 0 <= position < len(devices) and devices[position].serial:
+        return devices[position].serial
+    return f"node:{node}" if position < 0 else f"node:{node}:{position}"

@@ -7,6 +7,7 @@ from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.observing.cells import fence_unstarted
+from controlplane.core.sweeping.health import checks_answered
 
 
 def effect_done(draft: Draft, event: ev.EffectDone) -> None:
@@ -21,6 +22,8 @@ def effect_done(draft: Draft, event: ev.EffectDone) -> None:
     if effect.kind is EffectKind.FENCE_HOSTS and not event.ok:
         return  # stays outstanding: at its deadline it is asked for again, under a new id
     draft.write(r.EffectsFinished((effect.id,), event.ok, event.message[:500]))
+    if effect.kind is EffectKind.RUN_CHECKS:
+        checks_answered(draft, effect, ok=event.ok, message=event.message[:500])
     if event.ok:
         return
     if effect.kind is EffectKind.START_HOSTS:

@@ -1,56 +1,78 @@
-"""What a node agent says of its accelerators."""
+"""What a node agent says of its accelerators, and what is believed of them."""
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
 from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
-from controlplane.core.effects import EffectKind
-from controlplane.core.evidence import Facts, Reason
-from controlplane.core.jobs import NONE, LostRank, host_id
-from controlplane.core.observing.losses import lose_ranks
-from controlplane.core.vocabulary import AcceleratorState, Blame
+from controlplane.core.fleet import Accelerator
+from controlplane.core.health.book import FaultNote, position_of
+from controlplane.core.observing.faults import Intake, act, take_in, take_ranks
+from controlplane.core.orders import settle_all
+from controlplane.core.vocabulary import AcceleratorState, HandlingLevel
 
 
-def device_rows(draft: Draft, event: ev.NodeReport, number: int) -> None:
-    """Write down what has changed; ranks on devices that failed are lost."""
+def told_in_hello(draft: Draft, event: ev.NodeHello) -> tuple[Intake, tuple[ev.AcceleratorRow, ...]]:
+    """What a hello says of health, and its rows with the states that are believed."""
+    number = draft.fleet.number(event.node)
+    known = draft.fleet.facts[number].accelerators if number is not None else ()
+    intake = take_in(draft, event, known)
+    return intake, tuple(_believed(intake, row) for row in event.accelerators)
+
+
+def told_in_report(draft: Draft, event: ev.NodeReport, number: int) -> None:
+    """Write down what has changed in a report, and do what its faults ask for."""
     fleet = draft.fleet
     known = fleet.facts[number].accelerators
+    intake = take_in(draft, event, known)
+    rows = {row.index: row for row in event.accelerators}
+    for position, device in enumerate(known):  # also those whose source or whose other faults changed
+        if position not in rows and device.reported:
+            rows[position] = ev.AcceleratorRow(position, device.reported, device)
+    believed = [_believed(intake, row) for row in rows.values()]
     changed = tuple(
         row
-        for row in event.accelerators
+        for row in believed
         if row.index >= len(known)
         or known[row.index] != row.device
         or int(fleet.acc_state[number][row.index]) != row.state
     )
-    if not changed:
-        return
-    record = draft.write(r.AcceleratorsChanged(event.node, changed))
-    for job in draft.state.active_jobs():
-        draft.settle(job.uid)
-    failed_devices(draft, event.node, number, changed, record)
+    if changed:
+        draft.write(r.AcceleratorsChanged(event.node, changed))
+        settle_all(draft)
+    act(draft, event.node, number, intake.fresh)
+    take_bare_failures(draft, event.node, number, changed)
 
 
-def failed_devices(draft: Draft, node: str, number: int, rows: tuple[ev.AcceleratorRow, ...], record: int = 0) -> None:
-    """Ranks on FAILED devices are lost; their processes are fenced. `record`: journal revision that says so."""
-    failed = {row.index: row for row in rows if row.state == AcceleratorState.FAILED}
-    if not failed:
-        return
-    for job in draft.state.active_jobs():
-        if not job.placed or job.ending:
-            continue
-        lost = []
-        for rank in np.flatnonzero((job.rank_node == number) & (job.rank_host != NONE)).tolist():
-            hit = [failed[p] for p in job.rank_acc[rank].tolist() if p in failed]
-            if hit:
-                text = f"accelerator {hit[0].index} of {node} reports {hit[0].device.fault_code or 'FAILED'}"
-                serial = int(job.rank_host[rank])
-                told = Facts(Reason.DEVICE_FAULT, fault_code=hit[0].device.fault_code, record=record)
-                evidence = f"probe: {text}"
-                lost.append(LostRank(rank, serial, text, Blame.INFRASTRUCTURE, draft.now_ns, evidence, facts=told))
-        if lost:
-            names = tuple(host_id(job.uid, entry.serial) for entry in lost)
-            draft.effect(EffectKind.FENCE_HOSTS, f"node:{node}", job=job.uid, items=names)
-            lose_ranks(draft, job, tuple(lost), lost[0].cause)
+def take_bare_failures(draft: Draft, node: str, number: int, rows: tuple[ev.AcceleratorRow, ...]) -> None:
+    """Ranks on devices that their probe calls FAILED without a code are lost as well."""
+    for row in rows:
+        if row.state == AcceleratorState.FAILED and not row.device.fault_code:
+            note = FaultNote(f"accelerator/{row.index}", "", HandlingLevel.ISOLATE, "its probe calls it FAILED")
+            take_ranks(draft, node, number, note)
+
+
+def _believed(intake: Intake, row: ev.AcceleratorRow) -> ev.AcceleratorRow:
+    """The row with the state that is believed; the probe's own word stays with the device."""
+    device = replace(row.device, reported=row.state)
+    return replace(row, device=device, state=intake.state(row.index, row.state))
+
+
+def rebelieve(draft: Draft, node: str, notes: tuple[FaultNote, ...], judged: tuple[FaultNote, ...]) -> None:
+    """Devices whose faults were judged anew get the state that follows. `notes`: all that stand on the node now."""
+    number = draft.fleet.index[node]
+    devices = draft.fleet.facts[number].accelerators
+    intake = Intake(judged, notes, draft.state.health.sources.get(node, ()))
+    positions = sorted({position_of(note.entity) for note in judged} - {-1})
+    rows = tuple(_row(intake, position, devices) for position in positions if position < len(devices))
+    changed = tuple(row for row in rows if int(draft.fleet.acc_state[number][row.index]) != row.state)
+    if changed:
+        draft.write(r.AcceleratorsChanged(node, changed))
+        settle_all(draft)
+
+
+def _row(intake: Intake, position: int, devices: tuple[Accelerator, ...]) -> ev.AcceleratorRow:
+    device = devices[position]
+    return ev.AcceleratorRow(position, intake.state(position, device.reported or AcceleratorState.HEALTHY), device)

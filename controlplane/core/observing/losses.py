@@ -65,17 +65,19 @@ def lose_ranks(
     *,
     released: bool = False,
     intact: bool = False,
+    collect: bool = False,
 ) -> None:
     """Open or widen the job's incident.
 
     What the machine did first is decided at once; what the code did is collected, and so are consequences whose cause has
     not shown itself yet, and all that follows within an incident: a whole gang that ends together must not cost a verdict
     per rank, and the earliest root decides. `why`: constant name of what happened when no rank is lost; `released`: an
-    operator lets the job go on; `intact`: a collective failed, and no rank has lost its process or its state.
+    operator lets the job go on; `intact`: a collective failed, and no rank has lost its process or its state; `collect`: wait
+    for more of the kind in any case.
     """
     if job.ending or job.state in (JobState.QUEUED,):
         return
-    collect = any(entry.blame is Blame.USER for entry in lost) or (bool(lost) and job.incident is not None)
+    collect |= any(entry.blame is Blame.USER for entry in lost) or (bool(lost) and job.incident is not None)
     collect |= bool(lost) and all(entry.consequence for entry in lost)
     window = job.spec.restart_policy.collect_window_ms if collect else 0
     newest, told_ns = draft.soft.progress(job.uid)

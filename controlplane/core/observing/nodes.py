@@ -5,7 +5,8 @@ from __future__ import annotations
 from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.draft import Answer, Draft, Refusal
-from controlplane.core.observing.devices import device_rows, failed_devices
+from controlplane.core.observing.devices import take_bare_failures, told_in_hello, told_in_report
+from controlplane.core.observing.faults import act
 from controlplane.core.observing.hosts import host_rows
 from controlplane.core.observing.storage import checked_row, holds, restore_failed, shard_row, takes_part, was_asked
 from controlplane.core.vocabulary import NodeLiveness
@@ -18,8 +19,6 @@ def node_hello(draft: Draft, event: ev.NodeHello) -> None:
     """A session opens: the node is ALIVE, its rows are the whole truth."""
     fleet = draft.fleet
     number = fleet.number(event.node)
-    devices = tuple(row.device for row in event.accelerators)
-    states = tuple(row.state for row in event.accelerators)
     if number is not None:
         known = fleet.facts[number]
         if event.boot_id < known.boot_id:
@@ -30,6 +29,11 @@ def node_hello(draft: Draft, event: ev.NodeHello) -> None:
                 "already seen: stop the older agent process",
             )
             return
+    intake, rows = told_in_hello(draft, event)
+    devices = tuple(row.device for row in rows)
+    states = tuple(row.state for row in rows)
+    if number is not None:
+        known = fleet.facts[number]
         changed = (
             known.boot_id != event.boot_id
             or known.accelerators != devices
@@ -50,7 +54,8 @@ def node_hello(draft: Draft, event: ev.NodeHello) -> None:
     if number is None:
         number = fleet.size
     else:
-        failed_devices(draft, event.node, number, event.accelerators)
+        act(draft, event.node, number, intake.fresh)
+        take_bare_failures(draft, event.node, number, rows)
     host_rows(draft, event.node, number, event.hosts, full=True)
     for job in draft.state.active_jobs():
         draft.settle(job.uid)
@@ -60,9 +65,9 @@ def nodes_joined(draft: Draft, event: ev.NodesJoined) -> None:
     """Many new nodes at once: one record, and one look at each job."""
     names = [hello.node for hello in event.hellos]
     known = next((name for name in names if draft.fleet.number(name) is not None), "")
-    busy = next((hello.node for hello in event.hellos if hello.hosts), "")
+    busy = next((hello.node for hello in event.hellos if hello.hosts or hello.faults or hello.unreadable), "")
     if known or busy or len({*names}) < len(names):
-        text = f"node {known or busy} is known already, or runs processes, or one is named twice: say hello one by one"
+        text = f"node {known or busy} is known already, or runs processes, or is not well, or one is named twice: say hello one by one"
         draft.reply = Refusal("conflict", "NOT_NEW", text)
         return
     draft.reply = Answer()
@@ -91,7 +96,7 @@ def node_report(draft: Draft, event: ev.NodeReport) -> None:
     draft.reply = Answer()
     if event.broken_links is not None and event.broken_links != draft.state.health.links.get(event.node, ()):
         draft.write(r.LinksReported(event.node, tuple(sorted(event.broken_links))[:MAX_BROKEN_LINKS]))
-    device_rows(draft, event, number)
+    told_in_report(draft, event, number)
     host_rows(draft, event.node, number, event.hosts, full=event.full)
     for shard in event.shards:
         if holds(draft, shard.job, shard.rank, number):

@@ -1,0 +1,205 @@
+"""Quarantine, checks and trial: a node that health takes out of work, and how it comes back.
+
+Failures do not follow from history: of repaired nodes about one in five fails again within a day, and nobody can say which.
+So nobody is struck off for life. A node is taken out, repaired and checked by its agent, and comes back on a trial that grows
+with each repair of the same part. An operator's word goes before all of that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from controlplane.core import records as r
+from controlplane.core.draft import Draft
+from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.evidence import Facts, Reason
+from controlplane.core.health.book import HealthBook
+from controlplane.core.health.budget import Act, refusal
+from controlplane.core.jobs import NONE, Job, LostRank
+from controlplane.core.observing.losses import lose_ranks
+from controlplane.core.orders import fence, settle_all
+from controlplane.core.units import ms
+from controlplane.core.vocabulary import Blame, HandlingLevel, NodeService
+
+HEALTH = "health"
+"""Owner of the cordons that health sets."""
+
+AWAY = (NodeService.QUARANTINED, NodeService.VALIDATING)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Why a node is taken out. `serials`: the parts to blame, whose repairs are remembered; empty: the node itself.
+    `code`: the fault's, "" when none led here."""
+
+    reason: str
+    evidence: tuple[str, ...] = ()
+    level: HandlingLevel = HandlingLevel.ISOLATE
+    serials: tuple[str, ...] = ()
+    code: str = ""
+
+
+def quarantine(draft: Draft, node: str, case: Case) -> str:
+    """Take a node out: no new work; ranks that work there move in a planned way, when there is room.
+
+    Returns:
+        Why the action budget does not allow it; then nothing was done, and only fresh evidence asks again. "" when it
+        is done, or was before.
+    """
+    number = draft.fleet.index[node]
+    stay = draft.state.health.stays.get(node)
+    if NodeService(int(draft.fleet.service[number])) in AWAY and stay and stay.level >= case.level:
+        return ""
+    if any(isinstance(record, r.NodeQuarantined) and record.node == node for record in draft.records):
+        return ""
+    disturbs = _works(draft, number)
+    if disturbs:
+        refused = refusal(draft.fleet, number, _acts(draft), draft.policy.actions, draft.now_ns)
+        if refused:
+            draft.write(r.ActRefused(node, f"quarantine: {case.reason}", refused))
+            return refused
+    draft.write(r.NodeQuarantined(node, case.reason, case.level, case.evidence, case.serials, disturbs))
+    settle_all(draft)
+    return ""
+
+
+def isolate(draft: Draft, node: str, case: Case) -> str:
+    """Take a node out at once: as `quarantine`, and its ranks are lost now. Returns what `quarantine` returns."""
+    refused = quarantine(draft, node, case)
+    if refused:
+        return refused
+    number = draft.fleet.index[node]
+    for job in draft.state.active_jobs():
+        if job.placed and not job.ending:
+            _lose(draft, job, number, case)
+    return ""
+
+
+def _lose(draft: Draft, job: Job, number: int, case: Case) -> None:
+    gone = already_lost(draft, job)
+    here = np.flatnonzero((job.rank_node == number) & (job.rank_host != NONE)).tolist()
+    ranks = [rank for rank in here if rank not in gone]
+    if not ranks:
+        return
+    text = f"{draft.fleet.name(number)} is isolated: {case.reason}"
+    told = draft.state.revision + len(draft.records)
+    facts = Facts(Reason.DEVICE_FAULT, fault_level=case.level.name, fault_code=case.code, record=told)
+    entry = LostRank(0, 0, text, Blame.INFRASTRUCTURE, draft.now_ns, f"health: {text}", facts=facts)
+    lost = tuple(replace(entry, rank=rank, serial=int(job.rank_host[rank])) for rank in ranks)
+    fence(draft, job, [known.serial for known in lost])
+    lose_ranks(draft, job, lost, text)
+
+
+def already_lost(draft: Draft, job: Job) -> set[int]:
+    """Ranks of a job that this very decision has taken."""
+    told = [record for record in draft.records if isinstance(record, r.RanksLost) and record.job == job.uid]
+    return {entry.rank for record in told for entry in record.lost}
+
+
+def _works(draft: Draft, number: int) -> bool:
+    """Whether a job that is whole has ranks on a node: a job that recovers anyway is not disturbed."""
+    broken = {record.job for record in draft.records if isinstance(record, r.RanksLost)}
+    return any(
+        job.placed and job.incident is None and job.ending is None and job.uid not in broken
+        and bool((job.rank_node == number).any())
+        for job in draft.state.active_jobs()
+    )  # fmt: skip
+
+
+def _acts(draft: Draft) -> tuple[Act, ...]:
+    """Acts that the budget counts, those of this very decision too."""
+    mine = tuple(
+        Act(draft.fleet.index[record.node], draft.now_ns)
+        for record in draft.records
+        if isinstance(record, r.NodeQuarantined) and record.disturbs
+    )
+    return draft.state.acts + mine
+
+
+def checks_done(draft: Draft, effect: Effect, *, ok: bool, message: str) -> None:
+    """The agent of a quarantined node has answered. What it found it has reported before."""
+    node = effect.node
+    number = draft.fleet.number(node)
+    stay = draft.state.health.stays.get(node)
+    if number is None or stay is None or draft.fleet.service[number] != NodeService.VALIDATING:
+        return
+    policy = draft.policy.quarantine
+    if not ok:
+        tries = stay.tries + 1
+        again_ns = draft.now_ns + ms(policy.retry_ms) * 2**stay.tries if tries < policy.tries else 0
+        draft.write(r.ChecksFailed(node, message or "its agent did not say why", again_ns))
+        return
+    count = 1 + repairs(draft.state.health, stay.serials or (f"node:{node}",), draft.now_ns - ms(policy.memory_ms))
+    trial_ms = min(policy.trial_ms * 2 ** (count - 1), policy.trial_most_ms)
+    text = f"checks passed; repair {count} within {policy.memory_ms / 86_400_000:g} days"
+    draft.write(r.TrialStarted(node, draft.now_ns + ms(trial_ms), text))
+    settle_all(draft)
+
+
+def repairs(book: HealthBook, serials: tuple[str, ...], since_ns: int) -> int:
+    """How often the part among these that was repaired most came back since a moment."""
+    return max((sum(at_ns > since_ns for at_ns in book.repairs.get(serial, ())) for serial in serials), default=0)
+
+
+def look_after(draft: Draft) -> None:
+    """Checks that may begin, trials that are over."""
+    stays = draft.state.health.stays
+    if not stays:
+        return
+    checking = {e.node for e in draft.state.effects.values() if e.kind is EffectKind.RUN_CHECKS}
+    held = _held(draft)
+    for node, stay in stays.items():
+        number = draft.fleet.index[node]
+        service = NodeService(int(draft.fleet.service[number]))
+        if service is NodeService.VALIDATING and node not in checking:
+            draft.write(r.ChecksFailed(node, "its agent gave no answer", draft.now_ns + ms(draft.policy.quarantine.retry_ms)))
+        elif service is NodeService.PROBATION and draft.now_ns >= stay.next_ns:
+            draft.write(r.TrialPassed(node))
+        elif service is NodeService.QUARANTINED and stay.next_ns and draft.now_ns >= stay.next_ns:
+            if draft.fleet.session[number] and not held[number] and not _awaits_parts(draft, number, stay.level):
+                _begin(draft, node, stay.level)
+
+
+def _begin(draft: Draft, node: str, level: HandlingLevel) -> None:
+    entities = tuple(fault.note.entity for fault in draft.state.health.on(node))
+    items = (level.name, *dict.fromkeys(entities))
+    draft.write(r.ChecksStarted(node))
+    draft.effect(EffectKind.RUN_CHECKS, f"node:{node}", items=items, timeout_ms=draft.policy.quarantine.checks_ms)
+
+
+def _awaits_parts(draft: Draft, number: int, level: HandlingLevel) -> bool:
+    """A part that goes back to its vendor is checked when another has taken its place."""
+    if level is not HandlingLevel.RETURN_TO_VENDOR:
+        return False
+    stay = draft.state.health.stays[draft.fleet.name(number)]
+    there = {device.serial for device in draft.fleet.facts[number].accelerators}
+    return not stay.serials or bool(there.intersection(stay.serials))
+
+
+def _held(draft: Draft) -> np.ndarray:
+    """Mask over nodes on which processes of a job may still run, or ranks are placed."""
+    held = np.zeros(draft.fleet.size, dtype=np.bool_)
+    for job in draft.state.active_jobs():
+        held[job.hosts.node[~job.hosts.gone()]] = True
+        if job.placed:
+            held[job.rank_node] = True
+    return held
+
+
+def waits_for(draft_state_service: NodeService, level: HandlingLevel, tries: int, *, next_ns: int) -> str:
+    """What a node in health's hands waits for, in words."""
+    match draft_state_service:
+        case NodeService.VALIDATING:
+            return "its agent runs checks"
+        case NodeService.PROBATION:
+            return "it works on trial"
+        case NodeService.QUARANTINED if level is HandlingLevel.RETURN_TO_VENDOR:
+            return "it waits for a new part"
+        case NodeService.QUARANTINED if not next_ns:
+            return f"checks failed {tries} times: it waits for an operator (`phalanx uncordon NODE --owner health`)"
+        case NodeService.QUARANTINED:
+            return "it waits until it is empty and its agent can run checks"
+        case _:
+            return ""
