@@ -22,6 +22,7 @@ from prometheus_client import start_http_server
 from controlplane.adapters.journal.lease import SqlLease
 from controlplane.adapters.journal.sql import SqlJournal
 from controlplane.brain import Brain, BrainLimits, Clock, ExitCode
+from controlplane.catalogues import CatalogueError, site_catalogue
 from controlplane.commits import AfterCommit
 from controlplane.config import Settings, parse_settings, split_address
 from controlplane.core.draft import Policy, Refusal
@@ -155,6 +156,7 @@ class _Controller:
 
     async def _lead(self, loop: asyncio.AbstractEventLoop, edge: Edge, traces: Traces | None) -> _Parts | None:
         settings, metrics = self._settings, self._metrics
+        policy = _policy(settings)
         self._serve_metrics()
         journal, leadership = await asyncio.to_thread(open_journal, settings, metrics)
         standby = self._standby = Standby(journal, leadership)
@@ -171,7 +173,7 @@ class _Controller:
             return None
         began_s = time.monotonic()
         epoch, before = taken
-        machine = Machine(_policy(settings))
+        machine = Machine(policy)
         state = assume(journal, machine, before, epoch=epoch, version=version(), now_ns=time.time_ns())
         clock = Clock(max(time.time_ns(), state.at_ns))
         soft = SoftColumns(clock.now_ns())
@@ -338,6 +340,10 @@ def raise_file_limit() -> None:
 
 
 def _policy(settings: Settings) -> Policy:
+    try:
+        catalogue = site_catalogue(settings.fault_table)
+    except CatalogueError as error:
+        raise CannotStart(f"--fault-table {error}") from error
     suspicion = SuspicionPolicy(
         lease_s=settings.lease_ms / 1000,
         brief_s=BRIEF_BEATS * settings.beat_ms / 1000,
@@ -348,6 +354,7 @@ def _policy(settings: Settings) -> Policy:
         orphan_grace_ms=settings.orphan_grace_ms,
         effect_ms=settings.effect_ms,
         max_active_jobs=settings.max_active_jobs,
+        catalogue=catalogue,
         distrust=DistrustPolicy(lag_s=to_s(STALL_TOLERANCE_NS), after_s=settings.lease_ms / 1000),
     )
 

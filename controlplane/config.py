@@ -102,6 +102,9 @@ class Settings:
     max_message_bytes: int = _setting(
         16 << 20, unit="bytes", why="transport limit; each method has a lower one of its own"
     )
+    fault_table: str = _setting(
+        "", unit="file", why="TOML with the site's own handling of fault codes; overrides the tables that come along"
+    )
     max_active_jobs: int = _setting(1_000, unit="jobs", why="every one is looked at in every turn that concerns it")
     log_level: str = _setting("info", unit="level", why="least important lines that are written", choices=tuple(LEVELS))
     log_format: str = _setting("json", unit="format", why="json for collectors, console for people", choices=FORMS)

@@ -21,7 +21,6 @@ from controlplane.core.orders import fence
 from controlplane.core.placement.gang import Blocked, replace_ranks
 from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, NodeService, RankState
 
-
 EMPTY = (NodeService.DRAINING, NodeService.OUT_OF_SERVICE, NodeService.QUARANTINED, NodeService.VALIDATING)
 """Service states in which no process of a job is wanted on a node."""
 

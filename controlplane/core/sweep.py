@@ -5,6 +5,7 @@ from __future__ import annotations
 from controlplane.core import draining
 from controlplane.core.draft import Draft
 from controlplane.core.sweeping.hangs import hang
+from controlplane.core.sweeping.health import faults
 from controlplane.core.sweeping.liveness import liveness
 from controlplane.core.sweeping.pauses import pause
 from controlplane.core.sweeping.timeouts import effects, late_generation, late_rung, late_starts
@@ -15,6 +16,7 @@ def tick(draft: Draft) -> None:
     """Judge silence, then look at every deadline."""
     liveness(draft)
     effects(draft)
+    faults(draft)
     draining.finish(draft)
     for job in draft.state.active_jobs():
         if not job.ending:

@@ -124,7 +124,11 @@ def narrate(record: r.Record, names: Names) -> str:
             return f"request {record.request_id} was answered"
         case r.TokenCreated() | r.TokenSpent() | r.CertificateIssued() | r.IdentityRevoked() | r.IdentityReinstated():
             return _identity(record)
-        case r.DetectorDegraded() | r.DetectorRestored() | r.LinksReported():
+        case (
+            r.DetectorDegraded() | r.DetectorRestored() | r.LinksReported() | r.FaultsReported() | r.FaultsJudged()
+            | r.SourcesReported() | r.NodeQuarantined() | r.ActRefused() | r.ChecksStarted() | r.ChecksFailed()
+            | r.TrialStarted() | r.TrialPassed() | r.NodeReleased() | r.IncidentReblamed()
+        ):  # fmt: skip
             return narrate_health(record)
         case _:
             assert_never(record)

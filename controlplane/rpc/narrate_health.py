@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from controlplane.core import records as r
+from collections.abc import Iterable
 
-Health = r.DetectorDegraded | r.DetectorRestored | r.LinksReported
+from controlplane.core import records as r
+from controlplane.core.health.book import FaultNote
+
+Health = (
+    r.DetectorDegraded | r.DetectorRestored | r.LinksReported | r.FaultsReported | r.FaultsJudged | r.SourcesReported
+    | r.NodeQuarantined | r.ActRefused | r.ChecksStarted | r.ChecksFailed | r.TrialStarted | r.TrialPassed | r.NodeReleased
+    | r.IncidentReblamed
+)  # fmt: skip
 """Records that this module words."""
 
 
@@ -17,8 +24,47 @@ def narrate_health(record: Health) -> str:
             return f"the detector is well again after {record.after_ms / 1000:.1f} s"
         case r.LinksReported():
             names = ", ".join(record.broken)
-            return (
-                f"{record.node} says that its links to {names} are broken"
-                if names
-                else (f"{record.node} says that its links are whole")
-            )
+            return f"{record.node} says that its links " + (f"to {names} are broken" if names else "are whole")
+        case r.FaultsReported():
+            return f"{record.node}: {_faults(record.notes)}"
+        case r.FaultsJudged():
+            return f"{record.node}, judged anew: {_faults(record.notes)}"
+        case r.SourcesReported():
+            return _sources(record)
+        case r.IncidentReblamed():
+            ranks = ", ".join(map(str, record.ranks))
+            return f"the loss of ranks {ranks} is charged to {record.blame.value}: {record.reason}"
+        case r.NodeQuarantined():
+            return f"{record.node} was quarantined ({record.level.name}): {record.reason}"
+        case r.ActRefused():
+            return f"{record.node}: the action budget refused to {record.act}: {record.reason}"
+        case (
+            r.ChecksStarted() | r.ChecksFailed() | r.TrialStarted() | r.TrialPassed() | r.NodeReleased()
+        ):  # fmt: skip
+            return f"{record.node} {_way_back(record)}"
+
+
+def _faults(notes: Iterable[FaultNote]) -> str:
+    return "; ".join(f"{note.entity} {note.assertion.value} {note.code}: {note.reason}" for note in notes)
+
+
+def _sources(record: r.SourcesReported) -> str:
+    if not record.unreadable:
+        return f"every health source of {record.node} can be read"
+    named = "; ".join(f"{source.name} ({source.reason})" for source in record.unreadable)
+    return f"health sources of {record.node} cannot be read, what they speak for is UNKNOWN: {named}"
+
+
+def _way_back(record: r.ChecksStarted | r.ChecksFailed | r.TrialStarted | r.TrialPassed | r.NodeReleased) -> str:
+    match record:
+        case r.ChecksStarted():
+            return "is repaired and checked by its agent"
+        case r.ChecksFailed():
+            more = "" if record.next_ns else "; nobody tries again by himself"
+            return f"stays in quarantine, its checks failed: {record.reason}{more}"
+        case r.TrialStarted():
+            return f"is back, on trial: {record.reason}"
+        case r.TrialPassed():
+            return "has passed its trial"
+        case r.NodeReleased():
+            return f"is back: {record.reason}"

@@ -76,6 +76,10 @@ def brief(record: r.Record) -> str:
                 )
             case "lost":
                 value = [f"{entry.rank}: {entry.cause}" for entry in value]
+            case "notes":
+                value = "; ".join(
+                    f"{note.entity} {note.code} {note.assertion} {note.level.name}: {note.reason}" for note in value
+                )
             case "exit":
                 value = "finished" if value.finished else f"code={value.code} signal={value.signal}"
             case "shard":

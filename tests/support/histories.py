@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from controlplane.catalogues import built_in
 from controlplane.core import events as ev
-from controlplane.core.draft import Policy
+from controlplane.core.draft import Policy, QuarantinePolicy
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.jobs import Exit
 from controlplane.core.spec import Budget, Match, NodeAction, NodeRule, RestartPolicy, SparePolicy, Timeouts
-from controlplane.core.vocabulary import JobState, RankState
+from controlplane.core.vocabulary import Assertion, JobState, RankState
 from tests.support.world import World, spec
 
 
@@ -85,13 +86,56 @@ def eventful() -> World:  # noqa: PLR0915 - one line per event of a long day
     world.broken["bad"] = "ImportError: no module named flash"
     world.submit(spec("bad", 1, timeouts=timeouts, restart_policy=RestartPolicy(user=Budget(1, 60_000))))
     world.run_until(lambda: world.job("bad").terminal)
-    illness(world)
     return world
 
 
-def illness(world: World) -> None:
-    """What the health part writes down."""
+def ill() -> World:
+    """A site whose parts fall ill in every way: what the health part writes down."""
+    world = World(6, policy=Policy(catalogue=built_in(), quarantine=QuarantinePolicy(trial_ms=10_000)))
     world.stall_controller(2.0)
     world.run(4)
-    node = next(node for node in world.nodes.values() if node.talks)
+    node, agents = world.nodes["node-02"], world.agents
     world.turn(ev.NodeReport(node.name, node.boot_id, broken_links=("node-04",)))
+    node.unreadable = (ev.SourceRow("probe", "times out"),)
+    agents.report_devices(node)
+    node.unreadable = ()
+    agents.report_devices(node)
+    agents.raise_fault(node, ev.FaultRow("port/0", "SIM-PORT-DOWN", "simulated"))
+    world.run(25)
+    agents.raise_fault(node, ev.FaultRow("port/0", "SIM-PORT-DOWN", "simulated", assertion=Assertion.RECOVERED))
+    own_fault(world)
+    singles = quarantines(world)
+    world.nodes[singles[0]].incurable = True
+    agents.raise_fault(world.nodes[singles[0]], ev.FaultRow("node", "HW-2", "simulated"))
+    world.run(20)
+    world.turn(ev.UncordonNode("h1", singles[0], "health"))
+    return world
+
+
+def own_fault(world: World) -> None:
+    """The same code on every device of a job: taken back from the devices."""
+    world.submit(spec("wide", 12, spares=SparePolicy()))
+    world.run_until(lambda: world.job("wide").state is JobState.RUNNING)
+    for name in ("node-00", "node-01", "node-04"):
+        world.set_fault(name, 0, "SIM-MEMORY")
+    for name in ("node-00", "node-01", "node-04"):
+        world.set_fault(name, 0, "")
+    world.run(1)
+    world.turn(ev.CancelJob("k3", "wide", ""))
+    world.run(2)
+
+
+def quarantines(world: World) -> list[str]:
+    """Jobs of one node each lose it to health, until the action budget is spent."""
+    nodes = []
+    for number in range(4):
+        world.submit(spec(f"one-{number}", 2, spares=SparePolicy()))
+        world.run_until(lambda number=number: world.job(f"one-{number}").state is JobState.RUNNING)
+        nodes.append(world.process(f"one-{number}", 0)[0].name)
+    for name in nodes:
+        world.agents.raise_fault(world.nodes[name], ev.FaultRow("node", "HW-1", "simulated"))
+    world.run(8)
+    for number in range(4):
+        world.turn(ev.CancelJob(f"k-{number}", f"one-{number}", ""))
+    world.run(10)
+    return nodes

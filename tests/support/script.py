@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import cast
 
+from controlplane.catalogues import built_in
 from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.audit import LOCAL, By, verify
@@ -20,7 +21,7 @@ from controlplane.core.jobs import Exit
 from controlplane.core.recovery.phase_times import LadderPolicy
 from controlplane.core.spec import Budget, CheckpointPolicy, Elastic, JobSpec, Parallel, SparePolicy, Timeouts
 from controlplane.core.units import to_s
-from controlplane.core.vocabulary import CheckpointState, JobState, NodeLiveness
+from controlplane.core.vocabulary import Assertion, CheckpointState, JobState, NodeLiveness
 from tests.support.world import World, spec
 
 QUIET = (
@@ -68,7 +69,8 @@ class Story:
         ladder = LadderPolicy(
             grow_interval_ms=round(_duration(grow) * 1000), pause_patience_ms=round(_duration(pause) * 1000)
         )
-        policy = Policy(suspicion=SuspicionPolicy(dead_without_witness_s=_duration(dead_after)), ladder=ladder)
+        suspicion = SuspicionPolicy(dead_without_witness_s=_duration(dead_after))
+        policy = Policy(suspicion=suspicion, ladder=ladder, catalogue=built_in())
         self.world = World(int(nodes), int(accelerators), int(racks), policy)
         self.shown = len(self.world.lines)
 
@@ -193,6 +195,32 @@ class Story:
     def fault(self, node: str, index: str, code: str = "") -> None:
         """`fault node-01 0 XID-79`; without a code the fault is cleared."""
         self._world.set_fault(node, int(index), code)
+
+    def event(self, node: str, entity: str, code: str, says: str = "occurred", severity: str = "") -> None:
+        """`event node-01 port/0 SIM-PORT-DOWN says=recovered severity=minor`: any part of a node reports a fault."""
+        row = ev.FaultRow(entity, code, "simulated", severity, Assertion(says))
+        self._world.agents.raise_fault(self._world.nodes[node], row)
+
+    def source(self, node: str, name: str, reason: str = "") -> None:
+        """`source node-01 probe reason=times_out`: a source of health cannot be read; without a reason it can again."""
+        machine = self._world.nodes[node]
+        machine.unreadable = (ev.SourceRow(name, reason.replace("_", " ")),) if reason else ()
+        self._world.agents.report_devices(machine)
+
+    def links(self, node: str, broken: str = "") -> None:
+        """`links node-00 node-03,node-04`: which nodes a node cannot reach; none: all links are whole."""
+        names = tuple(broken.split(",")) if broken else ()
+        machine = self._world.nodes[node]
+        self._world.agents.tell([(machine, ev.NodeReport(node, machine.boot_id, broken_links=names))])
+
+    def checks(self, node: str, how: str) -> None:
+        """`checks node-01 repair`, `fail` (they find the fault still there) or `unknown` (its agent is too old for them)."""
+        machine = self._world.nodes[node]
+        machine.incurable, machine.knows_checks = how == "fail", how != "unknown"
+
+    def slow_journal(self, took: str) -> None:
+        """`slow_journal 2s`: an append took so long."""
+        self._world.soft.appended(round(_duration(took) * 1e9))
 
     def drain(self, node: str, owner: str = "operator") -> None:
         """`drain node-01 owner=ann`: what runs there is to move."""

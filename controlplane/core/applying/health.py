@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 from controlplane.core import records as r
 from controlplane.core.applying.fleet import node, set_service
@@ -25,6 +25,8 @@ from controlplane.core.health.budget import Act
 from controlplane.core.health.quarantine import HEALTH
 from controlplane.core.state import MAX_ACTS, State
 from controlplane.core.vocabulary import Assertion, NodeService
+
+T = TypeVar("T")
 
 Health = (
     r.DetectorDegraded | r.DetectorRestored | r.LinksReported | r.FaultsReported | r.FaultsJudged | r.SourcesReported
@@ -61,14 +63,14 @@ def health(state: State, record: Health, at_ns: int) -> None:
             assert_never(record)
 
 
-def _keep[T](table: dict[str, tuple[T, ...]], key: str, values: tuple[T, ...]) -> None:
+def _keep(table: dict[str, tuple[T, ...]], key: str, values: tuple[T, ...]) -> None:
     if values:
         table[key] = values
     else:
         table.pop(key, None)
 
 
-def _bounded[T](table: dict[str, T], most: int) -> None:
+def _bounded(table: dict[str, T], most: int) -> None:
     while len(table) > most:
         table.pop(next(iter(table)))
 
@@ -110,9 +112,7 @@ def _stay(state: State, book: HealthBook, record: Stays, at_ns: int) -> None:
         case r.NodeQuarantined():
             if record.disturbs:
                 state.acts = (*state.acts, Act(number, at_ns))[-MAX_ACTS:]
-            book.stays[name] = Stay(
-                record.reason, record.level, record.evidence, at_ns, record.serials, next_ns=at_ns
-            )
+            book.stays[name] = Stay(record.reason, record.level, record.evidence, at_ns, record.serials, next_ns=at_ns)
             set_service(fleet, number, NodeService.QUARANTINED)
             _cordon(fleet, number, Cordon(HEALTH, record.reason))
         case r.ChecksStarted():

@@ -12,9 +12,10 @@ from controlplane.core.audit import Change
 from controlplane.core.draft import Accepted, Draft, Refusal
 from controlplane.core.effects import EffectKind
 from controlplane.core.health.budget import refusal
+from controlplane.core.health.quarantine import HEALTH
 from controlplane.core.observing.hosts import FENCING
 from controlplane.core.orders import settle_all
-from controlplane.core.vocabulary import NodeLiveness, NodeService
+from controlplane.core.vocabulary import NodeLiveness
 
 OPERATOR = "operator"
 """Owner of a cordon where nobody is named."""
@@ -30,7 +31,11 @@ def find(draft: Draft, name: str) -> int | Refusal:
     return Refusal("not_found", "NO_SUCH_NODE", text)
 
 
-def _owner(owner: str) -> str | Refusal:
+def _owner(owner: str, *, taking: bool = False) -> str | Refusal:
+    """Whose reason is meant. `taking`: it is taken back, which of health's an operator may do."""
+    if owner == HEALTH and not taking:
+        text = f"{HEALTH} is the controller's own: it says by itself when a node is not well; name yourself"
+        return Refusal("conflict", "NOT_YOURS", text)
     if owner == FENCING:
         text = (
             f"{FENCING} is the controller's own cordon: it goes by itself when no process of an old generation is left"
@@ -55,8 +60,8 @@ def cordon(draft: Draft, event: ev.CordonNode | ev.DrainNode) -> Accepted | Refu
         return owner
     drain = isinstance(event, ev.DrainNode)
     jobs = _jobs_on(draft, number) if drain else []
-    if jobs and draft.fleet.service[number] == NodeService.IN_SERVICE:
-        over = refusal(draft.fleet, draft.state.acts, draft.policy.actions, draft.now_ns)
+    if jobs and draft.fleet.serving()[number]:
+        over = refusal(draft.fleet, number, draft.state.acts, draft.policy.actions, draft.now_ns)
         if over:
             return Refusal("conflict", "BUDGET", over)
     draft.write(r.NodeCordoned(event.node, owner, event.reason, drain=drain))
@@ -73,8 +78,8 @@ def _jobs_on(draft: Draft, number: int) -> list[str]:
 
 
 def uncordon(draft: Draft, event: ev.UncordonNode) -> Accepted | Refusal:
-    """Remove one owner's reason; this also ends a drain of that owner."""
-    number, owner = find(draft, event.node), _owner(event.owner)
+    """Remove one owner's reason; this also ends a drain of that owner. Health's own: an operator's word ends a quarantine."""
+    number, owner = find(draft, event.node), _owner(event.owner, taking=True)
     if isinstance(number, Refusal):
         return number
     if isinstance(owner, Refusal):
@@ -83,7 +88,10 @@ def uncordon(draft: Draft, event: ev.UncordonNode) -> Accepted | Refusal:
     if owner not in before:
         text = f"{event.node} has no cordon of {owner}" + (f"; its owners are {', '.join(before)}" if before else "")
         return Refusal("conflict", "NO_SUCH_CORDON", text)
-    draft.write(r.NodeUncordoned(event.node, owner))
+    if owner == HEALTH and event.node in draft.state.health.stays:
+        draft.write(r.NodeReleased(event.node, "an operator takes it back into service"))
+    else:
+        draft.write(r.NodeUncordoned(event.node, owner))
     settle_all(draft)
     after = {name: facts for name, facts in before.items() if name != owner}
     return Accepted(Change(f"node/{event.node}", {"cordons": before}, {"cordons": after}))

@@ -111,9 +111,7 @@ class Sighting:
     at_ns: int
 
 
-def is_the_jobs_own(
-    guard: SoftwareGuard, sightings: Iterable[Sighting], devices: int, racks: int, now_ns: int
-) -> str:
+def is_the_jobs_own(guard: SoftwareGuard, sightings: Iterable[Sighting], devices: int, racks: int, now_ns: int) -> str:
     """Why a code that many devices of one job show at once is the job's fault and not theirs; "" when it may be hardware.
 
     What lies on one node, or in one rack of a job that has several, may well be that node's or that rack's fault.

@@ -15,7 +15,7 @@ from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.evidence import Facts, Reason
-from controlplane.core.health.book import HealthBook
+from controlplane.core.health.book import HealthBook, Stay, position_of
 from controlplane.core.health.budget import Act, refusal
 from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.observing.losses import lose_ranks
@@ -25,6 +25,9 @@ from controlplane.core.vocabulary import Blame, HandlingLevel, NodeService
 
 HEALTH = "health"
 """Owner of the cordons that health sets."""
+
+ISOLATE = HandlingLevel.ISOLATE
+"""From this level on a fault of the node itself keeps it out."""
 
 AWAY = (NodeService.QUARANTINED, NodeService.VALIDATING)
 
@@ -126,6 +129,11 @@ def checks_done(draft: Draft, effect: Effect, *, ok: bool, message: str) -> None
     if number is None or stay is None or draft.fleet.service[number] != NodeService.VALIDATING:
         return
     policy = draft.policy.quarantine
+    left = [
+        f.note.code for f in draft.state.health.on(node) if position_of(f.note.entity) < 0 and f.note.level >= ISOLATE
+    ]
+    if ok and left:
+        ok, message = False, f"the node still reports {', '.join(left)}"
     if not ok:
         tries = stay.tries + 1
         again_ns = draft.now_ns + ms(policy.retry_ms) * 2**stay.tries if tries < policy.tries else 0
@@ -154,12 +162,13 @@ def look_after(draft: Draft) -> None:
         number = draft.fleet.index[node]
         service = NodeService(int(draft.fleet.service[number]))
         if service is NodeService.VALIDATING and node not in checking:
-            draft.write(r.ChecksFailed(node, "its agent gave no answer", draft.now_ns + ms(draft.policy.quarantine.retry_ms)))
+            draft.write(
+                r.ChecksFailed(node, "its agent gave no answer", draft.now_ns + ms(draft.policy.quarantine.retry_ms))
+            )
         elif service is NodeService.PROBATION and draft.now_ns >= stay.next_ns:
             draft.write(r.TrialPassed(node))
-        elif service is NodeService.QUARANTINED and stay.next_ns and draft.now_ns >= stay.next_ns:
-            if draft.fleet.session[number] and not held[number] and not _awaits_parts(draft, number, stay.level):
-                _begin(draft, node, stay.level)
+        elif service is NodeService.QUARANTINED and not held[number] and _may_begin(draft, number, stay):
+            _begin(draft, node, stay.level)
 
 
 def _begin(draft: Draft, node: str, level: HandlingLevel) -> None:
@@ -169,13 +178,14 @@ def _begin(draft: Draft, node: str, level: HandlingLevel) -> None:
     draft.effect(EffectKind.RUN_CHECKS, f"node:{node}", items=items, timeout_ms=draft.policy.quarantine.checks_ms)
 
 
-def _awaits_parts(draft: Draft, number: int, level: HandlingLevel) -> bool:
-    """A part that goes back to its vendor is checked when another has taken its place."""
-    if level is not HandlingLevel.RETURN_TO_VENDOR:
+def _may_begin(draft: Draft, number: int, stay: Stay) -> bool:
+    """Whether checks may begin: it is time, the agent listens, and a part that goes back to its vendor has been replaced."""
+    if not stay.next_ns or draft.now_ns < stay.next_ns or not draft.fleet.session[number]:
         return False
-    stay = draft.state.health.stays[draft.fleet.name(number)]
+    if stay.level is not HandlingLevel.RETURN_TO_VENDOR:
+        return True
     there = {device.serial for device in draft.fleet.facts[number].accelerators}
-    return not stay.serials or bool(there.intersection(stay.serials))
+    return bool(stay.serials) and not there.intersection(stay.serials)
 
 
 def _held(draft: Draft) -> np.ndarray:
@@ -188,17 +198,19 @@ def _held(draft: Draft) -> np.ndarray:
     return held
 
 
-def waits_for(draft_state_service: NodeService, level: HandlingLevel, tries: int, *, next_ns: int) -> str:
+def waits_for(service: NodeService, stay: Stay) -> str:
     """What a node in health's hands waits for, in words."""
-    match draft_state_service:
+    match service:
         case NodeService.VALIDATING:
             return "its agent runs checks"
         case NodeService.PROBATION:
             return "it works on trial"
-        case NodeService.QUARANTINED if level is HandlingLevel.RETURN_TO_VENDOR:
+        case NodeService.QUARANTINED if stay.level is HandlingLevel.RETURN_TO_VENDOR:
             return "it waits for a new part"
-        case NodeService.QUARANTINED if not next_ns:
-            return f"checks failed {tries} times: it waits for an operator (`phalanx uncordon NODE --owner health`)"
+        case NodeService.QUARANTINED if not stay.next_ns:
+            return (
+                f"checks failed {stay.tries} times: it waits for an operator (`phalanx uncordon NODE --owner health`)"
+            )
         case NodeService.QUARANTINED:
             return "it waits until it is empty and its agent can run checks"
         case _:

@@ -93,9 +93,7 @@ def _set_right(draft: Draft, job: Job, code: str, reason: str, earlier: Iterable
 def _clear_device(draft: Draft, recent: Recent, code: str, reason: str) -> None:
     number = draft.fleet.index[recent.node]
     mine = [
-        fault.note
-        for fault in draft.state.health.on(recent.node)
-        if position_of(fault.note.entity) == recent.position
+        fault.note for fault in draft.state.health.on(recent.node) if position_of(fault.note.entity) == recent.position
     ]
     right = tuple(_lowered(note, reason) for note in mine if note.code == code and note.level > EXCUSED)
     if not right:

@@ -46,10 +46,9 @@ def take_in(draft: Draft, event: ev.NodeHello | ev.NodeReport, known: tuple[Acce
 
     A hello is the whole truth: what it does not name has recovered.
     """
-    book, whole = draft.state.health, isinstance(event, ev.NodeHello)
     rows = [*_told_by_devices(event.accelerators, known), *event.faults][:MAX_FAULTS]
-    if whole:
-        rows += _unnamed(book.on(event.node), event, rows)
+    if isinstance(event, ev.NodeHello):
+        rows += _unnamed(draft.state.health.on(event.node), rows)
     fresh = tuple(note for row in rows if (note := _judged(draft, event.node, row, known)) is not None)
     fresh = excuse(draft, event.node, fresh)
     if fresh:
@@ -98,7 +97,7 @@ def _told_by_devices(rows: Iterable[ev.AcceleratorRow], known: tuple[Accelerator
             )  # fmt: skip
 
 
-def _unnamed(standing: Iterable[StandingFault], event: ev.NodeHello, rows: Iterable[ev.FaultRow]) -> list[ev.FaultRow]:
+def _unnamed(standing: Iterable[StandingFault], rows: Iterable[ev.FaultRow]) -> list[ev.FaultRow]:
     named = {(row.entity, row.code) for row in rows}
     notes = [fault.note for fault in standing]
     return [
@@ -138,9 +137,7 @@ def judge(draft: Draft, node: str, note: FaultNote, devices: tuple[Accelerator, 
     sightings = draft.state.health.sightings
     history = History(lambda code: sightings.get(f"{serial}/{code}", ()))
     handling = evaluate(draft.policy.catalogue, history, note, draft.now_ns)
-    return replace(
-        note, level=handling.level, reason=handling.reason, until_ns=handling.until_ns, held=handling.held
-    )
+    return replace(note, level=handling.level, reason=handling.reason, until_ns=handling.until_ns, held=handling.held)
 
 
 def act(draft: Draft, node: str, number: int, notes: Iterable[FaultNote]) -> None:
@@ -164,13 +161,20 @@ def case_of(draft: Draft, number: int, note: FaultNote) -> Case:
     position = position_of(note.entity)
     serials = (devices[position].serial,) if 0 <= position < len(devices) else ()
     text = f"{note.entity} reports {note.code}: {note.reason}"
-    return Case(text, (f"{note.vendor or 'probe'}: {note.code} {note.message}".strip(),), note.level, serials, note.code)
+    return Case(
+        text, (f"{note.vendor or 'probe'}: {note.code} {note.message}".strip(),), note.level, serials, note.code
+    )
 
 
 def _end_trial(draft: Draft, node: str, number: int, note: FaultNote) -> None:
     """Who is on trial goes back for less than others."""
     on_trial = draft.fleet.service[number] == NodeService.PROBATION
-    if on_trial and not note.excused and note.level >= HandlingLevel.RESTART_PROCESS and note.level is not HandlingLevel.CORDON:
+    if (
+        on_trial
+        and not note.excused
+        and note.level >= HandlingLevel.RESTART_PROCESS
+        and note.level is not HandlingLevel.CORDON
+    ):
         case = case_of(draft, number, note)
         quarantine(draft, node, replace(case, reason=f"on trial, {case.reason}"))
 
@@ -181,9 +185,7 @@ def _lift_cordon(draft: Draft, node: str, number: int, notes: Iterable[FaultNote
     owns = any(cordon.owner == HEALTH for cordon in draft.fleet.facts[number].cordons) if ended else False
     if not owns or node in draft.state.health.stays:
         return
-    left = [
-        fault.note for fault in draft.state.health.on(node) if (fault.note.entity, fault.note.code) not in ended
-    ]
+    left = [fault.note for fault in draft.state.health.on(node) if (fault.note.entity, fault.note.code) not in ended]
     wanted = (HandlingLevel.CORDON, *RESETS)
     if not any(position_of(note.entity) < 0 and note.level in wanted for note in left):
         draft.write(r.NodeUncordoned(node, HEALTH))

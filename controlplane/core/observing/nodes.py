@@ -67,16 +67,17 @@ def nodes_joined(draft: Draft, event: ev.NodesJoined) -> None:
     known = next((name for name in names if draft.fleet.number(name) is not None), "")
     busy = next((hello.node for hello in event.hellos if hello.hosts or hello.faults or hello.unreadable), "")
     if known or busy or len({*names}) < len(names):
-        text = f"node {known or busy} is known already, or runs processes, or is not well, or one is named twice: say hello one by one"
+        text = f"node {known or busy} is known, runs processes, or is not well, or one is named twice: say hello one by one"
         draft.reply = Refusal("conflict", "NOT_NEW", text)
         return
     draft.reply = Answer()
+    believed = [(hello, told_in_hello(draft, hello)[1]) for hello in event.hellos]
     rows = tuple(
         r.NodeRegistered(
             hello.node, hello.boot_id, hello.address, hello.version, hello.labels,
-            tuple(row.device for row in hello.accelerators), tuple(row.state for row in hello.accelerators),
+            tuple(row.device for row in devices), tuple(row.state for row in devices),
         )
-        for hello in event.hellos
+        for hello, devices in believed
     )  # fmt: skip
     draft.write(r.NodesRegistered(rows))
     for job in draft.state.active_jobs():

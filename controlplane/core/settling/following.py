@@ -82,7 +82,11 @@ def _judge_place(draft: Draft, job: Job, root: LostRank) -> None:
         drain = strongest.rule.action is NodeAction.QUARANTINE
         reason = rules.node_told(strongest, job.name)
         held = any(cordon.owner == OWNER and cordon.drain >= drain for cordon in facts.cordons)
-        spent = refusal(draft.fleet, draft.state.acts, draft.policy.actions, draft.now_ns) if drain and not held else ""
+        spent = (
+            refusal(draft.fleet, case.node, draft.state.acts, draft.policy.actions, draft.now_ns)
+            if drain and not held
+            else ""
+        )
         if spent:
             lines.append(f"{strongest.name}: not done, {spent}")
         elif held:

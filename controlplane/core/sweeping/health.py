@@ -25,9 +25,7 @@ def faults(draft: Draft) -> None:
         number = draft.fleet.number(node)
         if number is None:
             continue
-        due = tuple(
-            fault.note for fault in draft.state.health.on(node) if 0 < fault.note.until_ns <= draft.now_ns
-        )
+        due = tuple(fault.note for fault in draft.state.health.on(node) if 0 < fault.note.until_ns <= draft.now_ns)
         if due:
             _judge_anew(draft, node, number, due)
         if draft.fleet.liveness[number] == NodeLiveness.ALIVE:
@@ -51,17 +49,15 @@ def _judge_anew(draft: Draft, node: str, number: int, due: tuple[FaultNote, ...]
 
 
 def _under_way(draft: Draft, node: str) -> bool:
-    return any(
-        effect.kind is EffectKind.RUN_CHECKS and effect.node == node for effect in draft.state.effects.values()
-    )
+    return any(effect.kind is EffectKind.RUN_CHECKS and effect.node == node for effect in draft.state.effects.values())
 
 
 def _resets(draft: Draft, node: str, number: int) -> None:
-    """A device that is to be reset when idle is reset when no job holds it."""
+    """A device is reset when no job holds it any more; one order at a time, again where nobody answered the last one."""
     owners = draft.fleet.acc_owner[number]
     for fault in draft.state.health.on(node):
         note, position = fault.note, position_of(fault.note.entity)
-        waits = note.level is HandlingLevel.RESET_WHEN_IDLE and note.assertion is not Assertion.RECOVERED
+        waits = note.level in RESETS and note.assertion is not Assertion.RECOVERED and draft.fleet.session[number]
         if waits and 0 <= position < len(owners) and owners[position] == FREE and not _under_way(draft, node):
             order_reset(draft, node, note)
             return
@@ -93,7 +89,9 @@ def checks_answered(draft: Draft, effect: Effect, *, ok: bool, message: str) -> 
         quarantine.checks_done(draft, effect, ok=ok, message=message)
         return
     left = tuple(
-        replace(fault.note, level=HandlingLevel.ISOLATE, reason=f"a reset did not end it: {message or 'it still stands'}")
+        replace(
+            fault.note, level=HandlingLevel.ISOLATE, reason=f"a reset did not end it: {message or 'it still stands'}"
+        )
         for fault in draft.state.health.on(effect.node)
         if fault.note.entity in effect.items and fault.note.level in RESETS
     )
@@ -106,9 +104,7 @@ def checks_answered(draft: Draft, effect: Effect, *, ok: bool, message: str) -> 
 def next_ns(draft: Draft) -> int:
     """The earliest time at which `faults` could write something though nothing else happens, Unix ns; 0: none is known."""
     book = draft.state.health
-    moments = [
-        fault.note.until_ns for on_node in book.standing.values() for fault in on_node if fault.note.until_ns
-    ]
+    moments = [fault.note.until_ns for on_node in book.standing.values() for fault in on_node if fault.note.until_ns]
     moments += [stay.next_ns for stay in book.stays.values() if stay.next_ns]
     window_ns = ms(draft.policy.actions.window_ms)
     moments += [at_ns + window_ns for node, at_ns in book.refused.items() if node in book.standing]

@@ -11,7 +11,7 @@ from controlplane.core.draft import Answer, Refusal
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.jobs import Exit, split_host_id
 from controlplane.core.state import State
-from controlplane.core.vocabulary import RankState
+from controlplane.core.vocabulary import Assertion, RankState
 from controlplane.sim.world.nodes import Process, SimNode
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ class Agents:
         dial = node.dials
         shift_ns = controller.clock_ns() - self.world.now_ns
         rows = tuple(process.row(shift_ns) for process in node.processes.values())
-        event = ev.NodeHello(node.name, node.boot_id, node.labels, "127.0.0.1", node.version, rows, node.devices())
+        event = ev.NodeHello(
+            node.name, node.boot_id, node.labels, "127.0.0.1", node.version, rows, node.devices(),
+            tuple(node.events.values()), node.unreadable,
+        )  # fmt: skip
         controller.soft.heard(node.name)
 
         def greeted(answer: Answer | Refusal | None) -> None:
@@ -160,9 +163,15 @@ class Agents:
         self.tell(reports)
 
     def report_devices(self, node: SimNode) -> None:
-        """What the probe reads now."""
+        """What the probe reads now, faults of other parts, and sources that cannot be read."""
         if node.talks:
-            self.tell([(node, ev.NodeReport(node.name, node.boot_id, accelerators=node.devices()))])
+            ended = tuple(node.recovered)
+            node.recovered.clear()
+            report = ev.NodeReport(
+                node.name, node.boot_id, accelerators=node.devices(), faults=(*ended, *node.events.values()),
+                unreadable=node.unreadable,
+            )  # fmt: skip
+            self.tell([(node, report)])
 
     def snapshot(self, node: SimNode) -> None:
         """A full report within a session."""
@@ -275,6 +284,8 @@ class Agents:
                 world.stores.verify(node, effect)
             case EffectKind.SWEEP_FOLDERS:
                 world.stores.sweep(effect.items)
+            case EffectKind.RUN_CHECKS:
+                ok, text = self._run_checks(node, effect)
             case EffectKind.STOP_HOSTS | EffectKind.START_HOSTS:
                 ok, text = False, f"{effect.kind} is for a cell"
         world.performed(effect, node)
@@ -298,6 +309,21 @@ class Agents:
             ended.append(process)
         self.report(ended)
 
+    def _run_checks(self, node: SimNode, effect: Effect) -> tuple[bool, str]:
+        """Repair what the effect names, report what is found then, and say whether all is well."""
+        if not node.knows_checks:
+            return False, "this agent does not know this kind of effect; it may be older"
+        if not node.incurable:
+            for entity in effect.items[1:]:
+                kind, _, position = entity.partition("/")
+                if (row := node.events.pop(entity, None)) is not None:
+                    node.recovered.append(replace(row, assertion=Assertion.RECOVERED))
+                if kind == "accelerator":
+                    node.faults.pop(int(position), None)
+        self.report_devices(node)
+        left = [*node.faults.values(), *(row.code for row in node.events.values())] if node.incurable else []
+        return not left, f"still reports {', '.join(left)}" if left else ""
+
     # -- what happens to machines -----------------------------------------------------------------------------------
 
     def set_fault(self, node: SimNode, index: int, code: str) -> None:
@@ -305,6 +331,15 @@ class Agents:
         node.faults.pop(index, None)
         if code:
             node.faults[index] = code
+        self.report_devices(node)
+
+    def raise_fault(self, node: SimNode, row: ev.FaultRow) -> None:
+        """A part other than the devices' own probe reports a fault, its end, or that something happened once."""
+        known = node.events.pop(row.entity, None)
+        if row.assertion is Assertion.OCCURRED:
+            node.events[row.entity] = row
+        elif row.assertion is Assertion.ONCE or known is not None:
+            node.recovered.append(row)
         self.report_devices(node)
 
     def exit(self, process: Process, exit_: Exit) -> None:

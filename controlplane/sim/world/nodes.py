@@ -85,6 +85,9 @@ class SimNode:
     `controller`: whom its agent's session is open with; `dials`: how many sessions it has opened. `epoch`: highest one that
     its agent has obeyed. `slow`: how many times longer its ranks take for a step. `untold`: shards that nobody has
     acknowledged. `relay`: the one that its stream goes through, "" none.
+    `events`: faults that stand on other parts, by entity; `recovered`: those that ended and were not told yet.
+    `unreadable`: sources of health that cannot be read. `incurable`: checks repair nothing; `knows_checks`: its agent is new
+    enough for them.
     """
 
     name: str
@@ -105,6 +108,11 @@ class SimNode:
     faults: dict[int, str] = field(default_factory=dict)
     processes: dict[tuple[str, int], Process] = field(default_factory=dict)
     untold: list[ev.ShardRow] = field(default_factory=list)
+    events: dict[str, ev.FaultRow] = field(default_factory=dict)
+    recovered: list[ev.FaultRow] = field(default_factory=list)
+    unreadable: tuple[ev.SourceRow, ...] = ()
+    incurable: bool = False
+    knows_checks: bool = True
 
     @property
     def boot_id(self) -> str:

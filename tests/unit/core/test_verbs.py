@@ -127,11 +127,11 @@ def test_the_action_budget_counts_nodes_at_work_in_a_window() -> None:
     assert limit(unlabelled, budget) == 1, "nodes without a rack label are no rack"
     site = fleet(8, racks=4)
     acts = (Act(0, 0), Act(1, 10 * NS_PER_S))
-    assert "try again in 40 s" in refusal(site, acts, budget, 20 * NS_PER_S)
-    assert refusal(site, acts, budget, minute + NS_PER_S) == "", "the first one is long ago"
+    assert "try again in 40 s" in refusal(site, 2, acts, budget, 20 * NS_PER_S)
+    assert refusal(site, 2, acts, budget, minute + NS_PER_S) == "", "the first one is long ago"
     site.service[:2] = NodeService.DRAINING
-    assert "until one of them is empty" in refusal(site, (), budget, 10 * minute)
-    assert refusal(site, (Act(0, 0), Act(0, 1)), ActionBudget(window_ms=1), minute), "draining still counts"
+    assert "until one of them is empty" in refusal(site, 2, (), budget, 10 * minute)
+    assert refusal(site, 2, (Act(0, 0), Act(0, 1)), ActionBudget(window_ms=1), minute), "draining still counts"
 
 
 # -- restarts and cancellations ---------------------------------------------------------------------------------------
