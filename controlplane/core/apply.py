@@ -42,7 +42,15 @@ from controlplane.core.applying.jobs import (
     submitted,
     unplaced,
 )
-from controlplane.core.applying.recovery import decided, generation, join_failed, ranks_lost, reached, reblamed, rung_failed
+from controlplane.core.applying.recovery import (
+    decided,
+    generation,
+    join_failed,
+    ranks_lost,
+    reached,
+    reblamed,
+    rung_failed,
+)
 from controlplane.core.audit import Head
 from controlplane.core.checkpoints import Pin
 from controlplane.core.columns import put
