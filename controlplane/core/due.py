@@ -47,7 +47,7 @@ def _moments(state: State, soft: SoftState, now_ns: int, policy: Policy) -> Mome
     yield distrust.ends_ns(soft.vitals(), policy.distrust)
     yield from _silence(state, soft, now_ns, policy)
     yield from _effects(state, soft, policy)
-    yield from _health(state)
+    yield from _health(state, policy)
     for job in state.active_jobs():
         yield from _processes(job, soft)
         yield from _generation(job, soft)
@@ -92,11 +92,12 @@ def _effects(state: State, soft: SoftState, policy: Policy) -> Moments:
     yield np.maximum(deadlines + soft.excused_ns(deadlines - usual_ns) + JUST_AFTER_NS, not_before_ns)
 
 
-def _health(state: State) -> Moments:
-    """Debounces and release timers of faults; checks and trials of nodes."""
+def _health(state: State, policy: Policy) -> Moments:
+    """Debounces and release timers of faults; checks and trials of nodes; acts that may be asked for again."""
     for notes in state.health.standing.values():
         yield np.array([standing.note.until_ns for standing in notes], dtype=np.int64)
     yield np.array([stay.next_ns for stay in state.health.stays.values()], dtype=np.int64)
+    yield np.array(list(state.health.refused.values()), dtype=np.int64) + ms(policy.actions.window_ms)
 
 
 def _processes(job: Job, soft: SoftState) -> Moments:

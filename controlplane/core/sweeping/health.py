@@ -99,13 +99,3 @@ def checks_answered(draft: Draft, effect: Effect, *, ok: bool, message: str) -> 
         draft.write(r.FaultsJudged(effect.node, left))
         rebelieve(draft, effect.node, standing_now(draft, effect.node), left)
         act(draft, effect.node, number, left)
-
-
-def next_ns(draft: Draft) -> int:
-    """The earliest time at which `faults` could write something though nothing else happens, Unix ns; 0: none is known."""
-    book = draft.state.health
-    moments = [fault.note.until_ns for on_node in book.standing.values() for fault in on_node if fault.note.until_ns]
-    moments += [stay.next_ns for stay in book.stays.values() if stay.next_ns]
-    window_ns = ms(draft.policy.actions.window_ms)
-    moments += [at_ns + window_ns for node, at_ns in book.refused.items() if node in book.standing]
-    return min(moments, default=0)
