@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
     JOBS: (
         Entry("submit", "submit", "Submit a job, or show the plan with --dry-run."),
         Entry("diff", "submit", "Compare a manifest with what the controller runs, field by field."),
+        Entry("policy", "policy", "Restart rules: what other rules would have made of history."),
         Entry("explain", "submit", "Explain the fields of a manifest: type, default and meaning."),
         Entry("watch", "job", "Follow a job until it has ended."),
         Entry("logs", "job", "Print a rank's output."),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from cli.code import PackedFolder, take_folder
 from cli.errors import CliError, Exit, ManifestRefused
 from controlplane.core.manifest import parse_manifest
-from controlplane.core.spec import JobSpec
+from controlplane.core.spec import JobSpec, RestartPolicy
 
 if TYPE_CHECKING:
     from yaml.nodes import Node
@@ -48,8 +48,47 @@ class ManifestFile:
         return _placed(self.name, self.root, tuple(flaws))
 
 
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A YAML document, and the places in it that YAML reads otherwise than people do."""
+
+    name: str
+    root: Node
+    document: object
+    misread: tuple[Flaw, ...]
+    base: Path
+
+
 def read_manifest(path: str) -> ManifestFile:
     """Reads and checks a file (`-`: standard input). Raises `ManifestRefused` with all problems at once."""
+    loaded = _load(path)
+    _absolute(loaded.document, loaded.base)
+    code, unpackable = take_folder(loaded.document, loaded.base)
+    parsed = parse_manifest(loaded.document)
+    told = {flaw.path for flaw in loaded.misread}
+    flaws = (*loaded.misread, *unpackable, *(flaw for flaw in parsed.violations if flaw.path not in told))
+    if parsed.spec is None or flaws:
+        raise _refusal(loaded.name, loaded.root, flaws)
+    return ManifestFile(loaded.name, parsed.spec, loaded.root, code)
+
+
+def read_policy(path: str) -> tuple[RestartPolicy, tuple[str, ...]]:
+    """The `restartPolicy` of a file, alone or of a whole manifest, and warnings about it with their lines. Raises
+    `ManifestRefused` with all problems at once."""
+    from controlplane.core.manifest_restart import parse_policy  # noqa: PLC0415
+    from controlplane.core.recovery.review import review_policy  # noqa: PLC0415
+
+    loaded = _load(path)
+    policy, violations = parse_policy(loaded.document)
+    flaws = (*loaded.misread, *violations)
+    if policy is None or flaws:
+        raise _refusal(loaded.name, loaded.root, flaws)
+    alone = isinstance(loaded.document, dict) and "restartPolicy" in loaded.document
+    warnings = review_policy(policy, "restartPolicy" if alone else "spec.restartPolicy")
+    return policy, _placed(loaded.name, loaded.root, warnings)
+
+
+def _load(path: str) -> _Loaded:
     import yaml  # noqa: PLC0415 - not needed by most commands
 
     from cli.yaml_pitfalls import check_extent, hint, pitfalls  # noqa: PLC0415
@@ -72,14 +111,7 @@ def read_manifest(path: str) -> ManifestFile:
         raise ManifestRefused((f"{name}:1: {' '.join(str(error).split())}. correct the YAML",)) from error
     except (RecursionError, ValueError) as error:  # nesting without end; a date like 2020-99-99
         raise ManifestRefused((f"{name}:1: {error}. correct the YAML",)) from error
-    _absolute(document, base)
-    code, unpackable = take_folder(document, base)
-    parsed = parse_manifest(document)
-    told = {flaw.path for flaw in misread}
-    flaws = (*misread, *unpackable, *(flaw for flaw in parsed.violations if flaw.path not in told))
-    if parsed.spec is None or flaws:
-        raise _refusal(name, root, flaws)
-    return ManifestFile(name, parsed.spec, root, code)
+    return _Loaded(name, root, document, tuple(misread), base)
 
 
 def _read(path: str) -> tuple[str, str, Path]:

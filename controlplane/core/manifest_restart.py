@@ -35,7 +35,8 @@ def parse_policy(document: object) -> tuple[RestartPolicy | None, tuple[Violatio
     everything that is wrong with it. A policy only when nothing is."""
     violations: list[Violation] = []
     root = Section(document, "", violations)
-    holder = root.section("spec", required=True) if "restartPolicy" not in root.fields else root
+    whole = "restartPolicy" not in root.fields and "spec" in root.fields
+    holder = root.section("spec") if whole else root
     read = holder.section("restartPolicy", required=True)
     if not (root.usable and holder.usable and read.usable):
         return None, tuple(violations)

@@ -65,6 +65,7 @@ METHODS: Mapping[str, Rule] = {
     "EventService/ListEvents": VIEW,
     "EventService/WatchEvents": VIEW,
     "EventService/Explain": VIEW,
+    "EventService/ReadHistory": VIEW,
     "CodeService/FindCode": VIEW,
     "CodeService/UploadCode": OPERATE,
     "AuditService/ListAudit": VIEW,

@@ -27,6 +27,14 @@ BOOKMARK_S = 5.0
 NAMES_MANY_NODES = (r.LivenessChanged.__name__, r.CellMembershipChanged.__name__)
 """Types that are about several nodes: the journal's node column is empty for them."""
 
+HISTORY = frozenset(VISIBLE) - {
+    kind.__name__
+    for kind in (
+        r.Audited, r.TokenCreated, r.TokenSpent, r.CertificateIssued, r.IdentityRevoked, r.IdentityReinstated,
+    )
+}  # fmt: skip
+"""Record types that `ReadHistory` tells."""
+
 
 class EventService(event_pb2_grpc.EventServiceServicer):
     """See proto/phalanx/v1/event.proto."""
@@ -79,6 +87,31 @@ class EventService(event_pb2_grpc.EventServiceServicer):
             revision=state.revision, summary=explanation.summary, chain=(await self.events(kept))[-explanation.shown :]
         )
 
+    async def ReadHistory(
+        self, request: event_pb2.ReadHistoryRequest, context: Any
+    ) -> AsyncIterator[event_pb2.ReadHistoryResponse]:
+        """Stored records of some types, the archive's too, in pages; ends at the revision that was newest at the call."""
+        site = self._site
+        types, newest, cursor = _told_types(request.types), site.state.revision, request.after_revision
+        _check_revision(cursor, newest)
+        while cursor < newest:
+            entries = await self._oldest(cursor, types)
+            records = [
+                event_pb2.Record(
+                    revision=entry.revision, at_unix_ns=entry.at_ns, type=entry.type, version=entry.version,
+                    body_json=entry.body,
+                )
+                for entry in entries
+            ]  # fmt: skip
+            cursor = entries[-1].revision if entries else newest
+            yield event_pb2.ReadHistoryResponse(revision=newest, records=records)
+
+    async def _oldest(self, after: int, types: tuple[str, ...]) -> list[JournalEntry]:
+        try:
+            return await asyncio.to_thread(self._site.journal.oldest, WATCH_PAGE, after=after, types=types)
+        except JournalUnavailable as error:
+            refuse("unavailable", "JOURNAL_UNAVAILABLE", str(error))
+
     async def events(self, entries: Iterable[JournalEntry]) -> list[event_pb2.Event]:
         """Entries as events, without those that are bookkeeping."""
         pairs = [(entry, record) for entry in entries if shown(record := decode(entry))]
@@ -129,6 +162,15 @@ class EventService(event_pb2_grpc.EventServiceServicer):
     def _uid(self, job: str) -> str:
         """Uid of the newest job of a name; what is no name is taken as a uid."""
         return self._site.state.names.get(job, job)
+
+
+def _told_types(types: Sequence[str]) -> tuple[str, ...]:
+    """The record types of a request; those of identities and of the audit chain are not told here."""
+    if not types or not set(types) <= HISTORY:
+        wrong = sorted(set(types) - HISTORY)[:4]
+        text = f"types {wrong} are not told" if wrong else "types is empty: name the record types to read"
+        refuse("invalid", "INVALID_FIELD", text)
+    return tuple(dict.fromkeys(types))
 
 
 def _check_revision(after: int, newest: int) -> None:

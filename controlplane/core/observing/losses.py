@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
-from controlplane.core.evidence import Reason, exit_facts
+from controlplane.core.evidence import Facts, Reason, exit_facts
 from controlplane.core.jobs import PEER_LOST_EXIT, Exit, Job, LostRank
 from controlplane.core.recovery.corruption import SIGNS
 from controlplane.core.units import ms
@@ -35,6 +35,15 @@ def _reason(exit_: Exit, signal: int) -> Reason:
     return Reason.EXITED if exit_.code else Reason.UNFINISHED
 
 
+def exit_facts_of(exit_: Exit, record: int) -> Facts:
+    """Facts of a process's end, told by the record of that journal revision."""
+    facts = exit_facts(
+        observed=exit_.observed, code=exit_.code, signal=exit_.signal, sender=exit_.sender, message=exit_.message,
+        record=record,
+    )  # fmt: skip
+    return replace(facts, reason=_reason(exit_, facts.signal))
+
+
 def lost_rank(node: str, rank: int, serial: int, exit_: Exit, fault_ns: int, *, record: int = 0) -> LostRank:
     """A rank's end as a loss: who is to blame, and whether it is only a consequence of another.
 
@@ -42,11 +51,7 @@ def lost_rank(node: str, rank: int, serial: int, exit_: Exit, fault_ns: int, *, 
     disagreement of results (16, 17) blames the hardware. `record`: journal revision of the end.
     """
     text = f"rank {rank} {describe_exit(exit_)}"
-    facts = exit_facts(
-        observed=exit_.observed, code=exit_.code, signal=exit_.signal, sender=exit_.sender, message=exit_.message,
-        record=record,
-    )  # fmt: skip
-    facts = replace(facts, reason=_reason(exit_, facts.signal))
+    facts = exit_facts_of(exit_, record)
     own_doing = facts.signal == 0 or facts.sender == "oom"
     user = exit_.observed and own_doing and exit_.code not in (PEER_LOST_EXIT, *SIGNS)
     tail = exit_.message.strip().splitlines()[-1] if exit_.message.strip() else ""

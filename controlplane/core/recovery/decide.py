@@ -22,7 +22,7 @@ from controlplane.core.vocabulary import Blame, Rung
 ASSUMED = PhaseTimes()
 """Nothing measured, default policy."""
 
-_ASKED = {
+ASKED = {
     RuleAction.RETRY_STEP: Rung.RETRY_STEP,
     RuleAction.ROLLBACK: Rung.ROLLBACK,
     RuleAction.RESTART_RANK: Rung.RESTART_RANK,
@@ -77,7 +77,7 @@ def decide(job: Job, fleet: Fleet, at: Circumstances, times: PhaseTimes = ASSUME
     site = Site(job, fleet, ruling, times, redone_s=_redone_s(job, at, times))
     found = options(site, alive, lost)
     tried = (*map(str, found),)
-    best = cheapest(found, _ASKED.get(ruling.action))
+    best = cheapest(found, ASKED.get(ruling.action))
     if best is None:
         return stop(Rung.SUSPEND, f"{ruling.cause}; {found[-1].blocked}", tried)
     return Verdict(

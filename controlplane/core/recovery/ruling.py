@@ -81,13 +81,14 @@ def rule(job: Job, incident: Incident, at: Circumstances) -> Ruling:
             0 if due or free else job.not_before_ns,
         ),
         offence=rules.offence_of(case, root) if root and not free and not root.planned else None,
-        refused=None if choice is None else _refused(choice, cause, reading if due else None, job.last_error),
+        refused=None if choice is None else refusal(choice, cause, reading if due else None, job.last_error),
         moved=_own(incident.lost) if action is RuleAction.REPLACE_RANK else (),
         due=due,
     )
 
 
-def _refused(choice: rules.Choice, cause: str, reading: Reading | None, last_error: str) -> tuple[Rung, str] | None:
+def refusal(choice: rules.Choice, cause: str, reading: Reading | None, last_error: str) -> tuple[Rung, str] | None:
+    """FAIL or SUSPEND with its reason, when the rule or the budget of its ledger (None: nothing is due) says so."""
     match choice.action:
         case RuleAction.FAIL:
             return Rung.FAIL, f"{cause}; {rules.told(choice)}"

@@ -55,6 +55,7 @@ class FakeController(
     """Bytes after which a log ends as if the controller went away; once."""
     calls: int = 0
     audit: list[audit_pb2.AuditRecord] = field(default_factory=list)
+    history: list[event_pb2.Record] = field(default_factory=list)
     audit_head: tuple[int, str] = (0, "")
     knows_columns: bool = False
     refused_nodes: set[str] = field(default_factory=set)
@@ -201,6 +202,13 @@ class FakeController(
                 revision = found[-1].revision
                 yield event_pb2.WatchEventsResponse(revision=revision, events=found)
             time.sleep(0.01)
+
+    def ReadHistory(self, request: Any, context: grpc.ServicerContext) -> Iterator[event_pb2.ReadHistoryResponse]:
+        """One record a page, so that pages matter."""
+        self._seen(request, context)
+        for record in self.history:
+            if record.type in request.types:
+                yield event_pb2.ReadHistoryResponse(records=[record])
 
     def Explain(self, request: Any, context: grpc.ServicerContext) -> event_pb2.ExplainResponse:
         self._seen(request, context)

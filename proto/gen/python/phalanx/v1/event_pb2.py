@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16phalanx/v1/event.proto\x12\nphalanx.v1\"\x81\x01\n\x05\x45vent\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\n\n\x02\x61t\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0b\n\x03job\x18\x04 \x01(\t\x12\x0c\n\x04node\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x11\n\tbody_json\x18\x08 \x01(\t\"U\n\x11ListEventsRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x04\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\r\"I\n\x12ListEventsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12!\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x11.phalanx.v1.Event\"G\n\x12WatchEventsRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x04\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\"J\n\x13WatchEventsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12!\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x11.phalanx.v1.Event\"E\n\x0e\x45xplainRequest\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.phalanx.v1.SubjectKind\x12\x0c\n\x04name\x18\x02 \x01(\t\"V\n\x0f\x45xplainResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12 \n\x05\x63hain\x18\x03 \x03(\x0b\x32\x11.phalanx.v1.Event*\x8c\x01\n\x0bSubjectKind\x12\x1c\n\x18SUBJECT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10SUBJECT_KIND_JOB\x10\x01\x12\x15\n\x11SUBJECT_KIND_NODE\x10\x02\x12\x15\n\x11SUBJECT_KIND_RANK\x10\x03\x12\x1b\n\x17SUBJECT_KIND_CHECKPOINT\x10\x04\x32\xf1\x01\n\x0c\x45ventService\x12K\n\nListEvents\x12\x1d.phalanx.v1.ListEventsRequest\x1a\x1e.phalanx.v1.ListEventsResponse\x12P\n\x0bWatchEvents\x12\x1e.phalanx.v1.WatchEventsRequest\x1a\x1f.phalanx.v1.WatchEventsResponse0\x01\x12\x42\n\x07\x45xplain\x12\x1a.phalanx.v1.ExplainRequest\x1a\x1b.phalanx.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16phalanx/v1/event.proto\x12\nphalanx.v1\"\x81\x01\n\x05\x45vent\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\n\n\x02\x61t\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0b\n\x03job\x18\x04 \x01(\t\x12\x0c\n\x04node\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x11\n\tbody_json\x18\x08 \x01(\t\"U\n\x11ListEventsRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x04\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\r\"I\n\x12ListEventsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12!\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x11.phalanx.v1.Event\"G\n\x12WatchEventsRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x04\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\"J\n\x13WatchEventsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12!\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x11.phalanx.v1.Event\"E\n\x0e\x45xplainRequest\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.phalanx.v1.SubjectKind\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x90\x01\n\x0f\x45xplainResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12 \n\x05\x63hain\x18\x03 \x03(\x0b\x32\x11.phalanx.v1.Event\x12\'\n\tdecisions\x18\x04 \x03(\x0b\x32\x14.phalanx.v1.Decision\x12\x0f\n\x07\x63hanges\x18\x05 \x03(\t\"\x9e\x01\n\x08\x44\x65\x63ision\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\n\n\x02\x61t\x18\x02 \x01(\t\x12\x0f\n\x07verdict\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\r\n\x05rules\x18\x05 \x03(\t\x12\r\n\x05rungs\x18\x06 \x03(\t\x12\x0f\n\x07\x62udgets\x18\x07 \x03(\t\x12\x10\n\x08\x65vidence\x18\x08 \x03(\t\x12\x14\n\x0c\x65vidence_ids\x18\t \x03(\x04\";\n\x12ReadHistoryRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x04\x12\r\n\x05types\x18\x02 \x03(\t\"`\n\x06Record\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x12\n\nat_unix_ns\x18\x02 \x01(\x03\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\r\x12\x11\n\tbody_json\x18\x05 \x01(\t\"L\n\x13ReadHistoryResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12#\n\x07records\x18\x02 \x03(\x0b\x32\x12.phalanx.v1.Record*\x8c\x01\n\x0bSubjectKind\x12\x1c\n\x18SUBJECT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10SUBJECT_KIND_JOB\x10\x01\x12\x15\n\x11SUBJECT_KIND_NODE\x10\x02\x12\x15\n\x11SUBJECT_KIND_RANK\x10\x03\x12\x1b\n\x17SUBJECT_KIND_CHECKPOINT\x10\x04\x32\xc3\x02\n\x0c\x45ventService\x12K\n\nListEvents\x12\x1d.phalanx.v1.ListEventsRequest\x1a\x1e.phalanx.v1.ListEventsResponse\x12P\n\x0bWatchEvents\x12\x1e.phalanx.v1.WatchEventsRequest\x1a\x1f.phalanx.v1.WatchEventsResponse0\x01\x12\x42\n\x07\x45xplain\x12\x1a.phalanx.v1.ExplainRequest\x1a\x1b.phalanx.v1.ExplainResponse\x12P\n\x0bReadHistory\x12\x1e.phalanx.v1.ReadHistoryRequest\x1a\x1f.phalanx.v1.ReadHistoryResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'phalanx.v1.event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUBJECTKIND']._serialized_start=641
-  _globals['_SUBJECTKIND']._serialized_end=781
+  _globals['_SUBJECTKIND']._serialized_start=1098
+  _globals['_SUBJECTKIND']._serialized_end=1238
   _globals['_EVENT']._serialized_start=39
   _globals['_EVENT']._serialized_end=168
   _globals['_LISTEVENTSREQUEST']._serialized_start=170
@@ -45,8 +45,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHEVENTSRESPONSE']._serialized_end=479
   _globals['_EXPLAINREQUEST']._serialized_start=481
   _globals['_EXPLAINREQUEST']._serialized_end=550
-  _globals['_EXPLAINRESPONSE']._serialized_start=552
-  _globals['_EXPLAINRESPONSE']._serialized_end=638
-  _globals['_EVENTSERVICE']._serialized_start=784
-  _globals['_EVENTSERVICE']._serialized_end=1025
+  _globals['_EXPLAINRESPONSE']._serialized_start=553
+  _globals['_EXPLAINRESPONSE']._serialized_end=697
+  _globals['_DECISION']._serialized_start=700
+  _globals['_DECISION']._serialized_end=858
+  _globals['_READHISTORYREQUEST']._serialized_start=860
+  _globals['_READHISTORYREQUEST']._serialized_end=919
+  _globals['_RECORD']._serialized_start=921
+  _globals['_RECORD']._serialized_end=1017
+  _globals['_READHISTORYRESPONSE']._serialized_start=1019
+  _globals['_READHISTORYRESPONSE']._serialized_end=1095
+  _globals['_EVENTSERVICE']._serialized_start=1241
+  _globals['_EVENTSERVICE']._serialized_end=1564
 # @@protoc_insertion_point(module_scope)

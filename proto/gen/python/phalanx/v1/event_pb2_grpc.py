@@ -49,6 +49,11 @@ class EventServiceStub:
                 request_serializer=phalanx_dot_v1_dot_event__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=phalanx_dot_v1_dot_event__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.ReadHistory = channel.unary_stream(
+                '/phalanx.v1.EventService/ReadHistory',
+                request_serializer=phalanx_dot_v1_dot_event__pb2.ReadHistoryRequest.SerializeToString,
+                response_deserializer=phalanx_dot_v1_dot_event__pb2.ReadHistoryResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer:
@@ -75,6 +80,13 @@ class EventServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadHistory(self, request, context):
+        """Records as they are stored, archived ones too, oldest first: for programs that judge history anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=phalanx_dot_v1_dot_event__pb2.ExplainRequest.FromString,
                     response_serializer=phalanx_dot_v1_dot_event__pb2.ExplainResponse.SerializeToString,
+            ),
+            'ReadHistory': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadHistory,
+                    request_deserializer=phalanx_dot_v1_dot_event__pb2.ReadHistoryRequest.FromString,
+                    response_serializer=phalanx_dot_v1_dot_event__pb2.ReadHistoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class EventService:
             '/phalanx.v1.EventService/Explain',
             phalanx_dot_v1_dot_event__pb2.ExplainRequest.SerializeToString,
             phalanx_dot_v1_dot_event__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/phalanx.v1.EventService/ReadHistory',
+            phalanx_dot_v1_dot_event__pb2.ReadHistoryRequest.SerializeToString,
+            phalanx_dot_v1_dot_event__pb2.ReadHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,8 @@ class EventServiceStub:
     """
     Explain: _grpc.UnaryUnaryMultiCallable[_event_pb2.ExplainRequest, _event_pb2.ExplainResponse]
     """Why is it as it is: decisions, rules, budgets and evidence from the journal, newest last."""
+    ReadHistory: _grpc.UnaryStreamMultiCallable[_event_pb2.ReadHistoryRequest, _event_pb2.ReadHistoryResponse]
+    """Records as they are stored, archived ones too, oldest first: for programs that judge history anew."""
 
 @_typing.type_check_only
 class EventServiceAsyncStub(EventServiceStub):
@@ -49,6 +51,8 @@ class EventServiceAsyncStub(EventServiceStub):
     """
     Explain: _aio.UnaryUnaryMultiCallable[_event_pb2.ExplainRequest, _event_pb2.ExplainResponse]  # type: ignore[assignment]
     """Why is it as it is: decisions, rules, budgets and evidence from the journal, newest last."""
+    ReadHistory: _aio.UnaryStreamMultiCallable[_event_pb2.ReadHistoryRequest, _event_pb2.ReadHistoryResponse]  # type: ignore[assignment]
+    """Records as they are stored, archived ones too, oldest first: for programs that judge history anew."""
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -75,5 +79,13 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_event_pb2.ExplainResponse, _abc.Awaitable[_event_pb2.ExplainResponse]]:
         """Why is it as it is: decisions, rules, budgets and evidence from the journal, newest last."""
+
+    @_abc_1.abstractmethod
+    def ReadHistory(
+        self,
+        request: _event_pb2.ReadHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_event_pb2.ReadHistoryResponse], _abc.AsyncIterator[_event_pb2.ReadHistoryResponse]]:
+        """Records as they are stored, archived ones too, oldest first: for programs that judge history anew."""
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
