@@ -15,14 +15,15 @@ from controlplane.core.vocabulary import Assertion, RankState
 from controlplane.sim.world.nodes import Process, SimNode
 
 if TYPE_CHECKING:
-    from controlplane.sim.world.controller import Controller
+    from controlplane.sim.world.controller import Controller, Reply
     from controlplane.sim.world.site import World
 
 OLDER_VERSION = "0.0.9"
 UNKNOWN_TO_OLDER = (EffectKind.VERIFY_CHECKPOINT, EffectKind.SWEEP_FOLDERS)
 """What an agent of an earlier version cannot do, and says so."""
 
-Told = Callable[[Answer | Refusal | None], None]
+Told = Callable[[SimNode, ev.NodeReport], None]
+"""A report of a node is durable."""
 
 
 class Agents:
@@ -71,7 +72,7 @@ class Agents:
             node.controller, node.epoch = controller, controller.state.epoch
             world.soft_changed()
             world.effects.resend(controller, f"node:{node.name}")
-            self._tell_shards(node)
+            self._tell_shards([node])
         elif isinstance(answer, Refusal) and answer.code == "unavailable":
             world.kernel.after(world.timings.retry_s, lambda: self._redial(node))
         elif isinstance(answer, Refusal):
@@ -184,19 +185,15 @@ class Agents:
         """Shards are on storage; each is told until it is acknowledged."""
         for node, row in rows:
             node.untold.append(row)
-        for node in {id(node): node for node, _ in rows}.values():
-            self._tell_shards(node)
+        self._tell_shards({node.name: node for node, _ in rows}.values())
 
-    def _tell_shards(self, node: SimNode) -> None:
-        if not node.untold or not node.talks:
-            return
-        rows = tuple(node.untold)
-
-        def told(answer: Answer | Refusal | None) -> None:
-            if isinstance(answer, Answer):
-                node.untold = [row for row in node.untold if row not in rows]
-
-        self.tell([(node, ev.NodeReport(node.name, node.boot_id, shards=rows))], told)
+    def _tell_shards(self, nodes: Iterable[SimNode]) -> None:
+        reports = [
+            (node, ev.NodeReport(node.name, node.boot_id, shards=tuple(node.untold)))
+            for node in nodes
+            if node.untold and node.talks
+        ]
+        self.tell(reports, acknowledged)
 
     def tell(self, reports: Sequence[tuple[SimNode, ev.NodeReport]], told: Told | None = None) -> None:
         """Reports that leave at the same instant. A refusal ends the stream and the agent dials again, as the edge does it."""
@@ -223,17 +220,17 @@ class Agents:
             if controller is None:
                 return
             rows, columns = self.world.relays.fold(current, controller.state.fleet)
-            events: list[tuple[ev.Event, Told | None]] = [(event, self.world.count_refusal) for event in columns]
-            controller.tell_all([*events, *((report, self._reply(node, told)) for node, report in rows)])
+            events: list[tuple[ev.Event, Reply | None]] = [(event, self.world.count_refusal) for event in columns]
+            controller.tell_all([*events, *((report, self._reply(node, report, told)) for node, report in rows)])
 
         return deliver
 
-    def _reply(self, node: SimNode, told: Told | None) -> Told:
+    def _reply(self, node: SimNode, report: ev.NodeReport, told: Told | None) -> Reply:
         dial = node.dials
 
         def answered(answer: Answer | Refusal | None) -> None:
-            if told is not None:
-                told(answer)
+            if told is not None and isinstance(answer, Answer):
+                told(node, report)
             if isinstance(answer, Refusal) and node.session and node.dials == dial:
                 node.controller = None
                 delay_s = 0.0 if answer.code == "unavailable" else self.world.timings.redial_s
@@ -369,3 +366,8 @@ class Agents:
         if process.exit is not None and not process.exit.group_empty:
             process.exit = replace(process.exit, group_empty=True)
             self.report([process])
+
+
+def acknowledged(node: SimNode, report: ev.NodeReport) -> None:
+    """What was told of shards need not be told again."""
+    node.untold = [row for row in node.untold if row not in report.shards]
