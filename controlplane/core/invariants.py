@@ -1,4 +1,9 @@
-"""What must always hold, checked on the state after every turn in tests. Each check returns violations in prose."""
+"""What must always hold, checked on the state after every turn in tests. Each check returns violations in prose.
+
+Two forms. In full: `check` on a state, `check_step` between two. Incrementally: `check_turn` looks only at what the turn has
+changed, which the columns themselves tell: they are replaced, never written in place. In long runs it comes after every
+turn, the full form after every thousandth.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,45 @@ from controlplane.core.checkpoints import Checkpoint, pinned
 from controlplane.core.fleet import FREE
 from controlplane.core.jobs import NONE, Job
 from controlplane.core.state import State
-from controlplane.core.vocabulary import CheckpointState, JobState, NodeLiveness, NodeService, RankState
+from controlplane.core.vocabulary import CheckpointState, JobState, NodeLiveness, NodeService
 
 
 def check(state: State) -> list[str]:
     """All violations of the safety invariants that the state alone can show; empty when all is well."""
     found = _ledger(state) + _devices(state) + _drained(state)
     for job in state.jobs.values():
-        found += _ranks(state, job) + _restore(job) + _liveness(job)
+        found += _ranks(job) + _restore(job) + _liveness(job)
     return found
+
+
+def check_turn(before: State, after: State) -> list[str]:
+    """Violations that a turn from one published state to the next can have brought about."""
+    old, new = before.fleet, after.fleet
+    found = check_step(before, after) + _sums(after)
+    changed = [job for uid, job in after.jobs.items() if before.jobs.get(uid) is not job]
+    moved = [job for job in changed if _places(before.jobs.get(job.uid)) != _places(job)]
+    if moved or old.acc_owner is not new.acc_owner:
+        found += _devices(after)
+    if changed or old.service is not new.service or old.facts is not new.facts:
+        found += _drained(after)
+    for job in changed:
+        if _bindings(before.jobs.get(job.uid)) != _bindings(job):
+            found += _ranks(job)
+        found += _restore(job) + _liveness(job)
+    return found
+
+
+def _places(job: Job | None) -> tuple[int, ...]:
+    """What the devices of a job follow from, by identity."""
+    return () if job is None else (id(job.rank_node), id(job.rank_acc), job.terminal)
+
+
+def _bindings(job: Job | None) -> tuple[int, ...]:
+    """What `_ranks` looks at, by identity."""
+    if job is None:
+        return ()
+    hosts = job.hosts
+    return tuple(map(id, (job.rank_host, job.rank_node, hosts.serial, hosts.rank, hosts.node)))
 
 
 def check_step(before: State, after: State) -> list[str]:
@@ -52,37 +87,40 @@ def _as_good(heir: Checkpoint | None, keeper: Checkpoint) -> bool:
 
 def _fresh_generation(state: State, old: Job, job: Job) -> list[str]:
     """S1 and S2 at the moment a generation starts. `old`: the job before, which tells who held a rank already."""
-    found = []
     hosts = job.hosts
-    serials = set(job.rank_host.tolist())
-    for serial, node, generation, host_state, empty in zip(
-        hosts.serial.tolist(), hosts.node.tolist(), hosts.generation.tolist(), hosts.state.tolist(),
-        hosts.empty.tolist(), strict=True,
-    ):  # fmt: skip
-        gone = host_state == RankState.EXITED and empty
-        dead = state.fleet.liveness[node] == NodeLiveness.DEAD
-        if generation > 0 and serial not in serials and not gone and not dead:
-            found.append(f"S1: host {serial} of {job.uid} may still run as generation {job.generation} starts")
-    takes_work = state.fleet.schedulable()
-    for rank in np.flatnonzero(job.rank_host != NONE).tolist():
-        row = old.hosts.row(int(job.rank_host[rank]))
-        fresh = row == NONE or old.hosts.generation[row] == 0
-        if fresh and not takes_work[job.rank_node[rank]]:
-            found.append(f"S2: rank {rank} of {job.uid} starts on {state.fleet.name(int(job.rank_node[rank]))}")
-    return found
+    dead = state.fleet.liveness[hosts.node] == NodeLiveness.DEAD
+    left = hosts.serial[(hosts.generation > 0) & (hosts.rank == NONE) & ~hosts.gone() & ~dead]
+    found = [
+        f"S1: host {serial} of {job.uid} may still run as generation {job.generation} starts"
+        for serial in left[~np.isin(left, job.rank_host)].tolist()
+    ]
+    bound = job.rank_host != NONE
+    rows = old.hosts.rows(job.rank_host)
+    held = bound & (rows != NONE)
+    held[held] = old.hosts.generation[rows[held]] > 0
+    fresh = np.flatnonzero(bound & ~held & ~state.fleet.schedulable()[job.rank_node])
+    return found + [
+        f"S2: rank {rank} of {job.uid} starts on {state.fleet.name(int(job.rank_node[rank]))}"
+        for rank in fresh.tolist()
+    ]
 
 
 def _ledger(state: State) -> list[str]:
+    """S12 in full: what is booked is also what there is."""
+    tally, counted = state.tally(), count(state.fleet)
+    if not np.array_equal(tally.outside, counted.outside) or any(
+        tally.of(job) != counted.of(job) for job in state.active_jobs()
+    ):
+        return ["S12: the devices that are booked are not those that there are", *_sums(state)]
+    return _sums(state)
+
+
+def _sums(state: State) -> list[str]:
     """S12: buckets sum to wall time x devices, none is negative, jobs' buckets lie within the site's."""
     found = []
     total = sum(state.ledger.site.values())
     if total != state.ledger.device_ns:
         found.append(f"S12: buckets sum to {total} ns, wall time x devices is {state.ledger.device_ns} ns")
-    tally, counted = state.tally(), count(state.fleet)
-    if not np.array_equal(tally.outside, counted.outside) or any(
-        tally.of(job) != counted.of(job) for job in state.active_jobs()
-    ):
-        found.append("S12: the devices that are booked are not those that there are")
     found += [f"S12: bucket {name} is negative" for name, value in state.ledger.site.items() if value < 0]
     for job in state.jobs.values():
         for bucket, value in job.ledger_ns.items():
@@ -101,10 +139,12 @@ def _devices(state: State) -> list[str]:
     for job in state.active_jobs():
         if not job.placed:
             continue
-        at = job.rank_node[job.present][:, None], job.rank_acc[job.present]
-        if (expected[at] != FREE).any():
+        nodes, positions = job.rank_node[job.present], job.rank_acc[job.present]
+        at = nodes[:, None].astype(np.int64) * fleet.acc_owner.shape[1] + positions
+        flat = expected.reshape(-1)
+        if (flat[at] != FREE).any() or np.bincount(at.ravel()).max(initial=0) > 1:
             found.append(f"S1: two ranks share an accelerator of {job.uid}")
-        expected[at] = job.serial
+        flat[at] = job.serial
     if not np.array_equal(expected, fleet.acc_owner):
         found.append("owners of accelerators differ from the rank tables")
     return found
@@ -130,23 +170,29 @@ def _drained(state: State) -> list[str]:
     return found
 
 
-def _ranks(state: State, job: Job) -> list[str]:
+def _ranks(job: Job) -> list[str]:
+    """Ranks and processes name each other, and stand on the same node."""
     if job.terminal or not job.placed:
         return []
-    found = []
-    bound = job.rank_host[job.rank_host != NONE]
-    if len(np.unique(bound)) != len(bound):
+    hosts = job.hosts
+    bound = np.flatnonzero(job.rank_host != NONE)
+    serials = job.rank_host[bound]
+    rows = hosts.rows(serials)
+    known = rows != NONE
+    found = [
+        f"rank {rank} of {job.uid} is bound to unknown host {serial}"
+        for rank, serial in zip(bound[~known].tolist(), serials[~known].tolist(), strict=True)
+    ]
+    bound, rows = bound[known], rows[known]
+    if np.bincount(rows).max(initial=0) > 1:
         found.append(f"S1: a process of {job.uid} holds two ranks")
-    for rank, serial in enumerate(job.rank_host.tolist()):
-        if serial == NONE:
-            continue
-        row = job.hosts.row(serial)
-        if row == NONE:
-            found.append(f"rank {rank} of {job.uid} is bound to unknown host {serial}")
-        elif int(job.hosts.rank[row]) != rank:
-            found.append(f"rank {rank} of {job.uid}: host {serial} says rank {int(job.hosts.rank[row])}")
-        elif int(job.hosts.node[row]) != int(job.rank_node[rank]):
-            found.append(f"rank {rank} of {job.uid} is placed on another node than its process")
+    for at in np.flatnonzero(hosts.rank[rows] != bound).tolist():
+        serial, said = int(hosts.serial[rows[at]]), int(hosts.rank[rows[at]])
+        found.append(f"rank {int(bound[at])} of {job.uid}: host {serial} says rank {said}")
+    apart = bound[hosts.node[rows] != job.rank_node[bound]].tolist()
+    found += [f"rank {rank} of {job.uid} is placed on another node than its process" for rank in apart]
+    if np.count_nonzero(hosts.rank != NONE) != len(bound):
+        found.append(f"S1: processes of {job.uid} hold ranks that are not theirs")
     return found
 
 

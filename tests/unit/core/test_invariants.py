@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from controlplane.core.checkpoints import Checkpoint
-from controlplane.core.fleet import Fleet
-from controlplane.core.invariants import check_step
-from controlplane.core.jobs import Job
+from controlplane.core.columns import put
+from controlplane.core.fleet import FREE, Fleet
+from controlplane.core.invariants import check, check_step, check_turn
+from controlplane.core.jobs import NONE, Job
 from controlplane.core.state import State
-from controlplane.core.vocabulary import CheckpointState, NodeLiveness, RankState
+from controlplane.core.vocabulary import Bucket, CheckpointState, JobState, NodeLiveness, NodeService, RankState
 from tests.support.fleets import fleet, running
 from tests.support.world import spec
 
@@ -71,3 +72,65 @@ def test_generations_and_epochs_only_grow() -> None:
     before, after = state_of(site, old), state_of(site, new)
     before.epoch = 2
     assert [text[:2] for text in check_step(before, after)] == ["S4", "S4"]
+
+
+def planted(site: Fleet, job: Job, how: str) -> None:
+    """Break something, as a turn would: columns are replaced."""
+    hosts = job.hosts
+    match how:
+        case "two ranks hold one process":
+            job.rank_host = put(job.rank_host, 1, job.rank_host[0])
+        case "a rank is bound to nobody":
+            job.rank_host = put(job.rank_host, 1, 99)
+        case "a process says another rank":
+            job.hosts = replace(hosts, rank=put(hosts.rank, [0, 1], [1, 0]))
+        case "a process keeps a rank that is not its own":
+            job.rank_host = put(job.rank_host, 1, NONE)
+        case "a rank stands elsewhere than its process":
+            job.rank_node = put(job.rank_node, 1, 1)
+        case "two ranks on one device":
+            job.rank_acc = put(job.rank_acc, 1, job.rank_acc[0])
+        case "a device without its owner":
+            site.acc_owner = put(site.acc_owner, (0, 0), FREE)
+        case "a drained node that nobody drains":
+            site.service = put(site.service, 2, NodeService.OUT_OF_SERVICE)
+        case "an incomplete restore point":
+            job.checkpoints = {"c": Checkpoint("c", 1, 5, "/c", CheckpointState.WRITING)}
+            job.restore_id = "c"
+        case "no blocker":
+            job.state = JobState.SUSPENDED
+        case "a negative bucket":
+            job.ledger_ns = {Bucket.PRODUCTIVE: -1}
+        case _:
+            raise ValueError(how)
+
+
+PLANTED = (
+    "two ranks hold one process", "a rank is bound to nobody", "a process says another rank",
+    "a process keeps a rank that is not its own", "a rank stands elsewhere than its process", "two ranks on one device",
+    "a device without its owner", "a drained node that nobody drains", "an incomplete restore point", "no blocker",
+    "a negative bucket",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("how", PLANTED)
+def test_both_forms_find_what_a_turn_broke(how: str) -> None:
+    site = fleet(3)
+    job = running(spec(ranks=2), [(0, (0,)), (0, (1,))], site)
+    before = state_of(site, job)
+    assert check(before) == check_turn(before, before) == []
+    after = before.fork()
+    planted(after.own_fleet(), after.own_job(job.uid), how)
+    found = check_turn(before, after)
+    assert found
+    assert set(found) <= {*check(after), *check_step(before, after)}
+    assert {*check(after)} - {*found} <= {"S12: the devices that are booked are not those that there are"}
+
+
+def test_what_a_turn_did_not_touch_is_not_looked_at_again() -> None:
+    site = fleet(3)
+    job = running(spec(ranks=2), [(0, (0,)), (0, (1,))], site)
+    planted(site, job, "two ranks hold one process")
+    broken = state_of(site, job)
+    assert check(broken)
+    assert check_turn(broken, broken.fork()) == []
