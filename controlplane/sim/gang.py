@@ -230,7 +230,7 @@ class Gang:
         return result
 
     def _check(self, before: State, after: State) -> None:
-        found = invariants.check_step(before, after)
+        found = invariants.check_turn(before, after)
         if self.tally.turns % FULL_CHECK == 0:
             found += invariants.check(after)
         if found:
