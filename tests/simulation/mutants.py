@@ -13,7 +13,6 @@ from typing import Any
 from unittest.mock import patch
 
 import controlplane.core.apply as applying
-import controlplane.core.applying.hosts as host_records
 import controlplane.core.applying.recovery as recovery_records
 import controlplane.core.commands.node as node_commands
 import controlplane.core.observing.nodes as node_reports
@@ -23,6 +22,7 @@ import controlplane.core.sweeping.liveness as sight
 import controlplane.engine.turn as turns
 from controlplane.core import events as ev
 from controlplane.core import records as r
+from controlplane.core.accounting.ledger import Ledger
 from controlplane.core.checkpoints import Checkpoint, Shard, checkpoint_id
 from controlplane.core.draft import Answer, Draft
 from controlplane.core.fleet import Cordon, Fleet
@@ -30,7 +30,7 @@ from controlplane.core.health.suspicion import Ground, Sight, SuspicionPolicy, j
 from controlplane.core.jobs import Job
 from controlplane.core.settling import binding, deciding, upkeep
 from controlplane.core.state import State
-from controlplane.core.vocabulary import CheckpointState, NodeLiveness, NodeService
+from controlplane.core.vocabulary import Bucket, CheckpointState, NodeLiveness, NodeService
 
 Plant = Callable[[ExitStack], None]
 
@@ -120,7 +120,7 @@ def generations_are_reused(stack: ExitStack) -> None:
 def unfinished_checkpoints_are_restored(stack: ExitStack) -> None:
     """The newest checkpoint is taken, complete or not."""
 
-    def newest(checkpoints: Any) -> Checkpoint | None:
+    def newest(checkpoints: Any, *_: Any) -> Checkpoint | None:
         return max(checkpoints, key=lambda known: (known.step, known.generation), default=None)
 
     _swap(stack, binding, "restore_point", newest)
@@ -143,12 +143,13 @@ def a_record_is_written_otherwise_than_applied(stack: ExitStack) -> None:
 def apply_counts_its_calls(stack: ExitStack) -> None:
     """Applying the same record twice gives two states."""
     calls = itertools.count()
-    host_ended = host_records.host_ended
+    generation = applying.generation
 
-    def counting(state: State, record: r.HostEnded, at_ns: int) -> None:
-        host_ended(state, record, at_ns + next(calls) * 1_000_000)
+    def counting(state: State, record: r.GenerationStarted, at_ns: int) -> None:
+        generation(state, record, at_ns)
+        state.own_job(record.job).last_error = f"generation number {next(calls)}"
 
-    _swap(stack, applying, "host_ended", counting)
+    _swap(stack, applying, "generation", counting)
 
 
 @mutant("S7")
@@ -194,15 +195,16 @@ def uncordon_removes_every_reason(stack: ExitStack) -> None:
 
 
 @mutant("S12")
-def wasted_time_is_booked_twice(stack: ExitStack) -> None:
-    """Lost progress is added to its bucket and left in the other one."""
+def lost_progress_is_booked_twice(stack: ExitStack) -> None:
+    """What turned out to be wasted is added to its bucket and left in the other one."""
 
-    def move(ledger: Any, buckets: dict[str, int], source: Any, target: Any, amount_ns: int) -> dict[str, int]:
-        amount = max(0, min(amount_ns, buckets.get(source, 0)))
+    def rebook(ledger: Ledger, job: Job, source: Bucket, target: Bucket, amount_ns: int) -> int:
+        amount = max(0, min(amount_ns, job.ledger_ns.get(source, 0)))
         ledger.add(target, amount)
-        return {**buckets, target: buckets.get(target, 0) + amount}
+        job.ledger_ns = {**job.ledger_ns, target: job.ledger_ns.get(target, 0) + amount}
+        return amount
 
-    _swap(stack, recovery_records, "move", move)
+    _swap(stack, recovery_records, "rebook", rebook)
 
 
 @mutant("L1")
@@ -261,8 +263,8 @@ def many_silent_are_all_dead(stack: ExitStack) -> None:
     """Silence of many at once is believed."""
 
     def credulous(seen: Sight, policy: SuspicionPolicy) -> Any:
-        verdicts, grounds = judge(seen, policy)
-        verdicts[grounds == Ground.CORRELATED] = NodeLiveness.DEAD
-        return verdicts, grounds
+        belief = judge(seen, policy)
+        belief.liveness[belief.ground == Ground.CORRELATED] = NodeLiveness.DEAD
+        return belief
 
     _swap(stack, sight, "judge", credulous)

@@ -11,11 +11,15 @@ from typing import Any, TypeVar
 
 from controlplane.core import records as r
 from controlplane.core.ranges import Ranges
+from controlplane.core.spec import JobSpec
 from controlplane.core.vocabulary import CheckpointState, JobState, NodeLiveness
 from controlplane.sim.checkers.lines import CheckpointLine, JobLine, NodeLine, Place
 
 NOBODY = -1
 """Serial of a rank's process before it has had one."""
+
+NOWHERE: Place = (-1, ())
+"""Place of a rank that takes part no more."""
 
 Arm = TypeVar("Arm", bound=Callable[..., None])
 
@@ -177,6 +181,19 @@ def _moved(book: Book, record: r.RanksMoved) -> None:
         job.places[rank] = place
 
 
+@_reads(r.ReplicasDropped)
+def _dropped(book: Book, record: r.ReplicasDropped) -> None:
+    job = book.jobs[record.job]
+    for rank in range(len(job.places)):
+        if _replica(job.spec, rank) in record.replicas:
+            job.places[rank], job.hosts[rank] = NOWHERE, NOBODY
+
+
+def _replica(spec: JobSpec, rank: int) -> int:
+    """The dp coordinate of a rank: ranks count tp first, then cp, dp, and pp last."""
+    return rank // (spec.parallel.tp * spec.parallel.cp) % max(1, spec.parallel.dp)
+
+
 @_reads(r.SparesChanged)
 def _spares(book: Book, record: r.SparesChanged) -> None:
     book.jobs[record.job].spares = record.nodes
@@ -207,6 +224,7 @@ def _generation(book: Book, record: r.GenerationStarted) -> None:
     job.generation, job.blocker = record.generation, ""
     for rank, serial in zip(numbers(record.changed_ranks), numbers(record.hosts), strict=True):
         job.hosts[rank] = serial
+    job.taking_part = frozenset(rank for rank, (node, _) in enumerate(job.places) if node >= 0)
     if job.state is JobState.PLACING:
         job.state = JobState.STARTING
 
@@ -222,10 +240,9 @@ def _reached(book: Book, record: r.GenerationReached) -> None:
 
 @_reads(r.ShardReported)
 def _shard(book: Book, record: r.ShardReported) -> None:
-    known = book.jobs[record.job].checkpoints
-    line = known.setdefault(
-        record.checkpoint, CheckpointLine(record.checkpoint, record.generation, record.step, record.folder)
-    )
+    job = book.jobs[record.job]
+    fresh = CheckpointLine(record.checkpoint, record.generation, record.step, record.folder, job.taking_part)
+    line = job.checkpoints.setdefault(record.checkpoint, fresh)
     line.shards[record.shard.rank] = record.generation
 
 

@@ -32,13 +32,14 @@ class NodeLine:
 
 @dataclass(slots=True)
 class CheckpointLine:
-    """One checkpoint. `shards`: rank -> generation of the process that wrote it; `suspected`: it is POISONED only because it
-    was written under suspicion."""
+    """One checkpoint. `owed`: ranks that must write a part; `shards`: rank -> generation of the process that wrote it;
+    `suspected`: it is POISONED only because it was written under suspicion."""
 
     id: str
     generation: int
     step: int
     folder: str
+    owed: frozenset[int]
     state: CheckpointState = CheckpointState.WRITING
     shards: dict[int, int] = field(default_factory=dict)
     suspected: bool = False
@@ -52,8 +53,8 @@ class CheckpointLine:
 
 @dataclass(slots=True)
 class JobLine:
-    """One job. `places` and `hosts` by rank; `held_ns`: device-nanoseconds that it has held so far; `doubt`: (first step,
-    last generation) of a suspicion of silent corruption."""
+    """One job. `places` and `hosts` by rank; `taking_part`: ranks of the newest generation; `held_ns`: device-nanoseconds
+    that it has held so far; `doubt`: (first step, last generation) of a suspicion of silent corruption."""
 
     uid: str
     name: str
@@ -64,6 +65,7 @@ class JobLine:
     generation: int = 0
     places: list[Place] = field(default_factory=list)
     hosts: list[int] = field(default_factory=list)
+    taking_part: frozenset[int] = frozenset()
     spares: tuple[int, ...] = ()
     next_host: int = 1
     checkpoints: dict[str, CheckpointLine] = field(default_factory=dict)

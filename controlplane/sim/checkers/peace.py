@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from controlplane.core.state import State
+from controlplane.core.units import seconds
 from controlplane.core.vocabulary import JobState, NodeLiveness, NodeService
 from controlplane.sim.checkers.base import Checker, Finding
 from controlplane.sim.checkers.book import Book
@@ -22,8 +24,8 @@ SERVING = frozenset({NodeService.IN_SERVICE, NodeService.PROBATION})
 MAX_WAITING = 64
 """Effects that may be outstanding on a site at peace; verifications of checkpoints come and go."""
 
-MAX_PLANNED = 20_000
-"""Happenings that a world at peace may have planned."""
+OVERDUE_S = 900.0
+"""An effect that is outstanding so long after its deadline will never end; our own lag moves deadlines by minutes at most."""
 
 
 def whole(node: SimNode) -> bool:
@@ -61,6 +63,12 @@ class EveryJobKnowsWhy(Checker):
     """L1: a job runs, or has ended with a reason, or names its blocker, and what it names is so."""
 
     invariant = "L1"
+
+    def turn(self, after: State, book: Book, world: World) -> Iterator[Finding]:
+        """Who waits for something that only others can give says what it is, at any time."""
+        for job in book.active():
+            if job.state in (JobState.QUEUED, JobState.SUSPENDED) and not job.blocker:
+                yield Finding(job.uid, f"{job.uid} is {job.state.name} and names no blocker")
 
     def settled(self, book: Book, world: World) -> Iterator[Finding]:
         """Each job by its state, and against the processes that really are there."""
@@ -164,15 +172,23 @@ class NothingGrows(Checker):
 
     invariant = "L4"
 
+    def turn(self, after: State, book: Book, world: World) -> Iterator[Finding]:
+        """Effects end, answered or not."""
+        yield from self._overdue(after, after.at_ns - seconds(OVERDUE_S))
+
     def settled(self, book: Book, world: World) -> Iterator[Finding]:
-        """Effects, the inbox, and the world's own plans."""
+        """Effects and the inbox."""
         state = world.state()
-        late = [effect for effect in state.effects.values() if effect.deadline_ns < world.now_ns]
-        if late:
-            first = late[0]
-            text = f"{len(late)} effects are past their deadline and outstanding, {first.kind} to {first.target} among them"
-            yield Finding(first.id, text)
+        yield from self._overdue(state, state.at_ns)
         if len(state.effects) > MAX_WAITING:
             yield Finding("effects", f"{len(state.effects)} effects are outstanding")
         if world.control.leader is not None and world.control.leader.inbox:
             yield Finding("inbox", f"{world.control.leader.inbox} events wait in the inbox")
+
+    @staticmethod
+    def _overdue(state: State, due_ns: int) -> Iterator[Finding]:
+        late = [effect for effect in state.effects.values() if effect.deadline_ns < due_ns]
+        if late:
+            first = late[0]
+            text = f"{len(late)} effects are past their deadline and outstanding, {first.kind} to {first.target} among them"
+            yield Finding(first.id, text)

@@ -9,7 +9,7 @@ from controlplane.core import records as r
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.vocabulary import CheckpointState
 from controlplane.sim.checkers.base import Checker, Durable, Finding
-from controlplane.sim.checkers.book import Book
+from controlplane.sim.checkers.book import Book, numbers
 from controlplane.sim.checkers.lines import CheckpointLine, JobLine
 
 if TYPE_CHECKING:
@@ -51,6 +51,11 @@ class StartsFromARestorePoint(Checker):
         assert isinstance(record, r.GenerationStarted)
         job = book.jobs[record.job]
         start = f"generation {record.generation} of {job.uid} starts from"
+        if record.keeps_state:
+            newcomers = numbers(record.changed_ranks)
+            if newcomers:
+                yield Finding(job.uid, f"{start} what its processes hold, and those of ranks {newcomers} hold nothing")
+            return
         if not record.restore_id:
             if record.restore_step:
                 yield Finding(job.uid, f"{start} step {record.restore_step} of no checkpoint")
@@ -59,7 +64,7 @@ class StartsFromARestorePoint(Checker):
         if line is None:
             yield Finding(job.uid, f"{start} {record.restore_id}, which does not exist")
             return
-        missing = sorted(set(range(job.spec.ranks)) - set(line.shards))
+        missing = sorted(line.owed - set(line.shards))
         if missing:
             yield Finding(job.uid, f"{start} {line.id} without the shards of ranks {missing}")
         elif not line.restorable:
