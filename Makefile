@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := controlplane agents cli training_jobs
 
 .DEFAULT_GOAL := help
-.PHONY: postgres bench-journal soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-property bench-core bench-cli bench-recovery constraints clean
+.PHONY: soak postgres bench-journal soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-property bench-core bench-cli bench-recovery constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ proto-check: $(STAMP)
 
 test: $(STAMP) ## the whole suite, with durations
 	@$(BIN)/python -m pytest --durations=15 -m "not soak"
+
+soak: $(STAMP) ## random sites and faults under every checker, on all cores (SOAK_TIME=30m, SOAK_SEEDS=1-1000000)
+	@$(BIN)/phalanx sim sweep --seeds $${SOAK_SEEDS:-1-1000000} --time $${SOAK_TIME:-30m}
 
 soak-e2e: $(STAMP) ## the long matrix of kills on a real site
 	@$(BIN)/python -m pytest tests/e2e -m soak --durations=0 -s

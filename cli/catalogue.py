@@ -65,6 +65,7 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry("token", "identity", "One-use tokens with which agents join."),
         Entry("identity", "identity", "Who may speak to the site, and as whom."),
         Entry("systemd", "systemd", "Write systemd units for a machine of a site."),
+        Entry("sim", "sim", "Simulate a site and its faults: the production decisions in virtual time."),
         Entry("inject", "fault", "Break something on purpose, to see it recover."),
     ),
     CLIENT: (

@@ -22,6 +22,7 @@ from controlplane.core.jobs import Job
 from controlplane.core.recovery.budgets import backoff_ns, budget_for
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
+from controlplane.core.sweeping.hangs import hang_limit_ns
 from controlplane.core.sweeping.liveness import SLOW_STEPS
 from controlplane.core.units import NS_PER_MS, ms, seconds
 from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, RankState
@@ -52,6 +53,7 @@ def _moments(state: State, soft: SoftState, now_ns: int, policy: Policy) -> Mome
         yield from _processes(job, soft)
         yield from _generation(job, soft)
         yield from _waits(state, job, soft, policy)
+        yield from _stands_still(job, soft, policy)
 
 
 def _excused(soft: SoftState, since_ns: int) -> int:
@@ -146,3 +148,21 @@ def _windows(state: State, job: Job) -> Moments:
     for match in (*(rule.match for rule in restarts.job_rules), *(rule.match for rule in restarts.node_rules)):
         if match.within_ms:
             yield offences + ms(match.within_ms)
+
+
+def _stands_still(job: Job, soft: SoftState, policy: Policy) -> Moments:
+    """A running job that makes no step, ranks that wait for a peer, and the deadline of a rung."""
+    incident = job.incident
+    if incident is not None:
+        decided_ns = max(incident.decided_ns, soft.trusted_since_ns())
+        allowed_ns = incident.deadline_ns - incident.decided_ns
+        yield decided_ns + _excused(soft, decided_ns) + allowed_ns + JUST_AFTER_NS
+    elif job.state is JobState.RUNNING:
+        hosts = job.hosts
+        waiting = (hosts.state == RankState.PAUSED) & (hosts.generation == job.generation)
+        since_ns = np.maximum(ms(1) * np.unique(hosts.since_ms[waiting]), job.clock.running_ns)
+        since_ns = np.maximum(since_ns, soft.trusted_since_ns())
+        yield since_ns + soft.excused_ns(since_ns) + ms(policy.ladder.pause_patience_ms) + JUST_AFTER_NS
+        moved_ns = max(soft.progress(job.uid)[1], job.clock.running_ns, soft.trusted_since_ns())
+        limit_ns = hang_limit_ns(policy, soft.step_time_ns(job.uid))
+        yield moved_ns + _excused(soft, moved_ns) + limit_ns + JUST_AFTER_NS

@@ -6,7 +6,7 @@ given up, and whoever does not come to the next one is the one that hangs (`time
 
 from __future__ import annotations
 
-from controlplane.core.draft import Draft
+from controlplane.core.draft import Draft, Policy
 from controlplane.core.jobs import Job
 from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.units import NS_PER_S, ms
@@ -22,18 +22,22 @@ def hang(draft: Draft, job: Job) -> None:
     A job that has never told of a step (a script that does not use the rank library) is left alone, and so is one of whose
     nodes none is heard: then it is us who do not know.
     """
-    if job.state is not JobState.RUNNING or job.incident is not None or not _heard(draft, job):
+    if job.state is not JobState.RUNNING or job.incident is not None:
         return
     _, moved_ns = draft.soft.progress(job.uid)
     if not (moved_ns or job.checkpoints or job.restore_step):
         return
     since_ns = max(moved_ns, job.clock.running_ns, draft.soft.trusted_since_ns())
-    limit_ns = max(ms(draft.policy.hang_ms), SLOW_STEPS * draft.soft.step_time_ns(job.uid))
-    quiet_ns = draft.now_ns - since_ns - draft.excused_ns(since_ns)
-    if quiet_ns > limit_ns:
-        lose_ranks(
-            draft, job, (), f"no rank has made a step for {quiet_ns / NS_PER_S:.0f} s, and none of them says why"
-        )
+    quiet_ns = draft.now_ns - since_ns
+    limit_ns = hang_limit_ns(draft.policy, draft.soft.step_time_ns(job.uid))
+    if quiet_ns > limit_ns and quiet_ns - draft.excused_ns(since_ns) > limit_ns and _heard(draft, job):
+        text = f"no rank has made a step for {quiet_ns / NS_PER_S:.0f} s, and none of them says why"
+        lose_ranks(draft, job, (), text)
+
+
+def hang_limit_ns(policy: Policy, step_ns: int) -> int:
+    """How long no step means nothing yet, for a job with this step time."""
+    return max(ms(policy.hang_ms), SLOW_STEPS * step_ns)
 
 
 def _heard(draft: Draft, job: Job) -> bool:
