@@ -153,5 +153,5 @@ def test_a_quiet_site_needs_no_ticks() -> None:
     world.run(10.0)
     before = world.ticks
     world.run(3_600.0)
-    assert world.ticks - before <= 3
+    assert world.ticks - before <= 9  # one every ten minutes looks whether the job still makes steps
     assert due_ns(world.state(), world.soft, world.now_ns, POLICY) is None
