@@ -34,9 +34,13 @@ def job(item: job_pb2.Job) -> None:
             ("step time", render.seconds(item.step_time_s)),
             ("last checkpoint", f"step {item.last_checkpoint_step}" if item.last_checkpoint_step else "none yet"),
             ("checkpoints in", item.checkpoint_folder),
+            ("suspicion", item.suspicion),
+            ("saves every", _interval(item)),
+            ("spares", _spares(item.spares)),
+            ("memory copies", _copies(item.copies)),
             ("workload", f"{item.spec.workload.module} {json.dumps(plain(item.spec.workload.args))}"),
             ("parallel", f"tp {parallel.tp}  pp {parallel.pp}  cp {parallel.cp}  dp {parallel.dp}  ep {parallel.ep}"),
-            ("ettr", f"{item.ettr:.4f}"),
+            ("ettr", f"{item.ettr:.4f}, last hour {item.ettr_last_hour:.4f}"),
             ("ledger", render.amounts(item.ledger_s)),
             ("restarts", ", ".join(f"{name} {count}" for name, count in sorted(item.restarts.items()))),
             ("result", ", ".join(f"{key}={value}" for key, value in sorted(item.result.items()))),
@@ -46,6 +50,28 @@ def job(item: job_pb2.Job) -> None:
     if item.recoveries:
         render.heading("recoveries")
         recoveries(item.recoveries)
+
+
+def _interval(item: job_pb2.Job) -> str:
+    """The interval in force and what it follows from."""
+    steps, reason = item.save_interval.every_steps, item.save_interval.reason
+    return (f"{steps} steps" if steps else "never") + (f" ({reason})" if reason else "")
+
+
+def _spares(item: job_pb2.Spares) -> str:
+    """Held, wanted and why."""
+    if not item.wanted and not item.nodes:
+        return f"none ({item.reason})" if item.reason else "none"
+    return f"{len(item.nodes)} of {item.wanted} held: {', '.join(item.nodes) or 'none'} ({item.reason})"
+
+
+def _copies(item: job_pb2.Copies) -> str:
+    """How far the present placement would protect memory copies."""
+    if not item.nodes:
+        return ""
+    if not item.weaker:
+        return f"a fully protected place for each of {item.nodes} nodes"
+    return f"{item.weaker} of {item.nodes} nodes without full protection: {'; '.join(item.weakest)}"
 
 
 def _ranks(item: job_pb2.Job) -> None:

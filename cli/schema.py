@@ -141,7 +141,13 @@ ROOT = Field(
                     "section",
                     "What is held back, so that a recovery does not wait for imports or for nodes.",
                     fields=(
-                        Field("warmNodes", "integer", "Whole nodes held back, processes parked on them.", 0, least=0),
+                        Field(
+                            "warmNodes",
+                            "automatic",
+                            "Whole nodes held back, processes parked on them; `auto`: the job's share of the site's pool.",
+                            0,
+                            least=0,
+                        ),
                         Field("parkedPerNode", "integer", "Parked processes on each node that runs ranks.", 0, least=0),
                     ),
                 ),
@@ -156,8 +162,22 @@ ROOT = Field(
                             "Folder on shared storage; relative to the manifest. Empty: the site's default.",
                             "",
                         ),
-                        Field("everySteps", "integer", "Steps between checkpoints; 0: never.", 100, least=0),
+                        Field(
+                            "everySteps",
+                            "automatic",
+                            "Steps between checkpoints; 0: never; `auto`: from the measured stall and failures.",
+                            100,
+                            least=0,
+                        ),
+                        Field("minSteps", "integer", "Least steps between checkpoints with `auto`.", 1, least=1),
+                        Field("maxSteps", "integer", "Most steps between checkpoints with `auto`.", 10_000, least=1),
                         Field("keep", "integer", "Checkpoints kept; the newest verified one always is.", 3, least=1),
+                        Field(
+                            "replicated",
+                            "flag",
+                            "Data-parallel replicas hold the same state as a whole (no sharded optimizer).",
+                            False,
+                        ),
                     ),
                 ),
                 Field(
@@ -288,6 +308,8 @@ def _type(field: Field) -> dict[str, Any]:
             return whole
         case "count":
             return {"anyOf": [whole, {"const": "unlimited"}]}
+        case "automatic":
+            return {"anyOf": [whole, {"const": "auto"}]}
         case "number":
             return {"type": "number", "minimum": field.least, "maximum": field.most}
         case "flag":

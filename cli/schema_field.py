@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field: `kind` is text, integer, number, flag, duration, labels, arguments, count (or `unlimited`), words or numbers
+    """One field: `kind` is text, integer, number, flag, duration, labels, arguments, count (or `unlimited`), automatic (a
+    whole number or `auto`), words or numbers
     (one or a list; numbers may be `words` too), section, or sections (a list of them)."""
 
     name: str

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from cli.wire_rules import policy_to_message, policy_value
-from controlplane.core.spec import CheckpointPolicy, Elastic, JobSpec, Parallel, SparePolicy, Timeouts, Workload
+from controlplane.core.spec import AUTO, CheckpointPolicy, Elastic, JobSpec, Parallel, SparePolicy, Timeouts, Workload
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -33,9 +33,19 @@ def spec_to_message(spec: JobSpec) -> types_pb2.TrainingJobSpec:
         parallel=pb.ParallelDegrees(
             tp=spec.parallel.tp, pp=spec.parallel.pp, cp=spec.parallel.cp, dp=spec.parallel.dp, ep=spec.parallel.ep
         ),
-        spares=pb.SpareSpec(warm_nodes=spec.spares.warm_nodes, parked_per_node=spec.spares.parked_per_node),
+        spares=pb.SpareSpec(
+            warm_nodes=max(0, spec.spares.warm_nodes),
+            parked_per_node=spec.spares.parked_per_node,
+            auto=spec.spares.warm_nodes == AUTO,
+        ),
         checkpoint=pb.CheckpointSpec(
-            folder=spec.checkpoint.folder, every_steps=spec.checkpoint.every_steps, keep=spec.checkpoint.keep
+            folder=spec.checkpoint.folder,
+            every_steps=max(0, spec.checkpoint.every_steps),
+            keep=spec.checkpoint.keep,
+            auto=spec.checkpoint.every_steps == AUTO,
+            min_steps=spec.checkpoint.min_steps,
+            max_steps=spec.checkpoint.max_steps,
+            replicated=spec.checkpoint.replicated,
         ),
         restart_policy=policy_to_message(spec.restart_policy),
         timeouts=pb.TimeoutSpec(
@@ -51,7 +61,7 @@ def spec_to_message(spec: JobSpec) -> types_pb2.TrainingJobSpec:
 def spec_value(message: types_pb2.TrainingJobSpec) -> JobSpec:
     """The specification in a message: what `spec_to_message` made of it, and what a controller runs."""
     limits, workload = message.timeouts, message.workload
-    parallel, checkpoint = message.parallel, message.checkpoint
+    parallel, checkpoint, usual = message.parallel, message.checkpoint, CheckpointPolicy()
     return JobSpec(
         name=message.name,
         labels=tuple(sorted(message.labels.items())),
@@ -65,8 +75,15 @@ def spec_value(message: types_pb2.TrainingJobSpec) -> JobSpec:
         ranks=message.ranks,
         accelerators_per_rank=message.accelerators_per_rank,
         parallel=Parallel(parallel.tp, parallel.pp, parallel.cp, parallel.dp, parallel.ep),
-        spares=SparePolicy(message.spares.warm_nodes, message.spares.parked_per_node),
-        checkpoint=CheckpointPolicy(checkpoint.folder, checkpoint.every_steps, checkpoint.keep),
+        spares=SparePolicy(AUTO if message.spares.auto else message.spares.warm_nodes, message.spares.parked_per_node),
+        checkpoint=CheckpointPolicy(
+            checkpoint.folder,
+            AUTO if checkpoint.auto else checkpoint.every_steps,
+            checkpoint.keep,
+            checkpoint.min_steps or usual.min_steps,
+            checkpoint.max_steps or usual.max_steps,
+            checkpoint.replicated,
+        ),
         restart_policy=policy_value(message.restart_policy),
         timeouts=Timeouts(limits.start_ms, limits.join_ms, limits.stop_ms),
         priority=message.priority,

@@ -1,4 +1,4 @@
-"""Checkpoints: ls, verify, pin, unpin."""
+"""Checkpoints: ls, verify, pin, unpin, poison, clear."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def register(app: Group) -> None:
     group.command(epilog="Example: phalanx checkpoints verify moe --wait")(verify)
     group.command(epilog="Example: phalanx checkpoints pin moe --reason 'before the new data'")(pin)
     group.command(epilog="Example: phalanx checkpoints unpin moe-1/g2/step-400")(unpin)
+    group.command(epilog="Example: phalanx checkpoints poison moe-1/g2/step-400 --reason 'odd loss'")(poison)
+    group.command(epilog="Example: phalanx checkpoints clear moe --reason 'replay agrees'")(clear)
 
 
 @for_site
@@ -131,6 +133,42 @@ def unpin(
         )
         answer = client.checkpoints.UnpinCheckpoint(request, timeout=CALL_TIMEOUT_S)
         render.out(f"{one.id} unpinned at revision {answer.revision}")
+
+
+@for_site
+def poison(
+    job: JobName,
+    checkpoint: CheckpointId = "",
+    *,
+    reason: Annotated[str, Option(help="What is wrong with it.")],
+    site: SiteChoice,
+) -> None:
+    """Distrust a checkpoint and every later one: the job's next start lies before them. It runs on until then."""
+    from phalanx.v1 import checkpoint_pb2  # noqa: PLC0415
+
+    with site.connect() as client:
+        one = _chosen(client, job, checkpoint)
+        request = checkpoint_pb2.PoisonCheckpointRequest(
+            request_id=new_request_id(), job=one.job, checkpoint_id=one.id, reason=reason
+        )
+        answer = client.checkpoints.PoisonCheckpoint(request, timeout=CALL_TIMEOUT_S)
+        render.out(f"{one.id} (step {one.step}) and later ones are poisoned at revision {answer.revision}")
+
+
+@for_site
+def clear(
+    job: Annotated[str, Argument(metavar="JOB", help="A job.", autocompletion=job_names)],
+    *,
+    reason: Annotated[str, Option(help="Why they can be trusted.")],
+    site: SiteChoice,
+) -> None:
+    """Trust a job's checkpoints again that were poisoned by doubt alone; each is read back first."""
+    from phalanx.v1 import checkpoint_pb2  # noqa: PLC0415
+
+    with site.connect() as client:
+        request = checkpoint_pb2.ClearCheckpointsRequest(request_id=new_request_id(), job=job, reason=reason)
+        answer = client.checkpoints.ClearCheckpoints(request, timeout=CALL_TIMEOUT_S)
+        render.out(f"checkpoints of {job} are trusted again at revision {answer.revision}")
 
 
 def _state(item: checkpoint_pb2.Checkpoint) -> str:

@@ -119,6 +119,13 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
         case r.SparesChanged():
             job = state.own_job(record.job)
             reserve(state, job, record.nodes)
+        case r.SparesWanted():
+            job = state.own_job(record.job)
+            job.spares_wanted, job.spares_reason = record.nodes, record.reason
+            state.note_stock()
+        case r.CheckpointIntervalSet():
+            job = state.own_job(record.job)
+            job.every_steps, job.interval_reason = record.every_steps, record.reason
         case r.JobStateChanged():
             job = state.own_job(record.job)
             if job.state is not record.state:

@@ -14,6 +14,7 @@ from controlplane.core.health.budget import ActionBudget
 from controlplane.core.health.catalogue import Catalogue
 from controlplane.core.health.distrust import DistrustPolicy
 from controlplane.core.health.suspicion import SuspicionPolicy
+from controlplane.core.placement.spares import SparePlan
 from controlplane.core.records import EffectsIssued, Record
 from controlplane.core.recovery.phase_times import LadderPolicy
 from controlplane.core.softstate import SoftState
@@ -62,6 +63,7 @@ class Policy:
     max_active_jobs: int = 1_000
     queue_patience_ms: int = 600_000
     actions: ActionBudget = field(default_factory=ActionBudget)
+    spares: SparePlan = field(default_factory=SparePlan)
     distrust: DistrustPolicy = field(default_factory=DistrustPolicy)
     ladder: LadderPolicy = field(default_factory=LadderPolicy)
     quarantine: QuarantinePolicy = field(default_factory=QuarantinePolicy)

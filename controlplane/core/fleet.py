@@ -11,6 +11,8 @@ from controlplane.core.vocabulary import AcceleratorState, NodeLiveness, NodeSer
 
 FREE = -1
 """Value of an owner column where no job holds the accelerator or reserves the node."""
+LENT = -2
+"""Value of `reserved` in a view of the fleet for one job: a spare of another job that it may take (`placement.pool`)."""
 
 NO_DOMAIN = -1
 """Value of a domain column where the node has no such label."""

@@ -12,7 +12,7 @@ from controlplane.core.accounting.window import Hour
 from controlplane.core.checkpoints import Checkpoint, Suspicion
 from controlplane.core.columns import ByteColumn, IntColumn
 from controlplane.core.evidence import NOTHING, Facts
-from controlplane.core.spec import JobSpec
+from controlplane.core.spec import AUTO, JobSpec
 from controlplane.core.vocabulary import TERMINAL, Blame, Bucket, JobState, RankState
 
 NONE = -1
@@ -247,6 +247,10 @@ class Job:
     hour: Hour = field(default_factory=Hour)
     pace: Pace = field(default_factory=Pace)
     restored_from: tuple[tuple[str, int], ...] = ()
+    spares_wanted: int = 0
+    spares_reason: str = ""
+    every_steps: int = 0
+    interval_reason: str = ""
     _ranks_of: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False, compare=False)
 
     def clone(self) -> Job:
@@ -262,6 +266,18 @@ class Job:
     def terminal(self) -> bool:
         """Whether the job has ended for good."""
         return self.state in TERMINAL
+
+    @property
+    def wanted_spares(self) -> int:
+        """Warm spare nodes that are to be held for it: as the manifest says, or its share of the site's."""
+        asked = self.spec.spares.warm_nodes
+        return self.spares_wanted if asked == AUTO else asked
+
+    @property
+    def saves_every(self) -> int:
+        """Steps between checkpoints in the present generation; 0: never."""
+        asked = self.spec.checkpoint.every_steps
+        return self.every_steps if asked == AUTO else asked
 
     @property
     def placed(self) -> bool:

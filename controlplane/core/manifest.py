@@ -14,6 +14,7 @@ from controlplane.core.manifest_restart import policy_document, read_restart_pol
 from controlplane.core.manifest_rules import check_spec, complete, findings, touches
 from controlplane.core.manifest_section import Section
 from controlplane.core.spec import (
+    AUTO,
     CheckpointPolicy,
     Elastic,
     JobSpec,
@@ -66,11 +67,17 @@ def spec_to_document(spec: JobSpec) -> dict[str, object]:
             "ranks": spec.ranks,
             "acceleratorsPerRank": spec.accelerators_per_rank,
             "parallel": parallel,
-            "spares": {"warmNodes": spec.spares.warm_nodes, "parkedPerNode": spec.spares.parked_per_node},
+            "spares": {
+                "warmNodes": _or_auto(spec.spares.warm_nodes),
+                "parkedPerNode": spec.spares.parked_per_node,
+            },
             "checkpoint": {
                 "folder": spec.checkpoint.folder,
-                "everySteps": spec.checkpoint.every_steps,
+                "everySteps": _or_auto(spec.checkpoint.every_steps),
+                "minSteps": spec.checkpoint.min_steps,
+                "maxSteps": spec.checkpoint.max_steps,
                 "keep": spec.checkpoint.keep,
+                "replicated": spec.checkpoint.replicated,
             },
             "restartPolicy": policy_document(spec.restart_policy),
             "timeouts": {
@@ -82,6 +89,10 @@ def spec_to_document(spec: JobSpec) -> dict[str, object]:
             "elastic": {"minReplicas": spec.elastic.min_replicas},
         },
     }
+
+
+def _or_auto(value: int) -> int | str:
+    return "auto" if value == AUTO else value
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -146,7 +157,8 @@ def _read_elastic(section: Section) -> Elastic:
 def _read_spares(section: Section) -> SparePolicy:
     default = SparePolicy()
     spares = SparePolicy(
-        section.integer("warmNodes", default.warm_nodes), section.integer("parkedPerNode", default.parked_per_node)
+        section.integer_or_auto("warmNodes", default.warm_nodes),
+        section.integer("parkedPerNode", default.parked_per_node),
     )
     section.finish()
     return spares
@@ -156,8 +168,11 @@ def _read_checkpoint(section: Section) -> CheckpointPolicy:
     default = CheckpointPolicy()
     checkpoint = CheckpointPolicy(
         section.text("folder", default.folder),
-        section.integer("everySteps", default.every_steps),
+        section.integer_or_auto("everySteps", default.every_steps),
         section.integer("keep", default.keep),
+        section.integer("minSteps", default.min_steps),
+        section.integer("maxSteps", default.max_steps),
+        section.flag("replicated"),
     )
     section.finish()
     return checkpoint

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from controlplane.core.rule_checks import check_rules
 from controlplane.core.shipped import is_digest
-from controlplane.core.spec import UNLIMITED, Budget, JobSpec, RestartPolicy, Violation
+from controlplane.core.spec import AUTO, UNLIMITED, Budget, JobSpec, RestartPolicy, Violation
 
 MAX_NAME = 40
 MAX_COUNT = 2**31 - 1
@@ -48,6 +48,7 @@ def findings(spec: JobSpec) -> Iterator[Finding]:
     yield from _identity(spec)
     yield from _workload(spec)
     yield from _counts(spec)
+    yield from _interval(spec)
     yield from _parallel(spec)
     yield from _elastic(spec)
     yield from policy_findings(spec.restart_policy, "spec.restartPolicy")
@@ -174,10 +175,12 @@ def _counts(spec: JobSpec) -> Iterator[Finding]:
         ("spec.parallel.cp", spec.parallel.cp, 1),
         ("spec.parallel.dp", spec.parallel.dp, 0),
         ("spec.parallel.ep", spec.parallel.ep, 1),
-        ("spec.spares.warmNodes", spec.spares.warm_nodes, 0),
+        ("spec.spares.warmNodes", spec.spares.warm_nodes, AUTO),
         ("spec.spares.parkedPerNode", spec.spares.parked_per_node, 0),
         ("spec.elastic.minReplicas", spec.elastic.min_replicas, 0),
-        ("spec.checkpoint.everySteps", spec.checkpoint.every_steps, 0),
+        ("spec.checkpoint.everySteps", spec.checkpoint.every_steps, AUTO),
+        ("spec.checkpoint.minSteps", spec.checkpoint.min_steps, 1),
+        ("spec.checkpoint.maxSteps", spec.checkpoint.max_steps, 1),
         ("spec.checkpoint.keep", spec.checkpoint.keep, 1),
         ("spec.priority", spec.priority, -MAX_COUNT),
     ):
@@ -185,6 +188,13 @@ def _counts(spec: JobSpec) -> Iterator[Finding]:
             yield _one(path, f"{value} is too small", f"use {least} or more")
         elif value > MAX_COUNT:
             yield _one(path, f"{value} is too large", f"use at most {MAX_COUNT}")
+
+
+def _interval(spec: JobSpec) -> Iterator[Finding]:
+    least, most = spec.checkpoint.min_steps, spec.checkpoint.max_steps
+    if 1 <= most < least:
+        path = "spec.checkpoint.maxSteps"
+        yield _one(path, f"{most} is less than minSteps ({least})", f"use {least} or more", "spec.checkpoint.minSteps")
 
 
 def _parallel(spec: JobSpec) -> Iterator[Finding]:

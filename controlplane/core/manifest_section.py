@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from controlplane.core import durations
-from controlplane.core.manifest_rules import json_problems
-from controlplane.core.spec import Violation
+from controlplane.core.manifest_rules import json_problems, touches
+from controlplane.core.spec import AUTO, Violation
 
 
 class Section:
@@ -75,6 +75,16 @@ class Section:
                 name, f"must be a whole number, not {kind_of(value)}", f"write for example `{name}: {max(default, 1)}`"
             )
             return default
+        return value
+
+    def integer_or_auto(self, name: str, default: int) -> int:
+        """A whole number, or `auto`."""
+        if self.fields.get(name) == "auto":
+            self.take(name)
+            return AUTO
+        value = self.integer(name, default)
+        if value == AUTO and name in self.fields and not touches(self.at(name), self.broken()):
+            self.note(name, f"{value} is too small", "use 0 or more, or `auto`")
         return value
 
     def number(self, name: str, default: float) -> float:

@@ -180,6 +180,24 @@ class SparesChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class SparesWanted:
+    """So many warm spare nodes are to be held for a job whose manifest leaves the number to the controller."""
+
+    job: str
+    nodes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointIntervalSet:
+    """From its next generation on the job saves every so many steps; its manifest leaves the number to the controller."""
+
+    job: str
+    every_steps: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobStateChanged:
     """A job changed state, or names another blocker."""
 
@@ -734,7 +752,7 @@ Record = (
     | EffectsFinished | RequestAnswered | CheckpointPinned | CheckpointUnpinned | Audited | NodeDrained | JobUnplaced
     | TokenCreated | TokenSpent | CertificateIssued
     | IdentityRevoked | IdentityReinstated | JournalRestored | HostsReached | HostsLost
-    | CorruptionSuspected | CorruptionCleared | NodesRegistered
+    | CorruptionSuspected | CorruptionCleared | SparesWanted | CheckpointIntervalSet | NodesRegistered
     | DetectorDegraded | DetectorRestored | LinksReported | NodeJudged
     | RungFailed | ReplicasDropped
     | FaultsReported | FaultsJudged | SourcesReported | IncidentReblamed

@@ -9,6 +9,8 @@ from controlplane.core.vocabulary import Blame
 
 UNLIMITED = -1
 """`max` of a budget without a limit."""
+AUTO = -1
+"""Instead of a number: the controller finds it from what it has measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +67,23 @@ class Parallel:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPolicy:
-    """Where and how often state is saved. `folder` "" means the site's default root; every_steps 0 means never."""
+    """Where and how often state is saved. `folder` "" means the site's default root; every_steps 0 means never, AUTO a number
+    between `min_steps` and `max_steps`. `replicated`: data-parallel replicas hold the same state as a whole (no sharded
+    optimizer), so that one of them is enough to restore the others.
+    """
 
     folder: str = ""
     every_steps: int = 100
     keep: int = 3
+    min_steps: int = 1
+    max_steps: int = 10_000
+    replicated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SparePolicy:
-    """What is held back for a job: whole warm nodes, and parked processes on each node that runs ranks."""
+    """What is held back for a job: whole warm nodes (AUTO: its share of the site's pool, see `placement.spares`), and parked
+    processes on each node that runs ranks."""
 
     warm_nodes: int = 0
     parked_per_node: int = 0

@@ -21,6 +21,8 @@ from controlplane.core.health.book import HealthBook
 from controlplane.core.health.budget import Act
 from controlplane.core.identity import IdentityBook
 from controlplane.core.jobs import Job
+from controlplane.core.placement.pool import short
+from controlplane.core.placement.spares import NO_WEAR, Wear, with_stock, with_time
 
 HEALTH = "/health"
 """Marks an owned health book; no uid of a job holds a slash."""
@@ -84,6 +86,7 @@ class State:
     acts: tuple[Act, ...] = ()
     health: HealthBook = field(default_factory=HealthBook)
     offences: tuple[Offence, ...] = ()
+    wear: Wear = NO_WEAR
     _owned: set[str] = field(default_factory=set)
     _tally: Tally | None = None
     _changed: tuple[int, ...] = ()
@@ -93,7 +96,7 @@ class State:
         return State(
             self.revision, self.epoch, self.at_ns, self.fleet, dict(self.cells), dict(self.jobs), dict(self.names),
             self.next_job, self.next_effect, dict(self.effects), dict(self.answers), self.ledger.clone(), self.audit,
-            self.identity, self.acts, self.health, self.offences, set(), self._tally, self._changed,
+            self.identity, self.acts, self.health, self.offences, self.wear, set(), self._tally, self._changed,
         )  # fmt: skip
 
     def own_job(self, uid: str) -> Job:
@@ -142,6 +145,15 @@ class State:
         else:
             self._changed = (*self._changed, *nodes)
 
+    def note_failures(self, nodes: int) -> None:
+        """Nodes that were in service have failed."""
+        if nodes:
+            self.wear = with_time(self.wear, self.at_ns, 0, nodes)
+
+    def note_stock(self) -> None:
+        """Spares are held, taken, or wanted in another number."""
+        self.wear = with_stock(self.wear, short=short(self.active_jobs()), at_ns=self.at_ns)
+
     def tally(self) -> Tally:
         """How many devices are what, now."""
         if self._tally is None:
@@ -165,6 +177,7 @@ class State:
             if devices:
                 ledger.add(bucket, devices * elapsed)
                 ledger.device_ns += devices * elapsed
+        self.wear = with_time(self.wear, now_ns, tally.serving * elapsed)
         for job in active:
             devices = tally.of(job)
             if devices:
@@ -189,6 +202,8 @@ class State:
             "audit": codec.encode(self.audit), "acts": [codec.encode(act) for act in self.acts],
             "ledger": codec.encode(self.ledger),
         }  # fmt: skip
+        if self.wear != NO_WEAR:
+            body["wear"] = codec.encode(self.wear)
         if self.identity != IdentityBook():  # a journal from before there were identities keeps its digest
             body["identity"] = codec.encode(self.identity)
         if self.health != HealthBook():
@@ -219,6 +234,7 @@ class State:
             tuple(codec.decode(Act, act) for act in body.get("acts", [])),
             codec.decode(HealthBook, body.get("health", {})),
             tuple(codec.decode(Offence, offence) for offence in body.get("offences", [])),
+            codec.decode(Wear, body.get("wear", {})),
         )  # fmt: skip
 
 

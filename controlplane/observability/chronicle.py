@@ -161,6 +161,10 @@ def _of_job(record: r.Record) -> Line | None:
             return "info", "checkpoint_committed", {"checkpoint": record.checkpoint, "step": record.step}
         case r.CheckpointPoisoned():
             return "error", "checkpoint_poisoned", {"checkpoint": record.checkpoint, "reason": record.reason}
+        case r.SparesWanted():
+            return "info", "spares_wanted", {"nodes": record.nodes, "reason": record.reason}
+        case r.CheckpointIntervalSet():
+            return "info", "checkpoint_interval_set", {"every_steps": record.every_steps, "reason": record.reason}
         case r.CorruptionSuspected():
             return "error", "corruption_suspected", {"first_step": record.first_step, "reason": record.reason}
         case r.CorruptionCleared():

@@ -11,6 +11,7 @@ import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from controlplane.core.accounting.ledger import ettr
 from controlplane.core.fleet import FREE
 from controlplane.core.identity import CELL, NODE
 from controlplane.core.jobs import Job
@@ -145,6 +146,8 @@ def _fleet(state: State) -> Iterable[Metric]:
     )
     yield _gauge("phalanx_nodes_cordoned", "Nodes that take no new work.", np.count_nonzero(fleet.cordoned))
     yield _gauge("phalanx_nodes_spare", "Nodes held back for jobs.", np.count_nonzero(fleet.reserved != FREE))
+    wanted = sum(job.wanted_spares for job in state.active_jobs() if job.placed)
+    yield _gauge("phalanx_nodes_spare_wanted", "Nodes that should be held back for jobs.", wanted)
     yield _gauge(
         "phalanx_accelerators_free",
         "Accelerators that a new rank could take now.",
@@ -166,6 +169,7 @@ def _jobs(seen: Sight) -> Iterable[Metric]:
         jobs.add_metric([state.name], counts.get(state, 0))
     yield jobs
     active = seen.state.active_jobs()
+    yield _ettr(active)
     running = [job for job in active if job.state is JobState.RUNNING]
     for name, text, since in (
         ("phalanx_oldest_queued_seconds", "Since the longest waiting QUEUED job was submitted; 0: none waits.",
@@ -179,6 +183,22 @@ def _jobs(seen: Sight) -> Iterable[Metric]:
          [at_ns for job in running if (at_ns := _newest_checkpoint_ns(job))]),
     ):  # fmt: skip
         yield _gauge(name, text, max(0.0, to_s(seen.now_ns - min(since))) if since else 0)
+
+
+def _ettr(active: list[Job]) -> Metric:
+    shares = GaugeMetricFamily(
+        "phalanx_ettr",
+        "Productive share of the device time of jobs that have not ended: of all of it, of the last hour; 0: they hold none.",
+        labels=["window"],
+    )
+    total: Counts[str] = Counts()
+    for job in active:
+        total.update(job.ledger_ns)
+    shares.add_metric(["total"], ettr(total))
+    held = sum(int(job.hour.total.sum()) for job in active)
+    useful = sum(int(job.hour.productive.sum()) for job in active)
+    shares.add_metric(["hour"], useful / held if held else 0.0)
+    return shares
 
 
 def _newest_checkpoint_ns(job: Job) -> int:

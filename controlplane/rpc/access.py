@@ -62,6 +62,8 @@ METHODS: Mapping[str, Rule] = {
     "CheckpointService/VerifyCheckpoint": OPERATE,
     "CheckpointService/PinCheckpoint": OPERATE,
     "CheckpointService/UnpinCheckpoint": OPERATE,
+    "CheckpointService/PoisonCheckpoint": OPERATE,
+    "CheckpointService/ClearCheckpoints": OPERATE,
     "EventService/ListEvents": VIEW,
     "EventService/WatchEvents": VIEW,
     "EventService/Explain": VIEW,

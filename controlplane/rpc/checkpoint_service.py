@@ -69,3 +69,22 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServiceServicer):
         owner = request.owner or own_name()
         await self._site.command(ev.UnpinCheckpoint(request.request_id, request.job, request.checkpoint_id, owner))
         return checkpoint_pb2.UnpinCheckpointResponse(revision=self._site.state.revision)
+
+    async def PoisonCheckpoint(
+        self, request: checkpoint_pb2.PoisonCheckpointRequest, context: Any
+    ) -> checkpoint_pb2.PoisonCheckpointResponse:
+        """Distrust a checkpoint and those after it."""
+        named = ("job", request.job), ("checkpoint_id", request.checkpoint_id), ("reason", request.reason)
+        check_request(request.request_id, *named)
+        await self._site.command(
+            ev.PoisonCheckpoint(request.request_id, request.job, request.checkpoint_id, request.reason)
+        )
+        return checkpoint_pb2.PoisonCheckpointResponse(revision=self._site.state.revision)
+
+    async def ClearCheckpoints(
+        self, request: checkpoint_pb2.ClearCheckpointsRequest, context: Any
+    ) -> checkpoint_pb2.ClearCheckpointsResponse:
+        """Trust a job's checkpoints again."""
+        check_request(request.request_id, ("job", request.job), ("reason", request.reason))
+        await self._site.command(ev.ClearCheckpoints(request.request_id, request.job, own_name(), request.reason))
+        return checkpoint_pb2.ClearCheckpointsResponse(revision=self._site.state.revision)

@@ -14,6 +14,7 @@ from phalanx.v1 import types_pb2 as pb
 
 from controlplane.core.manifest import complete
 from controlplane.core.spec import (
+    AUTO,
     CheckpointPolicy,
     Elastic,
     JobSpec,
@@ -90,6 +91,19 @@ _POLICY_SECTIONS = (
 )
 
 
+def _checkpoint_policy(message: pb.CheckpointSpec) -> CheckpointPolicy:
+    """Clients before 0.2 do not know the limits of the interval."""
+    usual = CheckpointPolicy()
+    return CheckpointPolicy(
+        message.folder,
+        AUTO if message.auto else message.every_steps,
+        message.keep,
+        message.min_steps or usual.min_steps,
+        message.max_steps or usual.max_steps,
+        message.replicated,
+    )
+
+
 def missing_sections(message: pb.TrainingJobSpec) -> tuple[Violation, ...]:
     """Parts of a specification that are not there, or cannot be read. Clients send all, defaults written out."""
     found = [*_missing(message, _SECTIONS)]
@@ -127,8 +141,8 @@ def spec_value(message: pb.TrainingJobSpec) -> JobSpec:
         parallel=Parallel(
             message.parallel.tp, message.parallel.pp, message.parallel.cp, message.parallel.dp, message.parallel.ep
         ),
-        spares=SparePolicy(message.spares.warm_nodes, message.spares.parked_per_node),
-        checkpoint=CheckpointPolicy(message.checkpoint.folder, message.checkpoint.every_steps, message.checkpoint.keep),
+        spares=SparePolicy(AUTO if message.spares.auto else message.spares.warm_nodes, message.spares.parked_per_node),
+        checkpoint=_checkpoint_policy(message.checkpoint),
         restart_policy=policy_value(message.restart_policy),
         timeouts=Timeouts(limits.start_ms, limits.join_ms, limits.stop_ms),
         priority=message.priority,
@@ -177,9 +191,19 @@ def spec_message(spec: JobSpec) -> pb.TrainingJobSpec:
         ranks=spec.ranks,
         accelerators_per_rank=spec.accelerators_per_rank,
         parallel=parallel_message(spec.parallel),
-        spares=pb.SpareSpec(warm_nodes=spec.spares.warm_nodes, parked_per_node=spec.spares.parked_per_node),
+        spares=pb.SpareSpec(
+            warm_nodes=max(0, spec.spares.warm_nodes),
+            parked_per_node=spec.spares.parked_per_node,
+            auto=spec.spares.warm_nodes == AUTO,
+        ),
         checkpoint=pb.CheckpointSpec(
-            folder=spec.checkpoint.folder, every_steps=spec.checkpoint.every_steps, keep=spec.checkpoint.keep
+            folder=spec.checkpoint.folder,
+            every_steps=max(0, spec.checkpoint.every_steps),
+            keep=spec.checkpoint.keep,
+            auto=spec.checkpoint.every_steps == AUTO,
+            min_steps=spec.checkpoint.min_steps,
+            max_steps=spec.checkpoint.max_steps,
+            replicated=spec.checkpoint.replicated,
         ),
         restart_policy=policy_message(spec.restart_policy),
         timeouts=pb.TimeoutSpec(

@@ -133,7 +133,7 @@ def _generation(effect: Effect, state: State, node: str, root: str) -> agent_pb2
         restore=_restore_point(job),
         store_address=cell.store_address if cell else "",
         checkpoint_folder=f"{checkpoint_folder(job, root)}/g{job.generation}",
-        checkpoint_every_steps=job.spec.checkpoint.every_steps,
+        checkpoint_every_steps=job.saves_every,
         join_timeout_ms=job.spec.timeouts.join_ms,
         kept_step=job.restore_step if job.keeps_state else 0,
     )

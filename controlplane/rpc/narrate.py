@@ -96,6 +96,7 @@ def narrate(record: r.Record, names: Names) -> str:
             return _fleet(record)
         case (
             r.JobSubmitted() | r.JobPlaced() | r.RanksMoved() | r.SparesChanged() | r.JobStateChanged() | r.JobEnding()
+            | r.SparesWanted() | r.CheckpointIntervalSet()
             | r.JobEnded() | r.GenerationStarted() | r.GenerationReached() | r.JoinFailed() | r.JobUnplaced()
         ):  # fmt: skip
             return _job(record, names)
@@ -189,6 +190,7 @@ def _are(count: int) -> str:
 
 JobRecord = (
     r.JobSubmitted | r.JobPlaced | r.RanksMoved | r.SparesChanged | r.JobStateChanged | r.JobEnding | r.JobEnded
+    | r.SparesWanted | r.CheckpointIntervalSet
     | r.GenerationStarted | r.GenerationReached | r.JoinFailed | r.JobUnplaced
 )  # fmt: skip
 
@@ -205,6 +207,10 @@ def _job(record: JobRecord, names: Names) -> str:
             return f"{name} queues again: {record.reason}"
         case r.RanksMoved():
             return f"{ranks_text(record.ranks)} of {name} moved to {names.nodes(record.nodes)}"
+        case r.SparesWanted():
+            return f"{_counted(record.nodes, 'warm spare')} to be held for {name}: {record.reason}"
+        case r.CheckpointIntervalSet():
+            return f"{name} saves every {_counted(record.every_steps, 'step')} from its next generation on: {record.reason}"
         case r.SparesChanged():
             return f"warm spares of {name}: {names.nodes(record.nodes) or 'none'}"
         case r.JobStateChanged():

@@ -21,6 +21,7 @@ from controlplane.core.vocabulary import Blame, Bucket, CheckpointState, Phase, 
 from controlplane.engine.soft import Progress
 from controlplane.rpc.codec import rfc3339, spec_message
 from controlplane.rpc.effects import checkpoint_folder
+from controlplane.rpc.upkeep_views import copies_message, save_interval_message, spares_message
 
 
 def ledger_s(buckets: Mapping[str, int]) -> dict[str, float]:
@@ -97,8 +98,14 @@ def job_message(state: State, job: Job, progress: Progress, now_ns: int, root: s
         restarts={blame.value: read_budget(job, blame, now_ns, step).used for blame in Blame},
         checkpoint_folder=checkpoint_folder(job, root),
         last_checkpoint_step=newest.step if newest else 0,
+        ettr_last_hour=job.hour.ettr(),
+        spares=spares_message(state, job),
+        save_interval=save_interval_message(job),
+        suspicion=job.suspicion.reason if job.suspicion else "",
     )
     if ranks:
+        if job.placed:
+            message.copies.CopyFrom(copies_message(state, job))
         message.ranks.extend(rank_messages(state, job, progress))
         message.parked.extend(_parked(state, job))
         message.recoveries.extend(_recovery(item) for item in job.recoveries)
@@ -219,6 +226,7 @@ def checkpoint_message(job: Job, checkpoint: Checkpoint) -> checkpoint_pb2.Check
         reason=checkpoint.reason,
         pinned=bool(checkpoint.pins) or (keeper == checkpoint and checkpoint.state is CheckpointState.VERIFIED),
         pin_owners=[pin.owner for pin in checkpoint.pins],
+        suspected=checkpoint.suspected,
     )
 
 

@@ -25,10 +25,12 @@ RECOUNT_SHARE = 4
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Devices outside of jobs by `OUTSIDE`, and by job serial; `fleet`: the columns that were counted."""
+    """Devices outside of jobs by `OUTSIDE`, and by job serial; `serving`: nodes that are in service and not dead; `fleet`: the
+    columns that were counted."""
 
     outside: LongColumn
     owned: LongColumn
+    serving: int
     fleet: Fleet
 
     @property
@@ -49,8 +51,7 @@ class Tally:
 
 def count(fleet: Fleet) -> Tally:
     """A tally of the whole fleet."""
-    outside, owned = _count(fleet, np.arange(fleet.size))
-    return Tally(outside, owned, fleet.clone())
+    return Tally(*_count(fleet, np.arange(fleet.size)), fleet.clone())
 
 
 def recount(tally: Tally, fleet: Fleet, changed: Iterable[int]) -> Tally:
@@ -58,11 +59,12 @@ def recount(tally: Tally, fleet: Fleet, changed: Iterable[int]) -> Tally:
     rows = np.unique(np.fromiter(changed, dtype=np.int64))
     if len(rows) * RECOUNT_SHARE > fleet.size:
         return count(fleet)
-    outside_before, owned_before = _count(tally.fleet, rows[rows < tally.fleet.size])
-    outside, owned = _count(fleet, rows)
+    outside_before, owned_before, serving_before = _count(tally.fleet, rows[rows < tally.fleet.size])
+    outside, owned, serving = _count(fleet, rows)
     length = max(len(tally.owned), len(owned_before), len(owned))
     by_job = _padded(tally.owned, length) - _padded(owned_before, length) + _padded(owned, length)
-    return Tally(tally.outside - outside_before + outside, by_job, fleet.clone())
+    serving += tally.serving - serving_before
+    return Tally(tally.outside - outside_before + outside, by_job, serving, fleet.clone())
 
 
 def wanted_by(jobs: Iterable[Job]) -> int:
@@ -71,7 +73,7 @@ def wanted_by(jobs: Iterable[Job]) -> int:
     return sum(job.spec.ranks * job.spec.accelerators_per_rank for job in waiting)
 
 
-def _count(fleet: Fleet, rows: LongColumn) -> tuple[LongColumn, LongColumn]:
+def _count(fleet: Fleet, rows: LongColumn) -> tuple[LongColumn, LongColumn, int]:
     state, owner = fleet.acc_state[rows], fleet.acc_owner[rows]
     present = state != 0
     free = present & (owner == FREE)
@@ -83,7 +85,9 @@ def _count(fleet: Fleet, rows: LongColumn) -> tuple[LongColumn, LongColumn]:
     parts = (free & blind, free & out, free & spare)
     numbers = [int(np.count_nonzero(part)) for part in parts]
     outside = np.array([*numbers, int(np.count_nonzero(free)) - sum(numbers)], dtype=np.int64)
-    return outside, np.bincount(owner[present & (owner != FREE)]).astype(np.int64)
+    serving = (liveness != NodeLiveness.DEAD) & (fleet.service[rows] == NodeService.IN_SERVICE)
+    owned = np.bincount(owner[present & (owner != FREE)]).astype(np.int64)
+    return outside, owned, int(np.count_nonzero(serving))
 
 
 def _padded(column: LongColumn, length: int) -> LongColumn:

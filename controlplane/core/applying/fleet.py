@@ -11,7 +11,14 @@ from controlplane.core.columns import put
 from controlplane.core.fleet import Accelerator, Cordon, Fleet, NodeFacts
 from controlplane.core.health.budget import Act
 from controlplane.core.state import MAX_ACTS, State
-from controlplane.core.vocabulary import NODE_LIVENESS, NODE_SERVICE, IllegalTransition, NodeLiveness, NodeService
+from controlplane.core.vocabulary import (
+    NODE_LIVENESS,
+    NODE_SERVICE,
+    AcceleratorState,
+    IllegalTransition,
+    NodeLiveness,
+    NodeService,
+)
 
 
 def node(state: State, name: str) -> tuple[Fleet, int]:
@@ -127,6 +134,8 @@ def liveness(state: State, record: r.LivenessChanged) -> None:
         if record.liveness not in NODE_LIVENESS[before]:
             raise IllegalTransition(f"node {name}: {before.name} to {record.liveness.name}")
         fleet.liveness = put(fleet.liveness, number, record.liveness)
+        if record.liveness is NodeLiveness.DEAD and fleet.service[number] == NodeService.IN_SERVICE:
+            state.note_failures(1)
         if record.liveness is NodeLiveness.DEAD:
             fleet.session = put(fleet.session, number, False)
     state.touch_counts(fleet.index[name] for name in record.nodes)
@@ -144,6 +153,9 @@ def accelerators(state: State, record: r.AcceleratorsChanged) -> None:
         if change.index < len(row):
             row[change.index] = change.state
     fleet.set_facts(number, replace(fleet.facts[number], accelerators=tuple(devices)))
+    was_whole = not (fleet.acc_state[number] == AcceleratorState.FAILED).any()
+    if was_whole and (row == AcceleratorState.FAILED).any() and fleet.service[number] == NodeService.IN_SERVICE:
+        state.note_failures(1)
     fleet.acc_state = put(fleet.acc_state, number, row)
     state.touch_counts([number])
 

@@ -47,6 +47,7 @@ def reserve(state: State, job: Job, nodes: tuple[int, ...]) -> None:
     if nodes:
         fleet.reserved = put(fleet.reserved, list(nodes), job.serial)
     job.spare_nodes = nodes
+    state.note_stock()
 
 
 def _own_devices(fleet: Fleet, nodes: np.ndarray, positions: np.ndarray, owner: int) -> None:

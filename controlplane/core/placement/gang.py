@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controlplane.core.fleet import FREE, Fleet
+from controlplane.core.fleet import FREE, LENT, Fleet
 from controlplane.core.jobs import Job
 from controlplane.core.placement.shortage import excluded, shortage
 from controlplane.core.spec import JobSpec
@@ -70,7 +70,7 @@ def place(fleet: Fleet, spec: JobSpec) -> Placement | Blocked:
     placed = _take(free, order, capacity, spec.ranks, per_rank)
     used = set(placed.nodes)
     most = int(np.bincount(placed.nodes).max())
-    spares = [n for n in order.tolist() if n not in used and capacity[n] >= most][: spec.spares.warm_nodes]
+    spares = [n for n in order.tolist() if n not in used and capacity[n] >= most][: max(0, spec.spares.warm_nodes)]
     return Placement(placed.nodes, placed.accelerators, tuple(spares))
 
 
@@ -85,10 +85,11 @@ def replace_ranks(
     avoid: frozenset[int],
     freed: np.ndarray | None = None,
 ) -> Placement | Blocked:
-    """New places for lost ranks: the job's own warm spares first, then any free device. `avoid`: node numbers not to use;
-    `freed`: ranks of the job that give their own places up."""
+    """New places for lost ranks: the job's own warm spares first, then any free device, then spares that others lend it.
+    `avoid`: node numbers not to use; `freed`: ranks of the job that give their own places up."""
     per_rank = job.spec.accelerators_per_rank
-    ours = (fleet.reserved == FREE) | (fleet.reserved == job.serial)
+    lent = fleet.reserved == LENT
+    ours = (fleet.reserved == FREE) | (fleet.reserved == job.serial) | lent
     free = free_devices(fleet) & ours[:, None]
     if freed is not None and len(freed):
         at = job.rank_node[freed][:, None], job.rank_acc[freed]
@@ -102,7 +103,7 @@ def replace_ranks(
         )
     warm = fleet.reserved == job.serial
     whole = capacity >= len(ranks)
-    order = np.lexsort((np.arange(fleet.size), -capacity, ~whole, ~warm))
+    order = np.lexsort((np.arange(fleet.size), -capacity, ~whole, ~warm, lent))
     return _take(free, order, capacity, len(ranks), per_rank)
 
 
@@ -115,7 +116,7 @@ def _leaving(fleet: Fleet, job: Job) -> int:
 
 def refill_spares(fleet: Fleet, job: Job) -> tuple[int, ...]:
     """The warm spare nodes that the job should hold now: kept ones that are still good, topped up from free nodes."""
-    wanted = job.spec.spares.warm_nodes + _leaving(fleet, job)
+    wanted = job.wanted_spares + _leaving(fleet, job)
     per_rank = job.spec.accelerators_per_rank
     unowned = fleet.usable_accelerators() & (fleet.acc_owner == FREE)
     good = (fleet.liveness != NodeLiveness.DEAD) & (fleet.service == NodeService.IN_SERVICE) & ~fleet.cordoned

@@ -96,6 +96,16 @@ def units_of(ranks: int, parallel: Parallel) -> tuple[IntColumn, IntColumn]:
     )
 
 
+def same_state(ranks: int, parallel: Parallel) -> IntColumn:
+    """Number of the state of every rank where optimizers are not sharded: ranks of equal number, in replicas that hold the
+    same experts, hold the same."""
+    inner = parallel.tp * parallel.cp
+    dp = max(1, parallel.dp)
+    rank = np.arange(ranks)
+    expert = rank // inner % dp % max(1, parallel.ep)
+    return ((rank // (inner * dp) * max(1, parallel.ep) + expert) * inner + rank % inner).astype(np.int32)
+
+
 def sites_of(rank_node: IntColumn, parallel: Parallel, domains: IntColumn) -> Sites:
     """The nodes of a rank table. `domains`: (nodes of the site, kinds), as `Fleet.domains`."""
     placed = rank_node >= 0

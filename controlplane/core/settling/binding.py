@@ -16,6 +16,7 @@ from controlplane.core.recovery.rungs import misplaced
 from controlplane.core.settling import restoring
 from controlplane.core.settling.deciding import ended_ranks, waits_to_see
 from controlplane.core.settling.placing import homeless_rank, place_again
+from controlplane.core.settling.saving import set_interval
 from controlplane.core.settling.words import parking, say
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import JobState, NodeLiveness, RankState
@@ -154,6 +155,7 @@ def request(draft: Draft, job: Job, missing: dict[int, int]) -> None:
 
 def _start_generation(draft: Draft, job: Job, chosen: dict[int, int]) -> None:
     ranks = sorted(chosen)
+    set_interval(draft, job)
     origin = restoring.origin(draft, job)
     generation = job.next_generation
     hosts = runs(chosen[rank] for rank in ranks)

@@ -9,6 +9,7 @@ from controlplane.core.draft import Draft
 from controlplane.core.evidence import Facts, Reason
 from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.orders import end_job, fence
+from controlplane.core.placement.pool import lend
 from controlplane.core.recovery.decide import Verdict, decide
 from controlplane.core.recovery.elastic import replica_of
 from controlplane.core.recovery.phase_times import PhaseTimes, measure
@@ -35,7 +36,9 @@ def judge_incident(draft: Draft, job: Job) -> None:
     if waits_to_see(draft, job, lost, incident.detected_ns):
         return
     at = circumstances(draft, job)
-    _write_verdict(draft, job, decide(job, draft.fleet, at, times(draft, job)), at)
+    _write_verdict(
+        draft, job, decide(job, lend(draft.fleet, job, draft.state.active_jobs()), at, times(draft, job)), at
+    )
 
 
 def times(draft: Draft, job: Job) -> PhaseTimes:
@@ -133,7 +136,7 @@ def _restart_survivors(draft: Draft, job: Job, verdict: Verdict) -> None:
 def resume(draft: Draft, job: Job) -> None:
     """A suspended job looks again; the same answer is not written twice."""
     at = circumstances(draft, job)
-    verdict = decide(job, draft.fleet, at, times(draft, job))
+    verdict = decide(job, lend(draft.fleet, job, draft.state.active_jobs()), at, times(draft, job))
     if verdict.rung is not Rung.SUSPEND:
         _write_verdict(draft, job, verdict, at)
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from controlplane.core import records as r
@@ -10,6 +12,7 @@ from controlplane.core.evidence import Facts, Reason
 from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.orders import fence, stop_processes
 from controlplane.core.placement.gang import Blocked, Placement, place, replace_ranks
+from controlplane.core.placement.pool import lend
 from controlplane.core.placement.queue import must_yield_to
 from controlplane.core.recovery.elastic import replica_of
 from controlplane.core.settling.words import say, some
@@ -38,7 +41,7 @@ def find_places(draft: Draft, job: Job) -> None:
 def place_again(draft: Draft, job: Job, ranks: tuple[int, ...]) -> None:
     """Ranks that lost their place before the job could start get another, and nothing has failed; without one the whole job
     gives its places back and queues again."""
-    places = replace_ranks(draft.fleet, job, ranks, frozenset())
+    places = replace_ranks(lend(draft.fleet, job, draft.state.active_jobs()), job, ranks, frozenset())
     if isinstance(places, Blocked):
         names = sorted({draft.fleet.name(int(job.rank_node[rank])) for rank in ranks})
         draft.write(r.JobUnplaced(job.uid, f"{some(names)} took no work any more before the job could start"))
@@ -48,11 +51,22 @@ def place_again(draft: Draft, job: Job, ranks: tuple[int, ...]) -> None:
 
 
 def move(draft: Draft, job: Job, ranks: tuple[int, ...], places: Placement) -> None:
-    """New places for ranks; a warm spare that takes one is a spare no more."""
+    """New places for ranks; a warm spare that takes one is a spare no more, whoever it was held for."""
     draft.write(r.RanksMoved(job.uid, ranks, places.nodes, places.flat))
-    kept = tuple(node for node in job.spare_nodes if node not in places.nodes)
-    if kept != job.spare_nodes:
-        draft.write(r.SparesChanged(job.uid, kept))
+    for other in draft.state.active_jobs():
+        kept = tuple(node for node in other.spare_nodes if node not in places.nodes)
+        if kept != other.spare_nodes:
+            draft.write(r.SparesChanged(other.uid, kept))
+            if other.uid != job.uid:
+                give_up_parked(draft, other, set(other.spare_nodes).difference(kept))
+
+
+def give_up_parked(draft: Draft, job: Job, nodes: Iterable[int]) -> None:
+    """End the parked processes of a job on nodes that are not its spares any more, and look at it again."""
+    hosts = job.hosts
+    parked = (hosts.generation == 0) & hosts.live() & np.isin(hosts.node, list(nodes))
+    fence(draft, job, hosts.serial[parked].tolist())
+    draft.settle(job.uid)
 
 
 def drop_replicas(draft: Draft, job: Job, replicas: tuple[int, ...]) -> None:

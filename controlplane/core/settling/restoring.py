@@ -11,6 +11,7 @@ from controlplane.core.draft import Draft
 from controlplane.core.jobs import NONE, Job
 from controlplane.core.ranges import runs
 from controlplane.core.records import FromTier
+from controlplane.core.recovery.copies import same_state
 from controlplane.core.recovery.restore_point import Copies, RestorePoint, Tier, restore_point
 from controlplane.core.vocabulary import NodeLiveness, Rung
 
@@ -53,6 +54,7 @@ def find(draft: Draft, job: Job) -> RestorePoint:
         _reachable(draft, job, draft.soft.copies(job.uid)),
         _allowed(job),
         trusted_below=min(below, default=None),
+        same_state=same_state(job.spec.ranks, job.spec.parallel) if job.spec.checkpoint.replicated else None,
     )
 
 

@@ -140,7 +140,7 @@ class Gangs:
             self._stop(known)
         gang = Gang(
             job.uid, job.name, job.generation, job.participants or job.spec.ranks, job.restore_id, job.restore_step,
-            job.spec.checkpoint.every_steps, job.spec.parallel, job.keeps_state,
+            job.saves_every, job.spec.parallel, job.keeps_state,
         )  # fmt: skip
         if known is not None:
             gang.last_step, gang.last_ns, gang.known = known.last_step, known.last_ns, known.known

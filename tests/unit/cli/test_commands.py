@@ -109,10 +109,23 @@ def test_every_refusal_has_its_exit_code(
 
 
 def test_get_jobs_in_every_form(phalanx: Phalanx, controller: FakeController) -> None:
-    controller.jobs["moe"] = job(step=120, loss=2.5, generation=3, ettr=0.987, restarts={"user": 1}, blocker="none")
+    controller.jobs["moe"] = job(
+        step=120, loss=2.5, generation=3, ettr=0.987, ettr_last_hour=0.5, restarts={"user": 1}, blocker="none"
+    )
     table = phalanx("get", "jobs")
     assert table.code == 0
-    assert table.out.splitlines()[1].split() == ["moe", "RUNNING", "120/200", "2.5000", "3", "4", "0.987", "1", "none"]
+    assert table.out.splitlines()[1].split() == [
+        "moe",
+        "RUNNING",
+        "120/200",
+        "2.5000",
+        "3",
+        "4",
+        "0.987",
+        "0.500",
+        "1",
+        "none",
+    ]
     assert phalanx("get", "jobs", "-o", "name").out == "moe\n"
     as_json = json.loads(phalanx("get", "job", "moe", "-o", "json").out)[0]
     as_yaml = yaml.safe_load(phalanx("get", "job", "moe", "-o", "yaml").out)[0]

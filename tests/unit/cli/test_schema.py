@@ -90,7 +90,7 @@ def test_the_schema_knows_restart_rules() -> None:
 
 
 def test_explain_finds_a_field_by_its_path() -> None:
-    assert field_at("trainingjob.spec.spares.warmNodes").kind == "integer"
+    assert field_at("trainingjob.spec.spares.parkedPerNode").kind == "integer"
     assert field_at("spec.SPARES.warmnodes").name == "warmNodes"
     assert field_at("trainingjob") is ROOT
     with pytest.raises(CliError) as refused:

@@ -15,6 +15,7 @@ from controlplane.core.recovery.copies import (
     Shared,
     Sites,
     place_copies,
+    same_state,
     shared_fate,
     sites_of,
     units_of,
@@ -38,6 +39,11 @@ def test_units_are_the_replicas_that_share_experts() -> None:
     unit, stage = units_of(16, Parallel(tp=2, pp=2, dp=4, ep=2))
     assert unit.tolist() == [0, 0, 0, 0, 1, 1, 1, 1] * 2
     assert stage.tolist() == [0] * 8 + [1] * 8
+
+
+def test_ranks_of_the_same_experts_and_stage_hold_the_same_state() -> None:
+    assert same_state(8, Parallel(dp=4, ep=2, tp=2)).tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert len(set(same_state(16, Parallel(tp=2, pp=2, dp=4, ep=2)).tolist())) == 8
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ LATER: list[r.Record] = [
     r.NodeDrained("n1"),
     r.JournalRestored(1_000),
     r.JobUnplaced("j", "n1 was cordoned"),
+    r.SparesWanted("j", 2, "P99 of failures"),
+    r.CheckpointIntervalSet("j", 40, "Young/Daly"),
     r.CorruptionSuspected("j", 1, 21, 2, "results disagree"),
     r.NodeJudged("j", "n1", ("nodeRules[0]: matches, cordonNode",), "cordonNode", "it matches"),
     r.CorruptionCleared("j", "ann", "replay agrees"),

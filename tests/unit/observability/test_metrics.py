@@ -46,6 +46,7 @@ def fleet(nodes: int, width: int = 8) -> Fleet:
         racks=tuple(f"r{i}" for i in range(nodes // 16 + 1)),
         index={fact.name: i for i, fact in enumerate(facts)},
         cell_known=np.ones(nodes, dtype=bool),
+        path_broken=np.zeros(nodes, dtype=bool),
     )
 
 
@@ -100,7 +101,7 @@ def test_the_number_of_series_does_not_grow_with_the_site() -> None:
     small, large = metrics(nodes=4, jobs=3), metrics(nodes=10_000, jobs=2_000)
     names = {sample.labels.get(label, "") for family in families(large).values() for sample in family.samples
              for label in sample.labels}  # fmt: skip
-    assert series(large) == series(small) < 400
+    assert series(large) == series(small) < 500
     assert not [name for name in names if name.startswith(("node-", "job-"))]
 
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from phalanx.v1 import types_pb2 as phalanx_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bphalanx/v1/checkpoint.proto\x12\nphalanx.v1\x1a\x16phalanx/v1/types.proto\"\xeb\x01\n\nCheckpoint\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0c\n\x04step\x18\x04 \x01(\x04\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.phalanx.v1.CheckpointState\x12\x0e\n\x06\x66older\x18\x06 \x01(\t\x12\r\n\x05\x62ytes\x18\x07 \x01(\x04\x12\r\n\x05\x66iles\x18\x08 \x01(\r\x12\x14\n\x0c\x63ommitted_at\x18\t \x01(\t\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x0e\n\x06pinned\x18\x0b \x01(\x08\x12\x12\n\npin_owners\x18\x0c \x03(\t\"m\n\x14PinCheckpointRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\")\n\x15PinCheckpointResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"_\n\x16UnpinCheckpointRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\"+\n\x17UnpinCheckpointResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"%\n\x16ListCheckpointsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"X\n\x17ListCheckpointsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12+\n\x0b\x63heckpoints\x18\x02 \x03(\x0b\x32\x16.phalanx.v1.Checkpoint\"Q\n\x17VerifyCheckpointRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\",\n\x18VerifyCheckpointResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x32\x80\x03\n\x11\x43heckpointService\x12Z\n\x0fListCheckpoints\x12\".phalanx.v1.ListCheckpointsRequest\x1a#.phalanx.v1.ListCheckpointsResponse\x12]\n\x10VerifyCheckpoint\x12#.phalanx.v1.VerifyCheckpointRequest\x1a$.phalanx.v1.VerifyCheckpointResponse\x12T\n\rPinCheckpoint\x12 .phalanx.v1.PinCheckpointRequest\x1a!.phalanx.v1.PinCheckpointResponse\x12Z\n\x0fUnpinCheckpoint\x12\".phalanx.v1.UnpinCheckpointRequest\x1a#.phalanx.v1.UnpinCheckpointResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bphalanx/v1/checkpoint.proto\x12\nphalanx.v1\x1a\x16phalanx/v1/types.proto\"\xfe\x01\n\nCheckpoint\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0c\n\x04step\x18\x04 \x01(\x04\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.phalanx.v1.CheckpointState\x12\x0e\n\x06\x66older\x18\x06 \x01(\t\x12\r\n\x05\x62ytes\x18\x07 \x01(\x04\x12\r\n\x05\x66iles\x18\x08 \x01(\r\x12\x14\n\x0c\x63ommitted_at\x18\t \x01(\t\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x0e\n\x06pinned\x18\x0b \x01(\x08\x12\x12\n\npin_owners\x18\x0c \x03(\t\x12\x11\n\tsuspected\x18\r \x01(\x08\"m\n\x14PinCheckpointRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\")\n\x15PinCheckpointResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"_\n\x16UnpinCheckpointRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\"+\n\x17UnpinCheckpointResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"a\n\x17PoisonCheckpointRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\",\n\x18PoisonCheckpointResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"J\n\x17\x43learCheckpointsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\",\n\x18\x43learCheckpointsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"%\n\x16ListCheckpointsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"X\n\x17ListCheckpointsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12+\n\x0b\x63heckpoints\x18\x02 \x03(\x0b\x32\x16.phalanx.v1.Checkpoint\"Q\n\x17VerifyCheckpointRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\",\n\x18VerifyCheckpointResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x32\xbe\x04\n\x11\x43heckpointService\x12Z\n\x0fListCheckpoints\x12\".phalanx.v1.ListCheckpointsRequest\x1a#.phalanx.v1.ListCheckpointsResponse\x12]\n\x10VerifyCheckpoint\x12#.phalanx.v1.VerifyCheckpointRequest\x1a$.phalanx.v1.VerifyCheckpointResponse\x12T\n\rPinCheckpoint\x12 .phalanx.v1.PinCheckpointRequest\x1a!.phalanx.v1.PinCheckpointResponse\x12Z\n\x0fUnpinCheckpoint\x12\".phalanx.v1.UnpinCheckpointRequest\x1a#.phalanx.v1.UnpinCheckpointResponse\x12]\n\x10PoisonCheckpoint\x12#.phalanx.v1.PoisonCheckpointRequest\x1a$.phalanx.v1.PoisonCheckpointResponse\x12]\n\x10\x43learCheckpoints\x12#.phalanx.v1.ClearCheckpointsRequest\x1a$.phalanx.v1.ClearCheckpointsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,23 +33,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'phalanx.v1.checkpoint_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHECKPOINT']._serialized_start=68
-  _globals['_CHECKPOINT']._serialized_end=303
-  _globals['_PINCHECKPOINTREQUEST']._serialized_start=305
-  _globals['_PINCHECKPOINTREQUEST']._serialized_end=414
-  _globals['_PINCHECKPOINTRESPONSE']._serialized_start=416
-  _globals['_PINCHECKPOINTRESPONSE']._serialized_end=457
-  _globals['_UNPINCHECKPOINTREQUEST']._serialized_start=459
-  _globals['_UNPINCHECKPOINTREQUEST']._serialized_end=554
-  _globals['_UNPINCHECKPOINTRESPONSE']._serialized_start=556
-  _globals['_UNPINCHECKPOINTRESPONSE']._serialized_end=599
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=601
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=638
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=640
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=728
-  _globals['_VERIFYCHECKPOINTREQUEST']._serialized_start=730
-  _globals['_VERIFYCHECKPOINTREQUEST']._serialized_end=811
-  _globals['_VERIFYCHECKPOINTRESPONSE']._serialized_start=813
-  _globals['_VERIFYCHECKPOINTRESPONSE']._serialized_end=857
-  _globals['_CHECKPOINTSERVICE']._serialized_start=860
-  _globals['_CHECKPOINTSERVICE']._serialized_end=1244
+  _globals['_CHECKPOINT']._serialized_end=322
+  _globals['_PINCHECKPOINTREQUEST']._serialized_start=324
+  _globals['_PINCHECKPOINTREQUEST']._serialized_end=433
+  _globals['_PINCHECKPOINTRESPONSE']._serialized_start=435
+  _globals['_PINCHECKPOINTRESPONSE']._serialized_end=476
+  _globals['_UNPINCHECKPOINTREQUEST']._serialized_start=478
+  _globals['_UNPINCHECKPOINTREQUEST']._serialized_end=573
+  _globals['_UNPINCHECKPOINTRESPONSE']._serialized_start=575
+  _globals['_UNPINCHECKPOINTRESPONSE']._serialized_end=618
+  _globals['_POISONCHECKPOINTREQUEST']._serialized_start=620
+  _globals['_POISONCHECKPOINTREQUEST']._serialized_end=717
+  _globals['_POISONCHECKPOINTRESPONSE']._serialized_start=719
+  _globals['_POISONCHECKPOINTRESPONSE']._serialized_end=763
+  _globals['_CLEARCHECKPOINTSREQUEST']._serialized_start=765
+  _globals['_CLEARCHECKPOINTSREQUEST']._serialized_end=839
+  _globals['_CLEARCHECKPOINTSRESPONSE']._serialized_start=841
+  _globals['_CLEARCHECKPOINTSRESPONSE']._serialized_end=885
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=887
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=924
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=926
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1014
+  _globals['_VERIFYCHECKPOINTREQUEST']._serialized_start=1016
+  _globals['_VERIFYCHECKPOINTREQUEST']._serialized_end=1097
+  _globals['_VERIFYCHECKPOINTRESPONSE']._serialized_start=1099
+  _globals['_VERIFYCHECKPOINTRESPONSE']._serialized_end=1143
+  _globals['_CHECKPOINTSERVICE']._serialized_start=1146
+  _globals['_CHECKPOINTSERVICE']._serialized_end=1720
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,16 @@ class CheckpointServiceStub:
                 request_serializer=phalanx_dot_v1_dot_checkpoint__pb2.UnpinCheckpointRequest.SerializeToString,
                 response_deserializer=phalanx_dot_v1_dot_checkpoint__pb2.UnpinCheckpointResponse.FromString,
                 _registered_method=True)
+        self.PoisonCheckpoint = channel.unary_unary(
+                '/phalanx.v1.CheckpointService/PoisonCheckpoint',
+                request_serializer=phalanx_dot_v1_dot_checkpoint__pb2.PoisonCheckpointRequest.SerializeToString,
+                response_deserializer=phalanx_dot_v1_dot_checkpoint__pb2.PoisonCheckpointResponse.FromString,
+                _registered_method=True)
+        self.ClearCheckpoints = channel.unary_unary(
+                '/phalanx.v1.CheckpointService/ClearCheckpoints',
+                request_serializer=phalanx_dot_v1_dot_checkpoint__pb2.ClearCheckpointsRequest.SerializeToString,
+                response_deserializer=phalanx_dot_v1_dot_checkpoint__pb2.ClearCheckpointsResponse.FromString,
+                _registered_method=True)
 
 
 class CheckpointServiceServicer:
@@ -85,6 +95,20 @@ class CheckpointServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PoisonCheckpoint(self, request, context):
+        """Distrusts a checkpoint and every later one: they are not restored until somebody clears them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearCheckpoints(self, request, context):
+        """Takes that distrust back; what was found damaged stays poisoned.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CheckpointServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -107,6 +131,16 @@ def add_CheckpointServiceServicer_to_server(servicer, server):
                     servicer.UnpinCheckpoint,
                     request_deserializer=phalanx_dot_v1_dot_checkpoint__pb2.UnpinCheckpointRequest.FromString,
                     response_serializer=phalanx_dot_v1_dot_checkpoint__pb2.UnpinCheckpointResponse.SerializeToString,
+            ),
+            'PoisonCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.PoisonCheckpoint,
+                    request_deserializer=phalanx_dot_v1_dot_checkpoint__pb2.PoisonCheckpointRequest.FromString,
+                    response_serializer=phalanx_dot_v1_dot_checkpoint__pb2.PoisonCheckpointResponse.SerializeToString,
+            ),
+            'ClearCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearCheckpoints,
+                    request_deserializer=phalanx_dot_v1_dot_checkpoint__pb2.ClearCheckpointsRequest.FromString,
+                    response_serializer=phalanx_dot_v1_dot_checkpoint__pb2.ClearCheckpointsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -217,6 +251,60 @@ class CheckpointService:
             '/phalanx.v1.CheckpointService/UnpinCheckpoint',
             phalanx_dot_v1_dot_checkpoint__pb2.UnpinCheckpointRequest.SerializeToString,
             phalanx_dot_v1_dot_checkpoint__pb2.UnpinCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PoisonCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phalanx.v1.CheckpointService/PoisonCheckpoint',
+            phalanx_dot_v1_dot_checkpoint__pb2.PoisonCheckpointRequest.SerializeToString,
+            phalanx_dot_v1_dot_checkpoint__pb2.PoisonCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phalanx.v1.CheckpointService/ClearCheckpoints',
+            phalanx_dot_v1_dot_checkpoint__pb2.ClearCheckpointsRequest.SerializeToString,
+            phalanx_dot_v1_dot_checkpoint__pb2.ClearCheckpointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class CheckpointServiceStub:
     PinCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.PinCheckpointRequest, _checkpoint_pb2.PinCheckpointResponse]
     """An owned pin keeps a checkpoint from retention; only its owner removes it."""
     UnpinCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.UnpinCheckpointRequest, _checkpoint_pb2.UnpinCheckpointResponse]
+    PoisonCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.PoisonCheckpointRequest, _checkpoint_pb2.PoisonCheckpointResponse]
+    """Distrusts a checkpoint and every later one: they are not restored until somebody clears them."""
+    ClearCheckpoints: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.ClearCheckpointsRequest, _checkpoint_pb2.ClearCheckpointsResponse]
+    """Takes that distrust back; what was found damaged stays poisoned."""
 
 @_typing.type_check_only
 class CheckpointServiceAsyncStub(CheckpointServiceStub):
@@ -47,6 +51,10 @@ class CheckpointServiceAsyncStub(CheckpointServiceStub):
     PinCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.PinCheckpointRequest, _checkpoint_pb2.PinCheckpointResponse]  # type: ignore[assignment]
     """An owned pin keeps a checkpoint from retention; only its owner removes it."""
     UnpinCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.UnpinCheckpointRequest, _checkpoint_pb2.UnpinCheckpointResponse]  # type: ignore[assignment]
+    PoisonCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.PoisonCheckpointRequest, _checkpoint_pb2.PoisonCheckpointResponse]  # type: ignore[assignment]
+    """Distrusts a checkpoint and every later one: they are not restored until somebody clears them."""
+    ClearCheckpoints: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.ClearCheckpointsRequest, _checkpoint_pb2.ClearCheckpointsResponse]  # type: ignore[assignment]
+    """Takes that distrust back; what was found damaged stays poisoned."""
 
 class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -78,5 +86,21 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _checkpoint_pb2.UnpinCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_checkpoint_pb2.UnpinCheckpointResponse, _abc.Awaitable[_checkpoint_pb2.UnpinCheckpointResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PoisonCheckpoint(
+        self,
+        request: _checkpoint_pb2.PoisonCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.PoisonCheckpointResponse, _abc.Awaitable[_checkpoint_pb2.PoisonCheckpointResponse]]:
+        """Distrusts a checkpoint and every later one: they are not restored until somebody clears them."""
+
+    @_abc_1.abstractmethod
+    def ClearCheckpoints(
+        self,
+        request: _checkpoint_pb2.ClearCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.ClearCheckpointsResponse, _abc.Awaitable[_checkpoint_pb2.ClearCheckpointsResponse]]:
+        """Takes that distrust back; what was found damaged stays poisoned."""
 
 def add_CheckpointServiceServicer_to_server(servicer: CheckpointServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

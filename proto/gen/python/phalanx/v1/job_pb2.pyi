@@ -262,6 +262,11 @@ class Job(_message.Message):
     RESTARTS_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FOLDER_FIELD_NUMBER: _builtins.int
     LAST_CHECKPOINT_STEP_FIELD_NUMBER: _builtins.int
+    ETTR_LAST_HOUR_FIELD_NUMBER: _builtins.int
+    SPARES_FIELD_NUMBER: _builtins.int
+    SAVE_INTERVAL_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    SUSPICION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     uid: _builtins.str
     state: _types_pb2.JobState.ValueType
@@ -277,6 +282,9 @@ class Job(_message.Message):
     ended_at: _builtins.str
     checkpoint_folder: _builtins.str
     last_checkpoint_step: _builtins.int
+    ettr_last_hour: _builtins.float
+    suspicion: _builtins.str
+    """why checkpoints written since are not restored; empty: no doubt"""
     @_builtins.property
     def spec(self) -> _types_pb2.TrainingJobSpec: ...
     @_builtins.property
@@ -294,6 +302,14 @@ class Job(_message.Message):
     @_builtins.property
     def restarts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """ledger name -> restarts counted now"""
+
+    @_builtins.property
+    def spares(self) -> Global___Spares: ...
+    @_builtins.property
+    def save_interval(self) -> Global___SaveInterval: ...
+    @_builtins.property
+    def copies(self) -> Global___Copies:
+        """only with ranks"""
 
     def __init__(
         self,
@@ -319,14 +335,106 @@ class Job(_message.Message):
         restarts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         checkpoint_folder: _builtins.str = ...,
         last_checkpoint_step: _builtins.int = ...,
+        ettr_last_hour: _builtins.float = ...,
+        spares: Global___Spares | None = ...,
+        save_interval: Global___SaveInterval | None = ...,
+        copies: Global___Copies | None = ...,
+        suspicion: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "save_interval", b"save_interval", "spares", b"spares", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocker", b"blocker", "checkpoint_folder", b"checkpoint_folder", "end_reason", b"end_reason", "ended_at", b"ended_at", "ettr", b"ettr", "generation", b"generation", "last_checkpoint_step", b"last_checkpoint_step", "ledger_s", b"ledger_s", "loss", b"loss", "name", b"name", "parked", b"parked", "ranks", b"ranks", "recoveries", b"recoveries", "restarts", b"restarts", "result", b"result", "spec", b"spec", "state", b"state", "step", b"step", "step_time_s", b"step_time_s", "submitted_at", b"submitted_at", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocker", b"blocker", "checkpoint_folder", b"checkpoint_folder", "copies", b"copies", "end_reason", b"end_reason", "ended_at", b"ended_at", "ettr", b"ettr", "ettr_last_hour", b"ettr_last_hour", "generation", b"generation", "last_checkpoint_step", b"last_checkpoint_step", "ledger_s", b"ledger_s", "loss", b"loss", "name", b"name", "parked", b"parked", "ranks", b"ranks", "recoveries", b"recoveries", "restarts", b"restarts", "result", b"result", "save_interval", b"save_interval", "spares", b"spares", "spec", b"spec", "state", b"state", "step", b"step", "step_time_s", b"step_time_s", "submitted_at", b"submitted_at", "suspicion", b"suspicion", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class Spares(_message.Message):
+    """Warm spare nodes of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WANTED_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    wanted: _builtins.int
+    reason: _builtins.str
+    """why so many"""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """held now"""
+
+    def __init__(
+        self,
+        *,
+        wanted: _builtins.int = ...,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "reason", b"reason", "wanted", b"wanted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Spares: _TypeAlias = Spares  # noqa: Y015
+
+@_typing.final
+class SaveInterval(_message.Message):
+    """How often the job saves, in the present generation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    every_steps: _builtins.int
+    reason: _builtins.str
+    """what it follows from; empty: the manifest says so"""
+    def __init__(
+        self,
+        *,
+        every_steps: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["every_steps", b"every_steps", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SaveInterval: _TypeAlias = SaveInterval  # noqa: Y015
+
+@_typing.final
+class Copies(_message.Message):
+    """Where the memory copies of the job's nodes would lie: outside of what can be lost together with the original."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    WEAKER_FIELD_NUMBER: _builtins.int
+    WEAKEST_FIELD_NUMBER: _builtins.int
+    nodes: _builtins.int
+    weaker: _builtins.int
+    """nodes whose copies share something with them"""
+    @_builtins.property
+    def weakest(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the worst of them: "node-3 on node-9, weaker: same rack" """
+
+    def __init__(
+        self,
+        *,
+        nodes: _builtins.int = ...,
+        weaker: _builtins.int = ...,
+        weakest: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "weaker", b"weaker", "weakest", b"weakest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Copies: _TypeAlias = Copies  # noqa: Y015
 
 @_typing.final
 class SubmitJobRequest(_message.Message):

@@ -388,21 +388,37 @@ class CheckpointSpec(_message.Message):
     FOLDER_FIELD_NUMBER: _builtins.int
     EVERY_STEPS_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
+    AUTO_FIELD_NUMBER: _builtins.int
+    MIN_STEPS_FIELD_NUMBER: _builtins.int
+    MAX_STEPS_FIELD_NUMBER: _builtins.int
+    REPLICATED_FIELD_NUMBER: _builtins.int
     folder: _builtins.str
     """root folder on shared storage; empty: the site's default"""
     every_steps: _builtins.int
     keep: _builtins.int
     """committed checkpoints kept; the newest verified one is always kept"""
+    auto: _builtins.bool
+    """the controller chooses every_steps from what it measures, within the two limits"""
+    min_steps: _builtins.int
+    """0: 1"""
+    max_steps: _builtins.int
+    """0: 10,000"""
+    replicated: _builtins.bool
+    """data-parallel replicas hold the same state as a whole"""
     def __init__(
         self,
         *,
         folder: _builtins.str = ...,
         every_steps: _builtins.int = ...,
         keep: _builtins.int = ...,
+        auto: _builtins.bool = ...,
+        min_steps: _builtins.int = ...,
+        max_steps: _builtins.int = ...,
+        replicated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["every_steps", b"every_steps", "folder", b"folder", "keep", b"keep"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "every_steps", b"every_steps", "folder", b"folder", "keep", b"keep", "max_steps", b"max_steps", "min_steps", b"min_steps", "replicated", b"replicated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -414,19 +430,23 @@ class SpareSpec(_message.Message):
 
     WARM_NODES_FIELD_NUMBER: _builtins.int
     PARKED_PER_NODE_FIELD_NUMBER: _builtins.int
+    AUTO_FIELD_NUMBER: _builtins.int
     warm_nodes: _builtins.int
     """whole nodes held back, processes parked on them"""
     parked_per_node: _builtins.int
     """parked processes on each node that runs ranks"""
+    auto: _builtins.bool
+    """warm_nodes is the job's share of the pool that the site needs"""
     def __init__(
         self,
         *,
         warm_nodes: _builtins.int = ...,
         parked_per_node: _builtins.int = ...,
+        auto: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parked_per_node", b"parked_per_node", "warm_nodes", b"warm_nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "parked_per_node", b"parked_per_node", "warm_nodes", b"warm_nodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
