@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -87,10 +88,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run. `share`: productive time over wall time; `failures`: when the job's nodes failed, seconds."""
+    """What came of a run. `share`: productive time over wall time; `failures`: when the job's nodes failed, seconds;
+    `causes`: how many of them had which cause."""
 
     share: float
     failures: Times
+    causes: Mapping[Cause, int]
     tally: Tally
     digest: str
 
@@ -132,21 +135,22 @@ def simulate(plan: Plan) -> Outcome:
     gang.repair_s = repair_s
     gang.bring_up()
     failures = failure_times(weather, plan.shape.nodes, plan.days, plan.seed)
-    _plan_failures(gang, plan, failures)
+    causes = _plan_failures(gang, plan, failures)
     _plan_pool(gang, plan)
     _plan_racks(gang, plan)
     _plan_false_alarms(gang, plan)
     gang.run(plan.days * DAY_S)
-    return Outcome(gang.productive_share(), failures, gang.tally, gang.journal.digest)
+    return Outcome(gang.productive_share(), failures, causes, gang.tally, gang.journal.digest)
 
 
-def _plan_failures(gang: Gang, plan: Plan, times: Times) -> None:
+def _plan_failures(gang: Gang, plan: Plan, times: Times) -> dict[Cause, int]:
     causes, weights = list(plan.conduct.shares), list(plan.conduct.shares.values())
     random = stream(plan.seed, "failures/what")
     which = random.choice(len(causes), size=len(times), p=np.array(weights) / sum(weights))
     ranks = random.integers(0, plan.shape.nodes * plan.shape.ranks_per_node, size=len(times))
     for at_s, cause, rank in zip(times.tolist(), which.tolist(), ranks.tolist(), strict=True):
         gang.after_start(at_s, partial(gang.strike_rank, rank, causes[cause]))
+    return {cause: int(np.count_nonzero(which == number)) for number, cause in enumerate(causes)}
 
 
 def _poisson_times(rate_per_day: float, days: float, random: np.random.Generator) -> list[float]:
