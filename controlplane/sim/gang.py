@@ -23,6 +23,7 @@ from controlplane.core.fleet import Accelerator
 from controlplane.core.jobs import NONE, Exit, Job, split_host_id
 from controlplane.core.machine import Machine
 from controlplane.core.ranges import Ranges, runs
+from controlplane.core.recovery.restore_point import Copies, Tier
 from controlplane.core.spec import (
     HOUR_MS,
     UNLIMITED,
@@ -40,12 +41,12 @@ from controlplane.core.units import NS_PER_S, seconds
 from controlplane.core.vocabulary import AcceleratorState, RankState, Rung
 from controlplane.engine.recover import assume
 from controlplane.engine.turn import Engine, Request, TurnResult
+from controlplane.sim.driving import Driver
 from controlplane.sim.ettr.conduct import REPAIRED, Cause, Conduct, Survivors
 from controlplane.sim.ettr.progress import Progress
 from controlplane.sim.kernel import START_NS, Kernel
 from controlplane.sim.prompt import PromptController
 from controlplane.sim.tally_journal import TallyJournal
-from controlplane.sim.waking import TICK_NS, wakes_ns
 
 CELL = "cell-0"
 FULL_CHECK = 1_000
@@ -98,6 +99,10 @@ class GangSoft(PromptController):
         """See `core.softstate.SoftState`."""
         return seconds(self._gang.conduct.saving.step_s)
 
+    def copies(self, job_uid: str) -> Copies:
+        """See `core.softstate.SoftState`. Replicas hold the same state; storage is told of as a node that lives."""
+        return self._gang.held()
+
     def node_progress_ns(self, job_uid: str, node: int) -> int:
         """See `core.softstate.SoftState`."""
         return self._gang.last_step()[1]
@@ -146,6 +151,7 @@ class Gang:
         machine = Machine(self.policy)
         state = assume(self.journal, machine, State(), epoch=1, version="sim", now_ns=self.kernel.now_ns)
         self.engine = Engine(machine, self.journal, GangSoft(self), self._submitted, state)
+        self._driver = Driver(self.kernel, self.engine, self.policy, self._tick)
         self.uid = ""
 
     # What is asked of it
@@ -162,14 +168,14 @@ class Gang:
         self.turn(ev.CellHello(CELL, "1", "ray-1", "127.0.0.1:1", tuple((name, True) for name in names)))
         self.turn(ev.SubmitJob("submit", self._spec()))
         self.uid = next(iter(self.engine.state.jobs))
-        self._drive(self.kernel.now_ns + seconds(self._longest_s() * 4), until=lambda: self.progress.running)
+        self._driver.run(self.kernel.now_ns + seconds(self._longest_s() * 4), until=lambda: self.progress.running)
         if not self.progress.running:
             raise RuntimeError(f"the job did not start: {self.job.state.name}, {self.job.blocker}")
         self._begun_ns = self.kernel.now_ns
 
     def run(self, duration_s: float) -> None:
         """Let time pass from the start of the job on; call it once."""
-        self._drive(self._begun_ns + seconds(duration_s))
+        self._driver.run(self._begun_ns + seconds(duration_s))
 
     def after_start(self, delay_s: float, action: Callable[[], object]) -> None:
         """Plan something for a time after the start of the job."""
@@ -189,12 +195,14 @@ class Gang:
         self.tally.strikes[cause] = self.tally.strikes.get(cause, 0) + 1
         holds = set(self.job.nodes())
         self.broken.update(dict.fromkeys(fresh, cause))
+        self._driver.stir()
         if holds & set(fresh) and cause is not Cause.FALSE_ALARM:
             self._halt(cause)
         evident_s = self.conduct.detect_s[cause] + self.conduct.decide_s
         if cause is Cause.SILENCE:  # the controller convicts by itself, a lease after the last beat that it heard
             early_s = max(0.0, evident_s - self.policy.suspicion.lease_s)
             self.silent_ns[fresh] = self.kernel.now_ns + seconds(early_s)
+            self.kernel.after(early_s, self._driver.stir)
             self.kernel.after(min(LINKS_S, early_s), lambda: self._links_break(fresh))
             for node in fresh:
                 self._leave(node, cause)
@@ -225,6 +233,7 @@ class Gang:
             raise RuntimeError(f"the controller refused what this world says: {refused[0].message}")
         self.tally.turns += 1
         if result.records:
+            self._driver.stir()
             self._read(result)
             self._check(before, self.engine.state)
         return result
@@ -236,17 +245,9 @@ class Gang:
         if found:
             raise InvariantBroken("\n".join([f"seed {self.kernel.seed}, turn {self.tally.turns}", *found]))
 
-    def _drive(self, end_ns: int, until: Callable[[], bool] = lambda: False) -> None:
-        kernel = self.kernel
-        while kernel.now_ns < end_ns and not until():
-            due = wakes_ns(self.engine.state, self.engine.soft, kernel.now_ns, self.policy)
-            tick_ns = end_ns if due is None else max(due, self._last_tick_ns + TICK_NS)
-            planned = kernel.next_ns
-            kernel.run_until(min(end_ns, tick_ns, end_ns if planned is None else planned))
-            if kernel.now_ns >= tick_ns and due is not None:
-                self._last_tick_ns = kernel.now_ns
-                self.tally.ticks += 1
-                self.turn(ev.Tick())
+    def _tick(self) -> bool:
+        self.tally.ticks += 1
+        return bool(self.turn(ev.Tick()).records)
 
     def _read(self, result: TurnResult) -> None:
         for record in result.records:
@@ -259,6 +260,24 @@ class Gang:
     def last_step(self) -> tuple[int, int]:
         """(newest finished step, when), also while the job stands."""
         return self.progress.step(self.kernel.now_ns) if self.progress.running else self._last_step
+
+    def held(self) -> Copies:
+        """The newest saved step of every rank: by its own process, and by another node of the job that can be reached."""
+        nodes = self.job.rank_node
+        step = self.progress.saved(self.kernel.now_ns)
+        there = [node for node in self.job.nodes() if node not in self.broken and self._talks(node)][:2]
+        if not step or not there:
+            return Copies.none()
+        keeps = self.conduct.survivors is Survivors.KEEP
+        other = np.where(nodes == there[0], there[-1], there[0])
+        tiers = [Tier.SURVIVOR, Tier.MEMORY if keeps else Tier.LOCAL_DISK]
+        alive = ~np.isin(nodes, list(self.broken)) if keeps else np.zeros(len(nodes), dtype=np.bool_)
+        return Copies(
+            step=np.full((len(nodes), 2), step, dtype=np.int64),
+            owner=np.stack([nodes, other], axis=1).astype(np.int32),
+            tier=np.broadcast_to(np.array(tiers, dtype=np.uint8), (len(nodes), 2)),
+            intact=np.stack([alive, np.ones(len(nodes), dtype=np.bool_)], axis=1),
+        )
 
     def _halt(self, cause: Cause) -> None:
         self._attempt += 1
@@ -392,6 +411,9 @@ class Gang:
             self._halted_ns, self._halted_by = self.kernel.now_ns, Cause.FALSE_ALARM
             self.tally.lost_steps += self.progress.halt(self.kernel.now_ns)
         self.tally.generations += 1
+        if self.job.restore_step != self.progress.kept:
+            text = f"generation {generation} restores step {self.job.restore_step}, step {self.progress.kept} is held"
+            raise InvariantBroken(f"seed {self.kernel.seed}: {text}")
         self._links_mend()
         groups_s = conduct.whole_s if self._whole() else conduct.affected_s
         stages: tuple[tuple[float, RankState, int], ...] = (

@@ -20,15 +20,16 @@ from controlplane.core.export import Export
 from controlplane.core.jobs import NONE, Exit, Job, split_host_id
 from controlplane.core.machine import Machine
 from controlplane.core.ranges import Ranges, runs
+from controlplane.core.recovery.restore_point import Copies
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_S, seconds
 from controlplane.core.vocabulary import JobState, Phase, RankState
 from controlplane.engine.turn import Engine, Request
+from controlplane.sim.driving import Driver
 from controlplane.sim.ettr import phases as phases_file
 from controlplane.sim.kernel import Kernel
 from controlplane.sim.prompt import PromptController
 from controlplane.sim.tally_journal import TallyJournal
-from controlplane.sim.waking import TICK_NS, wakes_ns
 
 LIMIT_S = 900.0
 """Virtual time after which a plan ends, whatever is still open."""
@@ -181,6 +182,10 @@ class PlanSoft(PromptController):
         known = self._export.progress.get(job_uid)
         return seconds(known.step_time_s) if known and known.step_time_s > 0 else 0
 
+    def copies(self, job_uid: str) -> Copies:
+        """See `core.softstate.SoftState`. Nobody is there to ask: a plan counts on checkpoints of the journal only."""
+        return Copies.none()
+
     def node_progress_ns(self, job_uid: str, node: int) -> int:
         """See `core.softstate.SoftState`."""
         return self.progress(job_uid)[1]
@@ -212,6 +217,7 @@ class _Site:
         self.accounts: dict[str, _Account] = {}
         self.soft = PlanSoft(export, self.kernel, sorted(lost))
         self.engine = Engine(Machine(export.policy), TallyJournal(), self.soft, self._submitted, state)
+        self.driver = Driver(self.kernel, self.engine, export.policy, lambda: self.turn(ev.Tick()))
         for job in state.active_jobs():
             hit = int(np.isin(job.rank_node, list(self.lost)).sum())
             if hit:
@@ -219,10 +225,14 @@ class _Site:
                 self.accounts[job.uid] = _Account(hit, max(step, job.restore_step))
                 self.soft.stopped.add(job.uid)
 
-    def turn(self, *events: ev.Event) -> None:
+    def turn(self, *events: ev.Event) -> bool:
+        """One real turn; True when it wrote anything."""
         result = self.engine.turn([Request(event) for event in events], self.kernel.now_ns)
         for record in result.records:
             self._read(record)
+        if result.records:
+            self.driver.stir()
+        return bool(result.records)
 
     def _read(self, record: r.Record) -> None:
         account = self.accounts.get(getattr(record, "job", ""))
@@ -244,16 +254,10 @@ class _Site:
 
     def drive(self) -> None:
         """Until every job that lost ranks makes steps, or nothing more can happen within the limit."""
-        kernel, end_ns, last_tick_ns = self.kernel, self.export.at_ns + seconds(LIMIT_S), 0
-        kernel.after(MEMBERSHIP_S, self._membership)
-        while kernel.now_ns < end_ns and not self._settled():
-            due = wakes_ns(self.engine.state, self.soft, kernel.now_ns, self.export.policy)
-            tick_ns = end_ns if due is None else max(due, last_tick_ns + TICK_NS)
-            planned = kernel.next_ns
-            kernel.run_until(min(end_ns, tick_ns, end_ns if planned is None else planned))
-            if kernel.now_ns >= tick_ns and due is not None:
-                last_tick_ns = kernel.now_ns
-                self.turn(ev.Tick())
+        self.kernel.after(MEMBERSHIP_S, self._membership)
+        driver = self.driver
+        driver.stir()
+        driver.run(self.export.at_ns + seconds(LIMIT_S), until=self._settled)
 
     def _settled(self) -> bool:
         """Every touched job runs again or has ended, and the lost nodes are known to be lost."""
