@@ -8,6 +8,7 @@ something. Reports that are the same for many ranks are one `HostsReached`, as a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -265,7 +266,8 @@ class Gang:
         """The newest saved step of every rank: by its own process, and by another node of the job that can be reached."""
         nodes = self.job.rank_node
         step = self.progress.saved(self.kernel.now_ns)
-        there = [node for node in self.job.nodes() if node not in self.broken and self._talks(node)][:2]
+        reachable = (node for node in self.job.nodes() if node not in self.broken and self._talks(node))
+        there = list(itertools.islice(reachable, 2))
         if not step or not there:
             return Copies.none()
         keeps = self.conduct.survivors is Survivors.KEEP

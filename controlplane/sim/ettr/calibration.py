@@ -9,15 +9,15 @@ The chance of how many failures a run has, and when, cancels. The plain mean of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from controlplane.sim.ettr.arrivals import Times
 from controlplane.sim.ettr.conduct import pinned
-from controlplane.sim.ettr.renewal import DAY_S, PLAIN_CASES, RATES, PlainCase, mtbf_s
-from controlplane.sim.ettr.run import Arrivals, Outcome, Plan, Weather, equivalent, simulate
+from controlplane.sim.ettr.renewal import DAY_S, PlainCase, ettr, mtbf_s
+from controlplane.sim.ettr.run import Arrivals, Outcome, Plan, Weather, equivalent
 from controlplane.sim.gang import Shape
 
 GANG_NODES = 16
@@ -89,61 +89,30 @@ def replay_of(case: PlainCase, rate: float, days: float, outcome: Outcome) -> fl
     return replay(outcome.failures, days * DAY_S, case.downtime_s, case.interval_at(mtbf), case.stall_s)
 
 
-Told = Callable[[str], None]
+def calibrated(case: PlainCase, rate: float, days: float, outcomes: Sequence[Outcome]) -> Calibrated:
+    """What the runs of a case say."""
+    exact = 100.0 * case.ettr(mtbf_s(rate))
+    difference = estimate([outcome.share - replay_of(case, rate, days, outcome) for outcome in outcomes])
+    mean = replace(difference, percent=exact + difference.percent)
+    failures = sum(len(outcome.failures) for outcome in outcomes)
+    return Calibrated(case, rate, exact, mean, estimate([outcome.share for outcome in outcomes]), failures)
 
 
-def calibrate(
-    cases: Sequence[PlainCase] = PLAIN_CASES,
-    rates: Sequence[float] = RATES,
-    *,
-    days: float,
-    seeds: Sequence[int],
-    nodes: int = GANG_NODES,
-    tell: Told = lambda text: None,
-) -> list[Calibrated]:
-    """Every case at every rate. `tell` hears of each one before it is run."""
-    found = []
-    for case in cases:
-        for rate in rates:
-            tell(f"calibration: case {case.key}, r {rate:g}")
-            exact = 100.0 * case.ettr(mtbf_s(rate))
-            outcomes = [simulate(plan_case(case, rate, days, seed, nodes)) for seed in seeds]
-            plain = [outcome.share for outcome in outcomes]
-            paired = [outcome.share - replay_of(case, rate, days, outcome) for outcome in outcomes]
-            difference = estimate(paired)
-            mean = replace(difference, percent=exact + difference.percent)
-            failures = sum(len(outcome.failures) for outcome in outcomes)
-            found.append(Calibrated(case, rate, exact, mean, estimate(plain), failures))
-    return found
+def plan_trace(case: PlainCase, rate: float, kind: Arrivals, days: float, seed: int) -> Plan:
+    """A run of a plain case with the failures of the public trace."""
+    plan = plan_case(case, rate, days, seed)
+    return replace(plan, weather=replace(plan.weather, arrivals=kind))
 
 
-@dataclass(frozen=True, slots=True)
-class TraceDifference:
-    """Points by which a plain case does better (or worse) when failures come as in the public trace instead of by chance."""
+def trace_difference(case: PlainCase, rate: float, days: float, outcomes: Sequence[Outcome]) -> Estimate:
+    """Points by which a plain case does better (or worse) under failures of the trace than by the formula.
 
-    case: PlainCase
-    rate: float
-    arrivals: Arrivals
-    points: Estimate
-    share: Estimate
-
-
-def trace_difference(
-    case: PlainCase, rate: float, kind: Arrivals, *, days: float, seeds: Sequence[int], nodes: int = GANG_NODES
-) -> TraceDifference:
-    """The simulator under failures of a trace, less the formula: the effect of bursts at the same mean rate.
-
-    The trace's failures in one run are not exactly as many as the rate asks for (the last copy is thinned, laps are cut), so
-    the difference is corrected to first order: each failure more costs what one costs on average.
+    A run does not have exactly as many failures as the rate asks for (the last copy is thinned, laps are cut), so it is
+    compared with the formula at the rate that it had.
     """
-    exact = case.ettr(mtbf_s(rate))
-    shares, corrected = [], []
-    for seed in seeds:
-        plan = plan_case(case, rate, days, seed, nodes)
-        plan = replace(plan, weather=replace(plan.weather, arrivals=kind))
-        outcome = simulate(plan)
-        expected = days * DAY_S / mtbf_s(rate)
-        surplus = len(outcome.failures) / expected - 1.0
-        shares.append(outcome.share)
-        corrected.append(outcome.share + surplus * (1.0 - outcome.share) - exact)
-    return TraceDifference(case, rate, kind, estimate(corrected), estimate(shares))
+    differences = []
+    for outcome in outcomes:
+        had = days * DAY_S / max(1, len(outcome.failures))
+        exact = ettr(had, case.downtime_s, case.interval_at(mtbf_s(rate)), case.stall_s)
+        differences.append(outcome.share - exact)
+    return estimate(differences)

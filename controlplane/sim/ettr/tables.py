@@ -14,6 +14,7 @@ class Table:
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    simulated: bool = True
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.headers) for row in self.rows):
@@ -22,4 +23,4 @@ class Table:
     @property
     def caption(self) -> str:
         """The title, marked."""
-        return f"{self.title} (simulated)"
+        return f"{self.title} ({'simulated' if self.simulated else 'published, not simulated'})"
