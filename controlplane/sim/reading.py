@@ -16,6 +16,10 @@ T = TypeVar("T")
 Table = Mapping[str, Any]
 
 
+ROOT = ""
+"""The place of the whole file."""
+
+
 class BadScenario(ValueError):
     """A scenario that cannot be run: where in the file, why, and what to write instead."""
 
@@ -35,16 +39,17 @@ def read(cls: type[T], value: object, place: str) -> T:
         BadScenario: an unknown key, a missing one, or a value of the wrong type or sign.
     """
     table = as_table(value, place)
+    prefix = f"{place}." if place != ROOT else ""
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type] # a dataclass
     for name in table:
         if name not in fields:
-            raise unknown(f"{place}.{name}", name, list(fields))
+            raise unknown(f"{prefix}{name}", name, list(fields))
     hints = typing.get_type_hints(cls)
-    given = {name: _value(hints[name], table[name], f"{place}.{name}") for name in fields if name in table}
+    given = {name: _value(hints[name], table[name], f"{prefix}{name}") for name in fields if name in table}
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in given:
-            raise BadScenario(f"{place}: `{name}` is missing")
+            raise BadScenario(f"{prefix}{name}: is missing")
     return cls(**given)
 
 

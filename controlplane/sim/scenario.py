@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from controlplane.catalogues import built_in
 from controlplane.core.draft import Policy
+from controlplane.core.health.catalogue import Catalogue
 from controlplane.core.manifest import parse_manifest, spec_to_document
 from controlplane.core.spec import JobSpec
 from controlplane.core.units import seconds
@@ -16,7 +18,7 @@ from controlplane.sim.faults.injector import Injector, RepairPlan
 from controlplane.sim.faults.plan import FaultPlan, check_plan
 from controlplane.sim.kernel import START_NS
 from controlplane.sim.observer import Observer
-from controlplane.sim.reading import BadScenario, as_list, as_table, read, to_toml, unknown, write
+from controlplane.sim.reading import ROOT, BadScenario, as_list, as_table, read, to_toml, unknown, write
 from controlplane.sim.topology import Topology
 from controlplane.sim.version import SIM_VERSION
 from controlplane.sim.world.nodes import SimNode
@@ -39,7 +41,8 @@ class PlannedJob:
 class Scenario:
     """What happens. After `duration_s` all faults are over and everything is repaired; then `settle_s` of quiet.
 
-    `save_s`: how long a save takes until all its shards are stored. `park_spread`: starting processes take up to this
+    `policy`: without a catalogue of faults the built-in one is used. `save_s`: how long a save takes until all its shards are
+    stored. `park_spread`: starting processes take up to this
     share longer or shorter.
     """
 
@@ -78,7 +81,10 @@ def world_of(scenario: Scenario, seed: int, observers: Sequence[Observer] = (), 
         relay = f"relay-{at // topology.nodes_per_relay}" if topology.nodes_per_relay else ""
         nodes.append(SimNode(place.name, place.rack, place.accelerators, place.all_labels(), relay=relay))
     timings = read(Timings, write(scenario.timings), "timings")
-    world = World(nodes, scenario.policy, seed=seed, observers=observers, timings=timings, keep_lines=keep_lines)
+    policy = scenario.policy
+    if policy.catalogue == Catalogue():
+        policy = replace(policy, catalogue=built_in())
+    world = World(nodes, policy, seed=seed, observers=observers, timings=timings, keep_lines=keep_lines)
     world.stores.saving, world.stores.save_s = True, scenario.save_s
     world.park_spread = scenario.park_spread
     return world
@@ -159,21 +165,36 @@ def parse(text: str, place: str = "scenario") -> Scenario:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadScenario(f"{place}: not TOML: {error}") from error
-    version = table.pop("sim_version", SIM_VERSION)
-    if version != SIM_VERSION:
-        raise BadScenario(f"{place}: sim_version is {version}, this simulator is version {SIM_VERSION}")
-    jobs = tuple(_job(item, f"jobs[{at}]") for at, item in enumerate(as_list(table.pop("jobs", []), "jobs")))
     try:
-        scenario = read(Scenario, table, "scenario")
-        found = Scenario(**{**_fields(scenario), "jobs": jobs})
-        check(found)
+        return _scenario(table)
     except BadScenario as error:
         raise BadScenario(f"{place}: {error}") from error
-    return found
+
+
+def _scenario(table: dict[str, Any]) -> Scenario:
+    version = table.pop("sim_version", SIM_VERSION)
+    if version != SIM_VERSION:
+        raise BadScenario(
+            f"sim_version is {version}, this simulator is version {SIM_VERSION}: its seeds mean other runs"
+        )
+    jobs = tuple(_job(item, f"jobs[{at}]") for at, item in enumerate(as_list(table.pop("jobs", []), "jobs")))
+    if "catalogue" in as_table(table.get("policy", {}), "policy"):
+        raise BadScenario("policy.catalogue: a scenario file cannot hold a catalogue of faults")
+    scenario = replace(read(Scenario, table, ROOT), jobs=jobs)
+    check(scenario)
+    return scenario
 
 
 def dump(scenario: Scenario) -> str:
-    """The TOML text from which `parse` makes this scenario."""
+    """The TOML text from which `parse` makes this scenario.
+
+    Raises:
+        BadScenario: its policy has a catalogue of its own.
+    """
+    if scenario.policy.catalogue != Catalogue():
+        raise BadScenario(
+            "policy.catalogue: a scenario file cannot hold a catalogue of faults; leave it to the built-in one"
+        )
     table: dict[str, Any] = {"sim_version": SIM_VERSION, **write(scenario)}
     jobs = []
     for planned in scenario.jobs:
@@ -181,10 +202,6 @@ def dump(scenario: Scenario) -> str:
         jobs.append({"name": planned.spec.name, "at_s": planned.at_s, "spec": _without_empty(spec)})
     table["jobs"] = jobs
     return to_toml(table)
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def _without_empty(value: Any) -> Any:

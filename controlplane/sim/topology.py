@@ -172,7 +172,7 @@ def _check(places: tuple[Place, ...]) -> None:
                 f"topology: {place.name} has {place.accelerators} accelerators, 1 to {MAX_ACCELERATORS} are possible"
             )
         home = homes.setdefault(place.rack, place)
-        for what in ("switch", "power", "superpod"):
+        for what, words in (("switch", "switches"), ("power", "power feeds"), ("superpod", "super-pods")):
             if getattr(home, what) != getattr(place, what):
                 pair = f"{getattr(home, what)} and {getattr(place, what)}"
-                raise BadScenario(f"topology: rack {place.rack} cannot be in two {what}s, {pair}")
+                raise BadScenario(f"topology: rack {place.rack} cannot be in two {words}, {pair}")

@@ -64,10 +64,11 @@ def duplicate_identity(world: World, strike: Strike) -> Undo | None:
 
 @kind("version_skew", Aim.NODE, 1_800.0)
 def version_skew(world: World, strike: Strike) -> Undo | None:
-    """An older agent runs on a node: it knows no checks of checkpoints and no sweeping, and says so when it is asked."""
+    """An older agent runs on a node: it knows no checks of nodes or checkpoints and no sweeping, and says so when it is asked."""
     node = _living(world, strike.target)
 
     def become(version: str) -> None:
+        node.knows_checks = version != OLDER_VERSION
         if node.up and node.agent:
             world.lose_agent(node.name)
             node.version = version

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from controlplane.core import events as ev
+from controlplane.core.vocabulary import Assertion
 from controlplane.sim.faults.catalogue import Aim, NothingThere, Strike, Undo, kind, together
 from controlplane.sim.world.nodes import SimNode
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from controlplane.sim.world.site import World
 
 FELL_OFF_THE_BUS = "XID-79"
-LINK_DOWN = "PORT-DOWN"
+LINK_DOWN = "SIM-PORT-DOWN"
 
 
 def _up(world: World, target: str) -> SimNode:
@@ -56,24 +58,54 @@ def device(world: World, strike: Strike) -> Undo | None:
     return lambda: world.set_fault(name, position, "") if position in node.faults else None
 
 
-@kind("link_flap", Aim.DEVICE, times=(4, 1, 100), period_s=(5.0, 0.1, 600.0))
+@kind("link_flap", Aim.NODE, times=(4, 1, 100), period_s=(5.0, 0.1, 600.0), port=(0, 0, 63))
 def link_flap(world: World, strike: Strike) -> Undo | None:
-    """A device's network port goes down and comes back several times; the code is PORT-DOWN unless `code` says otherwise."""
-    name, _, index = strike.target.rpartition("/")
-    node = _up(world, name)
-    position = int(index)
-    if position in node.faults:
+    """A network port of a machine goes down and comes back several times; SIM-PORT-DOWN unless `code` says otherwise."""
+    node = _up(world, strike.target)
+    entity = f"port/{int(strike.parameters['port'])}"
+    if entity in node.events:
         raise NothingThere(strike.target)
 
     def flap(left: int) -> None:
         if not node.up:
             return
-        world.set_fault(name, position, "" if position in node.faults else strike.code or LINK_DOWN)
+        _raise(world, node, entity, strike.code or LINK_DOWN, occurs=entity not in node.events)
         if left:
             world.kernel.after(strike.parameters["period_s"] / 2, lambda: flap(left - 1))
 
     flap(2 * int(strike.parameters["times"]) - 1)
     return None
+
+
+@kind("link_down", Aim.NODE, 300.0, port=(0, 0, 63))
+def link_down(world: World, strike: Strike) -> Undo | None:
+    """A network port of a machine stays down for a while; SIM-PORT-DOWN unless `code` says otherwise."""
+    node = _up(world, strike.target)
+    entity, code = f"port/{int(strike.parameters['port'])}", strike.code or LINK_DOWN
+    if entity in node.events:
+        raise NothingThere(strike.target)
+    _raise(world, node, entity, code, occurs=True)
+    return lambda: _raise(world, node, entity, code, occurs=False) if entity in node.events else None
+
+
+def _raise(world: World, node: SimNode, entity: str, code: str, *, occurs: bool) -> None:
+    assertion = Assertion.OCCURRED if occurs else Assertion.RECOVERED
+    world.agents.raise_fault(node, ev.FaultRow(entity, code, "simulated", assertion=assertion))
+
+
+@kind("health_source", Aim.NODE, 600.0)
+def health_source(world: World, strike: Strike) -> Undo | None:
+    """What tells the health of a machine's devices cannot be read for a while: they are neither well nor ill."""
+    node = _up(world, strike.target)
+    if node.unreadable:
+        raise NothingThere(strike.target)
+
+    def tell(rows: tuple[ev.SourceRow, ...]) -> None:
+        node.unreadable = rows
+        world.agents.report_devices(node)
+
+    tell((ev.SourceRow("probe", "it times out"),))
+    return lambda: tell(()) if node.unreadable else None
 
 
 @kind("node", Aim.NODE, None, half_open=(0, 0, 1))

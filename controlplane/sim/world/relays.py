@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from controlplane.core import events as ev
@@ -88,14 +89,7 @@ def _times(row: ev.HostRow) -> tuple[int, int, int, int]:
 
 def _uniform(report: ev.NodeReport) -> Uniform | None:
     """What all rows of a report share; None: it says more than that."""
-    if (
-        report.full
-        or not report.hosts
-        or report.accelerators
-        or report.shards
-        or report.restore_failures
-        or report.checked
-    ):
+    if not report.hosts or replace(report, hosts=()) != ev.NodeReport(report.node, report.boot_id):
         return None
     kinds = {_column(row) for row in report.hosts}
     return kinds.pop() if len(kinds) == 1 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from controlplane.core import events as ev
 from controlplane.core.draft import Answer, Policy, Refusal
@@ -12,6 +13,7 @@ from controlplane.core.machine import Machine
 from controlplane.core.spec import JobSpec
 from controlplane.core.state import State
 from controlplane.core.units import seconds
+from controlplane.core.vocabulary import Assertion
 from controlplane.engine.turn import Engine
 from controlplane.sim.journal import SimJournal
 from controlplane.sim.kernel import Kernel
@@ -254,8 +256,11 @@ class World:
             self.repair(node.name)
         node.raylet, node.slow = True, 1.0
         node.link.calm_down()
-        for index in list(node.faults):
-            self.set_fault(node.name, index, "")
+        node.faults.clear()
+        node.recovered.extend(replace(row, assertion=Assertion.RECOVERED) for row in node.events.values())
+        node.events.clear()
+        node.unreadable, node.incurable, node.knows_checks = (), False, True
+        self.agents.report_devices(node)
         if not node.agent:
             self.return_agent(node.name)
         elif not (node.link.up and node.link.down):

@@ -8,7 +8,7 @@ import pytest
 
 from controlplane.core import records as r
 from controlplane.core.jobs import Exit
-from controlplane.core.vocabulary import JobState
+from controlplane.core.vocabulary import AcceleratorState, JobState
 from controlplane.engine.ports import EpochLost, JournalUnavailable, JournalUncertain
 from controlplane.sim.faults import CATALOGUE, FaultPlan
 from controlplane.sim.faults.injector import Injector, RepairPlan
@@ -171,12 +171,31 @@ def device(stage: Stage) -> Iterator[bool]:
 
 def link_flap(stage: Stage) -> Iterator[bool]:
     node = stage.world.nodes[stage.node_of()]
-    before = stage.wrote(r.AcceleratorsChanged)
-    stage.strike("link_flap", f"{node.name}/1", times=3, period_s=2)
-    yield 1 in node.faults
+    before = stage.wrote(r.FaultsReported)
+    stage.strike("link_flap", node.name, times=3, period_s=2)
+    yield "port/0" in node.events
     stage.wait(10)
-    yield 1 not in node.faults
-    yield stage.wrote(r.AcceleratorsChanged) >= before + 6
+    yield "port/0" not in node.events
+    yield stage.wrote(r.FaultsReported) >= before + 6
+
+
+def link_down(stage: Stage) -> Iterator[bool]:
+    node = stage.world.nodes[stage.node_of()]
+    stage.strike("link_down", node.name)
+    yield "port/0" in node.events
+    stage.wait(301)
+    yield not node.events
+
+
+def health_source(stage: Stage) -> Iterator[bool]:
+    node = stage.world.nodes[stage.node_of()]
+    stage.strike("health_source", node.name)
+    stage.wait(1)
+    fleet = stage.world.state().fleet
+    yield set(fleet.acc_state[fleet.index[node.name]].tolist()) == {AcceleratorState.UNKNOWN}
+    stage.wait(601)
+    fleet = stage.world.state().fleet
+    yield set(fleet.acc_state[fleet.index[node.name]].tolist()) == {AcceleratorState.HEALTHY}
 
 
 def node(stage: Stage) -> Iterator[bool]:
