@@ -123,7 +123,7 @@ def test_a_job_larger_than_the_site_is_refused() -> None:
 
 
 def test_a_file_that_is_not_there_is_named() -> None:
-    with pytest.raises(BadScenario, match="^/nowhere/site[.]toml: cannot be read"):
+    with pytest.raises(BadScenario, match=r"^/nowhere/site\.toml: cannot be read"):
         load("/nowhere/site.toml")
 
 
