@@ -5,7 +5,7 @@ from __future__ import annotations
 from controlplane.core import poison
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
-from controlplane.core.health.budget import refusal
+from controlplane.core.health.quarantine import Case, quarantine
 from controlplane.core.jobs import Job, LostRank, root_cause
 from controlplane.core.recovery import rules
 from controlplane.core.recovery.corruption import suspicion
@@ -56,51 +56,38 @@ def _contain_corruption(draft: Draft, job: Job, root: LostRank) -> None:
         return
     text = f"silent corruption: results disagreed {suspect.signs} time{'s' * (suspect.signs != 1)} within a day"
     poison.suspect(draft, job, suspect.since_ns, text, (root.evidence,))
-    _take_out(draft, suspect.node, text)
-
-
-def _take_out(draft: Draft, node: int, reason: str) -> None:
-    """The node takes no more work, and what runs there moves: its devices compute wrongly, so no budget is asked."""
-    facts = draft.fleet.facts[node]
-    if not any(cordon.owner == OWNER and cordon.drain for cordon in facts.cordons):
-        draft.write(r.NodeCordoned(facts.name, OWNER, reason, drain=True))
+    quarantine(draft, draft.fleet.name(suspect.node), Case(text, (root.evidence,)))
 
 
 def _judge_place(draft: Draft, job: Job, root: LostRank) -> None:
     """All node rules; what they take from a working node draws on the action budget, and is dropped when that is spent."""
-    policy = job.spec.restart_policy
     case = rules.case_of(job, root, draft.state.offences, draft.now_ns)
-    judged = rules.judge_node(policy, case)
+    judged = rules.judge_node(job.spec.restart_policy, case)
     if not judged:
         return
-    facts = draft.fleet.facts[case.node]
+    node = draft.fleet.name(case.node)
+    lines = [f"{one.name}: {one.mismatch or f'matches, {one.rule.action}'}" for one in judged]
     matched = [one for one in judged if not one.mismatch]
     strongest = next((one for one in matched if one.rule.action is NodeAction.QUARANTINE), next(iter(matched), None))
-    lines = [f"{one.name}: {one.mismatch or f'matches, {one.rule.action}'}" for one in judged]
-    action, reason = "", ""
-    if strongest is not None:
-        drain = strongest.rule.action is NodeAction.QUARANTINE
-        reason = rules.node_told(strongest, job.name)
-        held = any(cordon.owner == OWNER and cordon.drain >= drain for cordon in facts.cordons)
-        spent = (
-            refusal(draft.fleet, case.node, draft.state.acts, draft.policy.actions, draft.now_ns)
-            if drain and not held
-            else ""
-        )
-        if spent:
-            lines.append(f"{strongest.name}: not done, {spent}")
-        elif held:
-            lines.append(f"{strongest.name}: is done already")
-        else:
-            action = strongest.rule.action.value
-    ids = evidence_ids(job)
-    draft.write(r.NodeJudged(job.uid, facts.name, tuple(lines), action, reason if action else "", ids))
-    if action and not _cordoned_now(draft, facts.name):
-        draft.write(r.NodeCordoned(facts.name, OWNER, reason, drain=action == NodeAction.QUARANTINE))
+    if strongest is None:
+        draft.write(r.NodeJudged(job.uid, node, tuple(lines), evidence_ids=evidence_ids(job)))
+        return
+    action, reason = strongest.rule.action, rules.node_told(strongest, job.name)
+    refused = _carry_out(draft, node, action, reason, root)
+    if refused:
+        lines.append(f"{strongest.name}: not done, {refused}")
+    done = "" if refused else action.value
+    draft.write(r.NodeJudged(job.uid, node, tuple(lines), done, reason, evidence_ids(job)))
 
 
-def _cordoned_now(draft: Draft, node: str) -> bool:
-    return any(
-        isinstance(record, r.NodeCordoned) and (record.node, record.owner, record.drain) == (node, OWNER, True)
-        for record in draft.records
-    )
+def _carry_out(draft: Draft, node: str, action: NodeAction, reason: str, root: LostRank) -> str:
+    """Do what a node rule says; why it is not done, "" when it is or was before."""
+    match action:
+        case NodeAction.QUARANTINE:
+            return quarantine(draft, node, Case(reason, (root.evidence,)))
+        case NodeAction.CORDON:
+            cordons = draft.fleet.facts[draft.fleet.index[node]].cordons
+            if any(cordon.owner == OWNER for cordon in cordons):
+                return f"{OWNER} cordoned it before"
+            draft.write(r.NodeCordoned(node, OWNER, reason))
+            return ""
