@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cli import render
 from cli.client import CALL_TIMEOUT_S
@@ -13,6 +13,9 @@ from cli.grammar import Argument, Group, Option
 from cli.kinds import kind_named
 from cli.options import Output, OutputForm, SiteChoice, for_site
 from cli.wire import plain
+
+if TYPE_CHECKING:
+    from phalanx.v1 import event_pb2
 
 KINDS = ("job", "node", "rank", "checkpoint")
 
@@ -87,3 +90,22 @@ def why(
         return
     render.lines([answer.summary])
     render.lines(f"  {render.event_line(event)}" for event in answer.chain)
+    for decision in answer.decisions:
+        _show_decision(decision)
+    if answer.changes:
+        render.heading("what would have to change:")
+        render.lines(f"  {change}" for change in answer.changes)
+
+
+def _show_decision(decision: event_pb2.Decision) -> None:
+    render.heading(f"revision {decision.revision}: {decision.verdict}")
+    ids = ", ".join(map(str, decision.evidence_ids))
+    for title, texts in (
+        ("rules", decision.rules),
+        ("rungs", decision.rungs),
+        ("budgets", decision.budgets),
+        (f"evidence (revisions {ids})" if ids else "evidence", decision.evidence),
+    ):
+        if texts:
+            render.out(f"  {title}:")
+            render.lines(f"    {text}" for text in texts)

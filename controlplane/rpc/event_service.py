@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from phalanx.v1 import event_pb2, event_pb2_grpc
 
@@ -80,11 +80,21 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         if request.kind == event_pb2.SUBJECT_KIND_UNSPECIFIED:
             refuse("invalid", "INVALID_FIELD", "kind is unspecified: name job, node, rank or checkpoint")
         state = self._site.state
-        explanation: Explanation = explain(state, self._site.progress, request.kind, request.name)
+        now_ns = self._site.now_ns()
+        explanation: Explanation = explain(state, self._site.progress, request.kind, request.name, now_ns)
         entries = await self._newest(explanation.limit, 0, explanation.job, explanation.node, types=explanation.types)
         kept = [entry for entry in entries if explanation.about(decode(entry))]
+        verdicts: list[JournalEntry] = []
+        if explanation.verdicts:
+            told = (r.RecoveryDecided.__name__,)
+            verdicts = await self._newest(explanation.verdicts, 0, explanation.job, "", types=told)
+        newest = cast("r.RecoveryDecided", decode(verdicts[-1])) if verdicts else None
         return event_pb2.ExplainResponse(
-            revision=state.revision, summary=explanation.summary, chain=(await self.events(kept))[-explanation.shown :]
+            revision=state.revision,
+            summary=explanation.summary,
+            chain=(await self.events(kept))[-explanation.shown :],
+            decisions=[decision_message(entry) for entry in verdicts],
+            changes=await asyncio.to_thread(explanation.changes, newest),
         )
 
     async def ReadHistory(
@@ -162,6 +172,23 @@ class EventService(event_pb2_grpc.EventServiceServicer):
     def _uid(self, job: str) -> str:
         """Uid of the newest job of a name; what is no name is taken as a uid."""
         return self._site.state.names.get(job, job)
+
+
+def decision_message(entry: JournalEntry) -> event_pb2.Decision:
+    """A verdict at length."""
+    record = cast("r.RecoveryDecided", decode(entry))
+    charge = f", charged to {record.blame}" if record.charged else ""
+    return event_pb2.Decision(
+        revision=entry.revision,
+        at=rfc3339(entry.at_ns),
+        verdict=f"{record.rung}{charge}: {record.reason}",
+        rule=record.rule,
+        rules=record.rules,
+        rungs=record.tried,
+        budgets=record.budgets,
+        evidence=record.evidence,
+        evidence_ids=record.evidence_ids,
+    )
 
 
 def _told_types(types: Sequence[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from controlplane.core.fleet import FREE
 from controlplane.core.jobs import NONE, Job, host_id, root_cause
 from controlplane.core.state import State
 from controlplane.core.vocabulary import Blame, CheckpointState, JobState, NodeLiveness, NodeService, RankState
+from controlplane.core.why import Moment, checkpoint_changes, job_changes, node_changes, rank_changes
 from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.narrate import ranks_text
 from controlplane.rpc.progress import ProgressGate
@@ -21,18 +22,20 @@ from controlplane.rpc.views import step_of
 
 CHAIN = 40
 """Links of a chain that are told."""
+VERDICTS = 3
+"""Verdicts of a job that are told with rules, budgets and evidence."""
 READ = 400
 """Entries that are looked through for it."""
 
 _DECISIONS = (
     r.JobSubmitted, r.JobPlaced, r.RanksMoved, r.HostEnded, r.StartFailed, r.RanksLost, r.RecoveryDecided,
-    r.SurvivorsGivenUp, r.GenerationStarted, r.JoinFailed, r.JobStateChanged, r.CheckpointPoisoned, r.JobEnding,
+    r.SurvivorsGivenUp, r.NodeJudged, r.GenerationStarted, r.JoinFailed, r.JobStateChanged, r.CheckpointPoisoned, r.JobEnding,
     r.JobEnded, r.JobUnplaced, r.Audited, r.CorruptionSuspected, r.CorruptionCleared,
     r.RungFailed, r.ReplicasDropped,
 )  # fmt: skip
 _NODE_DECISIONS = (
     r.NodeRegistered, r.NodeSessionChanged, r.LivenessChanged, r.AcceleratorsChanged, r.NodeCordoned, r.NodeUncordoned,
-    r.CellMembershipChanged, r.NodeDrained, r.Audited,
+    r.CellMembershipChanged, r.NodeDrained, r.NodeJudged, r.Audited,
 )  # fmt: skip
 _CHECKPOINT_DECISIONS = (
     r.ShardReported, r.CheckpointCommitted, r.CheckpointVerified, r.CheckpointPoisoned, r.CheckpointsExpired,
@@ -52,9 +55,18 @@ def _always(record: r.Record) -> bool:
     return True
 
 
+Changes = Callable[[r.RecoveryDecided | None], tuple[str, ...]]
+
+
+def _nothing(verdict: r.RecoveryDecided | None) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A summary, and what to read for the chain: entries of a job or node, of these types, for which `about` holds."""
+    """A summary, and what to read for the chain: entries of a job or node, of these types, for which `about` holds.
+    `verdicts`: so many of the job's newest verdicts are told at length; `changes`: what would have to change, given the
+    newest verdict."""
 
     summary: str
     types: tuple[str, ...]
@@ -63,10 +75,12 @@ class Explanation:
     about: Callable[[r.Record], bool] = _always
     limit: int = READ
     shown: int = CHAIN
+    verdicts: int = 0
+    changes: Changes = _nothing
 
 
-def explain(state: State, progress: ProgressGate, kind: int, name: str) -> Explanation:
-    """The explanation of a subject.
+def explain(state: State, progress: ProgressGate, kind: int, name: str, now_ns: int = 0) -> Explanation:
+    """The explanation of a subject at a time (Unix ns).
 
     Raises:
         RequestRefused: there is no such thing.
@@ -75,16 +89,27 @@ def explain(state: State, progress: ProgressGate, kind: int, name: str) -> Expla
         case event_pb2.SUBJECT_KIND_JOB:
             job = _job(state, name)
             summary = job_summary(state, job, step_of(job, progress.view(job.uid)))
-            return Explanation(summary, _names(_DECISIONS), job=job.uid, about=_tells_of_job)
+            at = _moment(progress, job, now_ns)
+            return Explanation(
+                summary, _names(_DECISIONS), job=job.uid, about=_tells_of_job, verdicts=VERDICTS,
+                changes=lambda verdict: job_changes(state, job, verdict, at),
+            )  # fmt: skip
         case event_pb2.SUBJECT_KIND_NODE:
-            return Explanation(node_summary(state, name), _names(_NODE_DECISIONS), node=name)
+            summary, number = node_summary(state, name), state.fleet.index[name]
+            return Explanation(
+                summary, _names(_NODE_DECISIONS), node=name, changes=lambda _: node_changes(state, number)
+            )
         case event_pb2.SUBJECT_KIND_RANK:
-            return _rank(state, name)
+            return _rank(state, progress, name, now_ns)
         case event_pb2.SUBJECT_KIND_CHECKPOINT:
             return _checkpoint(state, name)
         case _:
             text = f"kind {kind} is unknown: name job, node, rank or checkpoint"
             raise RequestRefused(Refusal("invalid", "INVALID_FIELD", text))
+
+
+def _moment(progress: ProgressGate, job: Job, now_ns: int) -> Moment:
+    return Moment(now_ns, step_of(job, progress.view(job.uid)))
 
 
 def _names(kinds: Iterable[type[object]]) -> tuple[str, ...]:
@@ -167,7 +192,7 @@ def node_summary(state: State, name: str) -> str:
     return "; ".join(parts)
 
 
-def _rank(state: State, name: str) -> Explanation:
+def _rank(state: State, progress: ProgressGate, name: str, now_ns: int) -> Explanation:
     job_name, _, number = name.rpartition("/")
     if not job_name or not number.isdigit():
         refuse("invalid", "INVALID_FIELD", f"{name} is no rank: write job/rank, for example moe/3")
@@ -175,9 +200,11 @@ def _rank(state: State, name: str) -> Explanation:
     if rank >= job.spec.ranks:
         text = f"job {job.name} has ranks 0 to {job.spec.ranks - 1}: there is no rank {rank}"
         refuse("not_found", "NO_SUCH_RANK", text)
+    at = _moment(progress, job, now_ns)
     return Explanation(
-        rank_summary(state, job, rank), _names(_DECISIONS), job=job.uid, about=lambda record: _concerns(record, rank)
-    )
+        rank_summary(state, job, rank), _names(_DECISIONS), job=job.uid, about=lambda record: _concerns(record, rank),
+        verdicts=VERDICTS, changes=lambda verdict: rank_changes(state, job, rank, verdict, at),
+    )  # fmt: skip
 
 
 def rank_summary(state: State, job: Job, rank: int) -> str:
@@ -250,4 +277,7 @@ def _checkpoint(state: State, name: str) -> Explanation:
             summary += f"; {checkpoint.reason}"
         if job.restore_id == name:
             summary += f"; generation {job.generation} of {job.name} started from it"
-    return Explanation(summary, _names(_CHECKPOINT_DECISIONS), job=job.uid, about=about, limit=5_000)
+    return Explanation(
+        summary, _names(_CHECKPOINT_DECISIONS), job=job.uid, about=about, limit=5_000,
+        changes=lambda _: checkpoint_changes(job, name),
+    )  # fmt: skip
