@@ -51,6 +51,34 @@ def why(site: Site, kind: event_pb2.SubjectKind.ValueType, name: str) -> event_p
     return site.controller.events.Explain(event_pb2.ExplainRequest(kind=kind, name=name), timeout=5)
 
 
+def history(site: Site, *types: str) -> dict[int, str]:
+    """Type by revision of the records of some types."""
+    pages = site.controller.events.ReadHistory(event_pb2.ReadHistoryRequest(types=types), timeout=5)
+    return {record.revision: record.type for page in pages for record in page.records}
+
+
+def test_history_is_told_but_not_who_may_join(site: Site) -> None:
+    assert set(history(site, "ControllerStarted").values()) == {"ControllerStarted"}
+    for types in ((), ("Audited",), ("RanksLost", "TokenCreated"), ("Nonsense",)):
+        with pytest.raises(grpc.RpcError) as error:
+            history(site, *types)
+        assert refusal(error.value) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+
+
+def test_rules_that_can_never_match_are_remarked_on(site: Site) -> None:
+    spec = spec_message(name="remarked")
+    rule = spec.restart_policy.job_rules.add(action=types_pb2.RULE_ACTION_FAIL)
+    rule.match.exit_codes.append(42)
+    rule.match.reasons.append("nodeDead")
+    answer = site.controller.jobs.SubmitJob(job_pb2.SubmitJobRequest(spec=spec, dry_run=True), timeout=5)
+    (warning,) = answer.warnings
+    assert (warning.path, warning.reason[:15]) == ("spec.restartPolicy.jobRules[0].match", "can never match")
+    rule.match.message = "("
+    with pytest.raises(grpc.RpcError) as error:
+        site.controller.jobs.SubmitJob(job_pb2.SubmitJobRequest(spec=spec, dry_run=True), timeout=5)
+    assert [one.path for one in violations(error.value)] == ["spec.restartPolicy.jobRules[0].match.message"]
+
+
 def test_a_job_runs_loses_a_rank_and_succeeds(site: Site) -> None:
     controller = site.controller
     first = controller.submit("life-1", name="life")
@@ -80,6 +108,12 @@ def test_a_job_runs_loses_a_rank_and_succeeds(site: Site) -> None:
     assert "RESTART_RANK because rank 1 was killed by signal 9" in explained.summary
     assert {"RanksLost", "RecoveryDecided", "GenerationStarted"} <= {event.type for event in explained.chain}
     assert "killed by signal 9" in why(site, event_pb2.SUBJECT_KIND_RANK, "life/1").chain[-2].message
+    (decision,) = explained.decisions
+    assert decision.rules[-1] == "the implicit last rule: matches, the ladder decides"
+    assert decision.budgets[1].startswith("infrastructure: 0 of 10 used")
+    stored = history(site, "HostEnded", "RanksLost")
+    assert {stored[revision] for revision in decision.evidence_ids} == {"HostEnded", "RanksLost"}
+    assert explained.changes == [], "it runs"
 
     until(lambda: controller.job("life").step >= 1, "the new generation makes steps")
     for rank in (0, 1):
