@@ -11,6 +11,7 @@ from controlplane.core import records as r
 from controlplane.core.accounting.ledger import ettr
 from controlplane.core.draft import Refusal
 from controlplane.core.fleet import FREE
+from controlplane.core.health.quarantine import waits_for
 from controlplane.core.jobs import NONE, Job, host_id, root_cause
 from controlplane.core.state import State
 from controlplane.core.vocabulary import Blame, CheckpointState, JobState, NodeLiveness, NodeService, RankState
@@ -176,7 +177,8 @@ def node_summary(state: State, name: str) -> str:
         text
         for text, wrong in (
             (f"it is {NodeLiveness(int(fleet.liveness[number])).name}", fleet.liveness[number] != NodeLiveness.ALIVE),
-            (f"it is {NodeService(int(fleet.service[number])).name}", fleet.service[number] != NodeService.IN_SERVICE),
+            (f"it is {NodeService(int(fleet.service[number])).name}", not fleet.serving()[number]),
+            ("its ranks prove that it lives, but the path to its agent is broken", bool(fleet.path_broken[number])),
             ("its agent has no session", not fleet.session[number]),
             ("it is no member of a cell", not fleet.cell_member[number]),
         )
@@ -187,6 +189,10 @@ def node_summary(state: State, name: str) -> str:
     spare = [job.name for job in state.active_jobs() if job.serial == int(fleet.reserved[number])]
     parts = [f"{name} {'takes' if takes else 'does not take'} new work"]
     parts += [", ".join(why_not)] if why_not else []
+    stay = state.health.stays.get(name)
+    if stay is not None:
+        parts.append(f"health: {waits_for(NodeService(int(fleet.service[number])), stay)}, because {stay.reason}")
+    parts += [f"{source.name} cannot be read: {source.reason}" for source in state.health.sources.get(name, ())]
     parts += [f"it holds ranks of {', '.join(holds)}"] if holds else []
     parts += [f"it is a warm spare of {', '.join(spare)}"] if spare else []
     return "; ".join(parts)

@@ -11,7 +11,7 @@ from controlplane.core.effects import EffectKind
 from controlplane.core.jobs import NONE, Exit, Job, LostRank, host_id
 from controlplane.core.observing.losses import describe_exit, lose_ranks, lost_rank
 from controlplane.core.units import NS_PER_MS
-from controlplane.core.vocabulary import ENDED_PROCESS, NodeService, RankState
+from controlplane.core.vocabulary import ENDED_PROCESS, RankState
 
 FENCING = "fencing"
 """Owner of the cordon that keeps new ranks off a node while processes of an old generation live there."""
@@ -131,7 +131,7 @@ def _start_failed(draft: Draft, job: Job, at: int, exit_: Exit) -> None:
     late = job.hosts.state[at] == RankState.STARTING and age_ms > start_ms
     if late:
         text = f"it did not park within {start_ms / 1000:g} s"
-    elif exit_.sender == "agent" or draft.fleet.service[job.hosts.node[at]] == NodeService.DRAINING:
+    elif exit_.sender == "agent" or draft.fleet.emptying()[job.hosts.node[at]]:
         return
     else:
         text = (exit_.message or describe_exit(exit_)) if exit_.observed else "it vanished before it held a rank"

@@ -45,7 +45,13 @@ def _order(fleet: Fleet, capacity: np.ndarray, ranks: int) -> np.ndarray:
     by_rack = np.bincount(fleet.rack, weights=capacity, minlength=racks)
     fits = by_rack >= ranks
     key = np.where(fits, by_rack - by_rack.max(initial=0) - 1, -by_rack) if fits.any() else -by_rack
-    return np.lexsort((np.arange(fleet.size), -capacity, fleet.rack, key[fleet.rack]))
+    return np.lexsort((np.arange(fleet.size), -capacity, _on_trial(fleet), fleet.rack, key[fleet.rack]))
+
+
+def _on_trial(fleet: Fleet) -> np.ndarray:
+    """Mask over nodes that work on trial: they take work after the others of their rack."""
+    mask: np.ndarray = fleet.service == NodeService.PROBATION
+    return mask
 
 
 def _take(free: np.ndarray, order: np.ndarray, capacity: np.ndarray, ranks: int, per_rank: int) -> Placement:
@@ -103,13 +109,13 @@ def replace_ranks(
         )
     warm = fleet.reserved == job.serial
     whole = capacity >= len(ranks)
-    order = np.lexsort((np.arange(fleet.size), -capacity, ~whole, ~warm, lent))
+    order = np.lexsort((np.arange(fleet.size), -capacity, _on_trial(fleet), ~whole, ~warm, lent))
     return _take(free, order, capacity, len(ranks), per_rank)
 
 
 def _leaving(fleet: Fleet, job: Job) -> int:
     """Nodes that a job has to leave: for each of them a spare is held until its ranks have moved."""
-    out = fleet.service == NodeService.DRAINING
+    out = fleet.emptying()
     held = job.per_node()
     return int(np.count_nonzero(out[: len(held)] & (held > 0)))
 
@@ -119,7 +125,7 @@ def refill_spares(fleet: Fleet, job: Job) -> tuple[int, ...]:
     wanted = job.wanted_spares + _leaving(fleet, job)
     per_rank = job.spec.accelerators_per_rank
     unowned = fleet.usable_accelerators() & (fleet.acc_owner == FREE)
-    good = (fleet.liveness != NodeLiveness.DEAD) & (fleet.service == NodeService.IN_SERVICE) & ~fleet.cordoned
+    good = (fleet.liveness != NodeLiveness.DEAD) & fleet.serving() & ~fleet.cordoned
     kept = [node for node in job.spare_nodes if good[node] and np.count_nonzero(unowned[node]) >= per_rank]
     if len(kept) >= wanted:
         return tuple(kept[:wanted])

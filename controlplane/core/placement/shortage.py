@@ -6,7 +6,7 @@ import numpy as np
 
 from controlplane.core.fleet import FREE, Fleet
 from controlplane.core.spec import JobSpec
-from controlplane.core.vocabulary import NodeLiveness, NodeService
+from controlplane.core.vocabulary import AcceleratorState, NodeLiveness, NodeService
 
 NAMED = 2
 """Nodes of one kind that are named; with more of them only their number is said."""
@@ -43,12 +43,15 @@ def excluded(fleet: Fleet) -> list[str]:
             (state.name, fleet.liveness == state)
             for state in (NodeLiveness.DEAD, NodeLiveness.UNKNOWN, NodeLiveness.SUSPECT)
         ),
+        ("with a broken path", fleet.path_broken),
+        ("quarantined", fleet.service == NodeService.QUARANTINED),
+        ("being checked", fleet.service == NodeService.VALIDATING),
         ("draining", fleet.service == NodeService.DRAINING),
         ("drained", fleet.service == NodeService.OUT_OF_SERVICE),
         ("cordoned", fleet.cordoned),
         ("without agent session", ~fleet.session),
         ("not in a cell", ~fleet.cell_member),
-        ("not in service", fleet.service != NodeService.IN_SERVICE),
+        ("not in service", ~fleet.serving()),
     )
     notes = []
     for word, mask in reasons:
@@ -57,5 +60,9 @@ def excluded(fleet: Fleet) -> list[str]:
         if len(found):
             names = ": " + ", ".join(fleet.name(int(node)) for node in found) if len(found) <= NAMED else ""
             notes.append(f"{len(found)} {word}{names}")
-    broken = int(np.count_nonzero((fleet.acc_state != 0) & ~fleet.usable_accelerators() & fleet.schedulable()[:, None]))
+    unread = int(np.count_nonzero((fleet.acc_state == AcceleratorState.UNKNOWN) & fleet.schedulable()[:, None]))
+    notes += [f"{unread} accelerator{'s' * (unread > 1)} UNKNOWN, nobody can read them"] * bool(unread)
+    broken = -unread + int(
+        np.count_nonzero((fleet.acc_state != 0) & ~fleet.usable_accelerators() & fleet.schedulable()[:, None])
+    )
     return notes + [f"{broken} broken accelerator{'s' * (broken > 1)}"] * bool(broken)

@@ -15,7 +15,7 @@ from controlplane.core.recovery.ladder import SHOWN, Option, loss, ranks_text, s
 from controlplane.core.recovery.phase_times import PhaseTimes
 from controlplane.core.recovery.ruling import Ruling, costs_nothing
 from controlplane.core.spec import RuleAction
-from controlplane.core.vocabulary import NodeLiveness, NodeService, Rung
+from controlplane.core.vocabulary import NodeLiveness, Rung
 
 MAX_FAILED_GENERATIONS = 2
 """After this many generations in one incident that did not come to run, survivors are given up."""
@@ -52,7 +52,7 @@ def _good_devices(job: Job, fleet: Fleet, at: np.ndarray) -> np.ndarray:
 def unsure(job: Job, fleet: Fleet, ranks: tuple[int, ...]) -> tuple[int, ...]:
     """Node numbers of `ranks` that cannot start there now only because we do not see enough of the node: no session (an
     agent or this controller was restarted), no raylet, or SUSPECT. They are worth a short wait; the others are not."""
-    hidden = ~fleet.schedulable() & ~fleet.cordoned & (fleet.service == NodeService.IN_SERVICE)
+    hidden = ~fleet.schedulable() & ~fleet.cordoned & fleet.serving()
     hidden &= (fleet.liveness == NodeLiveness.ALIVE) | (fleet.liveness == NodeLiveness.SUSPECT)
     at = _placed(job, ranks)
     at = at[hidden[job.rank_node[at]]]
