@@ -101,9 +101,9 @@ class Story:
         wanted = replace(base, restart_policy=budgets)
         self._tell(ev.SubmitJob(f"submit-{name}", wanted))
 
-    def run(self, duration: str) -> None:
-        """`run 5s`: let time pass."""
-        self._world.run(_duration(duration))
+    def run(self, duration: str, tick: str = "0.1s") -> None:
+        """`run 5s`, `run 3600s tick=1s`: let time pass."""
+        self._world.run(_duration(duration), _duration(tick))
 
     def until(self, name: str, state: str, limit: str = "120s") -> None:
         """`until moe RUNNING limit=120s`: let time pass until a job is in a state."""
