@@ -165,7 +165,7 @@ class Recovery:
     """A finished (or overtaken) recovery, for people and reports. Durations in nanoseconds by phase.
 
     `warm`: it found parked processes. `participants`: ranks of the generation that it led to; 0: all.
-    `restored_from`: ranks by the tier that they took their state from.
+    `restored_from`: ranks by the tier that they took their state from, where not all read the checkpoint.
     """
 
     generation: int

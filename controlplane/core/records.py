@@ -381,7 +381,8 @@ class GenerationStarted:
     one for one; every other rank keeps its process. `participants`: ranks that take part; 0: all. `keeps_state`: every rank
     goes on with what it holds, which is the state after `restore_step`.
 
-    `sources`: which ranks restore from which tier; `passed_over`: newer steps that could not be restored, and why.
+    `sources`: which ranks restore from which tier, where they do not all read the checkpoint; `passed_over`: newer steps
+    that could not be restored, and why.
     `redone_ns`: how long the job had worked since the restore point's step, where no checkpoint tells it; -1: one does.
     """
 

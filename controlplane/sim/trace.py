@@ -15,6 +15,7 @@ _LONG = ("spec", "labels", "accelerators", "states", "at_ns", "not_before_ns", "
 """Fields that a line does not show."""
 _BESIDE = ("deadline_ns", "evidence_ids", "offence", "draw", "backoff_ns")
 _UNUSUAL: dict[str, tuple[object, ...]] = {
+    "sources": ((),), "passed_over": ((),), "redone_ns": (-1,),
     "rule": ("", IMPLICIT), "restore_limit": (-1,), "step_known": (True,), "why": ("",), "released": (False,),
     "participants": (0,), "keeps_state": (False,), "intact": (False,), "warm": (False,),
     "path_broken": (False,),

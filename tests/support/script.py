@@ -18,8 +18,9 @@ from controlplane.core.audit import LOCAL, By, verify
 from controlplane.core.draft import Answer, Policy, Refusal
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.jobs import Exit
+from controlplane.core.placement.spares import SparePlan
 from controlplane.core.recovery.phase_times import LadderPolicy
-from controlplane.core.spec import Budget, CheckpointPolicy, Elastic, JobSpec, Parallel, SparePolicy, Timeouts
+from controlplane.core.spec import AUTO, Budget, CheckpointPolicy, Elastic, JobSpec, Parallel, SparePolicy, Timeouts
 from controlplane.core.units import to_s
 from controlplane.core.vocabulary import Assertion, CheckpointState, JobState, NodeLiveness
 from tests.support.world import World, spec
@@ -45,6 +46,10 @@ def _options(words: list[str]) -> tuple[list[str], dict[str, str]]:
     return plain, dict(word.split("=", 1) for word in words if "=" in word)
 
 
+def _number(text: str) -> int:
+    return AUTO if text == "auto" else int(text)
+
+
 def _duration(text: str) -> float:
     return float(text.removesuffix("s"))
 
@@ -62,32 +67,35 @@ class Story:
 
     def site(
         self, *, nodes: str = "4", accelerators: str = "2", racks: str = "2", dead_after: str = "300s", grow: str = "600s",
-        pause: str = "15s",
+        pause: str = "15s", failing: str = "0.0038",
     ) -> None:  # fmt: skip
         """`site nodes=4 accelerators=2 racks=2`: a fresh site; must come first. `grow=5s`: a job has its replicas back no
-        sooner after a change; `pause=2s`: ranks wait so long for a peer that nobody misses."""
+        sooner after a change; `pause=2s`: ranks wait so long for a peer that nobody misses; `failing=0.4`: failures of a
+        node in a day, until enough were seen here."""
         ladder = LadderPolicy(
             grow_interval_ms=round(_duration(grow) * 1000), pause_patience_ms=round(_duration(pause) * 1000)
         )
         suspicion = SuspicionPolicy(dead_without_witness_s=_duration(dead_after))
-        policy = Policy(suspicion=suspicion, ladder=ladder, catalogue=built_in())
+        spares = SparePlan(prior_per_node_day=float(failing))
+        policy = Policy(suspicion=suspicion, ladder=ladder, catalogue=built_in(), spares=spares)
         self.world = World(int(nodes), int(accelerators), int(racks), policy)
         self.shown = len(self.world.lines)
 
     def submit(
         self, name: str, *, ranks: str = "4", per_rank: str = "1", spares: str = "0", parked: str = "0",
         start: str = "120s", join: str = "60s", user: str = "3", priority: str = "0", keep: str = "3",
-        pp: str = "1", ep: str = "1", least: str = "0", retry: str = "", infra: str = "200",
+        pp: str = "1", ep: str = "1", least: str = "0", retry: str = "", infra: str = "200", every: str = "20",
     ) -> None:  # fmt: skip
         """`submit moe ranks=4 per_rank=1 spares=0 parked=0 start=120s join=60s user=3`; `pp=2 ep=2`: parallel degrees;
-        `least=2`: elastic down to so many replicas; `retry=yes`: its ranks can do a step again."""
+        `least=2`: elastic down to so many replicas; `retry=yes`: its ranks can do a step again; `spares=auto every=auto`:
+        the controller finds the numbers."""
         base: JobSpec = spec(
             name,
             int(ranks),
             accelerators_per_rank=int(per_rank),
-            spares=SparePolicy(int(spares), int(parked)),
+            spares=SparePolicy(_number(spares), int(parked)),
             timeouts=Timeouts(round(_duration(start) * 1000), round(_duration(join) * 1000)),
-            checkpoint=CheckpointPolicy(every_steps=20, keep=int(keep)),
+            checkpoint=CheckpointPolicy(every_steps=_number(every), keep=int(keep)),
             priority=int(priority),
             parallel=Parallel(pp=int(pp), dp=int(ranks) // int(pp), ep=int(ep)),
             elastic=Elastic(int(least)),
@@ -237,6 +245,28 @@ class Story:
     def unpin(self, name: str, step: str, owner: str = "operator") -> None:
         """`unpin moe 20 owner=ann`."""
         self._tell(ev.UnpinCheckpoint("", name, self._checkpoint(name, step), owner))
+
+    def poison(self, name: str, step: str) -> None:
+        """`poison moe 40`: an operator distrusts that checkpoint and those after it."""
+        self._tell(ev.PoisonCheckpoint("", name, self._checkpoint(name, step), "the loss looks odd"))
+
+    def clear(self, name: str) -> None:
+        """`clear moe`: she trusts them again."""
+        self._tell(ev.ClearCheckpoints("", name, "ann", "a replay agrees"))
+
+    def copies(self, name: str) -> None:
+        """`copies moe`: from now on its ranks' state is copied to other nodes' memory after every step."""
+        self._world.keeps_copies.add(name)
+
+    def ready(self, name: str) -> None:
+        """`ready moe`: spares, save interval, where it restored from."""
+        job = self._world.job(name)
+        names = ", ".join(self._world.state().fleet.name(node) for node in job.spare_nodes) or "none"
+        self._write(f"spares of {job.uid}: {names} ({job.wanted_spares} wanted) {job.spares_reason}".rstrip())
+        self._write(f"saves every {job.saves_every} steps {job.interval_reason}".rstrip())
+        if job.restored_from:
+            tiers = ", ".join(f"{ranks} from {tier}" for tier, ranks in job.restored_from)
+            self._write(f"generation {job.generation} began with step {job.restore_step}: {tiers}")
 
     def _checkpoint(self, name: str, step: str) -> str:
         known = self._world.job(name).checkpoints.values()

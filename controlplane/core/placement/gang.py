@@ -6,6 +6,7 @@ first, so that a gang touches few failure domains (as topology-aware schedulers 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,8 +121,9 @@ def _leaving(fleet: Fleet, job: Job) -> int:
     return int(np.count_nonzero(out[: len(held)] & (held > 0)))
 
 
-def refill_spares(fleet: Fleet, job: Job) -> tuple[int, ...]:
-    """The warm spare nodes that the job should hold now: kept ones that are still good, topped up from free nodes."""
+def refill_spares(fleet: Fleet, job: Job, first: Iterable[Job] = ()) -> tuple[int, ...]:
+    """The warm spare nodes that the job should hold now: kept ones that are still good, topped up from free nodes. `first`:
+    jobs that are short of spares and whose turn comes before; what they could take is left to them."""
     wanted = job.wanted_spares + _leaving(fleet, job)
     per_rank = job.spec.accelerators_per_rank
     unowned = fleet.usable_accelerators() & (fleet.acc_owner == FREE)
@@ -134,4 +136,9 @@ def refill_spares(fleet: Fleet, job: Job) -> tuple[int, ...]:
     fit = (capacity >= ranks.max(initial=0)) & (fleet.reserved == FREE) & fleet.schedulable()
     fit[: len(ranks)] &= ranks == 0
     fit[kept] = False
+    for other in first:
+        theirs = other.per_node()
+        could = np.flatnonzero(fit & (capacity >= theirs.max(initial=0)))
+        could = could[(could >= len(theirs)) | (theirs[np.minimum(could, len(theirs) - 1)] == 0)]
+        fit[could[: other.wanted_spares - len(other.spare_nodes)]] = False
     return tuple((kept + np.flatnonzero(fit).tolist())[:wanted])

@@ -32,7 +32,7 @@ class Share:
 
 def by_turn(jobs: Iterable[Job]) -> list[Job]:
     """Jobs by priority, then by submission."""
-    return sorted(jobs, key=lambda job: (-job.spec.priority, job.serial))
+    return sorted(jobs, key=_turn)
 
 
 def share_of(job: Job, jobs: Iterable[Job], fleet: Fleet, wear: Wear, plan: SparePlan) -> Share:
@@ -72,6 +72,16 @@ def lend(fleet: Fleet, job: Job, jobs: Iterable[Job]) -> Fleet:
     view = fleet.clone()
     view.reserved = put(fleet.reserved, taken, LENT)
     return view
+
+
+def before(job: Job, jobs: Iterable[Job]) -> list[Job]:
+    """Jobs that are short of spares and whose turn comes before a job's."""
+    ahead = [other for other in by_turn(jobs) if other.placed and _turn(other) < _turn(job)]
+    return [other for other in ahead if len(other.spare_nodes) < other.wanted_spares]
+
+
+def _turn(job: Job) -> tuple[int, int]:
+    return -job.spec.priority, job.serial
 
 
 def short(jobs: Iterable[Job]) -> bool:

@@ -75,9 +75,9 @@ def _reachable(draft: Draft, job: Job, copies: Copies) -> Copies:
 
 
 def _sources(point: RestorePoint) -> tuple[FromTier, ...]:
-    """Which ranks take their state from which tier, as the record of the generation tells it."""
+    """Which ranks take their state from which tier; nothing when all take it from the manifest, or from the start."""
     if not len(point.tier):
-        return tuple(FromTier(words, count, ((0, count),)) for words, count in point.tiers)
+        return ()
     found = []
     for words, count in point.tiers:
         ranks = np.flatnonzero(point.tier == Tier[words.upper().replace(" ", "_")])

@@ -12,7 +12,7 @@ from controlplane.core.effects import EffectKind
 from controlplane.core.jobs import Job
 from controlplane.core.orders import outstanding, request_verification
 from controlplane.core.placement.gang import refill_spares
-from controlplane.core.placement.pool import share_of
+from controlplane.core.placement.pool import before, share_of
 from controlplane.core.settling.binding import request
 from controlplane.core.settling.placing import give_up_parked
 from controlplane.core.vocabulary import CheckpointState, JobState, Phase, RankState
@@ -70,11 +70,12 @@ def top_up(draft: Draft, job: Job) -> None:
     """While the job runs, keep warm spare nodes reserved and parked processes ready where the policy wants them."""
     if job.state is not JobState.RUNNING:
         return
-    share = share_of(job, draft.state.active_jobs(), draft.fleet, draft.state.wear, draft.policy.spares)
+    jobs = draft.state.active_jobs()
+    share = share_of(job, jobs, draft.fleet, draft.state.wear, draft.policy.spares)
     if share.nodes != job.wanted_spares:
         draft.write(r.SparesWanted(job.uid, share.nodes, share.reason))
         return
-    spares = refill_spares(draft.fleet, job)
+    spares = refill_spares(draft.fleet, job, before(job, jobs))
     if spares != job.spare_nodes:
         draft.write(r.SparesChanged(job.uid, spares))
         give_up_parked(draft, job, set(job.spare_nodes).difference(spares))

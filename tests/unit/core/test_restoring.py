@@ -58,7 +58,8 @@ def test_when_the_holder_burns_as_well_the_checkpoint_counts() -> None:
     world.run_until(lambda: world.job("moe").state is JobState.RUNNING)
     job = world.job("moe")
     assert job.restore_step == saved_step
-    assert dict(job.restored_from) == {"shared": 8}
+    assert job.restored_from == (), "all from the checkpoint"
+    assert job.restore_id == f"{job.uid}/g1/step-{saved_step}"
 
 
 def test_without_copies_the_work_since_the_checkpoint_is_lost() -> None:
