@@ -24,6 +24,8 @@ def told_in_hello(draft: Draft, event: ev.NodeHello) -> tuple[Intake, tuple[ev.A
 
 def told_in_report(draft: Draft, event: ev.NodeReport, number: int) -> None:
     """Write down what has changed in a report, and do what its faults ask for."""
+    if not event.accelerators and not event.faults and event.unreadable is None:
+        return  # most reports tell of processes only
     fleet = draft.fleet
     known = fleet.facts[number].accelerators
     intake = take_in(draft, event, known)
