@@ -25,7 +25,8 @@ from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.jobs import PEER_LOST_EXIT, Exit, Job
 from controlplane.core.placement.gang import Blocked, place, refill_spares
 from controlplane.core.placement.queue import must_yield_to
-from controlplane.core.spec import Budget, CheckpointPolicy, RestartPolicy, SparePolicy, Timeouts
+from controlplane.core.recovery.phase_times import LadderPolicy
+from controlplane.core.spec import Budget, CheckpointPolicy, Elastic, RestartPolicy, SparePolicy, Timeouts
 from controlplane.core.state import State
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import JobState, NodeLiveness, RankState
@@ -38,9 +39,13 @@ STEPS = 40
 NODES = 5
 QUIET_LIMIT_S = 240.0
 
-POLICY = Policy(suspicion=SuspicionPolicy(dead_without_witness_s=30.0), effect_ms=15_000)
+POLICY = Policy(
+    suspicion=SuspicionPolicy(dead_without_witness_s=30.0),
+    effect_ms=15_000,
+    ladder=LadderPolicy(grow_interval_ms=5_000, pause_patience_ms=12_000),
+)
 TIMEOUTS = Timeouts(start_ms=8_000, join_ms=6_000, stop_ms=2_000)
-RESTARTS = RestartPolicy(user=Budget(3, 600_000, 50), infrastructure=Budget(60, 3_600_000))
+RESTARTS = RestartPolicy(user=Budget(3, 600_000, 50), infrastructure=Budget(60, 3_600_000), retry_step=True)
 
 small = st.integers(0, 7)
 short = st.sampled_from([0.0, 0.1, 0.3, 0.6, 1.0, 3.0, 5.0])
@@ -69,25 +74,27 @@ class Site(RuleBasedStateMachine):
 
     @initialize(
         jobs=st.lists(
-            st.tuples(st.integers(1, 5), st.integers(1, 2), st.integers(0, 1), st.integers(0, 1)), max_size=3
+            st.tuples(*(st.integers(least, most) for least, most in ((1, 5), (1, 2), (0, 1), (0, 1), (0, 1)))),
+            max_size=3,
         ),
         calm=st.sampled_from([0.0, 1.0, 5.0]),
     )
-    def begin(self, jobs: list[tuple[int, int, int, int]], calm: float) -> None:
-        for name, (ranks, width, warm, parked) in zip(["ant", "bee", "cat"], jobs, strict=False):
-            self.submit(name, ranks, width, warm, parked)
+    def begin(self, jobs: list[tuple[int, ...]], calm: float) -> None:
+        for name, numbers in zip(["ant", "bee", "cat"], jobs, strict=False):
+            self.submit(name, *numbers)
         self.world.run(calm)
 
     # -- operators --------------------------------------------------------------------------------------------------
 
     @rule(
-        name=names, ranks=st.integers(1, 5), width=st.integers(1, 2), warm=st.integers(0, 1), parked=st.integers(0, 1)
-    )
-    def submit(self, name: str, ranks: int, width: int, warm: int, parked: int) -> None:
+        name=names, ranks=st.integers(1, 5), width=st.integers(1, 2), warm=st.integers(0, 1), parked=st.integers(0, 1),
+        least=st.integers(0, 1),
+    )  # fmt: skip
+    def submit(self, name: str, ranks: int, width: int, warm: int, parked: int, least: int = 0) -> None:  # noqa: PLR0917
         self.submitted += 1
         job = spec(
             name, ranks, accelerators_per_rank=width, spares=SparePolicy(warm, parked), timeouts=TIMEOUTS,
-            restart_policy=RESTARTS, checkpoint=CheckpointPolicy(every_steps=5, keep=2),
+            restart_policy=RESTARTS, checkpoint=CheckpointPolicy(every_steps=5, keep=2), elastic=Elastic(least),
         )  # fmt: skip
         self.world.submit(job, f"submit-{self.submitted}")
 
@@ -188,6 +195,11 @@ class Site(RuleBasedStateMachine):
         if idle:
             self.world.exit(*idle[(pick * 8 + index) % len(idle)], Exit(observed=True, signal=9, group_empty=True))
         self.world.run(then)
+
+    @placed
+    @rule(job=small, then=short)
+    def flap(self, job: int, then: float) -> None:
+        self.with_job(job, lambda found: self.world.gangs.flap(found.uid), then)
 
     @placed
     @rule(job=small, rank=small, then=short)
@@ -381,9 +393,11 @@ def unrest(world: World) -> list[str]:
         elif job.state is not JobState.RUNNING:
             found.append(f"L1: {job.uid} is {job.state.name}: {job.blocker}")
         else:
-            rows = [job.hosts.row(int(serial)) for serial in job.rank_host]
+            rows = [job.hosts.row(int(serial)) for serial in job.rank_host[job.present]]
             if any(row < 0 or job.hosts.state[row] not in (RankState.RUNNING, RankState.EXITED) for row in rows):
                 found.append(f"L1: {job.uid} is RUNNING, its ranks are not: {job.hosts.state[rows]}")
+            if not job.whole and not job.blocker:
+                found.append(f"L1: {job.uid} runs without some replicas and does not say what it waits for")
             if refill_spares(fleet, job) != job.spare_nodes:
                 found.append(f"L3: {job.uid} holds spares {job.spare_nodes}, could hold {refill_spares(fleet, job)}")
     return found

@@ -9,7 +9,7 @@ from controlplane.core.applying.hosts import select, unbind
 from controlplane.core.columns import filled, put
 from controlplane.core.fleet import FREE, Fleet
 from controlplane.core.jobs import NONE, Job
-from controlplane.core.recovery.elastic import replica_of
+from controlplane.core.recovery.elastic import in_replicas
 from controlplane.core.state import MAX_ENDED_JOBS, State
 from controlplane.core.vocabulary import JOB_STATES, IllegalTransition, JobState
 
@@ -107,7 +107,7 @@ def moved(state: State, record: r.RanksMoved) -> None:
 def replicas_dropped(state: State, record: r.ReplicasDropped) -> None:
     """Replicas take part no more: their ranks have neither place nor process."""
     job = state.own_job(record.job)
-    ranks = np.flatnonzero(np.isin(replica_of(job.spec), record.replicas) & job.present)
+    ranks = np.flatnonzero(in_replicas(job.spec, record.replicas) & job.present)
     _own_devices(state.own_fleet(), job.rank_node[ranks], job.rank_acc[ranks], FREE)
     unbind(job, ranks.tolist(), job.rank_host[ranks].tolist())
     job.rank_node = put(job.rank_node, ranks, NONE)

@@ -85,6 +85,23 @@ def _count(accelerators: int) -> str:
     return f"{accelerators} accelerators are" if accelerators > 1 else "1 accelerator is"
 
 
+def room(fleet: Fleet, job: Job, avoid: frozenset[int], freed: np.ndarray | None = None) -> np.ndarray:
+    """(nodes, width) mask of devices that ranks of a placed job could move to. `avoid`: node numbers not to use; `freed`: ranks
+    of the job that give their own places up."""
+    ours = (fleet.reserved == FREE) | (fleet.reserved == job.serial) | (fleet.reserved == LENT)
+    free: np.ndarray = free_devices(fleet) & ours[:, None]
+    if freed is not None and len(freed):
+        at = job.rank_node[freed][:, None], job.rank_acc[freed]
+        free[at] = fleet.usable_accelerators()[at] & fleet.schedulable()[job.rank_node[freed]][:, None]
+    free[sorted(avoid)] = False
+    return free
+
+
+def seats(free: np.ndarray, per_rank: int) -> int:
+    """How many ranks fit on free devices."""
+    return int((np.count_nonzero(free, axis=1) // per_rank).sum())
+
+
 def replace_ranks(
     fleet: Fleet,
     job: Job,
@@ -93,15 +110,10 @@ def replace_ranks(
     freed: np.ndarray | None = None,
 ) -> Placement | Blocked:
     """New places for lost ranks: the job's own warm spares first, then any free device, then spares that others lend it.
-    `avoid`: node numbers not to use; `freed`: ranks of the job that give their own places up."""
+    `avoid`, `freed`: see `room`."""
     per_rank = job.spec.accelerators_per_rank
     lent = fleet.reserved == LENT
-    ours = (fleet.reserved == FREE) | (fleet.reserved == job.serial) | lent
-    free = free_devices(fleet) & ours[:, None]
-    if freed is not None and len(freed):
-        at = job.rank_node[freed][:, None], job.rank_acc[freed]
-        free[at] = fleet.usable_accelerators()[at] & fleet.schedulable()[job.rank_node[freed]][:, None]
-    free[sorted(avoid)] = False
+    free = room(fleet, job, avoid, freed)
     capacity = free.sum(axis=1) // per_rank
     if int(capacity.sum()) < len(ranks):
         return Blocked(

@@ -7,7 +7,7 @@ are back. A tie goes to the rung that disturbs less.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,9 +99,9 @@ SHOWN = 8
 """Spans of ranks, and distinct pieces of evidence, that a verdict spells out; the records that led to it hold the rest."""
 
 
-def spans(ranks: Iterable[int]) -> str:
-    """Ranks as a bounded text: `0-3, 8`."""
-    column = np.unique(np.fromiter(ranks, dtype=np.int64))
+def spans(ranks: Iterable[int] | np.ndarray) -> str:
+    """Different numbers as a bounded text: `0-3, 8`."""
+    column = np.sort(ranks if isinstance(ranks, np.ndarray) else np.fromiter(ranks, dtype=np.int64))
     if not len(column):
         return "none"
     cuts = np.flatnonzero(np.diff(column) > 1) + 1
@@ -110,6 +110,6 @@ def spans(ranks: Iterable[int]) -> str:
     return ", ".join(parts) + more
 
 
-def ranks_text(ranks: Collection[int]) -> str:
+def ranks_text(ranks: Sequence[int] | np.ndarray) -> str:
     """`rank 3`, or `ranks 0-3, 8`."""
     return f"rank{'s' * (len(ranks) > 1)} {spans(ranks)}"

@@ -10,7 +10,7 @@ from controlplane.core.fleet import Fleet
 from controlplane.core.jobs import NONE, Incident, Job
 from controlplane.core.placement.gang import Blocked, Placement, replace_ranks
 from controlplane.core.recovery import rules
-from controlplane.core.recovery.elastic import replica_of, replicas, shrink
+from controlplane.core.recovery.elastic import in_replicas, replicas, shrink
 from controlplane.core.recovery.ladder import SHOWN, Option, loss, ranks_text, spans, warm
 from controlplane.core.recovery.phase_times import PhaseTimes
 from controlplane.core.recovery.ruling import Ruling, costs_nothing
@@ -33,8 +33,13 @@ def survivors(job: Job) -> np.ndarray:
 def misplaced(job: Job, fleet: Fleet, ranks: tuple[int, ...]) -> tuple[int, ...]:
     """Those of `ranks` that cannot start where they are: node takes no work, or a device is unusable."""
     at = _placed(job, ranks)
-    good = fleet.schedulable()[job.rank_node[at]] & _good_devices(job, fleet, at)
-    return tuple(at[~good].tolist())
+    return tuple(at[~_fit(job, fleet, at)].tolist())
+
+
+def _fit(job: Job, fleet: Fleet, at: np.ndarray) -> np.ndarray:
+    """Mask over the ranks `at`: they can start where they are."""
+    mask: np.ndarray = fleet.schedulable()[job.rank_node[at]] & _good_devices(job, fleet, at)
+    return mask
 
 
 def _placed(job: Job, ranks: tuple[int, ...]) -> np.ndarray:
@@ -79,12 +84,27 @@ class Site:
         """Expected loss, accelerator-seconds."""
         return loss(self.job, rung, self.times, is_warm=is_warm, redone_s=self.redone_s, gone=gone)
 
-    def avoid(self, ranks: tuple[int, ...]) -> frozenset[int]:
+    def avoid(self, ranks: np.ndarray) -> frozenset[int]:
         """Nodes of `ranks` that take no work, or that a rule wants them to leave."""
-        nodes = np.unique(self.job.rank_node[list(ranks)])
-        closed = nodes[~self.fleet.schedulable()[nodes]].tolist()
-        left = self.job.rank_node[[rank for rank in self.ruling.moved if rank in ranks]]
-        return frozenset((*closed, *left[left != NONE].tolist()))
+        left = np.zeros(self.fleet.size, dtype=np.bool_)
+        left[self.job.rank_node[ranks]] = True
+        left &= ~self.fleet.schedulable()
+        left[self.job.rank_node[ranks[self.told(ranks)]]] = True
+        return frozenset(np.flatnonzero(left).tolist())
+
+    def told(self, ranks: np.ndarray) -> np.ndarray:
+        """Mask over `ranks`: a rule moves them elsewhere."""
+        moved = np.zeros(self.job.spec.ranks, dtype=np.bool_)
+        moved[list(self.ruling.moved)] = True
+        mask: np.ndarray = moved[ranks]
+        return mask
+
+    def late(self, ranks: np.ndarray) -> np.ndarray:
+        """Mask over `ranks`: ranks of this incident have not come up on their nodes."""
+        spent = np.zeros(self.fleet.size, dtype=np.bool_)
+        spent[list(self.incident.spent_nodes)] = True
+        mask: np.ndarray = spent[self.job.rank_node[ranks]]
+        return mask
 
 
 def options(site: Site, alive: np.ndarray, lost: tuple[int, ...]) -> tuple[Option, ...]:
@@ -119,70 +139,70 @@ def _keeping_all(site: Site) -> tuple[Option, ...]:
 
 def _some_anew(site: Site, alive: np.ndarray, lost: tuple[int, ...]) -> tuple[Option, ...]:
     """Rungs that give processes to the lost ranks only."""
-    job, spent = site.job, site.incident.spent_nodes
+    job, spent = site.job, frozenset(site.incident.spent_nodes)
     at = np.array(lost, dtype=np.int64)
-    bad = misplaced(job, site.fleet, lost)
-    told = tuple(sorted({*site.ruling.moved} & {*lost}))
-    late = at[np.isin(job.rank_node[at], spent)].tolist()
-    homeless = tuple(sorted({*bad, *told, *late}))
+    bad, told, late = ~_fit(job, site.fleet, at), site.told(at), site.late(at)
+    homeless = at[bad | told | late]
     found = []
     is_warm = warm(job, job.rank_node[at])
-    if homeless:
-        found.append(Option(Rung.RESTART_RANK, "", _why_not_here(bad, told, late)))
+    if len(homeless):
+        found.append(Option(Rung.RESTART_RANK, "", _why_not_here(at[bad], at[told], at[late])))
     else:
         text = f"hardware good, processes {_wait(is_warm)}"
         price = site.price(Rung.RESTART_RANK, is_warm=is_warm)
         found.append(Option(Rung.RESTART_RANK, text, loss=price, warm=is_warm, ranks=lost))
-    if homeless or (not is_warm and job.spare_nodes):
-        found.append(_elsewhere(site, Rung.REPLACE_RANK, lost, homeless or lost, frozenset(spent)))
-    if homeless and job.spec.elastic.min_replicas:
-        found.append(_smaller(site, lost, homeless, frozenset(spent)))
-    if not bad and not told and all(option.blocked for option in found):  # the same places again, and everybody anew
+    if len(homeless) or (not is_warm and job.spare_nodes):
+        found.append(_elsewhere(site, Rung.REPLACE_RANK, at, homeless if len(homeless) else at, spent))
+    if len(homeless) and job.spec.elastic.min_replicas:
+        found.append(_smaller(site, at, homeless, spent))
+    if (
+        not bad.any() and not told.any() and all(option.blocked for option in found)
+    ):  # the same places again, and everybody anew
         found += _all_anew(site, alive, "there is no room elsewhere", give_up=True)
     return tuple(found)
 
 
-def _why_not_here(bad: tuple[int, ...], told: tuple[int, ...], late: list[int]) -> str:
+def _why_not_here(bad: np.ndarray, told: np.ndarray, late: np.ndarray) -> str:
     """Why ranks do not start again where they are."""
-    if bad:
+    if len(bad):
         return f"hardware of {ranks_text(bad)} is not usable"
-    return f"a rule moves {ranks_text(told)}" if told else f"{ranks_text(late)} did not come up there"
+    return f"a rule moves {ranks_text(told)}" if len(told) else f"{ranks_text(late)} did not come up there"
 
 
 def _all_anew(site: Site, alive: np.ndarray, why: str, *, give_up: bool) -> tuple[Option, ...]:
     """Rungs that give every rank a new process; nodes that failed the job are left where there is room."""
     job, incident = site.job, site.incident
-    ranks = tuple(np.flatnonzero(job.present).tolist())
+    at = np.flatnonzero(job.present)
     fence = tuple(job.rank_host[alive].tolist()) if give_up else ()
-    bad = tuple(sorted({*misplaced(job, site.fleet, ranks), *({*site.ruling.moved} & {*ranks})}))
-    weak = np.flatnonzero(np.isin(job.rank_node, incident.spent_nodes) & job.present).tolist()
-    wanted = tuple(sorted({*bad, *weak}))
-    option = _elsewhere(site, Rung.RESTART_JOB, ranks, wanted, frozenset(incident.spent_nodes))
-    if option.blocked and wanted != bad:
-        option = _elsewhere(site, Rung.RESTART_JOB, ranks, bad, frozenset())
+    bad, late = ~_fit(job, site.fleet, at) | site.told(at), site.late(at)
+    option = _elsewhere(site, Rung.RESTART_JOB, at, at[bad | late], frozenset(incident.spent_nodes))
+    if option.blocked and late.any():
+        option = _elsewhere(site, Rung.RESTART_JOB, at, at[bad], frozenset())
     found = [replace(option, text=f"{why}; {option.text}" if option.moved else why, fence=fence)]
     if option.blocked and job.spec.elastic.min_replicas:
-        found.append(replace(_smaller(site, ranks, bad, frozenset()), fence=fence))
+        found.append(replace(_smaller(site, at, at[bad], frozenset()), fence=fence))
     return tuple(found)
 
 
-def _elsewhere(site: Site, rung: Rung, ranks: tuple[int, ...], moved: tuple[int, ...], spent: frozenset[int]) -> Option:
+def _elsewhere(site: Site, rung: Rung, ranks: np.ndarray, moved: np.ndarray, spent: frozenset[int]) -> Option:
     """New processes for `ranks`, of which `moved` need another place."""
-    job = site.job
-    if not moved:
-        is_warm = warm(job, job.rank_node[list(ranks)])
-        return Option(rung, "", loss=site.price(rung, is_warm=is_warm), warm=is_warm, ranks=ranks)
-    places = replace_ranks(site.fleet, job, moved, site.avoid(moved) | spent)
+    job, all_ranks = site.job, tuple(ranks.tolist())
+    nodes = job.rank_node[ranks]
+    if not len(moved):
+        is_warm = warm(job, nodes)
+        return Option(rung, "", loss=site.price(rung, is_warm=is_warm), warm=is_warm, ranks=all_ranks)
+    going = tuple(moved.tolist())
+    places = replace_ranks(site.fleet, job, going, site.avoid(moved) | spent)
     if isinstance(places, Blocked):
         return Option(rung, "", places.reason)
-    stay = np.setdiff1d(np.array(ranks), np.array(moved))
-    is_warm = warm(job, np.concatenate([job.rank_node[stay], np.array(places.nodes, dtype=np.int64)]))
+    nodes[np.searchsorted(ranks, moved)] = places.nodes
+    is_warm = warm(job, nodes)
     fit = f"{ranks_text(moved)} fit{'s' * (len(moved) == 1)}"
     text = f"{fit} on {_names(site.fleet, places)}, processes {_wait(is_warm)}"
-    return Option(rung, text, "", site.price(rung, is_warm=is_warm), is_warm, ranks, moved, places)
+    return Option(rung, text, "", site.price(rung, is_warm=is_warm), is_warm, all_ranks, going, places)
 
 
-def _smaller(site: Site, lost: tuple[int, ...], homeless: tuple[int, ...], spent: frozenset[int]) -> Option:
+def _smaller(site: Site, lost: np.ndarray, homeless: np.ndarray, spent: frozenset[int]) -> Option:
     """The job without the replicas for which there is no room."""
     job = site.job
     if Rung.SHRINK in site.incident.spent_rungs:
@@ -190,13 +210,12 @@ def _smaller(site: Site, lost: tuple[int, ...], homeless: tuple[int, ...], spent
     plan = shrink(job, site.fleet, homeless, site.avoid(homeless) | spent)
     if isinstance(plan, Blocked):
         return Option(Rung.SHRINK, "", plan.reason)
-    leaves = np.isin(replica_of(job.spec), plan.dropped)
+    leaves = in_replicas(job.spec, plan.dropped)
     gone = int(np.count_nonzero(leaves & job.present)) * job.spec.accelerators_per_rank
-    at = np.array(lost, dtype=np.int64)
     left = replicas(job) - len(plan.dropped)
     text = f"without replicas {spans(plan.dropped)} {left} of {job.spec.parallel.dp} are left"
     price = site.price(Rung.SHRINK, gone=gone)
-    ranks = tuple(at[~leaves[at]].tolist())
+    ranks = tuple(lost[~leaves[lost]].tolist())
     return Option(Rung.SHRINK, text, "", price, False, ranks, plan.moved, plan.moves, (), plan.dropped)
 
 

@@ -11,7 +11,7 @@ from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.orders import end_job, fence
 from controlplane.core.placement.pool import lend
 from controlplane.core.recovery.decide import Verdict, decide
-from controlplane.core.recovery.elastic import replica_of
+from controlplane.core.recovery.elastic import in_replicas
 from controlplane.core.recovery.phase_times import PhaseTimes, measure
 from controlplane.core.recovery.rules import rollback_limit
 from controlplane.core.recovery.ruling import Circumstances
@@ -128,7 +128,7 @@ def _write_verdict(draft: Draft, job: Job, verdict: Verdict, at: Circumstances) 
 def _restart_survivors(draft: Draft, job: Job, verdict: Verdict) -> None:
     """RESTART_JOB gives survivors up: they are fenced, and nothing starts before each is reported empty."""
     fence(draft, job, verdict.fence)
-    given_up = np.isin(job.rank_host, verdict.fence) & ~np.isin(replica_of(job.spec), verdict.dropped)
+    given_up = np.isin(job.rank_host, verdict.fence) & ~in_replicas(job.spec, verdict.dropped)
     ranks = np.flatnonzero(given_up)
     draft.write(r.SurvivorsGivenUp(job.uid, tuple(int(rank) for rank in ranks)))
 

@@ -14,7 +14,7 @@ from controlplane.core.orders import fence, stop_processes
 from controlplane.core.placement.gang import Blocked, Placement, place, replace_ranks
 from controlplane.core.placement.pool import lend
 from controlplane.core.placement.queue import must_yield_to
-from controlplane.core.recovery.elastic import replica_of
+from controlplane.core.recovery.elastic import in_replicas
 from controlplane.core.settling.words import say, some
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import Blame
@@ -71,7 +71,7 @@ def give_up_parked(draft: Draft, job: Job, nodes: Iterable[int]) -> None:
 
 def drop_replicas(draft: Draft, job: Job, replicas: tuple[int, ...]) -> None:
     """Replicas leave: what still runs of them is fenced, and their places are free once the record is applied."""
-    ranks = np.isin(replica_of(job.spec), replicas) & job.present
+    ranks = in_replicas(job.spec, replicas) & job.present
     held = job.rank_host[ranks & (job.rank_host != NONE)]
     rows = job.hosts.rows(held)
     fence(draft, job, held[job.hosts.live()[rows]].tolist())
