@@ -68,14 +68,19 @@ def quarantine(draft: Draft, node: str, case: Case) -> str:
     return ""
 
 
-def isolate(draft: Draft, node: str, case: Case) -> str:
-    """Take a node out at once: as `quarantine`, and its ranks are lost now. Returns what `quarantine` returns."""
+def isolate(draft: Draft, node: str, case: Case, *, whole_jobs: bool = True) -> str:
+    """Take a node out at once: as `quarantine`, and its ranks are lost now. Returns what `quarantine` returns.
+
+    `whole_jobs` False: ranks of jobs that are whole move as in a quarantine; those of a job that recovers anyway go with its
+    running incident, which spares it a second generation.
+    """
     refused = quarantine(draft, node, case)
     if refused:
         return refused
     number = draft.fleet.index[node]
     for job in draft.state.active_jobs():
-        if job.placed and not job.ending:
+        recovers = job.incident is not None or bool(already_lost(draft, job))
+        if job.placed and not job.ending and (whole_jobs or recovers):
             _lose(draft, job, number, case)
     return ""
 

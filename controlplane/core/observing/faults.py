@@ -197,7 +197,7 @@ def _act_on_device(draft: Draft, node: str, number: int, note: FaultNote) -> Non
     if note.level is HandlingLevel.RESET_NOW:
         order_reset(draft, node, note)
     elif note.level in TAKES_NODE:
-        quarantine(draft, node, case_of(draft, number, note))
+        isolate(draft, node, case_of(draft, number, note), whole_jobs=False)
 
 
 def take_ranks(draft: Draft, node: str, number: int, note: FaultNote) -> None:

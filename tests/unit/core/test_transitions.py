@@ -11,6 +11,7 @@ import pytest
 
 from controlplane.core import records as r
 from controlplane.core.apply import apply
+from controlplane.core.applying.fleet import set_service
 from controlplane.core.checkpoints import Checkpoint
 from controlplane.core.fleet import NodeFacts
 from controlplane.core.jobs import Job
@@ -19,11 +20,13 @@ from controlplane.core.vocabulary import (
     CHECKPOINT_STATES,
     JOB_STATES,
     NODE_LIVENESS,
+    NODE_SERVICE,
     TERMINAL,
     CheckpointState,
     IllegalTransition,
     JobState,
     NodeLiveness,
+    NodeService,
     Phase,
 )
 from tests.support.world import spec
@@ -43,7 +46,7 @@ def state_with(job_state: JobState = JobState.QUEUED, checkpoint: CheckpointStat
     return state.fork()
 
 
-@pytest.mark.parametrize("table", [JOB_STATES, NODE_LIVENESS, CHECKPOINT_STATES])
+@pytest.mark.parametrize("table", [JOB_STATES, NODE_LIVENESS, NODE_SERVICE, CHECKPOINT_STATES])
 def test_tables_are_complete(table: Mapping[Any, frozenset[Any]]) -> None:
     assert set(table) == set(type(next(iter(table))))
     assert all(a not in following for a, following in table.items())
@@ -127,3 +130,25 @@ def test_epochs_only_grow(epoch: int) -> None:
 def test_ranks_report_only_their_phases(phase: Phase) -> None:
     with pytest.raises(IllegalTransition, match=phase.value):
         apply(state_with(), r.GenerationReached("moe-1", 0, phase, 1), 1)
+
+
+@pytest.mark.parametrize(("before", "after"), steps(NODE_SERVICE, legal=True))
+def test_legal_service_steps(before: NodeService, after: NodeService) -> None:
+    fleet = state_with().own_fleet()
+    fleet.service[0] = before
+    set_service(fleet, 0, after)
+    assert fleet.service[0] == after
+
+
+@pytest.mark.parametrize(("before", "after"), steps(NODE_SERVICE, legal=False))
+def test_illegal_service_steps(before: NodeService, after: NodeService) -> None:
+    fleet = state_with().own_fleet()
+    fleet.service[0] = before
+    with pytest.raises(IllegalTransition, match=f"{before.name} to {after.name}"):
+        set_service(fleet, 0, after)
+
+
+def test_only_tables_move_a_node_out_of_health_s_hands() -> None:
+    """From quarantine work is reached through checks and a trial, or by an operator's word; a trial ends in service."""
+    assert NodeService.PROBATION not in NODE_SERVICE[NodeService.QUARANTINED]
+    assert {state for state, following in NODE_SERVICE.items() if not following} == {NodeService.RETIRED}

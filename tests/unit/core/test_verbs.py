@@ -8,6 +8,7 @@ import pytest
 from controlplane.core import events as ev
 from controlplane.core.draft import Answer, Refusal
 from controlplane.core.effects import EffectKind
+from controlplane.core.fleet import NodeFacts
 from controlplane.core.health.budget import Act, ActionBudget, limit, refusal
 from controlplane.core.placement.queue import must_yield_to
 from controlplane.core.placement.shortage import shortage
@@ -132,6 +133,21 @@ def test_the_action_budget_counts_nodes_at_work_in_a_window() -> None:
     site.service[:2] = NodeService.DRAINING
     assert "until one of them is empty" in refusal(site, 2, (), budget, 10 * minute)
     assert refusal(site, 2, (Act(0, 0), Act(0, 1)), ActionBudget(window_ms=1), minute), "draining still counts"
+
+
+def test_what_the_site_allows_must_not_all_fall_on_one_failure_domain() -> None:
+    """A super-pod of two racks: one rack's worth of it in a window, though the site would allow more."""
+    site = fleet(0)
+    for number in range(200):
+        pod = "a" if number < 8 else "b"
+        labels = (("rack", f"r{number // 4}"), ("superpod", pod))
+        site.set_accelerators(site.add(NodeFacts(f"n{number}", labels=labels)), (), ())
+    budget = ActionBudget(share=0.05, window_ms=60_000)
+    assert limit(site, budget) == 10
+    acts = tuple(Act(number, 0) for number in (0, 1, 4, 5))
+    assert "superpod a allows 4" in refusal(site, 6, acts, budget, 1)
+    assert refusal(site, 100, acts, budget, 1) == ""
+    assert refusal(site, 6, acts[1:], budget, 1) == ""
 
 
 # -- restarts and cancellations ---------------------------------------------------------------------------------------
