@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controlplane.core.columns import LongColumn
+from controlplane.core.columns import BoolColumn, ByteColumn, LongColumn
 from controlplane.core.fleet import FREE, Fleet
 from controlplane.core.jobs import Job
 from controlplane.core.vocabulary import Bucket, JobState, NodeLiveness, NodeService
 
 OUTSIDE = (Bucket.UNKNOWN, Bucket.QUARANTINED, Bucket.SPARE, Bucket.IDLE)
 """Buckets of devices that no job holds; the first that applies."""
-AWAY = (NodeService.VALIDATING, NodeService.QUARANTINED, NodeService.OUT_OF_SERVICE)
 RECOUNT_SHARE = 4
 """When more than a quarter of the nodes have changed, all are counted: it is no dearer."""
 
@@ -79,16 +78,28 @@ def _count(fleet: Fleet, rows: LongColumn) -> tuple[LongColumn, LongColumn, int]
     free = present & (owner == FREE)
     liveness = fleet.liveness[rows]
     blind = ((liveness == NodeLiveness.DEAD) | (liveness == NodeLiveness.UNKNOWN))[:, None]
-    away = fleet.cordoned[rows] | np.isin(fleet.service[rows], AWAY)
+    service = fleet.service[rows]
+    away = fleet.cordoned[rows] | _away(service)
     out = ~blind & (away[:, None] | ~fleet.usable(state))
     spare = ~blind & ~out & (fleet.reserved[rows] != FREE)[:, None]
     parts = (free & blind, free & out, free & spare)
     numbers = [int(np.count_nonzero(part)) for part in parts]
     outside = np.array([*numbers, int(np.count_nonzero(free)) - sum(numbers)], dtype=np.int64)
-    serving = (liveness != NodeLiveness.DEAD) & (fleet.service[rows] == NodeService.IN_SERVICE)
+    serving = (liveness != NodeLiveness.DEAD) & (service == NodeService.IN_SERVICE)
     owned = np.bincount(owner[present & (owner != FREE)]).astype(np.int64)
     return outside, owned, int(np.count_nonzero(serving))
 
 
+def _away(service: ByteColumn) -> BoolColumn:
+    mask: BoolColumn = (
+        (service == NodeService.VALIDATING)
+        | (service == NodeService.QUARANTINED)
+        | (service == NodeService.OUT_OF_SERVICE)
+    )
+    return mask
+
+
 def _padded(column: LongColumn, length: int) -> LongColumn:
-    return np.pad(column, (0, length - len(column)))
+    if len(column) == length:
+        return column
+    return np.append(column, np.zeros(length - len(column), dtype=np.int64))

@@ -108,14 +108,12 @@ def same_state(ranks: int, parallel: Parallel) -> IntColumn:
 
 def sites_of(rank_node: IntColumn, parallel: Parallel, domains: IntColumn) -> Sites:
     """The nodes of a rank table. `domains`: (nodes of the site, kinds), as `Fleet.domains`."""
-    placed = rank_node >= 0
+    ranks = np.flatnonzero(rank_node >= 0)
     unit, stage = units_of(len(rank_node), parallel)
-    node, first, where = np.unique(rank_node[placed], return_index=True, return_inverse=True)
-    unit, stage = unit[placed], stage[placed]
-    low = np.full(len(node), np.iinfo(np.int32).max, dtype=np.int32)
-    high = np.full(len(node), NOBODY, dtype=np.int32)
-    np.minimum.at(low, where, unit)
-    np.maximum.at(high, where, unit)
+    by_node = ranks[np.argsort(rank_node[ranks], kind="stable")]
+    starts = np.flatnonzero(np.diff(rank_node[by_node], prepend=-1))
+    node, first = rank_node[by_node[starts]], by_node[starts]
+    low, high = (at.reduceat(unit[by_node], starts) if len(starts) else unit[:0] for at in (np.minimum, np.maximum))
     order = np.argsort(first, kind="stable")
     node = node[order].astype(np.int32)
     own = np.where(low == high, low, NOBODY)[order].astype(np.int32)
