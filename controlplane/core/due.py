@@ -22,6 +22,7 @@ from controlplane.core.jobs import Job
 from controlplane.core.recovery.budgets import backoff_ns, budget_for
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
+from controlplane.core.sweeping import pauses
 from controlplane.core.sweeping.hangs import hang_limit_ns
 from controlplane.core.sweeping.liveness import SLOW_STEPS
 from controlplane.core.units import NS_PER_MS, ms, seconds
@@ -52,6 +53,8 @@ def _moments(state: State, soft: SoftState, now_ns: int, policy: Policy) -> Mome
     for job in state.active_jobs():
         yield from _processes(job, soft)
         yield from _generation(job, soft)
+        yield from _rung(job, soft)
+        yield from _replicas(job, soft, policy)
         yield from _waits(state, job, soft, policy)
         yield from _stands_still(job, soft, policy)
 
@@ -120,6 +123,27 @@ def _generation(job: Job, soft: SoftState) -> Moments:
     if job.clock.announced_ns and not job.clock.running_ns:
         since_ns = max(job.clock.announced_ns, soft.trusted_since_ns())
         yield since_ns + _excused(soft, since_ns) + ms(job.spec.timeouts.join_ms) + JUST_AFTER_NS
+
+
+def _rung(job: Job, soft: SoftState) -> Moments:
+    """The deadline of the rung that was decided."""
+    incident = job.incident
+    if incident is not None and incident.decided_ns and incident.deadline_ns:
+        since_ns = max(incident.decided_ns, soft.trusted_since_ns())
+        allowed_ns = incident.deadline_ns - incident.decided_ns
+        yield since_ns + _excused(soft, since_ns) + allowed_ns + JUST_AFTER_NS
+
+
+def _replicas(job: Job, soft: SoftState, policy: Policy) -> Moments:
+    """The patience of ranks that wait for a peer, and the time from which on replicas may come back."""
+    if job.state is not JobState.RUNNING:
+        return
+    ladder = policy.ladder
+    since_ns = pauses.since(job, soft.trusted_since_ns())
+    if since_ns is not None:
+        yield since_ns + _excused(soft, since_ns) + ms(ladder.pause_patience_ms) + JUST_AFTER_NS
+    if job.participants:
+        yield max(job.clock.announced_ns, soft.trusted_since_ns()) + ms(ladder.grow_interval_ms)
 
 
 def _waits(state: State, job: Job, soft: SoftState, policy: Policy) -> Moments:

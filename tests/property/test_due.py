@@ -16,7 +16,8 @@ from controlplane.core.draft import Policy
 from controlplane.core.due import due_ns
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.jobs import Exit
-from controlplane.core.spec import Budget, CheckpointPolicy, RestartPolicy, SparePolicy, Timeouts
+from controlplane.core.recovery.phase_times import LadderPolicy
+from controlplane.core.spec import Budget, CheckpointPolicy, Elastic, RestartPolicy, SparePolicy, Timeouts
 from controlplane.core.units import seconds
 from tests.support.world import World, spec
 
@@ -24,9 +25,14 @@ EXAMPLES = int(os.environ.get("PHALANX_PROPERTY_EXAMPLES", "0"))
 NODES = 5
 GRID_S = 0.1
 CALM_S = 70.0
-POLICY = Policy(suspicion=SuspicionPolicy(dead_without_witness_s=30.0), effect_ms=15_000, queue_patience_ms=20_000)
+POLICY = Policy(
+    suspicion=SuspicionPolicy(dead_without_witness_s=30.0),
+    effect_ms=15_000,
+    queue_patience_ms=20_000,
+    ladder=LadderPolicy(pause_patience_ms=9_000, grow_interval_ms=7_000),
+)
 TIMEOUTS = Timeouts(start_ms=8_000, join_ms=6_000, stop_ms=2_000)
-RESTARTS = RestartPolicy(user=Budget(3, 60_000, 50), infrastructure=Budget(60, 3_600_000))
+RESTARTS = RestartPolicy(user=Budget(3, 60_000, 50), infrastructure=Budget(60, 3_600_000), retry_step=True)
 
 
 class DueWorld(World):
@@ -56,7 +62,7 @@ class DueWorld(World):
 Act = tuple[str, int, int, float]
 KINDS = (
     "submit", "kill", "fail", "hang", "jam", "node", "agent", "path", "raylet", "device", "drain", "cordon", "cell",
-    "restart", "stall", "save", "cancel", "broken", "wait",
+    "restart", "stall", "save", "cancel", "broken", "flap", "wait",
 )  # fmt: skip
 acts = st.tuples(
     st.sampled_from(KINDS),
@@ -82,8 +88,11 @@ def act(world: World, what: str, pick: int, other: int) -> None:
             wanted = spec(
                 "abc"[other % 3], 1 + pick % 5, spares=SparePolicy(pick % 2, other % 2), timeouts=TIMEOUTS,
                 restart_policy=RESTARTS, checkpoint=CheckpointPolicy(every_steps=0),
+                elastic=Elastic(other % 2),
             )  # fmt: skip
             world.turn(ev.SubmitJob("", wanted))
+        case "flap" if job:
+            world.gangs.flap(job.uid)
         case "kill" if job:
             world.kill_rank(job.uid, rank, lingers=other > 5)
         case "fail" if job:

@@ -60,8 +60,8 @@ class Shrink:
 def shrink(job: Job, fleet: Fleet, homeless: np.ndarray, avoid: frozenset[int]) -> Shrink | Blocked:
     """The fewest replicas that must go so that every other one is whole.
 
-    The sets that miss the most places go first: what they leave behind makes room for ranks of the others, so that a lost
-    node of each of two replicas costs one replica, not two.
+    The sets that miss the most places go first, of those the ones that leave the most room behind: it makes the others
+    whole, so that a lost node of each of two replicas costs one replica, not two.
 
     Args:
         job: a placed job.
@@ -76,7 +76,10 @@ def shrink(job: Job, fleet: Fleet, homeless: np.ndarray, avoid: frozenset[int]) 
     sets = set_of(job.spec)
     there = _distinct(sets[job.present])
     missing = np.bincount(sets[homeless], minlength=int(sets.max(initial=-1)) + 1)
-    order = there[np.lexsort((-there, -missing[there]))]
+    usable = fleet.schedulable()
+    usable[sorted(avoid)] = False
+    left = np.bincount(sets, weights=job.present & usable[job.rank_node], minlength=len(missing))
+    order = there[np.lexsort((-there, -left[there], -missing[there]))]
 
     def without(gone: int) -> np.ndarray:
         """Mask over ranks: those of the first `gone` sets."""

@@ -20,17 +20,30 @@ def pause(draft: Draft, job: Job) -> None:
     """Give up a generation whose ranks have waited too long for a peer that nobody misses."""
     if job.state is not JobState.RUNNING or job.incident is not None:
         return
-    hosts = job.hosts
-    waiting = (hosts.state == RankState.PAUSED) & (hosts.rank != NONE) & (hosts.generation == job.generation)
-    if not waiting.any():
+    since_ns = since(job, draft.soft.trusted_since_ns())
+    if since_ns is None:
         return
-    since_ns = max(ms(int(hosts.since_ms[waiting].min())), job.clock.running_ns, draft.soft.trusted_since_ns())
     quiet_ns = draft.now_ns - since_ns - draft.excused_ns(since_ns)
     if quiet_ns <= ms(draft.policy.ladder.pause_patience_ms) or not _all_seen(draft, job):
         return
-    count = int(np.count_nonzero(waiting))
+    count = int(np.count_nonzero(_waiting(job)))
     cause = f"{count} rank{'s' * (count > 1)} cannot go on for {quiet_ns / NS_PER_S:.0f} s, and nobody is lost"
     lose_ranks(draft, job, (), cause, Reason.COLLECTIVE_FAILED, intact=True)
+
+
+def _waiting(job: Job) -> np.ndarray:
+    """Mask over processes: they hold a rank of the current generation and cannot go on."""
+    hosts = job.hosts
+    mask: np.ndarray = (hosts.state == RankState.PAUSED) & (hosts.rank != NONE) & (hosts.generation == job.generation)
+    return mask
+
+
+def since(job: Job, trusted_ns: int) -> int | None:
+    """Since when ranks wait, Unix ns, not before `trusted_ns`; None: none does."""
+    waiting = _waiting(job)
+    if not waiting.any():
+        return None
+    return max(ms(int(job.hosts.since_ms[waiting].min())), job.clock.running_ns, trusted_ns)
 
 
 def _all_seen(draft: Draft, job: Job) -> bool:

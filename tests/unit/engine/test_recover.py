@@ -17,7 +17,10 @@ from controlplane.engine.turn import replay
 from tests.support.histories import eventful, ill
 from tests.support.world import World
 
-ELSEWHERE = {"JournalRestored", "RungFailed", "ReplicasDropped", "CorruptionSuspected", "CorruptionCleared"}
+ELSEWHERE = {
+    "JournalRestored", "RungFailed", "ReplicasDropped", "CorruptionSuspected", "CorruptionCleared", "SparesWanted",
+    "CheckpointIntervalSet",
+}  # fmt: skip
 """Records that this history lacks: only a restore writes the first; golden stories and unit tests replay the others."""
 
 
