@@ -120,7 +120,7 @@ class Incident:
     Times are Unix ns; 0: not reached. `collect_until_ns`: failures until then are judged together. `step_known`: somebody
     has told steps since the job ran. `why`: constant name of what happened when no rank was lost. `released`: an operator
     lets the job go on whatever rule suspended it. `records`: journal revisions of what opened and widened it.
-    `intact`: nobody lost
+    `ledger`: the one that the newest verdict names. `intact`: nobody lost
     a process or its state. `spent_rungs` did not lead to a new step, `spent_nodes` did not bring their ranks up: neither is
     tried again before a dearer rung. `charged_generation`: the generation in force when a ledger paid last. `warm`: every
     lost rank finds a parked process. `deadline_ns`: the rung that was decided has failed when no step is made until then.
@@ -141,6 +141,7 @@ class Incident:
     why: str = ""
     released: bool = False
     records: tuple[int, ...] = ()
+    ledger: str = ""
     intact: bool = False
     spent_rungs: tuple[str, ...] = ()
     spent_nodes: tuple[int, ...] = ()

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import cast
 
+import yaml
+
 from controlplane.catalogues import built_in
 from controlplane.core import events as ev
 from controlplane.core import records as r
@@ -18,9 +20,20 @@ from controlplane.core.audit import LOCAL, By, verify
 from controlplane.core.draft import Answer, Policy, Refusal
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.jobs import Exit
+from controlplane.core.manifest_restart import parse_policy
 from controlplane.core.placement.spares import SparePlan
 from controlplane.core.recovery.phase_times import LadderPolicy
-from controlplane.core.spec import AUTO, Budget, CheckpointPolicy, Elastic, JobSpec, Parallel, SparePolicy, Timeouts
+from controlplane.core.spec import (
+    AUTO,
+    Budget,
+    CheckpointPolicy,
+    Elastic,
+    JobSpec,
+    Parallel,
+    RestartPolicy,
+    SparePolicy,
+    Timeouts,
+)
 from controlplane.core.units import to_s
 from controlplane.core.vocabulary import Assertion, CheckpointState, JobState, NodeLiveness
 from tests.support.world import World, spec
@@ -62,6 +75,7 @@ class Story:
     lines: list[str] = field(default_factory=list)
     shown: int = 0
     who: By = LOCAL
+    rules: RestartPolicy | None = None
 
     # -- commands ---------------------------------------------------------------------------------------------------
 
@@ -80,6 +94,13 @@ class Story:
         policy = Policy(suspicion=suspicion, ladder=ladder, catalogue=built_in(), spares=spares)
         self.world = World(int(nodes), int(accelerators), int(racks), policy)
         self.shown = len(self.world.lines)
+
+    def policy(self, *words: str) -> None:
+        """`policy jobRules: [{match: {exitCode: 42}, action: fail}]`: the restart policy of jobs submitted from now on, in the
+        words of a manifest; nothing: the usual one."""
+        self.rules, violations = parse_policy(yaml.safe_load(f"restartPolicy: {{{' '.join(words)}}}"))
+        if violations:
+            raise ScriptError(str(violations[0]))
 
     def submit(
         self, name: str, *, ranks: str = "4", per_rank: str = "1", spares: str = "0", parked: str = "0",
@@ -106,7 +127,7 @@ class Story:
             infrastructure=Budget(int(infra), 24 * 3_600_000),
             retry_step=bool(retry),
         )
-        wanted = replace(base, restart_policy=budgets)
+        wanted = replace(base, restart_policy=self.rules or budgets)
         self._tell(ev.SubmitJob(f"submit-{name}", wanted))
 
     def run(self, duration: str, tick: str = "0.1s") -> None:
@@ -128,6 +149,12 @@ class Story:
     def exit(self, name: str, rank: str, code: str, message: str = "") -> None:
         """`exit moe 1 42 message=text_with_underscores`: the user's code ends."""
         exit_ = Exit(observed=True, code=int(code), message=message.replace("_", " "), group_empty=True)
+        if not self._world.end(name, int(rank), exit_):
+            raise ScriptError(f"rank {rank} of {name} has no process")
+
+    def signal(self, name: str, rank: str, number: str, sender: str = "unknown") -> None:
+        """`signal moe 1 9 sender=oom`: a signal ends a rank."""
+        exit_ = Exit(observed=True, signal=int(number), sender=sender, group_empty=True)
         if not self._world.end(name, int(rank), exit_):
             raise ScriptError(f"rank {rank} of {name} has no process")
 

@@ -101,6 +101,7 @@ def decided(state: State, record: r.RecoveryDecided, at_ns: int) -> None:
             deadline_ns=record.deadline_ns,
             warm=record.warm,
             charged_generation=job.generation if record.charged else job.incident.charged_generation,
+            ledger=record.blame,
         )
 
 
@@ -230,7 +231,7 @@ def _recovery(job: Job, *, overtaken: bool) -> Recovery:
         restore_id=job.restore_id,
         phases_ns=phases,
         overtaken=overtaken,
-        blame=_charged_to(first),
+        blame=_charged_to(first, incident.ledger),
         fault_ns=incident.fault_ns,
         warm=incident.warm,
         participants=job.participants,
@@ -238,8 +239,8 @@ def _recovery(job: Job, *, overtaken: bool) -> Recovery:
     )
 
 
-def _charged_to(root: LostRank | None) -> str:
-    """The restart ledger of a recovery; "" when an operator wanted it."""
-    if root is None:
-        return Blame.INFRASTRUCTURE
-    return "" if root.planned else root.blame
+def _charged_to(root: LostRank | None, ledger: str) -> str:
+    """The restart ledger of a recovery, as rules may say otherwise than who is to blame; "" when an operator wanted it."""
+    if root is not None and root.planned:
+        return ""
+    return ledger or (root.blame if root else Blame.INFRASTRUCTURE)

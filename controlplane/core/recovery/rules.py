@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from controlplane.core.checkpoints import Checkpoint
-from controlplane.core.evidence import UNKNOWN, UNOBSERVED, Facts, Offence
+from controlplane.core.evidence import NO_SENDER, UNKNOWN, UNOBSERVED, Facts, Offence
 from controlplane.core.jobs import NONE, Job, LostRank
-from controlplane.core.recovery.corruption import PERSISTENT, TRANSIENT
+from controlplane.core.recovery.corruption import suspicion
 from controlplane.core.recovery.patterns import compiled, in_group
 from controlplane.core.spec import JobRule, Match, NodeRule, Parallel, RestartPolicy, RuleAction
 from controlplane.core.units import ms
@@ -21,27 +21,14 @@ from controlplane.core.vocabulary import Blame
 
 IMPLICIT = "the implicit last rule"
 
-SYSTEM_RULES: tuple[tuple[str, JobRule], ...] = (
-    (
-        "the rule for exit code 17",
-        JobRule(
-            Match(exit_codes=(PERSISTENT,)),
-            RuleAction.REPLACE_RANK,
-            Blame.INFRASTRUCTURE,
-            "results disagree again and again: silent corruption",
-        ),
-    ),
-    (
-        "the rule for exit code 16",
-        JobRule(
-            Match(exit_codes=(TRANSIENT,)),
-            RuleAction.RESTART_RANK,
-            Blame.INFRASTRUCTURE,
-            "results disagree once: silent corruption is suspected",
-        ),
-    ),
+_PERSISTENT = (
+    "the rule for results that disagree again (17)",
+    JobRule(Match(), RuleAction.REPLACE_RANK, Blame.INFRASTRUCTURE, "silent corruption"),
 )
-"""What follows the job's own rules: exit codes with which a rank says that results disagree."""
+_TRANSIENT = (
+    "the rule for results that disagree once (16)",
+    JobRule(Match(), RuleAction.RESTART_RANK, Blame.INFRASTRUCTURE, "silent corruption is suspected"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +96,9 @@ def case_of(job: Job, root: LostRank | None, offences: Sequence[Offence], now_ns
     )
 
 
-def offence_of(case: Case, root: LostRank) -> Offence:
+def offence_of(case: Case) -> Offence:
     """What an incident counts as against its root's rank and node."""
-    return Offence(case.job, case.rank, case.node, root.fault_ns, case.blame, case.facts.exit_code)
+    return Offence(case.job, case.rank, case.node, case.fault_ns, case.blame, case.facts.exit_code)
 
 
 def choose(policy: RestartPolicy, case: Case, *, released: bool = False) -> Choice:
@@ -124,7 +111,9 @@ def choose(policy: RestartPolicy, case: Case, *, released: bool = False) -> Choi
     """
     tried: list[str] = []
     own = ((f"jobRules[{index}]", rule) for index, rule in enumerate(policy.job_rules))
-    for name, rule in (*own, *SYSTEM_RULES):
+    sign = suspicion(case.offences, offence_of(case))
+    always = () if sign is None else (_PERSISTENT,) if sign.persistent else (_TRANSIENT,)
+    for name, rule in (*own, *always):
         why_not = mismatch(rule.match, case)
         if not why_not and released and rule.action is RuleAction.SUSPEND:
             why_not = "an operator has released the job"
@@ -187,7 +176,7 @@ def mismatch(match: Match, case: Case) -> str:
 def _number(what: str, wanted: tuple[int, ...], seen: int) -> str:
     if not wanted or seen in wanted:
         return ""
-    shown = UNKNOWN if seen == UNOBSERVED else str(seen)
+    shown = {UNOBSERVED: UNKNOWN, **({0: NO_SENDER} if what == "signal" else {})}.get(seen, str(seen))
     return f"{what} is {shown}, not {' or '.join(UNKNOWN if n == UNOBSERVED else str(n) for n in wanted)}"
 
 
@@ -231,7 +220,7 @@ def _offender(match: Match, case: Case) -> str:
             return f"no {what} is to blame"
         count = 1 + earlier(case, what, match.within_ms)
         if count < least:
-            return f"{count} failures of the {what} within {match.within_ms / 1000:g} s, not {least}"
+            return f"{count} failure{'s' * (count != 1)} of the {what} within {match.within_ms / 1000:g} s, not {least}"
     return ""
 
 

@@ -80,7 +80,7 @@ def rule(job: Job, incident: Incident, at: Circumstances) -> Ruling:
             at.now_ns + jittered_ns(wait_ns, policy.backoff.jitter, at.draw, job.serial),
             0 if due or free else job.not_before_ns,
         ),
-        offence=rules.offence_of(case, root) if root and not free and not root.planned else None,
+        offence=rules.offence_of(case) if root and not free and not root.planned else None,
         refused=None if choice is None else refusal(choice, cause, reading if due else None, job.last_error),
         moved=_own(incident.lost) if action is RuleAction.REPLACE_RANK else (),
         due=due,

@@ -51,7 +51,7 @@ def _poison_newest(draft: Draft, job: Job, choice: rules.Choice) -> None:
 def _contain_corruption(draft: Draft, job: Job, root: LostRank) -> None:
     """Results that disagree persistently: their node is taken out, what was saved since the first sign is poisoned."""
     case = rules.case_of(job, root, draft.state.offences, draft.now_ns)
-    suspect = suspicion(draft.state.offences, rules.offence_of(case, root))
+    suspect = suspicion(draft.state.offences, rules.offence_of(case))
     if suspect is None or not suspect.persistent:
         return
     text = f"silent corruption: results disagreed {suspect.signs} time{'s' * (suspect.signs != 1)} within a day"

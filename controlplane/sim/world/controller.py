@@ -14,6 +14,7 @@ from controlplane.engine.ports import EpochLost
 from controlplane.engine.recover import lead
 from controlplane.engine.turn import Engine, Request, TurnResult
 from controlplane.sim.journal import ControllerCrashed, CrashPoint, SimJournal
+from controlplane.sim.kernel import stream_seed
 from controlplane.sim.observer import Turn
 from controlplane.sim.soft import SimSoft
 
@@ -42,8 +43,14 @@ class Controller:
         self._anchored_at_ns = max(wall_ns, state.at_ns)
         self._drift = 0.0
         self.soft = SimSoft(world, self.clock_ns, state.fleet)
-        self.engine = Engine(world.machine, self.journal, self.soft, self._submit, state, on_commit=self._committed)
+        self.engine = Engine(
+            world.machine, self.journal, self.soft, self._submit, state, draw=self._draw, on_commit=self._committed
+        )
         self._published = state
+
+    def _draw(self) -> float:
+        """A random number of the moment, not of the turn: how often the machine is asked changes no waiting time."""
+        return stream_seed(self.world.kernel.seed, f"controller/draw/{self.world.now_ns}") / 2**128
 
     @property
     def state(self) -> State:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane.core.jobs import Job, Restart
-from controlplane.core.recovery.budgets import backoff_ns, budget_for, read_budget
+from controlplane.core.recovery.budgets import backoff_ns, budget_for, jittered_ns, read_budget
 from controlplane.core.spec import UNLIMITED, Backoff, Budget, RestartPolicy
 from controlplane.core.units import NS_PER_S, ms
 from controlplane.core.vocabulary import Blame, JobState
@@ -80,3 +80,24 @@ def test_backoff_grows_to_its_limit(nth: int, expected_ms: int) -> None:
 def test_backoff_never_shrinks_nor_exceeds(initial: int, factor: float, limit: int, nth: int) -> None:
     backoff = Backoff(initial, factor, limit)
     assert backoff_ns(backoff, nth) <= backoff_ns(backoff, nth + 1) <= ms(limit)
+
+
+def test_progress_that_cannot_be_read_is_not_no_progress() -> None:
+    """A controller that has just begun does not know yet how far the job is: it does not end it for that."""
+    owed = job(*[charge(Blame.USER, age, step=10) for age in (1, 2, 3)])
+    reading = read_budget(owed, Blame.USER, NOW, 10, known=False)
+    assert reading.allows
+    assert str(reading) == "user: 0 of 3 used in 60 s, 3 more not counted because progress cannot be read"
+    assert not read_budget(owed, Blame.USER, NOW, 10).allows
+    machine = job(*[charge(Blame.INFRASTRUCTURE, age) for age in (1, 2)])
+    assert not read_budget(machine, Blame.INFRASTRUCTURE, NOW, 0, known=False).allows, (
+        "progress gives nothing back here"
+    )
+
+
+def test_jitter_only_shortens_and_spreads_the_jobs_of_one_turn() -> None:
+    waits = [jittered_ns(1_000_000, 0.2, 0.25, serial) for serial in range(100)]
+    assert all(800_000 < wait <= 1_000_000 for wait in waits)
+    assert len({wait // 2_000 for wait in waits}) > 80, "no two jobs of a turn come back together"
+    assert jittered_ns(1_000_000, 0.2, 0.0, 7) == 1_000_000, "nothing was drawn"
+    assert jittered_ns(1_000_000, 0.0, 0.5, 7) == 1_000_000
