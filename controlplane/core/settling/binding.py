@@ -54,7 +54,7 @@ def bind(draft: Draft, job: Job) -> None:
     if finished:
         lose_ranks(draft, job, finished, finished[0].cause)
         return
-    open_ranks = tuple(int(rank) for rank in np.flatnonzero(job.unbound))
+    open_ranks = tuple(np.flatnonzero(job.unbound).tolist())
     since_ns = job.incident.decided_ns if job.incident else job.submitted_ns
     if waits_to_see(draft, job, open_ranks, since_ns):
         return
