@@ -99,8 +99,9 @@ def _effects(state: State, soft: SoftState, policy: Policy) -> Moments:
 
 def _health(state: State, policy: Policy) -> Moments:
     """Debounces and release timers of faults; checks and trials of nodes; acts that may be asked for again."""
-    for notes in state.health.standing.values():
-        yield np.array([standing.note.until_ns for standing in notes], dtype=np.int64)
+    yield np.array(
+        [fault.note.until_ns for faults in state.health.standing.values() for fault in faults], dtype=np.int64
+    )
     yield np.array([stay.next_ns for stay in state.health.stays.values()], dtype=np.int64)
     yield np.array(list(state.health.refused.values()), dtype=np.int64) + ms(policy.actions.window_ms)
 

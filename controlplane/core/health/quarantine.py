@@ -162,10 +162,15 @@ def look_after(draft: Draft) -> None:
     if not stays:
         return
     checking = {e.node for e in draft.state.effects.values() if e.kind is EffectKind.RUN_CHECKS}
-    held = _held(draft)
-    for node, stay in stays.items():
-        number = draft.fleet.index[node]
-        service = NodeService(int(draft.fleet.service[number]))
+    fleet = draft.fleet
+    numbers = [fleet.index[node] for node in stays]
+    quarantined = fleet.service[numbers] == NodeService.QUARANTINED
+    asleep = (quarantined & ~fleet.session[numbers]).tolist()  # most of those that are away: nothing to look at
+    awake = [pair for pair, sleeps in zip(stays.items(), asleep, strict=True) if not sleeps]
+    held = _held(draft) if awake else np.zeros(0, dtype=np.bool_)
+    for node, stay in awake:
+        number = fleet.index[node]
+        service = NodeService(int(fleet.service[number]))
         if service is NodeService.VALIDATING and node not in checking:
             draft.write(
                 r.ChecksFailed(node, "its agent gave no answer", draft.now_ns + ms(draft.policy.quarantine.retry_ms))
@@ -199,7 +204,7 @@ def _held(draft: Draft) -> np.ndarray:
     for job in draft.state.active_jobs():
         held[job.hosts.node[~job.hosts.gone()]] = True
         if job.placed:
-            held[job.rank_node] = True
+            held[job.rank_node[job.present]] = True
     return held
 
 

@@ -21,14 +21,18 @@ from controlplane.core.vocabulary import Assertion, HandlingLevel, NodeLiveness,
 def faults(draft: Draft) -> None:
     """Look at the faults that stand, and at the nodes in health's hands."""
     quarantine.look_after(draft)
-    for node in draft.state.health.standing:
-        number = draft.fleet.number(node)
-        if number is None:
-            continue
-        due = tuple(fault.note for fault in draft.state.health.on(node) if 0 < fault.note.until_ns <= draft.now_ns)
+    standing = {
+        number: faults
+        for node, faults in draft.state.health.standing.items()
+        if (number := draft.fleet.number(node)) is not None
+    }
+    alive = (draft.fleet.liveness[list(standing)] == NodeLiveness.ALIVE).tolist()
+    for (number, faults), lives in zip(standing.items(), alive, strict=True):
+        node = draft.fleet.name(number)
+        due = tuple([fault.note for fault in faults if 0 < fault.note.until_ns <= draft.now_ns])
         if due:
             _judge_anew(draft, node, number, due)
-        if draft.fleet.liveness[number] == NodeLiveness.ALIVE:
+        if lives:
             _resets(draft, node, number)
             _ask_again(draft, node, number)
 

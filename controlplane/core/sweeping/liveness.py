@@ -27,7 +27,7 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
     trusted = soft.trusted_since_ns()
     heard = np.maximum(soft.last_beat_ns(fleet.size), trusted)
     excused = soft.excused_ns(heard)
-    silence = np.maximum(draft.now_ns - heard - excused, 0) / NS_PER_S
+    silence = _silence_s(draft, heard, excused)
     stopped = np.zeros(fleet.size, dtype=np.bool_)
     stepping = np.zeros(fleet.size, dtype=np.bool_)
     lease = draft.policy.suspicion.lease_s
@@ -54,6 +54,22 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
         fleet.liveness, fleet.session, silence, member, stopped, stepping, reset, halted, _unlinked(draft),
         fleet.path_broken, heard > trusted, fleet.domains, distrusted,
     )  # fmt: skip
+
+
+def _silence_s(draft: Draft, heard_ns: np.ndarray, excused_ns: np.ndarray) -> np.ndarray:
+    silence: np.ndarray = np.maximum(draft.now_ns - heard_ns - excused_ns, 0) / NS_PER_S
+    return silence
+
+
+def _questionable(draft: Draft) -> np.ndarray:
+    """Mask over nodes on which `judge` could conclude anything: those that are not heard, and those of which something else
+    is believed than that all is well. On a quiet site there are none, and a tick costs nearly nothing."""
+    fleet, limits = draft.fleet, draft.policy.suspicion
+    heard_ns = np.maximum(draft.soft.last_beat_ns(fleet.size), draft.soft.trusted_since_ns())
+    silent = _silence_s(draft, heard_ns, draft.soft.excused_ns(heard_ns)) > min(limits.brief_s, limits.lease_s)
+    odd = (fleet.liveness != NodeLiveness.ALIVE) | fleet.path_broken
+    mask: np.ndarray = (silent | odd) & (fleet.liveness != NodeLiveness.DEAD)
+    return mask
 
 
 def _unlinked(draft: Draft) -> np.ndarray:
@@ -98,7 +114,7 @@ def trust(draft: Draft) -> bool:
 def liveness(draft: Draft) -> None:
     """Judge every node by its silence and its witnesses."""
     trusted = trust(draft)
-    if not draft.fleet.size:
+    if not draft.fleet.size or not _questionable(draft).any():
         return
     belief = judge(_sight(draft, distrusted=not trusted), draft.policy.suspicion)
     for number in np.unique(belief.ground).tolist():
