@@ -173,7 +173,8 @@ def node(item: fleet_pb2.Node) -> None:
         (
             ("name", item.name),
             ("service", enum_word(types_pb2.NodeService, item.service)),
-            ("liveness", enum_word(types_pb2.NodeLiveness, item.liveness)),
+            ("liveness", _liveness(item)),
+            ("health", item.health),
             ("agent session", "open" if item.session_open else "lost"),
             ("cell", "member" if item.cell_member else "not a member"),
             ("last beat", f"{render.seconds(item.last_beat_age_s)} ago"),
@@ -182,6 +183,7 @@ def node(item: fleet_pb2.Node) -> None:
             ("jobs", ", ".join(item.jobs)),
             ("agent", f"{item.agent_version} boot {item.boot_id}"),
             ("cordons", "; ".join(f"{reason.owner}: {reason.reason}" for reason in item.cordons)),
+            ("cannot be read", "; ".join(item.unreadable)),
         )
     )
     rows = [
@@ -198,6 +200,19 @@ def node(item: fleet_pb2.Node) -> None:
     if rows:
         render.heading("accelerators")
         render.table(("INDEX", "STATE", "SERIAL", "PCI", "MODEL", "FAULT"), rows)
+    if item.faults:
+        render.heading("faults")
+        faults = [
+            [fault.entity, fault.code, fault.level, render.seconds(fault.age_s), fault.reason] for fault in item.faults
+        ]
+        render.table(("ENTITY", "CODE", "LEVEL", "AGE", "WHY"), faults)
+
+
+def _liveness(item: fleet_pb2.Node) -> str:
+    from phalanx.v1 import types_pb2  # noqa: PLC0415
+
+    word = enum_word(types_pb2.NodeLiveness, item.liveness)
+    return f"{word}, path broken: its ranks make steps, nothing of its agent gets through" if item.path_broken else word
 
 
 def site(item: fleet_pb2.GetSiteResponse, address: str) -> None:
@@ -211,7 +226,7 @@ def site(item: fleet_pb2.GetSiteResponse, address: str) -> None:
             ("nodes", str(item.nodes)),
             ("accelerators", str(item.accelerators)),
             ("journal", item.journal_state),
-            ("detector", "degraded" if item.detector_degraded else "ok"),
+            ("detector", "; ".join(("degraded", *item.detector_reasons)) if item.detector_degraded else "ok"),
             ("loop lag", render.seconds(item.loop_lag_s)),
             ("ranks outlive the controller by", f"{item.orphan_grace_ms / 1000:g} s"),
             ("since", render.seconds(item.wall_s)),

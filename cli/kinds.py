@@ -137,6 +137,9 @@ def _node_listing(columns: fleet_pb2.NodeColumns, messages: Sequence[Any]) -> Li
     cordons = [dashed[index] for index in columns.cordons]
     service = [services[number] for number in columns.service]
     liveness = [livenesses[number] for number in columns.liveness]
+    broken = [*columns.path_broken, *[False] * (len(names) - len(columns.path_broken))]  # a controller of before 0.3
+    path = ["broken" if is_broken else "whole" for is_broken in broken]
+    believed = [f"{word}, path broken" if is_broken else word for word, is_broken in zip(liveness, broken, strict=True)]
     cell = ["yes" if member else "no" for member in columns.cell_member]
     session = ["open" if is_open else "lost" for is_open in columns.session_open]
     rack = [racks[index] for index in columns.labels]
@@ -147,7 +150,7 @@ def _node_listing(columns: fleet_pb2.NodeColumns, messages: Sequence[Any]) -> Li
         {
             "NAME": names,
             "SERVICE": service,
-            "LIVENESS": liveness,
+            "LIVENESS": believed,
             "CELL": cell,
             "ACCELERATORS": [
                 f"{healthy}/{all_}" for healthy, all_ in zip(columns.healthy, columns.accelerators, strict=True)
@@ -167,6 +170,7 @@ def _node_listing(columns: fleet_pb2.NodeColumns, messages: Sequence[Any]) -> Li
             "name": names,
             "service": service,
             "liveness": liveness,
+            "path": path,
             "cell": cell,
             "session": session,
             "rack": rack,
@@ -205,6 +209,7 @@ def columns_of(items: Sequence[fleet_pb2.Node]) -> fleet_pb2.NodeColumns:
         last_beat_age_s=[node.last_beat_age_s if math.isfinite(node.last_beat_age_s) else math.nan for node in items],
         session_open=[node.session_open for node in items],
         cell_member=[node.cell_member for node in items],
+        path_broken=[node.path_broken for node in items],
         labels=[text(_pairs(node.labels) if node.labels else "") for node in items],
         jobs=[text(",".join(node.jobs)) for node in items],
         cordons=[text("; ".join(f"{cordon.owner}: {cordon.reason}" for cordon in node.cordons)) for node in items],

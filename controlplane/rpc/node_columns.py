@@ -74,6 +74,7 @@ class NodeListing:
         answer.last_beat_age_s.extend(_ages_s(last_beat_ns, now_ns).tolist())
         answer.session_open.extend(fleet.session.tolist())
         answer.cell_member.extend(fleet.cell_member.tolist())
+        answer.path_broken.extend(fleet.path_broken.tolist())
         texts = Texts(facts.texts.all())  # names of jobs come and go: they must not pile up beside the facts
         answer.jobs.extend(map(texts.index, self._jobs_of(state)))
         answer.texts.extend(texts.all())

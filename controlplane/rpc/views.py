@@ -12,12 +12,14 @@ from phalanx.v1 import types_pb2 as pb
 from controlplane.core.accounting.ledger import ettr
 from controlplane.core.checkpoints import Checkpoint, pinned, restore_point
 from controlplane.core.fleet import FREE
+from controlplane.core.health.book import FaultNote
+from controlplane.core.health.quarantine import waits_for
 from controlplane.core.jobs import NONE, GenerationClock, Incident, Job, Recovery, host_id, root_cause
 from controlplane.core.recovery.budgets import read_budget
 from controlplane.core.recovery.restore_point import source
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_S, to_s
-from controlplane.core.vocabulary import Blame, Bucket, CheckpointState, Phase, RankState
+from controlplane.core.vocabulary import Blame, Bucket, CheckpointState, NodeService, Phase, RankState
 from controlplane.engine.soft import Progress
 from controlplane.rpc.codec import rfc3339, spec_message
 from controlplane.rpc.effects import checkpoint_folder
@@ -64,6 +66,25 @@ def node_message(state: State, number: int, last_beat_ns: int, now_ns: int) -> f
         jobs=[job.name for job in state.active_jobs() if job.serial in owners - {FREE}],
         boot_id=facts.boot_id,
         agent_version=facts.version,
+        path_broken=bool(fleet.path_broken[number]),
+        health=_health(state, facts.name, NodeService(int(fleet.service[number]))),
+        faults=[_fault(known.note, now_ns) for known in state.health.on(facts.name)],
+        unreadable=[f"{source.name}: {source.reason}" for source in state.health.sources.get(facts.name, ())],
+    )
+
+
+def _health(state: State, node: str, service: NodeService) -> str:
+    stay = state.health.stays.get(node)
+    return f"{waits_for(service, stay)}; {stay.reason}" if stay is not None else ""
+
+
+def _fault(note: FaultNote, now_ns: int) -> fleet_pb2.NodeFault:
+    return fleet_pb2.NodeFault(
+        entity=note.entity,
+        code=note.code,
+        level=note.level.name,
+        reason=note.reason,
+        age_s=age_s(note.raised_ns, now_ns),
     )
 
 

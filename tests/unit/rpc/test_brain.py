@@ -149,5 +149,6 @@ def test_a_blocked_journal_refuses_and_recovers(bench: Bench) -> None:
     assert refused.reason == "JOURNAL_UNAVAILABLE"
     assert "disk is full" in bench.brain.blocked
     bench.journal.set_full(False)
-    assert isinstance(bench.ask(ev.CordonNode("r", "n", "me", "test")), Answer)
+    cordon = ev.CordonNode("r", "n", "me", "test")
+    until(lambda: isinstance(bench.ask(cordon), Answer), "the next probe has found that it can write")
     assert bench.brain.blocked == ""

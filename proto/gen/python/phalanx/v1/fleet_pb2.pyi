@@ -79,6 +79,10 @@ class Node(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     BOOT_ID_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    PATH_BROKEN_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     liveness: _types_pb2.NodeLiveness.ValueType
     service: _types_pb2.NodeService.ValueType
@@ -88,6 +92,10 @@ class Node(_message.Message):
     last_beat_age_s: _builtins.float
     boot_id: _builtins.str
     agent_version: _builtins.str
+    path_broken: _builtins.bool
+    """its ranks prove that it lives, nothing of its agent gets through"""
+    health: _builtins.str
+    """why health has taken it out, or has it on trial, and what it waits for; empty: neither"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -96,6 +104,14 @@ class Node(_message.Message):
     def accelerators(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.AcceleratorStatus]: ...
     @_builtins.property
     def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeFault]:
+        """that stand"""
+
+    @_builtins.property
+    def unreadable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """sources of its health that cannot be read, and why"""
+
     def __init__(
         self,
         *,
@@ -112,14 +128,56 @@ class Node(_message.Message):
         jobs: _abc.Iterable[_builtins.str] | None = ...,
         boot_id: _builtins.str = ...,
         agent_version: _builtins.str = ...,
+        path_broken: _builtins.bool = ...,
+        health: _builtins.str = ...,
+        faults: _abc.Iterable[Global___NodeFault] | None = ...,
+        unreadable: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "cell_member", b"cell_member", "cordons", b"cordons", "jobs", b"jobs", "labels", b"labels", "last_beat_age_s", b"last_beat_age_s", "liveness", b"liveness", "name", b"name", "service", b"service", "session_open", b"session_open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "cell_member", b"cell_member", "cordons", b"cordons", "faults", b"faults", "health", b"health", "jobs", b"jobs", "labels", b"labels", "last_beat_age_s", b"last_beat_age_s", "liveness", b"liveness", "name", b"name", "path_broken", b"path_broken", "service", b"service", "session_open", b"session_open", "unreadable", b"unreadable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class NodeFault(_message.Message):
+    """A fault that stands on a part of a node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTITY_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    entity: _builtins.str
+    """"node", "accelerator/3", "port/3" """
+    code: _builtins.str
+    """the vendor's"""
+    level: _builtins.str
+    """handling level"""
+    reason: _builtins.str
+    """which rules led to the level"""
+    age_s: _builtins.float
+    """since it was raised"""
+    def __init__(
+        self,
+        *,
+        entity: _builtins.str = ...,
+        code: _builtins.str = ...,
+        level: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "code", b"code", "entity", b"entity", "level", b"level", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeFault: _TypeAlias = NodeFault  # noqa: Y015
 
 @_typing.final
 class GetSiteRequest(_message.Message):
@@ -192,6 +250,7 @@ class GetSiteResponse(_message.Message):
     JOURNAL_STATE_FIELD_NUMBER: _builtins.int
     ORPHAN_GRACE_MS_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    DETECTOR_REASONS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     epoch: _builtins.int
     version: _builtins.str
@@ -212,6 +271,10 @@ class GetSiteResponse(_message.Message):
     def refused(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """counters of refused messages, by reason"""
 
+    @_builtins.property
+    def detector_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """why the detector is degraded, as the journal says"""
+
     def __init__(
         self,
         *,
@@ -227,10 +290,11 @@ class GetSiteResponse(_message.Message):
         journal_state: _builtins.str = ...,
         orphan_grace_ms: _builtins.int = ...,
         refused: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        detector_reasons: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "detector_degraded", b"detector_degraded", "epoch", b"epoch", "journal_state", b"journal_state", "ledger_s", b"ledger_s", "loop_lag_s", b"loop_lag_s", "nodes", b"nodes", "orphan_grace_ms", b"orphan_grace_ms", "refused", b"refused", "revision", b"revision", "version", b"version", "wall_s", b"wall_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "detector_degraded", b"detector_degraded", "detector_reasons", b"detector_reasons", "epoch", b"epoch", "journal_state", b"journal_state", "ledger_s", b"ledger_s", "loop_lag_s", b"loop_lag_s", "nodes", b"nodes", "orphan_grace_ms", b"orphan_grace_ms", "refused", b"refused", "revision", b"revision", "version", b"version", "wall_s", b"wall_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -303,6 +367,7 @@ class NodeColumns(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
     TEXTS_FIELD_NUMBER: _builtins.int
+    PATH_BROKEN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -349,6 +414,8 @@ class NodeColumns(_message.Message):
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """texts[0] is empty"""
 
+    @_builtins.property
+    def path_broken(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]: ...
     def __init__(
         self,
         *,
@@ -366,10 +433,11 @@ class NodeColumns(_message.Message):
         versions: _abc.Iterable[_builtins.int] | None = ...,
         addresses: _abc.Iterable[_builtins.int] | None = ...,
         texts: _abc.Iterable[_builtins.str] | None = ...,
+        path_broken: _abc.Iterable[_builtins.bool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "addresses", b"addresses", "cell_member", b"cell_member", "cordons", b"cordons", "healthy", b"healthy", "jobs", b"jobs", "labels", b"labels", "last_beat_age_s", b"last_beat_age_s", "liveness", b"liveness", "names", b"names", "service", b"service", "session_open", b"session_open", "texts", b"texts", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "addresses", b"addresses", "cell_member", b"cell_member", "cordons", b"cordons", "healthy", b"healthy", "jobs", b"jobs", "labels", b"labels", "last_beat_age_s", b"last_beat_age_s", "liveness", b"liveness", "names", b"names", "path_broken", b"path_broken", "service", b"service", "session_open", b"session_open", "texts", b"texts", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
