@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from controlplane.core import events as ev
@@ -22,6 +23,9 @@ OLDER_VERSION = "0.0.9"
 UNKNOWN_TO_OLDER = (EffectKind.VERIFY_CHECKPOINT, EffectKind.SWEEP_FOLDERS)
 """What an agent of an earlier version cannot do, and says so."""
 
+HELLO_S = 10.0
+"""An agent waits so long for the answer to its hello."""
+
 Told = Callable[[SimNode, ev.NodeReport], None]
 """A report of a node is durable."""
 
@@ -37,34 +41,49 @@ class Agents:
 
     def hello(self, node: SimNode) -> None:
         """The agent dials and tells its whole truth. Without a controller, or a path, it tries again later."""
+        self.hello_all([node])
+
+    def hello_all(self, nodes: Iterable[SimNode]) -> None:
+        """Agents dial at the same instant; those whose messages pass at once are heard in one turn."""
         controller = self.world.control.leader
-        if not node.up or not node.agent or not node.link.up or not node.link.down:
-            return
-        if not self.world.relays.carries(node):
-            return
         if controller is None:
             return  # whoever leads next has all agents dial
+        together: list[tuple[ev.Event, Reply | None]] = []
+        for node in nodes:
+            open_way = node.link.up and node.link.down and self.world.relays.carries(node)
+            if not (node.up and node.agent and open_way):
+                continue
+            told = self._dial(node, controller)
+            if node.link.calm:
+                together.append(told)
+            else:
+                self.world.network.up(node, partial(controller.tell, *told))
+                self.world.kernel.after(HELLO_S, partial(self._redial_lost, node, node.dials))
+        if together:
+            controller.tell_all(together)
+
+    def _dial(self, node: SimNode, controller: Controller) -> tuple[ev.NodeHello, Reply]:
         node.controller = None
         node.dials += 1
         dial = node.dials
         shift_ns = controller.clock_ns() - self.world.now_ns
         rows = tuple(process.row(shift_ns) for process in node.processes.values())
-        event = ev.NodeHello(
-            node.name, node.boot_id, node.labels, "127.0.0.1", node.version, rows, node.devices(),
-            tuple(node.events.values()), node.unreadable,
-        )  # fmt: skip
         controller.soft.heard(node.name)
 
         def greeted(answer: Answer | Refusal | None) -> None:
             if node.dials == dial and node.up and node.agent:
                 self._greeted(node, controller, answer)
 
-        self.world.network.up(node, lambda: controller.tell(event, greeted))
+        event = ev.NodeHello(
+            node.name, node.boot_id, node.labels, "127.0.0.1", node.version, rows, node.devices(),
+            tuple(node.events.values()), node.unreadable,
+        )  # fmt: skip
+        return event, greeted
 
-    def hello_all(self, nodes: Iterable[SimNode]) -> None:
-        """Many agents dial at the same instant."""
-        for node in nodes:
-            self.hello(node)
+    def _redial_lost(self, node: SimNode, dial: int) -> None:
+        """A hello that nobody answered is said again."""
+        if node.dials == dial:
+            self._redial(node)
 
     def _greeted(self, node: SimNode, controller: Controller, answer: Answer | Refusal | None) -> None:
         world = self.world

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
+from controlplane.core.state import State
 from controlplane.core.units import seconds
+from controlplane.engine.ports import Snapshot
 from controlplane.sim.journal import CrashPoint
 from controlplane.sim.world.controller import Controller
 
 if TYPE_CHECKING:
     from controlplane.sim.world.site import World
+
+
+SNAPSHOT_RECORDS = 500
+"""Between two snapshots; a quarter of what production waits, so that both the snapshot and its tail are read."""
+
+LEASE_S = 10.0
+"""A controller that cannot renew its lease ends by itself after so long."""
 
 
 class Control:
@@ -25,10 +35,22 @@ class Control:
         self.restarts = 0
         self.back_after_s = 0.5
         self._crashed: list[CrashPoint] = []
+        self._kept: State | None = None
+        self._stored = 0
+
+    def committed(self, state: State) -> None:
+        """A state was published; now and then one is kept for the snapshot that a follower would have written by then."""
+        if self._kept is None or state.revision >= self._kept.revision + SNAPSHOT_RECORDS:
+            self._kept = state
 
     def begin(self) -> Controller:
-        """A new process takes the leadership and reads the journal."""
+        """A new process takes the leadership and reads the journal: the newest snapshot, then what came after it."""
         self.restarts += 1
+        if self._kept is not None and self._kept.revision > self._stored:
+            body = self._kept.to_json()
+            digest = hashlib.sha256(body.encode()).hexdigest()
+            self.world.journal.open_again().store_snapshot(Snapshot(self._kept.revision, digest, body))
+            self._stored = self._kept.revision
         controller = Controller(self.world, self.world.journal, self.restarts)
         self.leader = controller
         self.world.journal = controller.journal
@@ -62,14 +84,20 @@ class Control:
     def replace(self) -> None:
         """Another process takes the leadership while the former one lives on and does not know."""
         if self.leader is not None:
-            self.stale.append(self.leader)
+            stale = self.leader
+            self.stale.append(stale)
+            self.world.kernel.after(LEASE_S, lambda: self.ended(stale) if stale.alive else None)
         self.begin()
 
     def back(self) -> None:
-        """A controller comes back, unless one leads."""
-        if self.leader is None:
-            self.begin()
-            self.dial_all(self.world.timings.reconnect_s)
+        """A controller comes back, unless one leads; on a full disk it tries again until it can."""
+        if self.leader is not None:
+            return
+        if self.world.journal.storage.full:
+            self.world.kernel.after(self.back_after_s, self.back)
+            return
+        self.begin()
+        self.dial_all(self.world.timings.reconnect_s)
 
     def dial_all(self, delay_s: float) -> None:
         """Every agent without a session dials after a while, and so does the cell agent."""

@@ -192,6 +192,8 @@ class World:
         """A turn has been published."""
         self.turns += 1
         self.changes += 1
+        if turn.leads:
+            self.control.committed(turn.after)
         self.trace.add(turn.result.entries, turn.result.records)
         for observer in self.observers:
             observer.on_turn(turn, self)
