@@ -36,6 +36,7 @@ class Controller:
         self.alive = True
         self.busy_until_ns = 0
         self._inbox: list[tuple[ev.Event, Reply | None]] = []
+        self._turning = False
         self._events: Sequence[ev.Event] = ()
         wall_ns = world.now_ns + world.wall_offset_ns
         state = lead(self.journal, world.machine, f"controller-{number}", str(number), wall_ns)
@@ -81,33 +82,42 @@ class Controller:
         """Events that arrive together are decided in one turn."""
         if not self.alive:
             return
-        if self.busy:
-            self._inbox.extend(batch[: MAX_INBOX - len(self._inbox)])
-            return
-        self._turn(batch)
+        self._inbox.extend(batch[: MAX_INBOX - len(self._inbox)])
+        self._drain()
+
+    def _drain(self) -> None:
+        """Turn by turn until nothing waits. What answers and effects of a turn lead to at once waits for its end."""
+        while self._inbox and self.alive and not self.busy and not self._turning:
+            waiting, self._inbox = self._inbox, []
+            self._turn(waiting)
 
     def turn(self, *events: ev.Event) -> list[Answer | Refusal | None]:
         """One turn now, and its answers. Nothing when the process has ended in it."""
         answers: list[Answer | Refusal | None] = []
         self._turn([(event, answers.append) for event in events])
+        self._drain()
         return answers
 
     def tick(self) -> None:
         """Time has passed; a brain that is not free does not notice."""
         if self.alive and not self.busy:
             self._turn([(ev.Tick(), None)])
+            self._drain()
 
     def _turn(self, batch: Sequence[tuple[ev.Event, Reply | None]]) -> None:
         if not self.alive:
             return
         self._events = [event for event, _ in batch]
         before = self.engine.state
+        self._turning = True
         try:
             self.engine.turn([Request(event, reply) for event, reply in batch], self.clock_ns())
         except EpochLost:
             self.world.control.ended(self)
         except ControllerCrashed:
             self.world.control.crashed(self)
+        finally:
+            self._turning = False
         fsync_s = self.journal.storage.fsync_s
         if fsync_s and self.alive and self.engine.state is not before:
             self.soft.appended(seconds(fsync_s))
@@ -123,9 +133,7 @@ class Controller:
             return
         self.soft.stalled(late_ns)
         self.soft.waiting(len(self._inbox), MAX_INBOX)
-        waiting, self._inbox = self._inbox, []
-        if waiting:
-            self._turn(waiting)
+        self._drain()
         self.soft.waiting(0, MAX_INBOX)
         self.world.soft_changed()
 
