@@ -15,7 +15,7 @@ from controlplane.core.placement.gang import Placement
 from controlplane.core.recovery.ladder import SHOWN, cheapest, deadline_ns, step_s
 from controlplane.core.recovery.phase_times import PhaseTimes
 from controlplane.core.recovery.ruling import Circumstances, Ruling, rule
-from controlplane.core.recovery.rungs import Site, options, survivors
+from controlplane.core.recovery.rungs import Site, options, survivors, unblocks
 from controlplane.core.spec import RuleAction
 from controlplane.core.vocabulary import Blame, Rung
 
@@ -79,7 +79,8 @@ def decide(job: Job, fleet: Fleet, at: Circumstances, times: PhaseTimes = ASSUME
     tried = (*map(str, found),)
     best = cheapest(found, ASKED.get(ruling.action))
     if best is None:
-        return stop(Rung.SUSPEND, f"{ruling.cause}; {found[-1].blocked}", tried)
+        room = "; ".join(option.blocked for option in found if option.rung is not Rung.RESTART_RANK)
+        return stop(Rung.SUSPEND, f"{ruling.cause}; {room}; {unblocks(job, fleet)}", tried)
     return Verdict(
         best.rung, ruling.cause, best.ranks, ruling.blame, ruling.due, ruling.start_ns, tried, ruling.readings, evidence, ruling,
         best.moved, best.moves, best.fence, best.dropped, best.warm, deadline_ns(job, best, times, ruling.start_ns),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from controlplane.core.fleet import Fleet
+from controlplane.core.fleet import FREE, Fleet
 from controlplane.core.jobs import NONE, Incident, Job
 from controlplane.core.placement.gang import Blocked, Placement, replace_ranks
 from controlplane.core.recovery import rules
@@ -217,6 +217,25 @@ def _smaller(site: Site, lost: np.ndarray, homeless: np.ndarray, spent: frozense
     price = site.price(Rung.SHRINK, gone=gone)
     ranks = tuple(lost[~leaves[lost]].tolist())
     return Option(Rung.SHRINK, text, "", price, False, ranks, plan.moved, plan.moves, (), plan.dropped)
+
+
+def unblocks(job: Job, fleet: Fleet) -> str:
+    """What would let a job go on for which there is no room."""
+    present = fleet.liveness == NodeLiveness.ALIVE
+    others = (fleet.acc_owner != FREE) & (fleet.acc_owner != job.serial)
+    degrees, least = job.spec.parallel, job.spec.elastic.min_replicas
+    ways = [
+        ("a node comes back", not present.all()),
+        ("a node is uncordoned", bool((present & fleet.cordoned).any())),
+        (
+            "a device is repaired",
+            bool(((fleet.acc_state != 0) & ~fleet.usable_accelerators() & present[:, None]).any()),
+        ),
+        ("another job ends", bool(others.any())),
+        ("the job may run with fewer replicas (`elastic.minReplicas`)", not least and degrees.dp > degrees.ep),
+    ]
+    open_ways = [way for way, there_is in ways if there_is] or ["the site has more accelerators"]
+    return f"it goes on when {' or '.join(open_ways)}"
 
 
 def _wait(is_warm: bool) -> str:
