@@ -251,6 +251,12 @@ ROOT = Field(
                         Field("minReplicas", "integer", "The fewest; 0: with all of them or not at all.", 0, least=0),
                     ),
                 ),
+                Field(
+                    "mutedFaults",
+                    "words",
+                    "Fault codes that do not take ranks of this job; at most 16.",
+                    example="XID-13",
+                ),
             ),
         ),
     ),

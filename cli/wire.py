@@ -53,6 +53,7 @@ def spec_to_message(spec: JobSpec) -> types_pb2.TrainingJobSpec:
         ),
         priority=spec.priority,
         elastic=pb.ElasticSpec(min_replicas=spec.elastic.min_replicas),
+        muted_faults=spec.muted_faults,
     )
     ParseDict(json.loads(spec.workload.args), message.workload.args)
     return message
@@ -88,6 +89,7 @@ def spec_value(message: types_pb2.TrainingJobSpec) -> JobSpec:
         timeouts=Timeouts(limits.start_ms, limits.join_ms, limits.stop_ms),
         priority=message.priority,
         elastic=Elastic(message.elastic.min_replicas),
+        muted_faults=tuple(message.muted_faults),
     )
 
 

@@ -11,7 +11,7 @@ import json
 
 from controlplane.core.durations import format_duration, parse_duration
 from controlplane.core.manifest_restart import policy_document, read_restart_policy
-from controlplane.core.manifest_rules import check_spec, complete, findings, touches
+from controlplane.core.manifest_rules import MAX_MUTED, check_spec, complete, findings, touches
 from controlplane.core.manifest_section import Section
 from controlplane.core.spec import (
     AUTO,
@@ -87,6 +87,7 @@ def spec_to_document(spec: JobSpec) -> dict[str, object]:
             },
             "priority": spec.priority,
             "elastic": {"minReplicas": spec.elastic.min_replicas},
+            **({"mutedFaults": list(spec.muted_faults)} if spec.muted_faults else {}),
         },
     }
 
@@ -115,6 +116,7 @@ def _read_spec(metadata: Section, spec: Section) -> JobSpec:
         timeouts=_read_timeouts(spec.section("timeouts")),
         priority=spec.integer("priority", 0),
         elastic=_read_elastic(spec.section("elastic")),
+        muted_faults=spec.words("mutedFaults", MAX_MUTED),
     )
     spec.finish()
     return result

@@ -25,6 +25,10 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]{0,400}@sha256:[0-9a-f]{64}")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 
+MAX_MUTED = 16
+"""Fault codes that one job may mute; who has more to mute overrides the table of the site."""
+_LONGEST_CODE = 64
+
 Finding = tuple[Violation, tuple[str, ...]]
 """A violation and the paths of all fields that the rule read: a broken field must not cause a second message."""
 
@@ -53,6 +57,15 @@ def findings(spec: JobSpec) -> Iterator[Finding]:
     yield from _elastic(spec)
     yield from policy_findings(spec.restart_policy, "spec.restartPolicy")
     yield from _durations(spec)
+    yield from _muted(spec)
+
+
+def _muted(spec: JobSpec) -> Iterator[Finding]:
+    path, codes = "spec.mutedFaults", spec.muted_faults
+    if len(codes) > MAX_MUTED:
+        yield Violation(path, f"has {len(codes)} codes", f"mute at most {MAX_MUTED}"), (path,)
+    if any(not code or len(code) > _LONGEST_CODE for code in codes):
+        yield Violation(path, "has an empty or a very long code", "write codes as the vendor's table has them"), (path,)
 
 
 def touches(path: str, broken: set[str]) -> bool:

@@ -147,6 +147,7 @@ def spec_value(message: pb.TrainingJobSpec) -> JobSpec:
         timeouts=Timeouts(limits.start_ms, limits.join_ms, limits.stop_ms),
         priority=message.priority,
         elastic=Elastic(message.elastic.min_replicas),
+        muted_faults=tuple(message.muted_faults),
     )
     return complete(spec)
 
@@ -211,4 +212,5 @@ def spec_message(spec: JobSpec) -> pb.TrainingJobSpec:
         ),
         priority=spec.priority,
         elastic=pb.ElasticSpec(min_replicas=spec.elastic.min_replicas),
+        muted_faults=spec.muted_faults,
     )

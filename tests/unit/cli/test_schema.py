@@ -43,7 +43,7 @@ def test_the_committed_schema_is_up_to_date() -> None:
 def test_every_field_of_a_manifest_is_described_with_its_default() -> None:
     written = dict(leaves(spec_to_document(JobSpec("moe", Workload("m"), ranks=4))))
     fields = described()
-    assert set(written) | {"spec.parallel.dp", "spec.workload.folder"} == set(fields)
+    assert set(written) | {"spec.parallel.dp", "spec.workload.folder", "spec.mutedFaults"} == set(fields)
     parsed = parse_manifest(MINIMAL).spec
     assert parsed is not None
     defaults = dict(leaves(spec_to_document(parsed)))

@@ -326,3 +326,17 @@ def test_code_by_digest_and_by_image_survive_the_way_to_a_document_and_back() ->
 
 def manifest(spec: dict[str, object]) -> dict[str, object]:
     return {"apiVersion": "phalanx/v1", "kind": "TrainingJob", "metadata": {"name": "a"}, "spec": {"ranks": 2} | spec}
+
+
+def test_muted_faults_are_read_and_written() -> None:
+    document = {**FULL, "spec": {**FULL["spec"], "mutedFaults": ["SIM-APP", "XID-13"]}}
+    parsed = parse_manifest(document).spec
+    assert parsed is not None
+    assert parsed.muted_faults == ("SIM-APP", "XID-13")
+    assert parse_manifest(spec_to_document(parsed)).spec == parsed
+    wrong = {**FULL, "spec": {**FULL["spec"], "mutedFaults": [13]}}
+    assert [(v.path, v.reason) for v in parse_manifest(wrong).violations] == [
+        ("spec.mutedFaults", "must be text, not the number 13")
+    ]
+    many = replace(parsed, muted_faults=tuple(f"X-{number}" for number in range(17)))
+    assert [violation.reason for violation in check_spec(many)] == ["has 17 codes"]

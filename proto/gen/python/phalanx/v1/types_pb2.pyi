@@ -808,6 +808,7 @@ class TrainingJobSpec(_message.Message):
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     ELASTIC_FIELD_NUMBER: _builtins.int
+    MUTED_FAULTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     ranks: _builtins.int
     accelerators_per_rank: _builtins.int
@@ -828,6 +829,10 @@ class TrainingJobSpec(_message.Message):
     def timeouts(self) -> Global___TimeoutSpec: ...
     @_builtins.property
     def elastic(self) -> Global___ElasticSpec: ...
+    @_builtins.property
+    def muted_faults(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """fault codes that do not take the job's ranks"""
+
     def __init__(
         self,
         *,
@@ -843,10 +848,11 @@ class TrainingJobSpec(_message.Message):
         timeouts: Global___TimeoutSpec | None = ...,
         priority: _builtins.int = ...,
         elastic: Global___ElasticSpec | None = ...,
+        muted_faults: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "elastic", b"elastic", "parallel", b"parallel", "restart_policy", b"restart_policy", "spares", b"spares", "timeouts", b"timeouts", "workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators_per_rank", b"accelerators_per_rank", "checkpoint", b"checkpoint", "elastic", b"elastic", "labels", b"labels", "name", b"name", "parallel", b"parallel", "priority", b"priority", "ranks", b"ranks", "restart_policy", b"restart_policy", "spares", b"spares", "timeouts", b"timeouts", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators_per_rank", b"accelerators_per_rank", "checkpoint", b"checkpoint", "elastic", b"elastic", "labels", b"labels", "muted_faults", b"muted_faults", "name", b"name", "parallel", b"parallel", "priority", b"priority", "ranks", b"ranks", "restart_policy", b"restart_policy", "spares", b"spares", "timeouts", b"timeouts", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
