@@ -23,8 +23,9 @@ def held(world: World, fleet: Fleet, uid: str) -> Copies:
     gang = world.gangs.newest.get(uid)
     if gang is None or gang.name not in world.keeps_copies or not gang.members:
         return Copies.none()
-    rank_node = np.full(gang.ranks, NOBODY, dtype=np.int32)
-    alive = np.zeros(gang.ranks, dtype=bool)
+    ranks = world.job(uid).spec.ranks
+    rank_node = np.full(ranks, NOBODY, dtype=np.int32)
+    alive = np.zeros(ranks, dtype=bool)
     for rank, process in gang.members.items():
         number = fleet.number(process.node)
         rank_node[rank] = NOBODY if number is None else number
@@ -37,8 +38,8 @@ def held(world: World, fleet: Fleet, uid: str) -> Copies:
     up = np.array([world.nodes[facts.name].up and facts.name not in burnt for facts in fleet.facts])
     step = world.gangs.step(uid)
     return Copies(
-        step=np.full((gang.ranks, 2), step, dtype=np.int64),
+        step=np.full((ranks, 2), step, dtype=np.int64),
         owner=np.stack([rank_node, holder], axis=1),
-        tier=np.broadcast_to(np.array([Tier.SURVIVOR, Tier.MEMORY], dtype=np.uint8), (gang.ranks, 2)),
+        tier=np.broadcast_to(np.array([Tier.SURVIVOR, Tier.MEMORY], dtype=np.uint8), (ranks, 2)),
         intact=np.stack([alive, (holder >= 0) & up[np.maximum(holder, 0)]], axis=1),
     )

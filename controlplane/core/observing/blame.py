@@ -30,7 +30,7 @@ def excuse(draft: Draft, node: str, notes: Sequence[FaultNote]) -> tuple[FaultNo
         here = [Recent(node, position_of(result[at].entity), draft.now_ns) for at in mine]
         earlier = _shown(draft, job, code, here)
         sightings = [_sighting(draft, recent) for recent in (*earlier, *here)]
-        racks = len(np.unique(draft.fleet.rack[job.rank_node])) if job.placed else 0
+        racks = len(np.unique(draft.fleet.rack[job.rank_node[job.present]])) if job.placed else 0
         why = is_the_jobs_own(draft.policy.catalogue.guard, sightings, job.devices, racks, draft.now_ns)
         if not why:
             continue
