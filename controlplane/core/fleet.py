@@ -169,6 +169,9 @@ class Fleet:
         """Replace what is known of a node."""
         if facts.labels != self.facts[number].labels:
             self.domains = put(self.domains, number, self._domains_of((facts,))[0])
+            rack = facts.label("rack")
+            self.racks = self.racks if rack in self.racks else (*self.racks, rack)
+            self.rack = put(self.rack, number, self.racks.index(rack))
         self.facts = (*self.facts[:number], facts, *self.facts[number + 1 :])
         self.cordoned = put(self.cordoned, number, bool(facts.cordons))
 

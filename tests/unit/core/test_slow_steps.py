@@ -1,0 +1,47 @@
+"""Defects of believing that were found by reading: slow steps are no stopped steps, and labels may change."""
+
+from __future__ import annotations
+
+from controlplane.core import events as ev
+from controlplane.core.fleet import DOMAIN_KINDS
+from controlplane.core.spec import SparePolicy
+from controlplane.core.vocabulary import JobState, NodeLiveness
+from tests.support.world import World, spec
+
+
+def liveness(world: World, name: str) -> NodeLiveness:
+    fleet = world.state().fleet
+    return NodeLiveness(int(fleet.liveness[fleet.index[name]]))
+
+
+def test_a_silent_agent_of_a_job_with_slow_steps_is_not_dead() -> None:
+    """Steps of ten seconds: for most of the time the newest one is older than a lease."""
+    world = World(nodes=4)
+    world.timings.step_s = 10.0
+    world.submit(spec("moe", 4, spares=SparePolicy()))
+    world.run_until(lambda: world.job("moe").state is JobState.RUNNING)
+    world.run(25)
+    world.lose_agent("node-00")
+    for _ in range(60):
+        world.run(1)
+        assert liveness(world, "node-00") is not NodeLiveness.DEAD
+    assert world.job("moe").generation == 1
+    world.hang("moe", 3)  # now they have stopped: within three step times that is a witness
+    world.run(40)
+    assert liveness(world, "node-00") is NodeLiveness.DEAD
+
+
+def test_labels_that_change_move_a_node_to_its_new_domains() -> None:
+    world = World(nodes=4, racks=2)
+    node = world.nodes["node-00"]
+    labels = (("power", "feed-b"), ("rack", "r9"))
+    world.turn(ev.NodeHello("node-00", node.boot_id, labels, "127.0.0.1", "0", (), node.devices()))
+    fleet = world.state().fleet
+    assert fleet.racks[fleet.rack[0]] == "r9"
+    named = [names[at] if at >= 0 else "" for names, at in zip(fleet.domain_names, fleet.domains[0], strict=True)]
+    assert dict(zip(DOMAIN_KINDS, named, strict=True)) == {
+        "rack": "r9",
+        "switch": "",
+        "power": "feed-b",
+        "superpod": "",
+    }
