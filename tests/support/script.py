@@ -36,6 +36,9 @@ from controlplane.core.spec import (
 )
 from controlplane.core.units import to_s
 from controlplane.core.vocabulary import Assertion, CheckpointState, JobState, NodeLiveness
+from controlplane.sim.faults import FaultPlan, check_plan
+from controlplane.sim.faults.injector import Injector, RepairPlan
+from controlplane.sim.world.truth import running
 from tests.support.world import World, spec
 
 QUIET = (
@@ -81,11 +84,11 @@ class Story:
 
     def site(
         self, *, nodes: str = "4", accelerators: str = "2", racks: str = "2", dead_after: str = "300s", grow: str = "600s",
-        pause: str = "15s", failing: str = "0.0038",
+        pause: str = "15s", failing: str = "0.0038", relay: str = "0",
     ) -> None:  # fmt: skip
         """`site nodes=4 accelerators=2 racks=2`: a fresh site; must come first. `grow=5s`: a job has its replicas back no
         sooner after a change; `pause=2s`: ranks wait so long for a peer that nobody misses; `failing=0.4`: failures of a
-        node in a day, until enough were seen here."""
+        node in a day, until enough were seen here; `relay=2`: so many nodes talk through one relay."""
         ladder = LadderPolicy(
             grow_interval_ms=round(_duration(grow) * 1000), pause_patience_ms=round(_duration(pause) * 1000)
         )
@@ -93,6 +96,8 @@ class Story:
         spares = SparePlan(prior_per_node_day=float(failing))
         policy = Policy(suspicion=suspicion, ladder=ladder, catalogue=built_in(), spares=spares)
         self.world = World(int(nodes), int(accelerators), int(racks), policy)
+        for number, node in enumerate(self.world.nodes.values()):
+            node.relay = f"relay-{number // int(relay)}" if int(relay) else ""
         self.shown = len(self.world.lines)
 
     def policy(self, *words: str) -> None:
@@ -230,6 +235,28 @@ class Story:
     def fault(self, node: str, index: str, code: str = "") -> None:
         """`fault node-01 0 XID-79`; without a code the fault is cleared."""
         self._world.set_fault(node, int(index), code)
+
+    def strike(self, kind: str, target: str = "", lasts: str = "", **parameters: str) -> None:
+        """`strike zombie node-01 lasts=20s`, `strike slow_fsync fsync_s=2`: a fault of the simulator's catalogue."""
+        plan = FaultPlan(
+            kind, target, 0.0, duration_s=_duration(lasts) if lasts else None,
+            parameters=tuple((name, float(value)) for name, value in parameters.items()),
+        )  # fmt: skip
+        injector = Injector(self._world, (), RepairPlan(), 0.0)
+        injector.strike(plan, check_plan(plan, "strike"))
+        if not injector.counted:
+            raise ScriptError(f"nothing is there for {kind} to strike: {target}")
+
+    def truth(self, name: str) -> None:
+        """`truth moe`: which processes of a job really live, and where."""
+        uid = self._world.job(name).uid
+        for node, process in running(self._world, uid):
+            devices = ",".join(str(position) for position in process.devices)
+            alive = process.state.name if process.works else "hangs" if process.exit is None else "ends"
+            self._write(
+                f"{node.name}/{devices}: process {process.serial}, rank {process.rank} of generation {process.generation}, {alive}"
+            )
+        self._write(f"newest step really made: {self._world.gangs.step(uid)}")
 
     def event(self, node: str, entity: str, code: str, says: str = "occurred", severity: str = "") -> None:
         """`event node-01 port/0 SIM-PORT-DOWN says=recovered severity=minor`: any part of a node reports a fault."""
