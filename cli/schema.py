@@ -149,6 +149,9 @@ ROOT = Field(
                             least=0,
                         ),
                         Field("parkedPerNode", "integer", "Parked processes on each node that runs ranks.", 0, least=0),
+                        Field(
+                            "coldNodes", "integer", "Whole nodes held back with nothing started on them.", 0, least=0
+                        ),
                     ),
                 ),
                 Field(

@@ -37,6 +37,7 @@ def spec_to_message(spec: JobSpec) -> types_pb2.TrainingJobSpec:
             warm_nodes=max(0, spec.spares.warm_nodes),
             parked_per_node=spec.spares.parked_per_node,
             auto=spec.spares.warm_nodes == AUTO,
+            cold_nodes=spec.spares.cold_nodes,
         ),
         checkpoint=pb.CheckpointSpec(
             folder=spec.checkpoint.folder,
@@ -76,7 +77,11 @@ def spec_value(message: types_pb2.TrainingJobSpec) -> JobSpec:
         ranks=message.ranks,
         accelerators_per_rank=message.accelerators_per_rank,
         parallel=Parallel(parallel.tp, parallel.pp, parallel.cp, parallel.dp, parallel.ep),
-        spares=SparePolicy(AUTO if message.spares.auto else message.spares.warm_nodes, message.spares.parked_per_node),
+        spares=SparePolicy(
+            AUTO if message.spares.auto else message.spares.warm_nodes,
+            message.spares.parked_per_node,
+            message.spares.cold_nodes,
+        ),
         checkpoint=CheckpointPolicy(
             checkpoint.folder,
             AUTO if checkpoint.auto else checkpoint.every_steps,

@@ -270,7 +270,12 @@ class Job:
 
     @property
     def wanted_spares(self) -> int:
-        """Warm spare nodes that are to be held for it: as the manifest says, or its share of the site's."""
+        """Spare nodes that are to be held for it, the warm ones first: as the manifest says, or its share of the site's."""
+        return self.warm_spares + self.spec.spares.cold_nodes
+
+    @property
+    def warm_spares(self) -> int:
+        """How many of them are to be warm."""
         asked = self.spec.spares.warm_nodes
         return self.spares_wanted if asked == AUTO else asked
 

@@ -70,6 +70,7 @@ def spec_to_document(spec: JobSpec) -> dict[str, object]:
             "spares": {
                 "warmNodes": _or_auto(spec.spares.warm_nodes),
                 "parkedPerNode": spec.spares.parked_per_node,
+                "coldNodes": spec.spares.cold_nodes,
             },
             "checkpoint": {
                 "folder": spec.checkpoint.folder,
@@ -161,6 +162,7 @@ def _read_spares(section: Section) -> SparePolicy:
     spares = SparePolicy(
         section.integer_or_auto("warmNodes", default.warm_nodes),
         section.integer("parkedPerNode", default.parked_per_node),
+        section.integer("coldNodes", default.cold_nodes),
     )
     section.finish()
     return spares

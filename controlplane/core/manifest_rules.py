@@ -190,6 +190,7 @@ def _counts(spec: JobSpec) -> Iterator[Finding]:
         ("spec.parallel.ep", spec.parallel.ep, 1),
         ("spec.spares.warmNodes", spec.spares.warm_nodes, AUTO),
         ("spec.spares.parkedPerNode", spec.spares.parked_per_node, 0),
+        ("spec.spares.coldNodes", spec.spares.cold_nodes, 0),
         ("spec.elastic.minReplicas", spec.elastic.min_replicas, 0),
         ("spec.checkpoint.everySteps", spec.checkpoint.every_steps, AUTO),
         ("spec.checkpoint.minSteps", spec.checkpoint.min_steps, 1),

@@ -82,11 +82,12 @@ class CheckpointPolicy:
 
 @dataclass(frozen=True, slots=True)
 class SparePolicy:
-    """What is held back for a job: whole warm nodes (AUTO: its share of the site's pool, see `placement.spares`), and parked
-    processes on each node that runs ranks."""
+    """What is held back for a job: whole warm nodes (AUTO: its share of the site's pool, see `placement.spares`), parked
+    processes on each node that runs ranks, and whole cold nodes, on which nothing is started before they are needed."""
 
     warm_nodes: int = 0
     parked_per_node: int = 0
+    cold_nodes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

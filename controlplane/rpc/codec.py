@@ -141,7 +141,11 @@ def spec_value(message: pb.TrainingJobSpec) -> JobSpec:
         parallel=Parallel(
             message.parallel.tp, message.parallel.pp, message.parallel.cp, message.parallel.dp, message.parallel.ep
         ),
-        spares=SparePolicy(AUTO if message.spares.auto else message.spares.warm_nodes, message.spares.parked_per_node),
+        spares=SparePolicy(
+            AUTO if message.spares.auto else message.spares.warm_nodes,
+            message.spares.parked_per_node,
+            message.spares.cold_nodes,
+        ),
         checkpoint=_checkpoint_policy(message.checkpoint),
         restart_policy=policy_value(message.restart_policy),
         timeouts=Timeouts(limits.start_ms, limits.join_ms, limits.stop_ms),
@@ -196,6 +200,7 @@ def spec_message(spec: JobSpec) -> pb.TrainingJobSpec:
             warm_nodes=max(0, spec.spares.warm_nodes),
             parked_per_node=spec.spares.parked_per_node,
             auto=spec.spares.warm_nodes == AUTO,
+            cold_nodes=spec.spares.cold_nodes,
         ),
         checkpoint=pb.CheckpointSpec(
             folder=spec.checkpoint.folder,

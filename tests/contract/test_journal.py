@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import itertools
+import json
 import os
 import random
 import resource
@@ -710,6 +711,20 @@ def ordinary_user(folder: Path) -> Iterator[None]:
         os.seteuid(0)
 
 
+def what_happened(state: State) -> object:
+    """A state without its accounts: how time is booked, and what is learned from it, a later version may do differently from
+    the one that wrote a snapshot."""
+    body = json.loads(state.to_json())
+    for account in ("ledger", "wear"):
+        body.pop(account, None)
+    for job in body["jobs"]:
+        for account in ("ledger_ns", "hour", "pace"):
+            del job[account]
+        for checkpoint in job["checkpoints"].values():
+            del checkpoint["productive_ns"]
+    return body
+
+
 def test_a_file_of_version_0_1_is_upgraded_in_place(tmp_path: Path) -> None:
     """The committed file was written by the code of the tag v0.1.0, from its committed history."""
     path = tmp_path / "journal.db"
@@ -725,7 +740,7 @@ def test_a_file_of_version_0_1_is_upgraded_in_place(tmp_path: Path) -> None:
         assert (seen.epoch, seen.held) == (epoch, False)
         state = load(journal)
         assert state.revision == rows
-        assert replay(State(), journal.read(0, 100_000)).digest() == state.digest()
+        assert what_happened(replay(State(), journal.read(0, 100_000))) == what_happened(state)
         assert lease.take(seen, "new", "", "", 5_000) == epoch + 1
         journal.append(records(rows + 1, 1, epoch + 1))
         assert journal.compact(100) == 99

@@ -105,6 +105,19 @@ def test_pins_have_owners(site: Site) -> None:
     assert refusal(error.value) == (grpc.StatusCode.NOT_FOUND, "NO_SUCH_JOB")
 
 
+def test_doubt_in_checkpoints_needs_a_job_that_has_some(site: Site) -> None:
+    poison = checkpoint_pb2.PoisonCheckpointRequest(
+        request_id="poison-1", job="nobody", checkpoint_id="x", reason="odd"
+    )
+    with pytest.raises(grpc.RpcError) as error:
+        site.controller.checkpoints.PoisonCheckpoint(poison, timeout=5)
+    assert refusal(error.value) == (grpc.StatusCode.NOT_FOUND, "NO_SUCH_JOB")
+    clear = checkpoint_pb2.ClearCheckpointsRequest(request_id="clear-1", job="nobody", reason="fine")
+    with pytest.raises(grpc.RpcError) as error:
+        site.controller.checkpoints.ClearCheckpoints(clear, timeout=5)
+    assert refusal(error.value) == (grpc.StatusCode.NOT_FOUND, "NO_SUCH_JOB")
+
+
 def test_every_command_is_in_an_unbroken_chain_that_can_be_paged(site: Site) -> None:
     cordon = fleet_pb2.CordonNodeRequest(request_id="audit-1", name="node-1", reason="look")
     for _ in range(2):

@@ -110,7 +110,7 @@ class Story:
     def submit(
         self, name: str, *, ranks: str = "4", per_rank: str = "1", spares: str = "0", parked: str = "0",
         start: str = "120s", join: str = "60s", user: str = "3", priority: str = "0", keep: str = "3",
-        pp: str = "1", ep: str = "1", least: str = "0", retry: str = "", infra: str = "200", every: str = "20",
+        pp: str = "1", ep: str = "1", least: str = "0", retry: str = "", infra: str = "200", every: str = "20", cold: str = "0",
     ) -> None:  # fmt: skip
         """`submit moe ranks=4 per_rank=1 spares=0 parked=0 start=120s join=60s user=3`; `pp=2 ep=2`: parallel degrees;
         `least=2`: elastic down to so many replicas; `retry=yes`: its ranks can do a step again; `spares=auto every=auto`:
@@ -119,7 +119,7 @@ class Story:
             name,
             int(ranks),
             accelerators_per_rank=int(per_rank),
-            spares=SparePolicy(_number(spares), int(parked)),
+            spares=SparePolicy(_number(spares), int(parked), int(cold)),
             timeouts=Timeouts(round(_duration(start) * 1000), round(_duration(join) * 1000)),
             checkpoint=CheckpointPolicy(every_steps=_number(every), keep=int(keep)),
             priority=int(priority),

@@ -77,7 +77,8 @@ def place(fleet: Fleet, spec: JobSpec) -> Placement | Blocked:
     placed = _take(free, order, capacity, spec.ranks, per_rank)
     used = set(placed.nodes)
     most = int(np.bincount(placed.nodes).max())
-    spares = [n for n in order.tolist() if n not in used and capacity[n] >= most][: max(0, spec.spares.warm_nodes)]
+    held_back = max(0, spec.spares.warm_nodes) + spec.spares.cold_nodes
+    spares = [n for n in order.tolist() if n not in used and capacity[n] >= most][:held_back]
     return Placement(placed.nodes, placed.accelerators, tuple(spares))
 
 
@@ -120,9 +121,11 @@ def replace_ranks(
             f"no place for {len(ranks)} rank{'s' * (len(ranks) > 1)}: {_count(len(ranks) * per_rank)} needed, "
             + "; ".join([f"{int(free.sum())} usable ones are free", *excluded(fleet)])
         )
-    warm = fleet.reserved == job.serial
+    others = len(job.spare_nodes)
+    turn = np.full(fleet.size, others)  # its own spares come first, in their order: the warm ones before the cold ones
+    turn[list(job.spare_nodes)] = np.arange(others)
     whole = capacity >= len(ranks)
-    order = np.lexsort((np.arange(fleet.size), -capacity, _on_trial(fleet), ~whole, ~warm, lent))
+    order = np.lexsort((np.arange(fleet.size), -capacity, _on_trial(fleet), turn, ~whole, turn == others, lent))
     return _take(free, order, capacity, len(ranks), per_rank)
 
 

@@ -72,7 +72,7 @@ def top_up(draft: Draft, job: Job) -> None:
         return
     jobs = draft.state.active_jobs()
     share = share_of(job, jobs, draft.fleet, draft.state.wear, draft.policy.spares)
-    if share.nodes != job.wanted_spares:
+    if share.nodes != job.warm_spares:
         draft.write(r.SparesWanted(job.uid, share.nodes, share.reason))
         return
     spares = refill_spares(draft.fleet, job, before(job, jobs))
@@ -86,7 +86,7 @@ def top_up(draft: Draft, job: Job) -> None:
     ranks = job.per_node()
     wanted = np.zeros(draft.fleet.size, dtype=np.int64)
     wanted[: len(ranks)] = np.where(ranks > 0, job.spec.spares.parked_per_node, 0)
-    wanted[list(job.spare_nodes)] = ranks.max(initial=0)
+    wanted[list(job.spare_nodes[: job.warm_spares])] = ranks.max(initial=0)
     hosts = job.hosts
     idle = (hosts.generation == 0) & hosts.live()
     there = np.bincount(hosts.node[idle], minlength=draft.fleet.size)

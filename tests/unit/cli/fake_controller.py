@@ -131,6 +131,14 @@ class FakeController(
         self._seen(request, context)
         return checkpoint_pb2.UnpinCheckpointResponse(revision=3)
 
+    def PoisonCheckpoint(self, request: Any, context: grpc.ServicerContext) -> checkpoint_pb2.PoisonCheckpointResponse:
+        self._seen(request, context)
+        return checkpoint_pb2.PoisonCheckpointResponse(revision=3)
+
+    def ClearCheckpoints(self, request: Any, context: grpc.ServicerContext) -> checkpoint_pb2.ClearCheckpointsResponse:
+        self._seen(request, context)
+        return checkpoint_pb2.ClearCheckpointsResponse(revision=4)
+
     def ListAudit(self, request: Any, context: grpc.ServicerContext) -> audit_pb2.ListAuditResponse:
         """Two records at a time, so that pages matter."""
         self._seen(request, context)

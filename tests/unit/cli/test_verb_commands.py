@@ -153,6 +153,16 @@ def test_the_newest_usable_checkpoint_is_meant(phalanx: Phalanx, controller: Fak
     assert "alice" in phalanx("checkpoints", "ls", "--field", "pinned=yes").out
 
 
+def test_doubt_needs_a_reason_and_is_taken_back(phalanx: Phalanx, controller: FakeController) -> None:
+    controller.checkpoints = [checkpoint("moe-1/g2/step-40", 40, t.CHECKPOINT_STATE_VERIFIED)]
+    assert phalanx("checkpoints", "poison", "moe").code == Exit.USAGE
+    outcome = phalanx("checkpoints", "poison", "moe", "--reason", "odd loss")
+    assert outcome.out == "moe-1/g2/step-40 (step 40) and later ones are poisoned at revision 3\n"
+    assert (controller.requests[-1].checkpoint_id, controller.requests[-1].reason) == ("moe-1/g2/step-40", "odd loss")
+    assert phalanx("checkpoints", "clear", "moe", "--reason", "replay agrees").code == Exit.OK
+    assert (controller.requests[-1].job, controller.requests[-1].reason) == ("moe", "replay agrees")
+
+
 def test_the_id_of_a_checkpoint_names_its_job(phalanx: Phalanx, controller: FakeController) -> None:
     name = "moe-1/g2/step-40"
     controller.checkpoints = [checkpoint(name, 40, t.CHECKPOINT_STATE_VERIFIED)]

@@ -431,22 +431,26 @@ class SpareSpec(_message.Message):
     WARM_NODES_FIELD_NUMBER: _builtins.int
     PARKED_PER_NODE_FIELD_NUMBER: _builtins.int
     AUTO_FIELD_NUMBER: _builtins.int
+    COLD_NODES_FIELD_NUMBER: _builtins.int
     warm_nodes: _builtins.int
     """whole nodes held back, processes parked on them"""
     parked_per_node: _builtins.int
     """parked processes on each node that runs ranks"""
     auto: _builtins.bool
     """warm_nodes is the job's share of the pool that the site needs"""
+    cold_nodes: _builtins.int
+    """whole nodes held back on which nothing is started"""
     def __init__(
         self,
         *,
         warm_nodes: _builtins.int = ...,
         parked_per_node: _builtins.int = ...,
         auto: _builtins.bool = ...,
+        cold_nodes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "parked_per_node", b"parked_per_node", "warm_nodes", b"warm_nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "cold_nodes", b"cold_nodes", "parked_per_node", b"parked_per_node", "warm_nodes", b"warm_nodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
