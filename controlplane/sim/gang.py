@@ -365,25 +365,33 @@ class Gang:
     # What the controller asks for
 
     def _submitted(self, effects: Sequence[Effect]) -> None:
-        for effect in effects:
-            self.kernel.after(0.0, partial(self._perform, effect))
+        self.kernel.after(0.0, partial(self._perform, tuple(effects)))
 
-    def _perform(self, effect: Effect) -> None:
-        if effect.id not in self.engine.state.effects:
-            return
-        match effect.kind:
-            case EffectKind.START_HOSTS:
-                self.turn(ev.EffectDone(effect.id, ok=True, message=""))
-                serials = [split_host_id(item)[1] for item in effect.items]  # type: ignore[index] # ours
-                self.kernel.after(self.conduct.start_s, lambda: self._parked(serials))
-            case EffectKind.APPLY_GENERATION:
-                self._assemble(effect.generation)
-            case EffectKind.FENCE_HOSTS:
-                self._fence(effect)
-            case _:
-                if effect.node and not self._talks(self._number(effect.node)):
-                    return
-                self.turn(ev.EffectDone(effect.id, ok=True, message=""))
+    def _perform(self, effects: Sequence[Effect]) -> None:
+        """What one turn asked for is answered in one batch, as the edge drains its inbox."""
+        answers: list[ev.Event] = []
+        for effect in effects:
+            if effect.id in self.engine.state.effects:
+                answers += self._answers(effect)
+        if answers:
+            self.turn(*answers)
+
+    def _answers(self, effect: Effect) -> list[ev.Event]:
+        done = ev.EffectDone(effect.id, ok=True, message="")
+        if effect.kind is EffectKind.APPLY_GENERATION:
+            self._assemble(effect.generation)
+            return []
+        if effect.kind is EffectKind.START_HOSTS:
+            serials = [split_host_id(item)[1] for item in effect.items]  # type: ignore[index] # ours
+            self.kernel.after(self.conduct.start_s, lambda: self._parked(serials))
+            return [done]
+        node = self._number(effect.node) if effect.node else NONE
+        if node != NONE and not self._talks(node):
+            return []
+        if effect.kind is EffectKind.FENCE_HOSTS:
+            parts = [split_host_id(item) for item in effect.items]
+            return [self._exits(node, [part[1] for part in parts if part and part[0] == self.uid], "agent"), done]
+        return [done]
 
     def _parked(self, serials: Sequence[int]) -> None:
         """Processes that started on living nodes stand at the barrier."""
@@ -396,13 +404,6 @@ class Gang:
         ready = runs(hosts.serial[rows[there]]) if len(rows) else ()
         if ready:
             self._reached(RankState.PARKED, NONE, ready, generation=0)
-
-    def _fence(self, effect: Effect) -> None:
-        node = self._number(effect.node)
-        if not self._talks(node):
-            return
-        serials = [int(parts[1]) for item in effect.items if (parts := split_host_id(item)) and parts[0] == self.uid]
-        self.turn(self._exits(node, serials, sender="agent"), ev.EffectDone(effect.id, ok=True, message=""))
 
     def _assemble(self, generation: int) -> None:
         """The ranks of a generation meet, step by step; a failure among them, or a newer generation, ends the try."""
