@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := controlplane agents cli training_jobs
 
 .DEFAULT_GOAL := help
-.PHONY: soak postgres bench-journal soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-property bench-core bench-cli bench-recovery constraints clean
+.PHONY: soak postgres bench-journal soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-property bench-core bench-cli bench-ettr bench-recovery constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ soak-fuzz: $(STAMP) ## hostile bytes and messages at every door, for minutes (PH
 
 bench-core: $(STAMP) ## CPU time of a recovery at 6,250 nodes x 8 in the product's own core
 	@$(BIN)/python -m tests.benchmarks.core
+
+bench-ettr: $(STAMP) ## effective training time at 50,000 accelerators, simulated (about 20 minutes; QUICK=1: one)
+	@$(BIN)/python -m tests.benchmarks.ettr $(if $(QUICK),--quick)
 
 bench-cli: $(STAMP) ## help, imports, and the listing of 6,250 nodes of a real controller
 	@$(BIN)/python -m tests.benchmarks.cli

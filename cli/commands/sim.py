@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cli import render
+from cli.commands import sim_ettr
 from cli.durations import parse_seconds
 from cli.errors import CliError, Exit
 from cli.grammar import Argument, CommandEnd, Group, Option
@@ -31,6 +32,7 @@ def register(app: Group) -> None:
     group.command(epilog="Example: phalanx sim run examples/sim/rack-loss.toml --trace")(run)
     group.command(epilog="Example: phalanx sim replay --seed 1234 --trace")(replay)
     group.command(epilog="Example: phalanx sim sweep --seeds 1-1000 --jobs 2 --time 30m")(sweep)
+    sim_ettr.add_to(group)
 
 
 def run(
