@@ -48,7 +48,7 @@ class Effort:
 
 
 FULL = Effort(Scale(NODES, 1, 54.0), 2, 27.0, 2, 54.0, 2)
-QUICK = Effort(Scale(NODES, 1, 2.0), 2, 2.0, 2, 2.0, 2, everything=False)
+QUICK = Effort(Scale(NODES, 1, 0.5), 2, 0.5, 2, 0.5, 2, everything=False)
 
 
 @dataclass(frozen=True, slots=True)
