@@ -57,6 +57,16 @@ def process_unseen(world: World, strike: Strike) -> Undo | None:
     return None
 
 
+@kind("collective_failure", Aim.JOB)
+def collective_failure(world: World, strike: Strike) -> Undo | None:
+    """A collective of a job fails on the way: every rank keeps process and state, and waits for the others."""
+    gang = world.gangs.find(strike.target)
+    if gang is None or not gang.moving:
+        raise NothingThere(strike.target)
+    world.gangs.flap(gang.job)
+    return None
+
+
 @kind("all_ranks", Aim.JOB)
 def all_ranks(world: World, strike: Strike) -> Undo | None:
     """Every process of a job is killed at the same instant."""

@@ -133,14 +133,15 @@ def _jobs(random: Random, topology: Topology) -> tuple[PlannedJob, ...]:
 def _job(random: Random, name: str, ranks: int, width: int) -> JobSpec:
     tensor = random.choice([1, 1, 2])
     replicas = max(1, ranks // tensor)
-    least = max(1, replicas // 2) if random.random() < 0.4 else 0
+    experts = 2 if tensor == 2 and replicas % 2 == 0 else 1
+    least = max(1, replicas // 2 // experts) * experts if random.random() < 0.4 else 0
     backoff = Backoff(random.choice([1_000, 5_000]), 2.0, 60_000)
     return JobSpec(
         name,
         Workload("training_jobs.moe.train"),
         replicas * tensor,
         accelerators_per_rank=width,
-        parallel=Parallel(tp=tensor, dp=replicas),
+        parallel=Parallel(tp=tensor, dp=replicas, ep=experts),
         spares=SparePolicy(random.choice([0, 1, 2]), random.choice([0, 1])),
         checkpoint=CheckpointPolicy(every_steps=random.choice([40, 120]), keep=random.choice([1, 2, 3])),
         restart_policy=RestartPolicy(
@@ -148,6 +149,7 @@ def _job(random: Random, name: str, ranks: int, width: int) -> JobSpec:
             user=Budget(random.choice([3, 20]), 3_600_000, 50),
             infrastructure=Budget(random.choice([20, 1_000]), 24 * 3_600_000),
             backoff=backoff,
+            retry_step=replicas % 2 == 0,
         ),
         timeouts=Timeouts(start_ms=120_000, join_ms=random.choice([30_000, 60_000]), stop_ms=10_000),
         priority=random.choice([0, 0, 1]),

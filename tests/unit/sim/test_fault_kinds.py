@@ -106,6 +106,15 @@ def process_unseen(stage: Stage) -> Iterator[bool]:
     yield process.exit is not None and not process.exit.observed
 
 
+def collective_failure(stage: Stage) -> Iterator[bool]:
+    before = stage.world.gangs.newest["moe-1"]
+    stage.strike("collective_failure", "moe-1")
+    yield not before.moving and all(process.exit is None for process in before.members.values())
+    stage.wait(60)
+    after = stage.world.gangs.newest["moe-1"]
+    yield after.generation == 2 and after.moving and after.members == before.members
+
+
 def all_ranks(stage: Stage) -> Iterator[bool]:
     members = list(stage.world.gangs.newest["moe-1"].members.values())
     stage.strike("all_ranks", "moe-1")
