@@ -89,6 +89,7 @@ class SimJournal:
     def acquire(self, holder: str) -> int:
         """Raise the epoch by one and return it. `holder` is for people and not kept here."""
         self._check_writable()
+        self._check_space()
         self.storage.epoch += 1
         return self.storage.epoch
 
@@ -108,6 +109,7 @@ class SimJournal:
         for expected, entry in enumerate(entries, start=self.storage.newest() + 1):
             if entry.revision != expected:
                 raise ValueError(f"an append holds revision {entry.revision} where {expected} must be")
+        self._check_space()
         cut, self._cut = self._cut, None
         if cut is not False:
             self.storage.entries.extend(entries)
@@ -127,6 +129,7 @@ class SimJournal:
         self._check_writable()
         if self.storage.epoch != epoch:
             raise EpochLost(f"this controller's epoch {epoch} is over, epoch {self.storage.epoch} leads")
+        self._check_space()
 
     def read(self, after: int, limit: int = 1_000) -> list[JournalEntry]:
         """Entries with revision > `after`, oldest first."""
@@ -169,6 +172,7 @@ class SimJournal:
             raise ValueError(f"the digest of the snapshot after revision {snapshot.revision} is not that of its text")
         if not 1 <= snapshot.revision <= self.storage.newest():
             raise ValueError(f"a snapshot after revision {snapshot.revision}, the newest is {self.storage.newest()}")
+        self._check_space()
         others = [kept for kept in self.storage.snapshots if kept.revision != snapshot.revision]
         newest_first = sorted([*others, snapshot], key=lambda kept: kept.revision, reverse=True)
         self.storage.snapshots = newest_first[:KEPT_SNAPSHOTS]
@@ -182,6 +186,7 @@ class SimJournal:
         self._check_writable()
         if not any(snapshot.revision >= before_revision for snapshot in self.storage.snapshots):
             raise ValueError(f"no snapshot at or after revision {before_revision}; nothing was removed")
+        self._check_space()
         oldest = self.storage.entries[0].revision
         gone = self.storage.entries[: max(0, before_revision - oldest)]
         self.storage.archive.extend(entry for entry in gone if entry.type not in BOOKKEEPING)
@@ -224,6 +229,8 @@ class SimJournal:
     def _check_writable(self) -> None:
         if self._failures:
             raise JournalUnavailable(self._failures.pop(0))
+
+    def _check_space(self) -> None:
         if self.storage.full:
             raise JournalUnavailable("the disk is full: free space; nothing was written")
 
