@@ -22,6 +22,7 @@ from controlplane.sim.reading import ROOT, BadScenario, as_list, as_table, read,
 from controlplane.sim.topology import Topology
 from controlplane.sim.version import SIM_VERSION
 from controlplane.sim.world.nodes import SimNode
+from controlplane.sim.world.peace import calm
 from controlplane.sim.world.play import Playing
 from controlplane.sim.world.site import World
 from controlplane.sim.world.timings import Timings
@@ -106,7 +107,7 @@ def run(scenario: Scenario, seed: int, observers: Sequence[Observer] = (), *, ke
     playing = Playing(world)
     playing.until(START_NS + seconds(scenario.duration_s))
     injector.stop()
-    world.calm()
+    calm(world)
     for observer in world.observers:
         observer.on_quiet(world)
     playing.until(START_NS + seconds(scenario.duration_s + scenario.settle_s))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.jobs import Exit, split_host_id
 from controlplane.core.state import State
 from controlplane.core.vocabulary import Assertion, RankState
+from controlplane.sim.world.checks import run_checks
 from controlplane.sim.world.nodes import Process, SimNode
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Agents:
             world.soft_changed()
             world.effects.resend(controller, f"node:{node.name}")
             self._tell_shards([node])
+            self._retell_links([node])
         elif isinstance(answer, Refusal) and answer.code == "unavailable":
             world.kernel.after(world.timings.retry_s, lambda: self._redial(node))
         elif isinstance(answer, Refusal):
@@ -143,22 +145,9 @@ class Agents:
             self.world.gangs.sight_changed()
             self.world.soft_changed()
             self.snapshot(node)
+            self._retell_links([node])
         else:
             self.hello(node)
-
-    def take_back(self, node: SimNode, owner: str = "operator") -> None:
-        """The operator's own cordon is lifted, as soon as somebody can write it down."""
-        leader = self.world.control.leader
-        number = leader.state.fleet.number(node.name) if leader else None
-        if leader is None or number is None:
-            return
-        if any(cordon.owner == owner for cordon in leader.state.fleet.facts[number].cordons):
-
-            def answered(answer: Answer | Refusal | None) -> None:
-                if isinstance(answer, Refusal) and answer.code == "unavailable":
-                    self.world.kernel.after(self.world.timings.retry_s, lambda: self.take_back(node, owner))
-
-            leader.tell(ev.UncordonNode("", node.name, owner), answered)
 
     # -- reports ----------------------------------------------------------------------------------------------------
 
@@ -199,6 +188,29 @@ class Agents:
             shift_ns = node.controller.clock_ns() - self.world.now_ns
             rows = tuple(process.row(shift_ns) for process in node.processes.values())
             self.tell([(node, ev.NodeReport(node.name, node.boot_id, True, rows, node.devices()))])
+
+    def links_broke(self, names: Iterable[str], lost: Set[str]) -> None:
+        """Nodes whose ranks worked with ranks on the `lost` ones say that they cannot reach them."""
+        self._tell_links({name: self.world.nodes[name].cut_off | lost for name in names})
+
+    def links_whole(self, found: Set[str]) -> None:
+        """Those nodes can be reached again."""
+        self._tell_links({n.name: n.cut_off - found for n in self.world.nodes.values() if n.cut_off & found})
+
+    def _tell_links(self, broken: Mapping[str, Set[str]]) -> None:
+        for name, lost in broken.items():
+            self.world.nodes[name].cut_off = frozenset(lost)
+        self._retell_links([self.world.nodes[name] for name in broken])
+
+    def _retell_links(self, nodes: Iterable[SimNode]) -> None:
+        """What a node cannot reach, where it is not what was acknowledged last."""
+        reports = [
+            (node, ev.NodeReport(node.name, node.boot_id, broken_links=tuple(sorted(node.cut_off))))
+            for node in nodes
+            if node.cut_off != node.cut_off_told
+        ]
+        if reports:
+            self.tell(reports, acknowledged)
 
     def shards(self, rows: Sequence[tuple[SimNode, ev.ShardRow]]) -> None:
         """Shards are on storage; each is told until it is acknowledged."""
@@ -301,7 +313,7 @@ class Agents:
             case EffectKind.SWEEP_FOLDERS:
                 world.stores.sweep(effect.items)
             case EffectKind.RUN_CHECKS:
-                ok, text = self._run_checks(node, effect)
+                ok, text = run_checks(world, node, effect)
             case EffectKind.STOP_HOSTS | EffectKind.START_HOSTS:
                 ok, text = False, f"{effect.kind} is for a cell"
         world.performed(effect, node)
@@ -324,21 +336,6 @@ class Agents:
                 process.exit = replace(process.exit, group_empty=True)
             ended.append(process)
         self.report(ended)
-
-    def _run_checks(self, node: SimNode, effect: Effect) -> tuple[bool, str]:
-        """Repair what the effect names, report what is found then, and say whether all is well."""
-        if not node.knows_checks:
-            return False, "this agent does not know this kind of effect; it may be older"
-        if not node.incurable:
-            for entity in effect.items[1:]:
-                kind, _, position = entity.partition("/")
-                if (row := node.events.pop(entity, None)) is not None:
-                    node.recovered.append(replace(row, assertion=Assertion.RECOVERED))
-                if kind == "accelerator":
-                    node.faults.pop(int(position), None)
-        self.report_devices(node)
-        left = [*node.faults.values(), *(row.code for row in node.events.values())] if node.incurable else []
-        return not left, f"still reports {', '.join(left)}" if left else ""
 
     # -- what happens to machines -----------------------------------------------------------------------------------
 
@@ -388,5 +385,7 @@ class Agents:
 
 
 def acknowledged(node: SimNode, report: ev.NodeReport) -> None:
-    """What was told of shards need not be told again."""
+    """What was told of shards and links need not be told again."""
+    if report.broken_links is not None:
+        node.cut_off_told = frozenset(report.broken_links)
     node.untold = [row for row in node.untold if row not in report.shards]

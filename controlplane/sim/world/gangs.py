@@ -220,10 +220,12 @@ class Gangs:
         """Nothing gets across between these machines and the others: gangs on both sides break and pause."""
         inside = {node.name for node in nodes}
         for gang in list(self.newest.values()):
-            homes = {process.node in inside for process in gang.members.values() if process.works}
-            if len(homes) == 2 and not gang.broken:
+            homes = {process.node for process in gang.members.values() if process.works}
+            if homes & inside and homes - inside and not gang.broken:
                 self._stop(gang)
                 self.world.kernel.after(self.world.timings.notice_s, partial(self._pause, gang))
+                lost = partial(self.world.agents.links_broke, sorted(homes - inside), homes & inside)
+                self.world.kernel.after(self.world.timings.notice_s, lost)
 
     def _stop(self, gang: Gang) -> None:
         self.told(gang.job)

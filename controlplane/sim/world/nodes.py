@@ -86,7 +86,8 @@ class SimNode:
     its agent has obeyed. `slow`: how many times longer its ranks take for a step. `untold`: shards that nobody has
     acknowledged. `relay`: the one that its stream goes through, "" none.
     `events`: faults that stand on other parts, by entity; `recovered`: those that ended and were not told yet.
-    `unreadable`: sources of health that cannot be read. `incurable`: checks repair nothing; `knows_checks`: its agent is new
+    `unreadable`: sources of health that cannot be read. `cut_off`: nodes that its ranks could not reach,
+    `cut_off_told`: as it was acknowledged last. `incurable`: checks repair nothing; `knows_checks`: its agent is new
     enough for them.
     """
 
@@ -111,6 +112,8 @@ class SimNode:
     events: dict[str, ev.FaultRow] = field(default_factory=dict)
     recovered: list[ev.FaultRow] = field(default_factory=list)
     unreadable: tuple[ev.SourceRow, ...] = ()
+    cut_off: frozenset[str] = frozenset()
+    cut_off_told: frozenset[str] = frozenset()
     incurable: bool = False
     knows_checks: bool = True
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from controlplane.core import events as ev
 from controlplane.core.draft import Answer, Policy, Refusal
@@ -13,7 +12,6 @@ from controlplane.core.machine import Machine
 from controlplane.core.spec import JobSpec
 from controlplane.core.state import State
 from controlplane.core.units import seconds
-from controlplane.core.vocabulary import Assertion
 from controlplane.engine.turn import Engine
 from controlplane.sim.journal import SimJournal
 from controlplane.sim.kernel import Kernel
@@ -235,42 +233,6 @@ class World:
             return
         self.control.leader.tell(ev.SubmitJob(f"submit-{spec.name}", spec), answered)
 
-    def calm(self) -> None:
-        """Every fault is over: machines, agents, paths, storage, the cell and the controller work; operators take back what
-        they said."""
-        self.journal.heal()
-        self.stores.calm()
-        self.broken.clear()
-        self.jammed.clear()
-        if self.control.leader is None:
-            self.control.back()
-        for name in self.relays.names():
-            self.relays.take_over(name)
-        for node in self.nodes.values():
-            self._calm_node(node)
-        if not self.cell.open:
-            self.cell.hello()
-        self.cell.report_nodes()
-        self.gangs.pace_changed()
-
-    def _calm_node(self, node: SimNode) -> None:
-        if not node.up:
-            self.repair(node.name)
-        node.raylet, node.slow = True, 1.0
-        node.link.calm_down()
-        node.faults.clear()
-        node.recovered.extend(replace(row, assertion=Assertion.RECOVERED) for row in node.events.values())
-        node.events.clear()
-        node.unreadable, node.incurable, node.knows_checks = (), False, True
-        self.agents.report_devices(node)
-        if not node.agent:
-            self.return_agent(node.name)
-        elif not (node.link.up and node.link.down):
-            self.thaw(node.name)
-        elif not node.session:
-            self.agents.hello(node)
-        self.agents.take_back(node)
-
     def performing(self, effect: Effect, node: SimNode) -> None:
         """An agent begins to carry out an effect."""
         for observer in self.observers:
@@ -356,6 +318,7 @@ class World:
             if node.up:
                 node.raylet = True
                 self.thaw(node.name)
+        self.agents.links_whole({node.name for node in nodes})
         self.cell.report_nodes()
 
     def join(self, nodes: Sequence[SimNode]) -> None:

@@ -9,10 +9,10 @@ import pytest
 from controlplane.core import records as r
 from controlplane.core.jobs import Exit
 from controlplane.core.vocabulary import AcceleratorState, JobState
-from controlplane.engine.ports import EpochLost, JournalUnavailable, JournalUncertain
+from controlplane.engine.ports import JournalUnavailable
 from controlplane.sim.faults import CATALOGUE, FaultPlan
 from controlplane.sim.faults.injector import Injector, RepairPlan
-from controlplane.sim.journal import ControllerCrashed, SimJournal
+from controlplane.sim.journal import SimJournal
 from controlplane.sim.scenario import Scenario, parse, world_of
 from controlplane.sim.world.play import Playing
 from controlplane.sim.world.site import World
@@ -69,15 +69,13 @@ class Stage:
         return sum(entry.type == record.__name__ for entry in entries)
 
 
-def pending(journal: SimJournal) -> type[Exception] | None:
-    """What the next append of a journal comes to."""
+def writable(journal: SimJournal) -> bool:
+    """Whether the next append would be kept."""
     try:
-        journal.append(journal.storage.entries[-1:])
-    except ValueError:
-        return None  # it was written already: nothing stands in the way
-    except (JournalUnavailable, JournalUncertain, ControllerCrashed, EpochLost) as error:
-        return type(error)
-    return None
+        journal.probe(journal.storage.epoch)
+    except JournalUnavailable:
+        return False
+    return True
 
 
 def process_kill(stage: Stage) -> Iterator[bool]:
@@ -459,8 +457,8 @@ def slow_fsync(stage: Stage) -> Iterator[bool]:
 
 def failing_fsync(stage: Stage) -> Iterator[bool]:
     stage.strike("failing_fsync", times=1)
-    yield pending(stage.world.leader.journal) is JournalUnavailable
-    yield pending(stage.world.leader.journal) is None
+    yield not writable(stage.world.leader.journal)
+    yield writable(stage.world.leader.journal)
 
 
 def uncertain_commit(stage: Stage) -> Iterator[bool]:
@@ -473,9 +471,9 @@ def uncertain_commit(stage: Stage) -> Iterator[bool]:
 
 def disk_full(stage: Stage) -> Iterator[bool]:
     stage.strike("disk_full")
-    yield pending(stage.world.leader.journal) is JournalUnavailable
+    yield not writable(stage.world.leader.journal)
     stage.wait(61)
-    yield pending(stage.world.leader.journal) is None
+    yield writable(stage.world.leader.journal)
 
 
 def lost_leadership(stage: Stage) -> Iterator[bool]:

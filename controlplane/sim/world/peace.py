@@ -1,0 +1,69 @@
+"""The end of all faults: everything is repaired and told, so that what is still wrong afterwards is the controller's doing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from controlplane.core import events as ev
+from controlplane.core.draft import Answer, Refusal
+from controlplane.core.vocabulary import Assertion
+from controlplane.sim.world.nodes import SimNode
+
+if TYPE_CHECKING:
+    from controlplane.sim.world.site import World
+
+OWNER = "operator"
+
+
+def calm(world: World) -> None:
+    """Machines, agents, paths, storage, the cell and the controller work; operators take back what they said."""
+    world.journal.heal()
+    world.stores.calm()
+    world.broken.clear()
+    world.jammed.clear()
+    if world.control.leader is None:
+        world.control.back()
+    for name in world.relays.names():
+        world.relays.take_over(name)
+    for node in world.nodes.values():
+        _calm_node(world, node)
+    if not world.cell.open:
+        world.cell.hello()
+    world.cell.report_nodes()
+    world.gangs.pace_changed()
+
+
+def _calm_node(world: World, node: SimNode) -> None:
+    if not node.up:
+        world.repair(node.name)
+    node.raylet, node.slow = True, 1.0
+    node.link.calm_down()
+    node.faults.clear()
+    node.recovered.extend(replace(row, assertion=Assertion.RECOVERED) for row in node.events.values())
+    node.events.clear()
+    node.unreadable, node.incurable, node.knows_checks = (), False, True
+    world.agents.links_whole({node.name})
+    world.agents.report_devices(node)
+    if not node.agent:
+        world.return_agent(node.name)
+    elif not (node.link.up and node.link.down):
+        world.thaw(node.name)
+    elif not node.session:
+        world.agents.hello(node)
+    _take_back(world, node)
+
+
+def _take_back(world: World, node: SimNode) -> None:
+    """The operator's own cordon is lifted, as soon as somebody can write it down."""
+    leader = world.control.leader
+    number = leader.state.fleet.number(node.name) if leader else None
+    if leader is None or number is None:
+        return
+    if any(cordon.owner == OWNER for cordon in leader.state.fleet.facts[number].cordons):
+
+        def answered(answer: Answer | Refusal | None) -> None:
+            if isinstance(answer, Refusal) and answer.code == "unavailable":
+                world.kernel.after(world.timings.retry_s, lambda: _take_back(world, node))
+
+        leader.tell(ev.UncordonNode("", node.name, OWNER), answered)
