@@ -6,12 +6,13 @@ quiet day of the site costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from controlplane.core import records as r
 from controlplane.core.health.distrust import LagLog, Vitals
 from controlplane.core.recovery.restore_point import Copies
 from controlplane.sim.copies import held
@@ -42,6 +43,9 @@ class SimSoft:
         self.fleet = fleet
         self._lags = LagLog()
         self._vitals = Vitals()
+        self._listens_since_ns = world.now_ns
+        self._told: set[str] = set()
+        self._rewound: dict[str, tuple[int, int]] = {}
         self._silent = np.zeros(0, dtype=np.int64)
         self._silent_since: dict[str, int] = {facts.name: 0 for facts in fleet.facts}
         self._numbered = 0
@@ -55,6 +59,14 @@ class SimSoft:
         """The node's beats arrive again."""
         if self._silent_since.pop(node, None) is not None:
             self._numbered = 0
+
+    def committed(self, records: Iterable[r.Record]) -> None:
+        """A turn was published: jobs go back to where their new generations start, those that ended are forgotten."""
+        for record in records:
+            if isinstance(record, r.GenerationStarted):
+                self._rewound[record.job] = (record.generation, record.restore_step)
+            elif isinstance(record, r.JobEnded):
+                self._rewound.pop(record.job, None)
 
     def stalled(self, late_ns: int) -> None:
         """The brain woke so much later than planned."""
@@ -97,6 +109,13 @@ class SimSoft:
     def progress(self, job_uid: str) -> tuple[int, int]:
         """See `core.softstate.SoftState`."""
         step, at_ns = self._world.gangs.told(job_uid)
+        if at_ns < self._listens_since_ns and job_uid not in self._told:
+            if not self._world.gangs.tells(job_uid):
+                return 0, 0  # told to an earlier process, and nobody has repeated it
+            self._told.add(job_uid)
+        generation, restored = self._rewound.get(job_uid, (0, 0))
+        if self._world.gangs.generation(job_uid) < generation:
+            step = restored
         return step, at_ns + self._clock() - self._world.now_ns if at_ns else 0
 
     def copies(self, job_uid: str) -> Copies:

@@ -150,6 +150,7 @@ class Controller:
     def _committed(self, result: TurnResult) -> None:
         before, self._published = self._published, result.state
         self.soft.fleet = result.state.fleet
+        self.soft.committed(result.records)
         events, self._events = self._events, ()
         turn = Turn(
             self.world.now_ns, self.state.epoch, events, before, result, self.engine.state,

@@ -91,6 +91,18 @@ class Gangs:
         """The newest gang of a job, by uid or by the name of its newest job."""
         return self.newest.get(job) or next((g for g in reversed(self.newest.values()) if g.name == job), None)
 
+    def tells(self, uid: str) -> bool:
+        """Whether ranks that have made a step in the newest generation are on a node whose agent talks."""
+        gang = self.newest.get(uid)
+        if gang is None or gang.stage < STEPPED:
+            return False
+        return any(self.world.nodes[process.node].talks for process in gang.members.values())
+
+    def generation(self, uid: str) -> int:
+        """Newest generation that ranks have heard of."""
+        gang = self.newest.get(uid)
+        return gang.generation if gang else 0
+
     def step_time_ns(self, uid: str) -> int:
         """How long a step of a job takes; 0: it has made none."""
         gang = self.newest.get(uid)
@@ -143,7 +155,8 @@ class Gangs:
             job.saves_every, job.spec.parallel, job.keeps_state,
         )  # fmt: skip
         if known is not None:
-            gang.last_step, gang.last_ns, gang.known = known.last_step, known.last_ns, known.known
+            gang.last_step, gang.last_ns = known.last_step, known.last_ns
+            gang.known = (job.restore_step, known.known[1])
             gang.step_ns = known.step_ns
         self.newest[job.uid] = gang
         return gang
