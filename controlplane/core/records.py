@@ -15,17 +15,69 @@ import numpy as np
 
 from controlplane.core import codec
 from controlplane.core.audit import AuditEntry
-from controlplane.core.checkpoints import Shard
 from controlplane.core.effects import Effect
-from controlplane.core.events import AcceleratorRow, HostRow
+from controlplane.core.events import AcceleratorRow
 from controlplane.core.evidence import Offence
 from controlplane.core.fleet import Accelerator
 from controlplane.core.health.book import FaultNote, Source
-from controlplane.core.identity import Role
-from controlplane.core.jobs import NONE, Exit, LostRank
+from controlplane.core.jobs import NONE, LostRank
 from controlplane.core.ranges import Ranges, expand, runs
+from controlplane.core.records_checkpoints import (
+    CheckpointCommitted,
+    CheckpointIntervalSet,
+    CheckpointPinned,
+    CheckpointPoisoned,
+    CheckpointsExpired,
+    CheckpointUnpinned,
+    CheckpointVerified,
+    CorruptionCleared,
+    CorruptionSuspected,
+    ShardReported,
+)
+from controlplane.core.records_hosts import (
+    HostEnded,
+    HostsForgotten,
+    HostsLost,
+    HostsObserved,
+    HostsReached,
+    HostsRequested,
+    StartFailed,
+)
+from controlplane.core.records_identity import (
+    CertificateIssued,
+    IdentityReinstated,
+    IdentityRevoked,
+    TokenCreated,
+    TokenSpent,
+)
 from controlplane.core.spec import JobSpec
-from controlplane.core.vocabulary import Blame, HandlingLevel, JobState, NodeLiveness, Phase, RankState, Rung
+from controlplane.core.vocabulary import Blame, HandlingLevel, JobState, NodeLiveness, Phase, Rung
+
+__all__ = [
+    "CertificateIssued",
+    "CheckpointCommitted",
+    "CheckpointIntervalSet",
+    "CheckpointPinned",
+    "CheckpointPoisoned",
+    "CheckpointUnpinned",
+    "CheckpointVerified",
+    "CheckpointsExpired",
+    "CorruptionCleared",
+    "CorruptionSuspected",
+    "HostEnded",
+    "HostsForgotten",
+    "HostsLost",
+    "HostsObserved",
+    "HostsReached",
+    "HostsRequested",
+    "IdentityReinstated",
+    "IdentityRevoked",
+    "ShardReported",
+    "StartFailed",
+    "TokenCreated",
+    "TokenSpent",
+]
+"""Kept in modules of their own; everything else is here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,90 +241,12 @@ class SparesWanted:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointIntervalSet:
-    """From its next generation on the job saves every so many steps; its manifest leaves the number to the controller."""
-
-    job: str
-    every_steps: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class JobStateChanged:
     """A job changed state, or names another blocker."""
 
     job: str
     state: JobState
     blocker: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class HostsRequested:
-    """Processes wanted on nodes; each starts parked."""
-
-    job: str
-    serials: tuple[int, ...]
-    nodes: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class HostsObserved:
-    """Live processes as their node agent reported them."""
-
-    job: str
-    node: int
-    rows: tuple[HostRow, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class HostsReached:
-    """Many live processes are in one state since `at_ns`. It tells of all processes of `generation` that have not ended and
-    whose serials lie in `serials`, which reaches over those that the job no longer has. `column`: see `events.HostsReached`."""
-
-    job: str
-    generation: int
-    state: RankState
-    serials: Ranges
-    at_ns: int
-    column: int
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class HostsLost:
-    """The live processes whose serials lie in `serials` are lost with their nodes; nobody saw how."""
-
-    job: str
-    serials: Ranges
-    at_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class HostEnded:
-    """A process ended, or is lost with its node (`exit.observed` false). `group_empty`: nothing of it is left."""
-
-    job: str
-    serial: int
-    rank: int
-    at_ns: int
-    exit: Exit
-
-
-@dataclass(frozen=True, slots=True)
-class HostsForgotten:
-    """Ended processes that need no further thought."""
-
-    job: str
-    serials: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StartFailed:
-    """A process without a rank ended by itself; the job's failed starts are counted."""
-
-    job: str
-    serial: int
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,93 +398,6 @@ class JoinFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class ShardReported:
-    """One rank's part of a checkpoint is on storage."""
-
-    job: str
-    checkpoint: str
-    generation: int
-    step: int
-    folder: str
-    shard: Shard
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointCommitted:
-    """All parts are there: the manifest is complete."""
-
-    job: str
-    checkpoint: str
-    step: int
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointVerified:
-    """Read back, all digests equal."""
-
-    job: str
-    checkpoint: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointPoisoned:
-    """Not to be restored."""
-
-    job: str
-    checkpoint: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CorruptionSuspected:
-    """Results of a job may be wrong since `since_ns`: checkpoints of `first_step` and later, written in generations up to
-    `generation`, are POISONED for restore until this is cleared, those still being written as well."""
-
-    job: str
-    since_ns: int
-    first_step: int
-    generation: int
-    reason: str
-    evidence: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CorruptionCleared:
-    """The suspicion was unfounded, says an operator or a verification: what was POISONED by it may be restored again."""
-
-    job: str
-    by: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointsExpired:
-    """Retention: files may be deleted."""
-
-    job: str
-    checkpoints: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointPinned:
-    """An owner wants the checkpoint kept, in place of its earlier reason."""
-
-    job: str
-    checkpoint: str
-    owner: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointUnpinned:
-    """An owner took its pin back."""
-
-    job: str
-    checkpoint: str
-    owner: str
-
-
-@dataclass(frozen=True, slots=True)
 class JobEnding:
     """The job will end in `state`; its processes are being stopped. `step`: newest step that was known."""
 
@@ -561,59 +448,6 @@ class Audited:
     """An accepted command, chained to the one before it."""
 
     entry: AuditEntry
-
-
-@dataclass(frozen=True, slots=True)
-class TokenCreated:
-    """A join token exists; only the SHA-256 of its text is kept."""
-
-    digest: str
-    kind: str
-    name: str
-    speaks_for: tuple[str, ...]
-    expires_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSpent:
-    """A join token was used with a public key (its digest); no other key can use it."""
-
-    digest: str
-    kind: str
-    name: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class CertificateIssued:
-    """An identity has a new certificate. `how`: join, renew, operator, or outside (made with the authority's own key)."""
-
-    kind: str
-    name: str
-    role: Role
-    speaks_for: tuple[str, ...]
-    series: int
-    serial: str
-    issued_ns: int
-    expires_ns: int
-    how: str
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityRevoked:
-    """Every certificate and token of the identity is refused from now on."""
-
-    kind: str
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityReinstated:
-    """The identity may get certificates again."""
-
-    kind: str
-    name: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,103 @@
+"""Durable records about checkpoints; see `records`, which names them all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controlplane.core.checkpoints import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReported:
+    """One rank's part of a checkpoint is on storage."""
+
+    job: str
+    checkpoint: str
+    generation: int
+    step: int
+    folder: str
+    shard: Shard
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointCommitted:
+    """All parts are there: the manifest is complete."""
+
+    job: str
+    checkpoint: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointVerified:
+    """Read back, all digests equal."""
+
+    job: str
+    checkpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPoisoned:
+    """Not to be restored."""
+
+    job: str
+    checkpoint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptionSuspected:
+    """Results of a job may be wrong since `since_ns`: checkpoints of `first_step` and later, written in generations up to
+    `generation`, are POISONED for restore until this is cleared, those still being written as well."""
+
+    job: str
+    since_ns: int
+    first_step: int
+    generation: int
+    reason: str
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptionCleared:
+    """The suspicion was unfounded, says an operator or a verification: what was POISONED by it may be restored again."""
+
+    job: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointsExpired:
+    """Retention: files may be deleted."""
+
+    job: str
+    checkpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPinned:
+    """An owner wants the checkpoint kept, in place of its earlier reason."""
+
+    job: str
+    checkpoint: str
+    owner: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointUnpinned:
+    """An owner took its pin back."""
+
+    job: str
+    checkpoint: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointIntervalSet:
+    """From its next generation on the job saves every so many steps; its manifest leaves the number to the controller."""
+
+    job: str
+    every_steps: int
+    reason: str
