@@ -222,11 +222,14 @@ def _job(record: JobRecord, names: Names) -> str:
             return f"{name} {record.state.name}{tail}"
         case r.GenerationStarted():
             tiers = [(entry.tier, entry.ranks) for entry in record.sources]
-            origin = source(record.restore_id, record.restore_step, tiers)
+            kept = record.keeps_state
+            origin = "what its ranks hold" if kept else source(record.restore_id, record.restore_step, tiers)
+            small = f" with {_counted(record.participants, 'rank')}" if record.participants else ""
             ranks = expand(record.changed_ranks).tolist()
             changed = f", new processes for {ranks_text(ranks)}" if ranks else ""
             passed = "".join(f"; passed over {reason}" for reason in record.passed_over)
-            return f"{name} starts generation {record.generation} from step {record.restore_step} ({origin}{passed}){changed}"
+            start = f"{name} starts generation {record.generation}{small} from step {record.restore_step}"
+            return f"{start} ({origin}{passed}){changed}"
         case r.GenerationReached():
             return f"all ranks of generation {record.generation} of {name} have passed {record.phase.value}"
         case r.JoinFailed():

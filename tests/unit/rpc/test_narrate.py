@@ -85,6 +85,15 @@ SENTENCES = [
         "moe starts generation 2 from step 50 (checkpoint moe-1/g1/step-50), new processes for rank 1",
     ),
     (
+        r.GenerationStarted("moe-1", 3, (), (), "", 51, participants=6, keeps_state=True),
+        "moe starts generation 3 with 6 ranks from step 51 (what its ranks hold)",
+    ),
+    (r.ReplicasDropped("moe-1", (2, 3)), "moe goes on without 2 replicas (2, 3)"),
+    (
+        r.RungFailed("moe-1", Rung.RESTART_RANK, (1,), "no process parked on node-01 within 30 s"),
+        "the way back of moe has failed: no process parked on node-01 within 30 s",
+    ),
+    (
         r.HostsReached("moe-1", 2, RankState.RUNNING, ((1, 49_600),), 1, 3, "relay-0"),
         "RUNNING, says relay-0: processes 1-49600 of moe",
     ),
