@@ -38,6 +38,9 @@ KINDS = (5, 9)
 MOST_RANKS = 24
 """Ranks of a job, where the site allows so few: a rank of several devices costs what a rank of one does."""
 
+SAVE_EVERY_S = (300.0, 600.0, 1_800.0)
+"""Time between two saves of a job while nothing goes wrong."""
+
 RARE = frozenset(
     {
         "rack", "power", "superpod", "switch", "burst", "cell", "cell_agent", "clock_jump", "clock_drift", "lost_leadership",
@@ -81,7 +84,7 @@ def generate(seed: int) -> Scenario:
     return Scenario(
         name=f"seed-{seed}",
         topology=topology,
-        jobs=_jobs(stream("jobs"), topology),
+        jobs=_jobs(stream("jobs"), topology, timings),
         faults=_faults(stream("faults")),
         duration_s=HOURS * 3_600.0,
         settle_s=2_700.0,
@@ -115,7 +118,7 @@ def _timings(random: Random) -> Timings:
     )
 
 
-def _jobs(random: Random, topology: Topology) -> tuple[PlannedJob, ...]:
+def _jobs(random: Random, topology: Topology, timings: Timings) -> tuple[PlannedJob, ...]:
     """Two to four jobs that together want from half of the site to a little more than all of it."""
     count = random.choice([2, 2, 3, 4])
     nodes = topology.super_pods * topology.racks_per_super_pod * topology.nodes_per_rack
@@ -126,11 +129,12 @@ def _jobs(random: Random, topology: Topology) -> tuple[PlannedJob, ...]:
         devices = wanted * share / sum(shares)
         widths = [width for width in (1, 2, 4, 8) if width <= topology.accelerators and devices / width <= MOST_RANKS]
         width = random.choice(widths or [topology.accelerators])
-        jobs.append(_job(random, f"job-{number}", max(2, int(devices / width)), width))
+        every = max(1, int(random.choice(SAVE_EVERY_S) / timings.step_s))
+        jobs.append(_job(random, f"job-{number}", max(2, int(devices / width)), width, every))
     return tuple(PlannedJob(spec, random.choice([0.0, 0.0, 30.0, 1_800.0])) for spec in jobs)
 
 
-def _job(random: Random, name: str, ranks: int, width: int) -> JobSpec:
+def _job(random: Random, name: str, ranks: int, width: int, every_steps: int) -> JobSpec:
     tensor = random.choice([1, 1, 2])
     replicas = max(1, ranks // tensor)
     experts = 2 if tensor == 2 and replicas % 2 == 0 else 1
@@ -143,7 +147,7 @@ def _job(random: Random, name: str, ranks: int, width: int) -> JobSpec:
         accelerators_per_rank=width,
         parallel=Parallel(tp=tensor, dp=replicas, ep=experts),
         spares=SparePolicy(random.choice([0, 1, 2]), random.choice([0, 1])),
-        checkpoint=CheckpointPolicy(every_steps=random.choice([40, 120]), keep=random.choice([1, 2, 3])),
+        checkpoint=CheckpointPolicy(every_steps=every_steps, keep=random.choice([1, 2, 3])),
         restart_policy=RestartPolicy(
             collect_window_ms=random.choice([200, 2_000]),
             user=Budget(random.choice([3, 20]), 3_600_000, 50),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from controlplane.core import events as ev
@@ -10,7 +12,7 @@ from controlplane.core.draft import Answer, Refusal
 from controlplane.core.effects import Effect
 from controlplane.core.state import State
 from controlplane.core.units import seconds
-from controlplane.engine.ports import EpochLost
+from controlplane.engine.ports import EpochLost, JournalUnavailable, Snapshot
 from controlplane.engine.recover import lead
 from controlplane.engine.turn import Engine, Request, TurnResult
 from controlplane.sim.journal import ControllerCrashed, CrashPoint, SimJournal
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from controlplane.sim.world.site import World
 
 Reply = Callable[[Answer | Refusal | None], None]
+
+SNAPSHOT_RECORDS = 1_000
+"""Records from one snapshot to the next."""
 
 MAX_INBOX = 100_000
 
@@ -157,3 +162,14 @@ class Controller:
             self is self.world.control.leader,
         )  # fmt: skip
         self.world.committed(turn)
+        self._snapshot()
+
+    def _snapshot(self) -> None:
+        """What the follower does in production: keep the whole state once in a while, so that a restart reads little."""
+        kept = self.journal.latest_snapshot()
+        if self.state.revision - (kept.revision if kept else 0) < SNAPSHOT_RECORDS:
+            return
+        body = self.state.to_json()
+        snapshot = Snapshot(self.state.revision, hashlib.sha256(body.encode()).hexdigest(), body)
+        with suppress(JournalUnavailable, EpochLost):  # the next turn tries again
+            self.journal.store_snapshot(snapshot)
