@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from controlplane.sim.world.site import World
 
 OWNER = "operator"
+OWNERS = (OWNER, "ann")
+"""Who has reasons; each takes back only its own."""
 
 
 def _order(world: World, command: ev.Command) -> None:
@@ -19,23 +21,25 @@ def _order(world: World, command: ev.Command) -> None:
     world.control.leader.tell(command, world.count_refusal)
 
 
-def _uncordon(world: World, node: str) -> None:
+def _uncordon(world: World, node: str, owner: str) -> None:
     if world.control.leader is not None:
-        world.control.leader.tell(ev.UncordonNode("", node, OWNER), world.count_refusal)
+        world.control.leader.tell(ev.UncordonNode("", node, owner), world.count_refusal)
 
 
 @kind("cordon", Aim.NODE, 1_800.0)
 def cordon(world: World, strike: Strike) -> Undo | None:
     """An operator cordons a node, and takes it back later."""
-    _order(world, ev.CordonNode("", strike.target, OWNER, "look"))
-    return lambda: _uncordon(world, strike.target)
+    owner = strike.random.choice(OWNERS)
+    _order(world, ev.CordonNode("", strike.target, owner, "look"))
+    return lambda: _uncordon(world, strike.target, owner)
 
 
 @kind("drain", Aim.NODE, 1_800.0)
 def drain(world: World, strike: Strike) -> Undo | None:
     """An operator drains a node, and takes it back later."""
-    _order(world, ev.DrainNode("", strike.target, OWNER, "firmware"))
-    return lambda: _uncordon(world, strike.target)
+    owner = strike.random.choice(OWNERS)
+    _order(world, ev.DrainNode("", strike.target, owner, "firmware"))
+    return lambda: _uncordon(world, strike.target, owner)
 
 
 @kind("cancel", Aim.JOB)

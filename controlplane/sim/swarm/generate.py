@@ -35,6 +35,9 @@ HOURS = 6.0
 KINDS = (5, 9)
 """Fewest and most kinds of faults in a scenario."""
 
+SITES = ((1, 4, 8), (1, 4, 8), (1, 5, 8), (1, 8, 4), (1, 9, 4), (2, 2, 8), (2, 4, 4), (2, 3, 6), (2, 4, 8))
+"""Super-pods, racks in each, nodes in each: 32 to 64 nodes."""
+
 MOST_RANKS = 24
 """Ranks of a job, where the site allows so few: a rank of several devices costs what a rank of one does."""
 
@@ -98,10 +101,11 @@ def generate(seed: int) -> Scenario:
 
 
 def _topology(random: Random) -> Topology:
+    super_pods, racks, nodes = random.choice(SITES)
     return Topology(
-        super_pods=random.choice([1, 1, 2]),
-        racks_per_super_pod=random.choice([4, 5, 8]),
-        nodes_per_rack=random.choice([4, 8]) if random.random() < 0.3 else 8,
+        super_pods=super_pods,
+        racks_per_super_pod=racks,
+        nodes_per_rack=nodes,
         racks_per_switch=random.choice([0, 1, 2]),
         racks_per_feed=random.choice([0, 2, 4]),
         accelerators=random.choice([2, 4, 8]),
