@@ -13,10 +13,10 @@ from tests.simulation.mutants import MUTANTS, planted
 def main() -> int:
     """Exit code 1 when a planted bug was not found."""
     arguments = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    arguments.add_argument("mutant", choices=[*MUTANTS, "all"])
+    arguments.add_argument("mutants", nargs="+", metavar="MUTANT", help=f"all, or some of {', '.join(MUTANTS)}")
     arguments.add_argument("--seeds", type=seed_span, default=range(1, 201), metavar="A-B")
     chosen = arguments.parse_args()
-    names = list(MUTANTS) if chosen.mutant == "all" else [chosen.mutant]
+    names = list(MUTANTS) if chosen.mutants == ["all"] else chosen.mutants
     missed = 0
     for name in names:
         with planted(name) as mutant:

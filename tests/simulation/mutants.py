@@ -24,13 +24,14 @@ from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.accounting.ledger import Ledger
 from controlplane.core.checkpoints import Checkpoint, Shard, checkpoint_id
+from controlplane.core.columns import put
 from controlplane.core.draft import Answer, Draft
-from controlplane.core.fleet import Cordon, Fleet
+from controlplane.core.fleet import Cordon, Fleet, NodeFacts
 from controlplane.core.health.suspicion import Ground, Sight, SuspicionPolicy, judge
 from controlplane.core.jobs import Job
 from controlplane.core.settling import binding, deciding, upkeep
 from controlplane.core.state import State
-from controlplane.core.vocabulary import Bucket, CheckpointState, NodeLiveness, NodeService
+from controlplane.core.vocabulary import Bucket, CheckpointState, NodeLiveness
 
 Plant = Callable[[ExitStack], None]
 
@@ -78,17 +79,14 @@ def fence_is_not_waited_for(stack: ExitStack) -> None:
 
 @mutant("S2")
 def cordons_are_ignored(stack: ExitStack) -> None:
-    """Placement takes cordoned nodes."""
+    """A cordon is written down, and the column that placement reads does not show it."""
+    set_facts = Fleet.set_facts
 
-    def schedulable(fleet: Fleet) -> Any:
-        return (
-            (fleet.liveness == NodeLiveness.ALIVE)
-            & (fleet.service == NodeService.IN_SERVICE)
-            & fleet.session
-            & fleet.cell_member
-        )
+    def forgetful(fleet: Fleet, number: int, facts: NodeFacts) -> None:
+        set_facts(fleet, number, facts)
+        fleet.cordoned = put(fleet.cordoned, number, False)
 
-    _swap(stack, Fleet, "schedulable", schedulable)
+    _swap(stack, Fleet, "set_facts", forgetful)
 
 
 @mutant("S3")
@@ -118,12 +116,8 @@ def generations_are_reused(stack: ExitStack) -> None:
 
 @mutant("S5")
 def unfinished_checkpoints_are_restored(stack: ExitStack) -> None:
-    """The newest checkpoint is taken, complete or not."""
-
-    def newest(checkpoints: Any, *_: Any) -> Checkpoint | None:
-        return max(checkpoints, key=lambda known: (known.step, known.generation), default=None)
-
-    _swap(stack, binding, "restore_point", newest)
+    """Any checkpoint may be restored, complete or not."""
+    _swap(stack, Checkpoint, "restorable", property(lambda known: known.state is not CheckpointState.EXPIRED))
 
 
 @mutant("S6")
@@ -245,7 +239,7 @@ def the_dead_stay_dead(stack: ExitStack) -> None:
 def spares_are_not_refilled(stack: ExitStack) -> None:
     """A spare that was used is not replaced."""
 
-    def kept(fleet: Fleet, job: Job) -> tuple[int, ...]:
+    def kept(fleet: Fleet, job: Job, *_: Any) -> tuple[int, ...]:
         mine = set(job.nodes())
         return tuple(node for node in job.spare_nodes if node not in mine)
 

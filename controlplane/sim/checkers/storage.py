@@ -56,6 +56,8 @@ class StartsFromARestorePoint(Checker):
             if newcomers:
                 yield Finding(job.uid, f"{start} what its processes hold, and those of ranks {newcomers} hold nothing")
             return
+        if record.sources:  # other tiers: every rank has one, or the manifest
+            return
         if not record.restore_id:
             if record.restore_step:
                 yield Finding(job.uid, f"{start} step {record.restore_step} of no checkpoint")
