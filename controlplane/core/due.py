@@ -176,18 +176,8 @@ def _windows(state: State, job: Job) -> Moments:
 
 
 def _stands_still(job: Job, soft: SoftState, policy: Policy) -> Moments:
-    """A running job that makes no step, ranks that wait for a peer, and the deadline of a rung."""
-    incident = job.incident
-    if incident is not None:
-        decided_ns = max(incident.decided_ns, soft.trusted_since_ns())
-        allowed_ns = incident.deadline_ns - incident.decided_ns
-        yield decided_ns + _excused(soft, decided_ns) + allowed_ns + JUST_AFTER_NS
-    elif job.state is JobState.RUNNING:
-        hosts = job.hosts
-        waiting = (hosts.state == RankState.PAUSED) & (hosts.generation == job.generation)
-        since_ns = np.maximum(ms(1) * np.unique(hosts.since_ms[waiting]), job.clock.running_ns)
-        since_ns = np.maximum(since_ns, soft.trusted_since_ns())
-        yield since_ns + soft.excused_ns(since_ns) + ms(policy.ladder.pause_patience_ms) + JUST_AFTER_NS
-        moved_ns = max(soft.progress(job.uid)[1], job.clock.running_ns, soft.trusted_since_ns())
+    """The patience with a running job that makes no step."""
+    if job.state is JobState.RUNNING and job.incident is None:
+        since_ns = max(soft.progress(job.uid)[1], job.clock.running_ns, soft.trusted_since_ns())
         limit_ns = hang_limit_ns(policy, soft.step_time_ns(job.uid))
-        yield moved_ns + _excused(soft, moved_ns) + limit_ns + JUST_AFTER_NS
+        yield since_ns + _excused(soft, since_ns) + limit_ns + JUST_AFTER_NS

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+
 import controlplane.core.apply as applying
 import controlplane.core.applying.recovery as recovery_records
 import controlplane.core.commands.node as node_commands
@@ -24,12 +26,12 @@ from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.accounting.ledger import Ledger
 from controlplane.core.checkpoints import Checkpoint, Shard, checkpoint_id
-from controlplane.core.columns import put
 from controlplane.core.draft import Answer, Draft
-from controlplane.core.fleet import Cordon, Fleet, NodeFacts
+from controlplane.core.fleet import Cordon, Fleet
 from controlplane.core.health.suspicion import Ground, Sight, SuspicionPolicy, judge
 from controlplane.core.jobs import Job
-from controlplane.core.settling import binding, deciding, upkeep
+from controlplane.core.recovery import copies, rungs
+from controlplane.core.settling import binding, deciding, placing, upkeep
 from controlplane.core.state import State
 from controlplane.core.vocabulary import Bucket, CheckpointState, NodeLiveness
 
@@ -78,15 +80,10 @@ def fence_is_not_waited_for(stack: ExitStack) -> None:
 
 
 @mutant("S2")
-def cordons_are_ignored(stack: ExitStack) -> None:
-    """A cordon is written down, and the column that placement reads does not show it."""
-    set_facts = Fleet.set_facts
-
-    def forgetful(fleet: Fleet, number: int, facts: NodeFacts) -> None:
-        set_facts(fleet, number, facts)
-        fleet.cordoned = put(fleet.cordoned, number, False)
-
-    _swap(stack, Fleet, "set_facts", forgetful)
+def ranks_start_again_where_they_were(stack: ExitStack) -> None:
+    """Nobody asks whether the node of a lost rank still takes work."""
+    for module in (rungs, binding):
+        _swap(stack, module, "misplaced", lambda job, fleet, ranks: ())
 
 
 @mutant("S3")
@@ -160,6 +157,12 @@ def effects_leave_before_the_append(stack: ExitStack) -> None:
     _swap(stack, turns.Engine, "turn", eager)
 
 
+@mutant("S8")
+def neighbours_hold_copies(stack: ExitStack) -> None:
+    """Whatever shares a rack is taken for safe."""
+    _swap(stack, copies, "shared_fate", lambda sites, original, holder: np.zeros(len(original), dtype=np.uint8))
+
+
 @mutant("S9")
 def drains_know_no_budget(stack: ExitStack) -> None:
     """Any number of working nodes may be drained."""
@@ -216,7 +219,7 @@ def blockers_are_not_named(stack: ExitStack) -> None:
         if job.blocker or job.state is not target:
             draft.write(r.JobStateChanged(job.uid, target, ""))
 
-    for module in (binding, deciding, upkeep):
+    for module in (settling, placing, binding, deciding):
         _swap(stack, module, "say", silent)
 
 

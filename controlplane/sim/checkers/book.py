@@ -224,7 +224,7 @@ def _generation(book: Book, record: r.GenerationStarted) -> None:
     job.generation, job.blocker = record.generation, ""
     for rank, serial in zip(numbers(record.changed_ranks), numbers(record.hosts), strict=True):
         job.hosts[rank] = serial
-    job.taking_part = frozenset(rank for rank, (node, _) in enumerate(job.places) if node >= 0)
+    job.taking_part = job.taking_part_now
     if job.state is JobState.PLACING:
         job.state = JobState.STARTING
 

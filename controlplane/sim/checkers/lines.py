@@ -76,6 +76,11 @@ class JobLine:
     end_reason: str = ""
 
     @property
+    def taking_part_now(self) -> frozenset[int]:
+        """Ranks that have a place."""
+        return frozenset(rank for rank, (node, _) in enumerate(self.places) if node >= 0)
+
+    @property
     def devices(self) -> int:
         """How many accelerators its ranks hold now."""
         return 0 if self.ended else sum(len(positions) for node, positions in self.places if node >= 0)

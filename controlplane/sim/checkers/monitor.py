@@ -15,6 +15,7 @@ from controlplane.sim.checkers.acts import BudgetHolds, OwnersKeepTheirReasons
 from controlplane.sim.checkers.base import Checker, Durable, Finding
 from controlplane.sim.checkers.believing import SilenceKillsNobody
 from controlplane.sim.checkers.book import Book
+from controlplane.sim.checkers.copies import CopiesLieElsewhere
 from controlplane.sim.checkers.durability import DurableBeforeSent, ReplayAgrees
 from controlplane.sim.checkers.ledger import EverySecondOnce
 from controlplane.sim.checkers.numbering import NumbersGrow
@@ -68,8 +69,8 @@ def all_checkers(policy: Policy) -> tuple[Checker, ...]:
     """One of each, with nothing seen yet."""
     return (
         OneRankPerAccelerator(), OnlyWhereWorkMayGo(), OldWritersAreHarmless(), NumbersGrow(), StartsFromARestorePoint(),
-        ReplayAgrees(), DurableBeforeSent(), BudgetHolds(policy.actions), LastGoodIsKept(), OwnersKeepTheirReasons(),
-        EverySecondOnce(), SilenceKillsNobody(), EveryJobKnowsWhy(), NodesAreWhatTheyAre(), SparesComeBack(),
+        ReplayAgrees(), DurableBeforeSent(), CopiesLieElsewhere(), BudgetHolds(policy.actions),
+        LastGoodIsKept(), OwnersKeepTheirReasons(), EverySecondOnce(), SilenceKillsNobody(), EveryJobKnowsWhy(), NodesAreWhatTheyAre(), SparesComeBack(),
         NothingGrows(),
     )  # fmt: skip
 

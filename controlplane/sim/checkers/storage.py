@@ -56,7 +56,13 @@ class StartsFromARestorePoint(Checker):
             if newcomers:
                 yield Finding(job.uid, f"{start} what its processes hold, and those of ranks {newcomers} hold nothing")
             return
-        if record.sources:  # other tiers: every rank has one, or the manifest
+        if record.sources:
+            told = sum(source.count for source in record.sources)
+            if told != len(job.taking_part_now):
+                yield Finding(
+                    job.uid,
+                    f"{start} several tiers, which hold the state of {told} ranks of {len(job.taking_part_now)}",
+                )
             return
         if not record.restore_id:
             if record.restore_step:
