@@ -69,9 +69,9 @@ def all_checkers(policy: Policy) -> tuple[Checker, ...]:
     """One of each, with nothing seen yet."""
     return (
         OneRankPerAccelerator(), OnlyWhereWorkMayGo(), OldWritersAreHarmless(), NumbersGrow(), StartsFromARestorePoint(),
-        ReplayAgrees(), DurableBeforeSent(), CopiesLieElsewhere(), BudgetHolds(policy.actions),
-        LastGoodIsKept(), OwnersKeepTheirReasons(), EverySecondOnce(), SilenceKillsNobody(), EveryJobKnowsWhy(), NodesAreWhatTheyAre(), SparesComeBack(),
-        NothingGrows(),
+        ReplayAgrees(), DurableBeforeSent(), CopiesLieElsewhere(), BudgetHolds(policy.actions), LastGoodIsKept(),
+        OwnersKeepTheirReasons(), EverySecondOnce(), SilenceKillsNobody(), EveryJobKnowsWhy(), NodesAreWhatTheyAre(),
+        SparesComeBack(), NothingGrows(),
     )  # fmt: skip
 
 

@@ -57,12 +57,9 @@ class StartsFromARestorePoint(Checker):
                 yield Finding(job.uid, f"{start} what its processes hold, and those of ranks {newcomers} hold nothing")
             return
         if record.sources:
-            told = sum(source.count for source in record.sources)
-            if told != len(job.taking_part_now):
-                yield Finding(
-                    job.uid,
-                    f"{start} several tiers, which hold the state of {told} ranks of {len(job.taking_part_now)}",
-                )
+            told, wanted = sum(source.ranks for source in record.sources), len(job.taking_part_now)
+            if told != wanted:
+                yield Finding(job.uid, f"{start} several tiers, which hold the state of {told} ranks of {wanted}")
             return
         if not record.restore_id:
             if record.restore_step:
