@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import islice
 
 from cli.seeds import seed_span
 from controlplane.sim.swarm.run import run_seed
@@ -15,18 +16,17 @@ def main() -> int:
     arguments = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     arguments.add_argument("mutants", nargs="+", metavar="MUTANT", help=f"all, or some of {', '.join(MUTANTS)}")
     arguments.add_argument("--seeds", type=seed_span, default=range(1, 201), metavar="A-B")
+    arguments.add_argument("--count", type=int, default=1, help="how many seeds that find it are wanted")
     chosen = arguments.parse_args()
     names = list(MUTANTS) if chosen.mutants == ["all"] else chosen.mutants
     missed = 0
     for name in names:
         with planted(name) as mutant:
-            found = next((result for result in map(run_seed, chosen.seeds) if not result.clean), None)
-        if found is None:
-            missed += 1
-            sys.stdout.write(f"{name}: not found by seeds {chosen.seeds.start}-{chosen.seeds.stop - 1}\n")
-            continue
-        expected = "" if found.invariant in mutant.invariants else f" (expected {', '.join(mutant.invariants)})"
-        sys.stdout.write(f"{name}: seed {found.seed}, {found.invariant}{expected}: {found.text.splitlines()[0]}\n")
+            found = list(islice((result for result in map(run_seed, chosen.seeds) if not result.clean), chosen.count))
+        right = [result for result in found if result.invariant in mutant.invariants]
+        missed += not right
+        seeds = ", ".join(f"{result.seed} ({result.invariant})" for result in found) or "none"
+        sys.stdout.write(f"{name}: {seeds}{'' if not right else f': {right[0].text.splitlines()[0]}'}\n")
         sys.stdout.flush()
     return int(missed > 0)
 

@@ -11,7 +11,27 @@ import pytest
 from controlplane.sim.swarm.run import run_seed
 from tests.simulation.mutants import MUTANTS, planted
 
-FOUND_BY: dict[str, tuple[int, ...]] = {}
+FOUND_BY: dict[str, tuple[int, ...]] = {
+    "fence_is_not_waited_for": (10, 12, 14, 17),
+    "ranks_start_again_where_they_were": (4, 5, 10),
+    "old_generations_may_write": (1, 5, 9),
+    "generations_are_reused": (1,),
+    "unfinished_checkpoints_are_restored": (2, 4, 5),
+    "a_record_is_written_otherwise_than_applied": (1,),
+    "apply_counts_its_calls": (1,),
+    "effects_leave_before_the_append": (1,),
+    "neighbours_hold_copies": (1,),
+    "drains_know_no_budget": (3, 5, 9),
+    "retention_counts_only": (1, 2),
+    "uncordon_removes_every_reason": (3, 5, 9),
+    "lost_progress_is_booked_twice": (1,),
+    "suspended_jobs_are_forgotten": (4, 5, 10),
+    "blockers_are_not_named": (3, 4, 5),
+    "the_dead_stay_dead": (1,),
+    "spares_are_not_refilled": (1,),
+    "effects_never_expire": (4, 5, 8),
+    "many_silent_are_all_dead": (1,),
+}
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -15,7 +15,7 @@ from controlplane.sim.swarm.run import run_scenario, run_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = sorted((ROOT / "docs" / "scenarios").glob("*.toml"))
-CLEAN = range(1, 13)
+CLEAN = range(1, 9)
 SAME = 2
 
 

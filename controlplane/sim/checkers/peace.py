@@ -5,9 +5,10 @@ Judged by the world's truth: what a node is, not what the controller thinks it i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from controlplane.core.effects import Effect
 from controlplane.core.state import State
 from controlplane.core.units import seconds
 from controlplane.core.vocabulary import JobState, NodeLiveness, NodeService
@@ -172,22 +173,28 @@ class NothingGrows(Checker):
 
     invariant = "L4"
 
+    def __init__(self) -> None:
+        self._due_ns: dict[str, int] = {}
+
     def turn(self, after: State, book: Book, world: World) -> Iterator[Finding]:
-        """Effects end, answered or not."""
-        yield from self._overdue(after, after.at_ns - seconds(OVERDUE_S))
+        """Effects end, answered or not; counted in the world's time, for the controller's clock may jump."""
+        for effect in after.effects.values():
+            due_ns = world.now_ns + effect.deadline_ns - after.at_ns + seconds(OVERDUE_S)
+            yield from self._late([effect] if self._due_ns.setdefault(effect.id, due_ns) < world.now_ns else [])
+        if len(self._due_ns) > MAX_WAITING:
+            self._due_ns = {name: due_ns for name, due_ns in self._due_ns.items() if name in after.effects}
 
     def settled(self, book: Book, world: World) -> Iterator[Finding]:
         """Effects and the inbox."""
         state = world.state()
-        yield from self._overdue(state, state.at_ns)
+        yield from self._late([effect for effect in state.effects.values() if effect.deadline_ns < state.at_ns])
         if len(state.effects) > MAX_WAITING:
             yield Finding("effects", f"{len(state.effects)} effects are outstanding")
         if world.control.leader is not None and world.control.leader.inbox:
             yield Finding("inbox", f"{world.control.leader.inbox} events wait in the inbox")
 
     @staticmethod
-    def _overdue(state: State, due_ns: int) -> Iterator[Finding]:
-        late = [effect for effect in state.effects.values() if effect.deadline_ns < due_ns]
+    def _late(late: Sequence[Effect]) -> Iterator[Finding]:
         if late:
             first = late[0]
             text = f"{len(late)} effects are past their deadline and outstanding, {first.kind} to {first.target} among them"
