@@ -44,8 +44,8 @@ def _order(fleet: Fleet, capacity: np.ndarray, ranks: int) -> np.ndarray:
     """Node numbers in the order of filling."""
     racks = len(fleet.racks)
     by_rack = np.bincount(fleet.rack, weights=capacity, minlength=racks)
-    fits = by_rack >= ranks
-    key = np.where(fits, by_rack - by_rack.max(initial=0) - 1, -by_rack) if fits.any() else -by_rack
+    most = by_rack.max(initial=0)
+    key = np.where(by_rack >= ranks, by_rack - most - 1, most - by_rack)
     return np.lexsort((np.arange(fleet.size), -capacity, _on_trial(fleet), fleet.rack, key[fleet.rack]))
 
 

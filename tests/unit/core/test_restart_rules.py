@@ -47,7 +47,7 @@ def offence(age_s: float, rank: int = 5, node: int = 2, job: str = "moe-1", code
         (Match(signals=(9,), senders=("oom",)), KILLED, "sender is unknown, not oom"),
         (Match(senders=("unknown",)), KILLED, ""),
         (Match(senders=("unknown",)), EXIT_42, "sender is none, not unknown"),
-        (Match(signals=(-1,)), EXIT_42, "signal is 0, not unknown"),
+        (Match(signals=(-1,)), EXIT_42, "signal is none, not unknown"),
         (Match(fault_levels=("ISOLATE", "RETURN_TO_VENDOR")), FAULT, ""),
         (Match(fault_levels=("CORDON",)), FAULT, "fault level is ISOLATE, not CORDON"),
         (Match(fault_levels=("ISOLATE",)), EXIT_42, "fault level is unknown, not ISOLATE"),
@@ -136,7 +136,7 @@ def test_all_node_rules_are_evaluated() -> None:
         )
     )
     judged = judge_node(policy, case())
-    assert [one.mismatch for one in judged] == ["1 failures of the node within 3600 s, not 2", ""]
+    assert [one.mismatch for one in judged] == ["1 failure of the node within 3600 s, not 2", ""]
     assert judge_node(policy, replace(case(), node=NONE)) == ()
 
 
