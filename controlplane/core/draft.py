@@ -28,13 +28,14 @@ class QuarantinePolicy:
     """Times in milliseconds.
 
     `checks_ms`: an agent must have checked its node within. `retry_ms`: before checks that failed are tried again, doubled
-    each time, `tries` times in all. `trial_ms`: first trial, a day, because one repaired node in five fails again within it;
-    doubled with each repair of the same part within `memory_ms`, up to `trial_most_ms`.
+    each time up to `retry_most_ms`: what was out of order may be repaired at any time. `trial_ms`: first trial, a day, because
+    one repaired node in five fails again within it; doubled with each repair of the same part within `memory_ms`, up to
+    `trial_most_ms`.
     """
 
     checks_ms: int = 1_800_000
     retry_ms: int = 600_000
-    tries: int = 3
+    retry_most_ms: int = 1_800_000
     trial_ms: int = 86_400_000
     memory_ms: int = 7 * 86_400_000
     trial_most_ms: int = 7 * 86_400_000

@@ -539,7 +539,7 @@ class ChecksStarted:
 
 @dataclass(frozen=True, slots=True)
 class ChecksFailed:
-    """The node stays in quarantine. `next_ns`: when the checks are tried again, Unix ns; 0: only by somebody's word."""
+    """The node stays in quarantine. `next_ns`: when the checks are tried again, Unix ns."""
 
     node: str
     reason: str

@@ -191,7 +191,8 @@ def node_summary(state: State, name: str) -> str:
     parts += [", ".join(why_not)] if why_not else []
     stay = state.health.stays.get(name)
     if stay is not None:
-        parts.append(f"health: {waits_for(NodeService(int(fleet.service[number])), stay)}, because {stay.reason}")
+        waits = waits_for(state.health, name, NodeService(int(fleet.service[number])))
+        parts.append(f"health: {waits}, because {stay.reason}")
     parts += [f"{source.name} cannot be read: {source.reason}" for source in state.health.sources.get(name, ())]
     parts += [f"it holds ranks of {', '.join(holds)}"] if holds else []
     parts += [f"it is a warm spare of {', '.join(spare)}"] if spare else []

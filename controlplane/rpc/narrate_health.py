@@ -60,8 +60,7 @@ def _way_back(record: r.ChecksStarted | r.ChecksFailed | r.TrialStarted | r.Tria
         case r.ChecksStarted():
             return "is repaired and checked by its agent"
         case r.ChecksFailed():
-            more = "" if record.next_ns else "; nobody tries again by himself"
-            return f"stays in quarantine, its checks failed: {record.reason}{more}"
+            return f"stays in quarantine, its checks failed: {record.reason}"
         case r.TrialStarted():
             return f"is back, on trial: {record.reason}"
         case r.TrialPassed():

@@ -75,7 +75,7 @@ def node_message(state: State, number: int, last_beat_ns: int, now_ns: int) -> f
 
 def _health(state: State, node: str, service: NodeService) -> str:
     stay = state.health.stays.get(node)
-    return f"{waits_for(service, stay)}; {stay.reason}" if stay is not None else ""
+    return f"{waits_for(state.health, node, service)}; {stay.reason}" if stay is not None else ""
 
 
 def _fault(note: FaultNote, now_ns: int) -> fleet_pb2.NodeFault:

@@ -78,8 +78,7 @@ class Stay:
     """A node in quarantine, under checks or on trial.
 
     `level`: what the fault asks for, so that the checks know what to repair. `evidence`: what led here. `serials`: the parts
-    to blame. `tries`: checks that failed so far. `next_ns`: when checks may begin (0: only after somebody's word), or the
-    trial ends, Unix ns.
+    to blame. `tries`: checks that failed so far. `next_ns`: when checks may begin, or the trial ends, Unix ns.
     """
 
     reason: str

@@ -140,9 +140,8 @@ def checks_done(draft: Draft, effect: Effect, *, ok: bool, message: str) -> None
     if ok and left:
         ok, message = False, f"the node still reports {', '.join(left)}"
     if not ok:
-        tries = stay.tries + 1
-        again_ns = draft.now_ns + ms(policy.retry_ms) * 2**stay.tries if tries < policy.tries else 0
-        draft.write(r.ChecksFailed(node, message or "its agent did not say why", again_ns))
+        pause_ms = min(policy.retry_ms * 2 ** min(stay.tries, 16), policy.retry_most_ms)
+        draft.write(r.ChecksFailed(node, message or "its agent did not say why", draft.now_ns + ms(pause_ms)))
         return
     count = 1 + repairs(draft.state.health, stay.serials or (f"node:{node}",), draft.now_ns - ms(policy.memory_ms))
     trial_ms = min(policy.trial_ms * 2 ** (count - 1), policy.trial_most_ms)
@@ -189,13 +188,14 @@ def _begin(draft: Draft, node: str, level: HandlingLevel) -> None:
 
 
 def _may_begin(draft: Draft, number: int, stay: Stay) -> bool:
-    """Whether checks may begin: it is time, the agent listens, and a part that goes back to its vendor has been replaced."""
-    if not stay.next_ns or draft.now_ns < stay.next_ns or not draft.fleet.session[number]:
+    """Whether checks may begin: it is time, the agent listens, and no part is there that has to go back to its vendor."""
+    if draft.now_ns < stay.next_ns or not draft.fleet.session[number]:
         return False
-    if stay.level is not HandlingLevel.RETURN_TO_VENDOR:
-        return True
-    there = {device.serial for device in draft.fleet.facts[number].accelerators}
-    return bool(stay.serials) and not there.intersection(stay.serials)
+    return not _awaits_part(draft.state.health, draft.fleet.name(number))
+
+
+def _awaits_part(book: HealthBook, node: str) -> bool:
+    return any(fault.note.level is HandlingLevel.RETURN_TO_VENDOR for fault in book.on(node))
 
 
 def _held(draft: Draft) -> np.ndarray:
@@ -208,19 +208,17 @@ def _held(draft: Draft) -> np.ndarray:
     return held
 
 
-def waits_for(service: NodeService, stay: Stay) -> str:
-    """What a node in health's hands waits for, in words."""
+def waits_for(book: HealthBook, node: str, service: NodeService) -> str:
+    """What a node in health's hands waits for, in words. An operator can let it out at any time."""
     match service:
         case NodeService.VALIDATING:
             return "its agent runs checks"
         case NodeService.PROBATION:
             return "it works on trial"
-        case NodeService.QUARANTINED if stay.level is HandlingLevel.RETURN_TO_VENDOR:
+        case NodeService.QUARANTINED if _awaits_part(book, node):
             return "it waits for a new part"
-        case NodeService.QUARANTINED if not stay.next_ns:
-            return (
-                f"checks failed {stay.tries} times: it waits for an operator (`phalanx uncordon NODE --owner health`)"
-            )
+        case NodeService.QUARANTINED if book.stays[node].tries:
+            return f"its checks failed {book.stays[node].tries} times and are tried again"
         case NodeService.QUARANTINED:
             return "it waits until it is empty and its agent can run checks"
         case _:

@@ -48,13 +48,15 @@ RARE = frozenset(
     {
         "rack", "power", "superpod", "switch", "burst", "cell", "cell_agent", "clock_jump", "clock_drift", "lost_leadership",
         "spares_shortage", "spares_surplus", "cancel", "broken_start", "scattered_silence", "silent_corruption", "slow_fsync",
-        "disk_full", "hang",
+        "disk_full", "hang", "job_code",
     }
 )  # fmt: skip
 """Kinds that strike once or twice in six hours; the others up to a dozen times."""
 
 DRAWN: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "node": {"half_open": (0, 0, 1)},
+    "device_code": {"incurable": (0, 0, 1)},
+    "node_code": {"incurable": (0, 0, 1), "old_agent": (0, 0, 0, 1)},
     "process_kill": {"lingers": (0, 1)},
     "process_exit": {"code": (1, 2, 42, 75, 16, 17, 137)},
     "controller_stall": {"stall_s": (0.5, 2.0, 20.0, 200.0)},

@@ -8,9 +8,10 @@ import pytest
 
 from controlplane.core import records as r
 from controlplane.core.jobs import Exit
-from controlplane.core.vocabulary import AcceleratorState, JobState
+from controlplane.core.vocabulary import AcceleratorState, JobState, NodeLiveness
 from controlplane.engine.ports import JournalUnavailable
 from controlplane.sim.faults import CATALOGUE, FaultPlan
+from controlplane.sim.faults.health import CODES
 from controlplane.sim.faults.injector import Injector, RepairPlan
 from controlplane.sim.journal import SimJournal
 from controlplane.sim.scenario import Scenario, parse, world_of
@@ -203,6 +204,51 @@ def health_source(stage: Stage) -> Iterator[bool]:
     stage.wait(601)
     fleet = stage.world.state().fleet
     yield set(fleet.acc_state[fleet.index[node.name]].tolist()) == {AcceleratorState.HEALTHY}
+
+
+def device_code(stage: Stage) -> Iterator[bool]:
+    node = stage.world.nodes[stage.node_of()]
+    stage.strike("device_code", f"{node.name}/1")
+    yield node.faults[1] in CODES
+    stage.wait(601)
+    yield not node.faults
+
+
+def node_code(stage: Stage) -> Iterator[bool]:
+    node = stage.world.nodes[stage.node_of()]
+    stage.strike("node_code", node.name, incurable=1)
+    stage.wait(5)
+    yield node.name in stage.world.state().health.stays
+    yield "node" in node.events
+    stage.wait(601)
+    yield not node.events
+    yield not node.incurable
+
+
+def code_once(stage: Stage) -> Iterator[bool]:
+    node = stage.world.nodes[stage.node_of()]
+    stage.strike("code_once", f"{node.name}/0", times=3, period_s=10)
+    stage.wait(31)
+    yield len(stage.world.state().health.sightings[f"{node.name}-0/SIM-ECC"]) == 3
+
+
+def job_code(stage: Stage) -> Iterator[bool]:
+    stage.strike("job_code", "moe-1", devices=8)
+    yield sum(len(node.faults) for node in stage.world.nodes.values()) == 8
+    stage.wait(61)
+    yield not any(node.faults for node in stage.world.nodes.values())
+
+
+def unlinked(stage: Stage) -> Iterator[bool]:
+    name = stage.node_of()
+    stage.strike("unlinked", name)
+    stage.wait(5)
+    fleet = stage.world.state().fleet
+    yield fleet.liveness[fleet.index[name]] == NodeLiveness.DEAD
+    stage.wait(301)
+    yield stage.world.state().health.links == {}
+    fleet = stage.world.state().fleet
+    yield fleet.liveness[fleet.index[name]] == NodeLiveness.ALIVE
 
 
 def node(stage: Stage) -> Iterator[bool]:
