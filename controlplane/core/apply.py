@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-import numpy as np
-
 from controlplane.core import records as r
 from controlplane.core.applying.checkpoints import checkpoint_state, cleared, committed, expired, pin, shard, suspected
 from controlplane.core.applying.fleet import (
@@ -24,11 +22,11 @@ from controlplane.core.applying.fleet import (
 from controlplane.core.applying.health import health
 from controlplane.core.applying.hosts import (
     host_ended,
+    hosts_forgotten,
     hosts_lost,
     hosts_observed,
     hosts_reached,
     hosts_requested,
-    select,
     unbind,
 )
 from controlplane.core.applying.identity import identity
@@ -142,9 +140,7 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
         case r.HostEnded():
             host_ended(state, record, at_ns)
         case r.HostsForgotten():
-            job = state.own_job(record.job)
-            keep = ~np.isin(job.hosts.serial, np.array(record.serials, dtype=np.int32))
-            job.hosts = select(job.hosts, keep)
+            hosts_forgotten(state, record)
         case r.StartFailed():
             job = state.own_job(record.job)
             if record.serial >= job.failed_below:

@@ -174,21 +174,16 @@ def _ranks(job: Job) -> list[str]:
     """Ranks and processes name each other, and stand on the same node."""
     if job.terminal or not job.placed:
         return []
-    hosts = job.hosts
+    hosts, rows = job.hosts, job.host_rows()
     bound = np.flatnonzero(job.rank_host != NONE)
-    serials = job.rank_host[bound]
-    rows = hosts.rows(serials)
-    known = rows != NONE
+    rows, serials = rows[bound], job.rank_host[bound]
+    agreed = rows != NONE
+    agreed[agreed] = hosts.serial[rows[agreed]] == serials[agreed]
     found = [
-        f"rank {rank} of {job.uid} is bound to unknown host {serial}"
-        for rank, serial in zip(bound[~known].tolist(), serials[~known].tolist(), strict=True)
+        f"rank {rank} of {job.uid} is bound to host {serial}, which does not hold it"
+        for rank, serial in zip(bound[~agreed].tolist(), serials[~agreed].tolist(), strict=True)
     ]
-    bound, rows = bound[known], rows[known]
-    if np.bincount(rows).max(initial=0) > 1:
-        found.append(f"S1: a process of {job.uid} holds two ranks")
-    for at in np.flatnonzero(hosts.rank[rows] != bound).tolist():
-        serial, said = int(hosts.serial[rows[at]]), int(hosts.rank[rows[at]])
-        found.append(f"rank {int(bound[at])} of {job.uid}: host {serial} says rank {said}")
+    bound, rows = bound[agreed], rows[agreed]
     apart = bound[hosts.node[rows] != job.rank_node[bound]].tolist()
     found += [f"rank {rank} of {job.uid} is placed on another node than its process" for rank in apart]
     if np.count_nonzero(hosts.rank != NONE) != len(bound):

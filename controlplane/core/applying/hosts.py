@@ -99,6 +99,15 @@ def hosts_lost(state: State, record: r.HostsLost, at_ns: int) -> None:
     )
 
 
+def hosts_forgotten(state: State, record: r.HostsForgotten) -> None:
+    """Ended processes are thought of no more."""
+    job = state.own_job(record.job)
+    rows = job.hosts.rows(np.array(record.serials, dtype=np.int32))
+    keep = np.ones(len(job.hosts.serial), dtype=np.bool_)
+    keep[rows[rows != NONE]] = False
+    job.hosts = select(job.hosts, keep)
+
+
 def host_ended(state: State, record: r.HostEnded, at_ns: int) -> None:
     """A process has ended."""
     job = state.own_job(record.job)
