@@ -56,6 +56,9 @@ class FakeController(
     calls: int = 0
     audit: list[audit_pb2.AuditRecord] = field(default_factory=list)
     history: list[event_pb2.Record] = field(default_factory=list)
+    decisions: list[event_pb2.Decision] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+    warnings: list[tuple[str, str, str]] = field(default_factory=list)
     audit_head: tuple[int, str] = (0, "")
     knows_columns: bool = False
     refused_nodes: set[str] = field(default_factory=set)
@@ -89,7 +92,10 @@ class FakeController(
         ranks = [
             job_pb2.Rank(rank=n, node=f"node-{n // 2 + 1}", accelerators=[n % 2]) for n in range(request.spec.ranks)
         ]
-        return job_pb2.SubmitJobResponse(name=request.spec.name, uid="u-1", placement=ranks, spare_nodes=["node-3"])
+        warnings = [types_pb2.FieldViolation(path=path, reason=reason, fix=fix) for path, reason, fix in self.warnings]
+        return job_pb2.SubmitJobResponse(
+            name=request.spec.name, uid="u-1", placement=ranks, spare_nodes=["node-3"], warnings=warnings
+        )
 
     def ListJobs(self, request: Any, context: grpc.ServicerContext) -> job_pb2.ListJobsResponse:
         self._seen(request, context)
@@ -220,7 +226,9 @@ class FakeController(
 
     def Explain(self, request: Any, context: grpc.ServicerContext) -> event_pb2.ExplainResponse:
         self._seen(request, context)
-        return event_pb2.ExplainResponse(summary=f"because of {request.name}", chain=self.events)
+        return event_pb2.ExplainResponse(
+            summary=f"because of {request.name}", chain=self.events, decisions=self.decisions, changes=self.changes
+        )
 
 
 class Served:

@@ -93,3 +93,45 @@ def test_what_is_no_policy_is_refused_with_its_line(
     assert outcome.code == Exit.USAGE
     assert said in outcome.err
     assert not recorded.requests
+
+
+def test_remarks_of_the_controller_are_shown_with_their_lines(
+    phalanx: Phalanx, controller: FakeController, tmp_path: Path
+) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "apiVersion: phalanx/v1\nkind: TrainingJob\nmetadata: {name: moe}\nspec:\n  workload: {module: m}\n  ranks: 1\n"
+        "  restartPolicy:\n    jobRules:\n      - match: {exitCode: 1, reason: nodeDead}\n        action: fail\n"
+    )
+    controller.warnings = [("spec.restartPolicy.jobRules[0].match", "can never match", "drop a condition")]
+    outcome = phalanx("submit", "-f", "job.yaml")
+    assert outcome.code == 0
+    said = "warning: job.yaml:9: spec.restartPolicy.jobRules[0].match: can never match. drop a condition\n"
+    assert outcome.err == said
+
+
+def test_why_tells_rules_budgets_evidence_and_what_would_have_to_change(
+    phalanx: Phalanx, controller: FakeController
+) -> None:
+    controller.decisions = [
+        event_pb2.Decision(
+            revision=175, verdict="FAIL: bad configuration", rule="jobRules[1]", rules=["jobRules[0]: exit code is 42, not 1"],
+            rungs=["every rung: refused, jobRules[1]"], budgets=["user: 0 of 3 used in 3600 s"],
+            evidence=["node agent of node-1: host 2 exited with code 42"], evidence_ids=[170, 171],
+        )
+    ]  # fmt: skip
+    controller.changes = ["without jobRules[1] it would be restartJob"]
+    lines = phalanx("why", "job", "moe").out.splitlines()
+    assert lines[lines.index("revision 175: FAIL: bad configuration") :] == [
+        "revision 175: FAIL: bad configuration",
+        "  rules:",
+        "    jobRules[0]: exit code is 42, not 1",
+        "  rungs:",
+        "    every rung: refused, jobRules[1]",
+        "  budgets:",
+        "    user: 0 of 3 used in 3600 s",
+        "  evidence (revisions 170, 171):",
+        "    node agent of node-1: host 2 exited with code 42",
+        "",
+        "what would have to change:",
+        "  without jobRules[1] it would be restartJob",
+    ]
