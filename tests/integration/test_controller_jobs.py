@@ -143,6 +143,31 @@ def test_a_partial_table_goes_to_nodes_that_have_the_former_one(site: Site) -> N
     cancel(site, "patch")
 
 
+def test_a_node_that_cannot_apply_a_patch_gets_the_whole_table(site: Site) -> None:
+    job = site.run("whole-1", name="whole", ranks=3)
+    victim = next(rank for rank in job.ranks if [r.node for r in job.ranks].count(rank.node) == 1)
+    other = next(agent for name, agent in site.by_name.items() if name != victim.node)
+
+    def ordered() -> list[agent_pb2.AgentEffect]:
+        orders = [e for e in other.effects if e.HasField("apply_generation")]
+        return [e for e in orders if (e.apply_generation.job_name, e.apply_generation.generation) == ("whole", 2)]
+
+    other.auto = False
+    site.by_name[victim.node].end_host(victim.host_id, signal=9)
+    patch = until(lambda: next(iter(ordered()), None), "the patch")
+    assert patch.apply_generation.base_generation == 1
+    assert other.stream is not None
+    refused = agent_pb2.EffectResult(effect_id=patch.effect_id, ok=False, message="need full table")
+    other.stream.send(agent_pb2.AgentMessage(effect_result=refused))
+    whole = until(lambda: next(iter(ordered()[1:]), None), "the whole table")
+    assert (whole.apply_generation.base_generation, len(whole.apply_generation.rows)) == (0, 3)
+    assert whole.effect_id != patch.effect_id
+    other.auto = True
+    other.carry_out(whole)
+    site.controller.until_state(RUNNING, "whole")
+    cancel(site, "whole")
+
+
 def test_an_effect_that_its_job_left_behind_is_not_sent_again(site: Site) -> None:
     site.controller.submit("behind-1", name="behind", ranks=3)
     for agent in site.agents:
