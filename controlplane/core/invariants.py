@@ -128,6 +128,10 @@ def _sums(state: State) -> list[str]:
                 found.append(f"S12: bucket {bucket} of {job.uid} is negative")
             if value > state.ledger.site.get(bucket, 0):
                 found.append(f"S12: bucket {bucket} of {job.uid} exceeds the site's")
+        if (job.hour.productive > job.hour.total).any() or (job.hour.productive < 0).any():
+            found.append(f"S12: the last hour of {job.uid} holds more productive time than time")
+        if int(job.hour.total.sum()) > sum(job.ledger_ns.values()):
+            found.append(f"S12: the last hour of {job.uid} holds more time than all of its life")
     return found
 
 

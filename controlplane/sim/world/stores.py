@@ -84,9 +84,11 @@ class Stores:
         self.torn_next -= torn
         rows = []
         for rank in ranks:
-            process = gang.members[rank]
+            process = gang.members.get(rank)
+            if process is None or process.exit is not None:
+                continue
             node = self.world.nodes[process.node]
-            if process.exit is not None or not node.up:
+            if not node.up:
                 continue
             kept[rank] = StoredShard(rank, intact=not torn, sound=process not in self.world.unsound)
             rows.append((node, self.row(gang.job, gang.generation, step, rank, reached_ns)))
