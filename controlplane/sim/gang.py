@@ -8,9 +8,7 @@ something. Reports that are the same for many ranks are one `HostsReached`, as a
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -20,11 +18,9 @@ from controlplane.core import invariants
 from controlplane.core import records as r
 from controlplane.core.draft import Policy, Refusal
 from controlplane.core.effects import Effect, EffectKind
-from controlplane.core.fleet import Accelerator
-from controlplane.core.jobs import NONE, Exit, Job, split_host_id
+from controlplane.core.jobs import NONE, Job, split_host_id
 from controlplane.core.machine import Machine
 from controlplane.core.ranges import Ranges, runs
-from controlplane.core.recovery.restore_point import Copies, Tier
 from controlplane.core.spec import (
     HOUR_MS,
     UNLIMITED,
@@ -39,14 +35,16 @@ from controlplane.core.spec import (
 )
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_S, seconds
-from controlplane.core.vocabulary import AcceleratorState, RankState, Rung
+from controlplane.core.vocabulary import RankState, Rung
 from controlplane.engine.recover import assume
 from controlplane.engine.turn import Engine, Request, TurnResult
 from controlplane.sim.driving import Driver
 from controlplane.sim.ettr.conduct import REPAIRED, Cause, Conduct, Survivors
 from controlplane.sim.ettr.progress import Progress
-from controlplane.sim.kernel import START_NS, Kernel
-from controlplane.sim.prompt import PromptController
+from controlplane.sim.gang_agents import GangAgents
+from controlplane.sim.gang_shape import Shape, Tally
+from controlplane.sim.gang_soft import GangSoft
+from controlplane.sim.kernel import Kernel
 from controlplane.sim.tally_journal import TallyJournal
 
 CELL = "cell-0"
@@ -56,71 +54,6 @@ LINKS_S = 1.0
 """From a node's silence to the first broken links that others notice: a queue pair's retries."""
 MARGIN_S = 60.0
 """Added to the longest phases for the job's time-outs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Size of the site: nodes of the job, and of the pool beside it. A `rank` may be one accelerator or a whole node."""
-
-    nodes: int
-    pool: int
-    ranks_per_node: int = 1
-    accelerators: int = 8
-    rack_nodes: int = 32
-
-    def __post_init__(self) -> None:
-        if min(self.nodes, self.ranks_per_node, self.accelerators, self.rack_nodes) < 1 or self.pool < 0:
-            raise ValueError(f"{self}: every size must be at least 1, the pool at least 0")
-        if self.accelerators % self.ranks_per_node:
-            raise ValueError(f"{self}: {self.accelerators} accelerators are no multiple of {self.ranks_per_node} ranks")
-
-    @property
-    def size(self) -> int:
-        """Nodes of the site."""
-        return self.nodes + self.pool
-
-
-class GangSoft(PromptController):
-    """Beats and steps in closed form: who talks has just beaten; steps follow from the time since the last start."""
-
-    def __init__(self, gang: Gang) -> None:
-        super().__init__(START_NS)
-        self._gang = gang
-
-    def last_beat_ns(self, size: int) -> np.ndarray:
-        """See `core.softstate.SoftState`."""
-        silent = self._gang.silent_ns[:size]
-        return np.where(silent == 0, self._gang.kernel.now_ns, silent)
-
-    def progress(self, job_uid: str) -> tuple[int, int]:
-        """See `core.softstate.SoftState`."""
-        return self._gang.last_step()
-
-    def step_time_ns(self, job_uid: str) -> int:
-        """See `core.softstate.SoftState`."""
-        return seconds(self._gang.conduct.saving.step_s)
-
-    def copies(self, job_uid: str) -> Copies:
-        """See `core.softstate.SoftState`. Replicas hold the same state; storage is told of as a node that lives."""
-        return self._gang.held()
-
-    def node_progress_ns(self, job_uid: str, node: int) -> int:
-        """See `core.softstate.SoftState`."""
-        return self._gang.last_step()[1]
-
-
-@dataclass(slots=True)
-class Tally:
-    """What happened in a run. `rungs`: recoveries decided, by rung. `down_s`: seconds without progress, by first cause."""
-
-    strikes: dict[Cause, int] = field(default_factory=dict)
-    rungs: dict[str, int] = field(default_factory=dict)
-    down_s: dict[Cause, float] = field(default_factory=dict)
-    lost_steps: int = 0
-    turns: int = 0
-    ticks: int = 0
-    generations: int = 0
-    unmet: int = 0
 
 
 class InvariantBroken(AssertionError):
@@ -141,7 +74,7 @@ class Gang:
         self.broken: dict[int, Cause] = {}
         self.away: set[int] = set()
         self.repair_s: Callable[[Cause], float] = lambda cause: 0.0
-        self._boots = np.ones(shape.size, dtype=np.int64)
+        self._agents = GangAgents(shape)
         self._attempt = 0
         self._witnesses: list[int] = []
         self._halted_ns = 0
@@ -164,8 +97,8 @@ class Gang:
 
     def bring_up(self) -> None:
         """Register all nodes, submit the job, and wait until it makes steps. Time counts from there."""
-        names = [self._name(node) for node in range(self.shape.size)]
-        self.turn(ev.NodesJoined(tuple(self._hello(node) for node in range(self.shape.size))))
+        names = [self._agents.name(node) for node in range(self.shape.size)]
+        self.turn(ev.NodesJoined(tuple(self._agents.hello(node) for node in range(self.shape.size))))
         self.turn(ev.CellHello(CELL, "1", "ray-1", "127.0.0.1:1", tuple((name, True) for name in names)))
         self.turn(ev.SubmitJob("submit", self._spec()))
         self.uid = next(iter(self.engine.state.jobs))
@@ -262,25 +195,6 @@ class Gang:
         """(newest finished step, when), also while the job stands."""
         return self.progress.step(self.kernel.now_ns) if self.progress.running else self._last_step
 
-    def held(self) -> Copies:
-        """The newest saved step of every rank: by its own process, and by another node of the job that can be reached."""
-        nodes = self.job.rank_node
-        step = self.progress.saved(self.kernel.now_ns)
-        reachable = (node for node in self.job.nodes() if node not in self.broken and self._talks(node))
-        there = list(itertools.islice(reachable, 2))
-        if not step or not there:
-            return Copies.none()
-        keeps = self.conduct.survivors is Survivors.KEEP
-        other = np.where(nodes == there[0], there[-1], there[0])
-        tiers = [Tier.SURVIVOR, Tier.MEMORY if keeps else Tier.LOCAL_DISK]
-        alive = ~np.isin(nodes, list(self.broken)) if keeps else np.zeros(len(nodes), dtype=np.bool_)
-        return Copies(
-            step=np.full((len(nodes), 2), step, dtype=np.int64),
-            owner=np.stack([nodes, other], axis=1).astype(np.int32),
-            tier=np.broadcast_to(np.array(tiers, dtype=np.uint8), (len(nodes), 2)),
-            intact=np.stack([alive, np.ones(len(nodes), dtype=np.bool_)], axis=1),
-        )
-
     def _halt(self, cause: Cause) -> None:
         self._attempt += 1
         if self.progress.running:
@@ -295,7 +209,7 @@ class Gang:
         if cause is Cause.FALSE_ALARM and set(self.job.nodes()) & set(here):
             self._halt(cause)
         if cause in REPAIRED or cause is Cause.FALSE_ALARM:
-            events += [self._devices(node, cause) for node in here]
+            events += [self._agents.broken(node, cause) for node in here]
         else:
             events += [self._exits(node, self._bound(node)[:1] or self._coming(node)) for node in here]
         if self.conduct.survivors is Survivors.EXIT:
@@ -311,20 +225,17 @@ class Gang:
 
     def _links_break(self, gone: Sequence[int]) -> None:
         """Two nodes that worked with the silent ones say that their links to them are broken."""
-        names = tuple(self._name(node) for node in gone)
-        peers = [node for node in self.job.nodes() if self._talks(node) and node not in self.broken]
+        names = tuple(self._agents.name(node) for node in gone)
+        peers = [node for node in self.job.nodes() if self.talks(node) and node not in self.broken]
         self._witnesses = peers[:: max(1, len(peers) - 1)][:2]
-        self.turn(*(self._links(node, names) for node in self._witnesses))
+        self.turn(*(self._agents.links(node, names) for node in self._witnesses))
 
     def _links_mend(self) -> None:
         """Nobody works with what is gone any more."""
-        told = [node for node in self._witnesses if self._talks(node)]
+        told = [node for node in self._witnesses if self.talks(node)]
         self._witnesses = []
         if told:
-            self.turn(*(self._links(node, ()) for node in told))
-
-    def _links(self, node: int, broken: tuple[str, ...]) -> ev.NodeReport:
-        return ev.NodeReport(self._name(node), self._boot(node), broken_links=broken)
+            self.turn(*(self._agents.links(node, ()) for node in told))
 
     def _leave(self, node: int, cause: Cause) -> None:
         self.away.add(node)
@@ -334,8 +245,8 @@ class Gang:
         self.away.discard(node)
         self.broken.pop(node, None)
         self.silent_ns[node] = 0
-        self._boots[node] += 1
-        self.turn(self._hello(node))
+        self._agents.boot(node)
+        self.turn(self._agents.hello(node))
 
     def _bound(self, node: int) -> list[int]:
         """Serials of the processes that hold ranks on a node."""
@@ -350,17 +261,7 @@ class Gang:
         return found
 
     def _exits(self, node: int, serials: Sequence[int], sender: str = "") -> ev.NodeReport:
-        signal = 9 if sender else 6
-        exit_ = Exit(observed=True, signal=signal, sender=sender, group_empty=True)
-        rows = tuple(
-            ev.HostRow(self.uid, serial, RankState.EXITED, NONE, 0, since_ns=self.kernel.now_ns, exit=exit_)
-            for serial in serials
-        )
-        return ev.NodeReport(self._name(node), self._boot(node), hosts=rows)
-
-    def _devices(self, node: int, cause: Cause) -> ev.NodeReport:
-        rows = self._accelerators(node, f"simulated: {cause}")
-        return ev.NodeReport(self._name(node), self._boot(node), accelerators=rows)
+        return self._agents.exits(self.uid, node, self.kernel.now_ns, serials, sender)
 
     # What the controller asks for
 
@@ -385,12 +286,21 @@ class Gang:
             serials = [split_host_id(item)[1] for item in effect.items]  # type: ignore[index] # ours
             self.kernel.after(self.conduct.start_s, lambda: self._parked(serials))
             return [done]
-        node = self._number(effect.node) if effect.node else NONE
-        if node != NONE and not self._talks(node):
+        node = self._agents.number(effect.node) if effect.node else NONE
+        if node != NONE and not self.talks(node):
             return []
         if effect.kind is EffectKind.FENCE_HOSTS:
             parts = [split_host_id(item) for item in effect.items]
-            return [self._exits(node, [part[1] for part in parts if part and part[0] == self.uid], "agent"), done]
+            return [
+                self._agents.exits(
+                    self.uid,
+                    node,
+                    self.kernel.now_ns,
+                    [part[1] for part in parts if part and part[0] == self.uid],
+                    "agent",
+                ),
+                done,
+            ]
         return [done]
 
     def _parked(self, serials: Sequence[int]) -> None:
@@ -400,7 +310,7 @@ class Gang:
         hosts = self.job.hosts
         rows = hosts.rows(np.array(serials, dtype=np.int32))
         rows = rows[rows != NONE]
-        there = np.array([self._talks(int(node)) for node in hosts.node[rows]], dtype=np.bool_)
+        there = np.array([self.talks(int(node)) for node in hosts.node[rows]], dtype=np.bool_)
         ready = runs(hosts.serial[rows[there]]) if len(rows) else ()
         if ready:
             self._reached(RankState.PARKED, NONE, ready, generation=0)
@@ -471,32 +381,9 @@ class Gang:
     def _reached(self, state: RankState, column: int, serials: Ranges, *, generation: int) -> None:
         self.turn(ev.HostsReached("gang", self.uid, generation, state, serials, self.kernel.now_ns, column))
 
-    # Names and rows
-
-    def _name(self, node: int) -> str:
-        return f"n{node:05d}"
-
-    def _number(self, name: str) -> int:
-        return int(name[1:])
-
-    def _boot(self, node: int) -> str:
-        return f"{int(self._boots[node]):06d}"
-
-    def _talks(self, node: int) -> bool:
+    def talks(self, node: int) -> bool:
         """Whether the node's agent can say and hear anything."""
         return int(self.silent_ns[node]) == 0
-
-    def _accelerators(self, node: int, fault: str = "") -> tuple[ev.AcceleratorRow, ...]:
-        state = AcceleratorState.FAILED if fault else AcceleratorState.HEALTHY
-        name = self._name(node)
-        return tuple(
-            ev.AcceleratorRow(i, state, Accelerator(f"{name}-{i}", vendor="simulated", fault_code=fault))
-            for i in range(self.shape.accelerators)
-        )
-
-    def _hello(self, node: int) -> ev.NodeHello:
-        labels = (("rack", f"r{node // self.shape.rack_nodes:03d}"),)
-        return ev.NodeHello(self._name(node), self._boot(node), labels, "", "sim", (), self._accelerators(node))
 
     def _longest_s(self) -> float:
         conduct = self.conduct

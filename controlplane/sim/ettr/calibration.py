@@ -18,7 +18,7 @@ from controlplane.sim.ettr.arrivals import Times
 from controlplane.sim.ettr.conduct import pinned
 from controlplane.sim.ettr.renewal import DAY_S, PlainCase, ettr, mtbf_s
 from controlplane.sim.ettr.run import Arrivals, Outcome, Plan, Weather, equivalent
-from controlplane.sim.gang import Shape
+from controlplane.sim.gang_shape import Shape
 
 GANG_NODES = 16
 """Nodes of the calibrated gang, whose failures come as often as those of 6,250: a pinned case does not depend on size."""

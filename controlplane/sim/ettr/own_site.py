@@ -12,7 +12,7 @@ from controlplane.sim.ettr.policies import FALSE_ALARMS, POOL_SHARE, RACK_NODES,
 from controlplane.sim.ettr.renewal import DAY_S, NODES, PLAIN_CASES, mtbf_s
 from controlplane.sim.ettr.run import Outcome, Plan, Weather
 from controlplane.sim.ettr.tables import Table
-from controlplane.sim.gang import Shape
+from controlplane.sim.gang_shape import Shape
 
 P99 = 0.99
 

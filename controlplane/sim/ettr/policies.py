@@ -19,7 +19,7 @@ from controlplane.sim.ettr.phases import Phases
 from controlplane.sim.ettr.progress import Saving
 from controlplane.sim.ettr.renewal import DAY_S, NODES, STEP_S, mtbf_s
 from controlplane.sim.ettr.run import Arrivals, Outcome, Plan, Weather, equivalent
-from controlplane.sim.gang import Shape
+from controlplane.sim.gang_shape import Shape
 
 WARM_NODES: Mapping[float, int] = {2.3: 24, 3.8: 36, 6.5: 56}
 """Warm spares at the published rates: P99 of a day's failures of 6,250 nodes."""

@@ -15,7 +15,8 @@ from controlplane.sim.ettr import arrivals
 from controlplane.sim.ettr.arrivals import Times, stream
 from controlplane.sim.ettr.conduct import Cause, Conduct
 from controlplane.sim.ettr.renewal import DAY_S, NODES
-from controlplane.sim.gang import Gang, Shape, Tally
+from controlplane.sim.gang import Gang
+from controlplane.sim.gang_shape import Shape, Tally
 
 HOUR_S = 3_600.0
 

@@ -19,7 +19,8 @@ from controlplane.sim.ettr.policies import Scale, controlled, cost_s, our_world,
 from controlplane.sim.ettr.progress import Progress, Saving
 from controlplane.sim.ettr.renewal import DAY_S, PLAIN_CASES, mtbf_s
 from controlplane.sim.ettr.run import Plan, Repairs, Weather, failure_times, simulate
-from controlplane.sim.gang import Gang, Shape
+from controlplane.sim.gang import Gang
+from controlplane.sim.gang_shape import Shape
 
 ROOT = Path(__file__).parents[3]
 CASES = {case.key: case for case in PLAIN_CASES}

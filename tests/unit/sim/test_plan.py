@@ -9,7 +9,8 @@ from controlplane.core.units import seconds
 from controlplane.core.vocabulary import Phase
 from controlplane.sim.ettr import phases
 from controlplane.sim.ettr.conduct import Cause, ours
-from controlplane.sim.gang import Gang, Shape
+from controlplane.sim.gang import Gang
+from controlplane.sim.gang_shape import Shape
 from controlplane.sim.plan import NothingLost, Verdict, plan, select
 
 STEP_S = 5.0
