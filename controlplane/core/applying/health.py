@@ -15,6 +15,7 @@ from controlplane.core.health.book import (
     MAX_SIGHTINGS,
     FaultNote,
     HealthBook,
+    Links,
     Recent,
     StandingFault,
     Stay,
@@ -44,7 +45,9 @@ def health(state: State, record: Health, at_ns: int) -> None:
         case r.DetectorRestored():
             book.degraded, book.degraded_since_ns = (), 0
         case r.LinksReported():
-            _keep(book.links, record.node, record.broken)
+            book.links.pop(record.node, None)
+            if record.broken:
+                book.links[record.node] = Links(record.broken, at_ns)
         case r.SourcesReported():
             _keep(book.sources, record.node, record.unreadable)
         case r.FaultsReported():

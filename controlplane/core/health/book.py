@@ -74,6 +74,14 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Links:
+    """Nodes to which a node's links are broken, as it said at `at_ns` (Unix ns)."""
+
+    broken: tuple[str, ...]
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stay:
     """A node in quarantine, under checks or on trial.
 
@@ -92,18 +100,18 @@ class Stay:
 
 @dataclass(slots=True)
 class HealthBook:
-    """Keys: `standing` by node name, `sightings` by `<serial>/<code>` (times in Unix ns), `sources` by node
-    name, `stays` by node name, `repairs` by serial number (Unix ns at which it came back), `links` by the node that says so
-    (names of nodes to which its links are broken), `released` by node name (Unix ns: an operator's word; what happened
-    before is not held against it), `refused` by node name (Unix ns at which the action budget last refused an act), `recent`
-    by fault code."""
+    """Keys: `standing` by node name, `sightings` by `<serial>/<code>` (times in Unix ns), `sources` by node name, `stays` by node
+    name, `repairs` by serial number (Unix ns at which it came back), `links` by the node that says so, `released` by node name
+    (Unix ns: an operator's word; what happened before is not held against it), `refused` by node name (Unix ns at which the
+    action budget last refused an act), `recent` by fault code.
+    """
 
     standing: dict[str, tuple[StandingFault, ...]] = field(default_factory=dict)
     sightings: dict[str, tuple[int, ...]] = field(default_factory=dict)
     sources: dict[str, tuple[Source, ...]] = field(default_factory=dict)
     stays: dict[str, Stay] = field(default_factory=dict)
     repairs: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    links: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    links: dict[str, Links] = field(default_factory=dict)
     released: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
     recent: dict[str, tuple[Recent, ...]] = field(default_factory=dict)

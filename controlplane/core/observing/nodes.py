@@ -95,8 +95,7 @@ def node_report(draft: Draft, event: ev.NodeReport) -> None:
         draft.reply = Refusal("stale", "NODE_DEAD", text)
         return
     draft.reply = Answer()
-    if event.broken_links is not None and event.broken_links != draft.state.health.links.get(event.node, ()):
-        draft.write(r.LinksReported(event.node, tuple(sorted(event.broken_links))[:MAX_BROKEN_LINKS]))
+    _links(draft, event)
     told_in_report(draft, event, number)
     host_rows(draft, event.node, number, event.hosts, full=event.full)
     for shard in event.shards:
@@ -108,6 +107,21 @@ def node_report(draft: Draft, event: ev.NodeReport) -> None:
     for checked in event.checked:
         if takes_part(draft, checked.job, number) or was_asked(draft, event.node, checked):
             checked_row(draft, checked)
+
+
+def _links(draft: Draft, event: ev.NodeReport) -> None:
+    """Links that a node calls broken, when it says something new, or says it again of a node that we have heard since."""
+    if event.broken_links is None:
+        return
+    broken = tuple(sorted(event.broken_links))[:MAX_BROKEN_LINKS]
+    known = draft.state.health.links.get(event.node)
+    if known is None or known.broken != broken:
+        if broken or known is not None:
+            draft.write(r.LinksReported(event.node, broken))
+        return
+    numbers = [draft.fleet.index[name] for name in broken if name in draft.fleet.index]
+    if (draft.soft.last_beat_ns(draft.fleet.size)[numbers] > known.at_ns).any():
+        draft.write(r.LinksReported(event.node, broken))
 
 
 def node_session_lost(draft: Draft, event: ev.NodeSessionLost) -> None:

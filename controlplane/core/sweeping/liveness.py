@@ -51,7 +51,7 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
         stepping[here] |= (moved_ns > heard[here] + seconds(lease / 2)) & (quiet_s < limit_s)
     halted = _halted(draft, np.flatnonzero(reset & ~member))
     return Sight(
-        fleet.liveness, fleet.session, silence, member, stopped, stepping, reset, halted, _unlinked(draft),
+        fleet.liveness, fleet.session, silence, member, stopped, stepping, reset, halted, _unlinked(draft, heard),
         fleet.path_broken, heard > trusted, fleet.domains, distrusted,
     )  # fmt: skip
 
@@ -72,14 +72,17 @@ def _questionable(draft: Draft) -> np.ndarray:
     return mask
 
 
-def _unlinked(draft: Draft) -> np.ndarray:
-    """Mask over nodes to which enough ALIVE nodes say that their links are broken."""
+def _unlinked(draft: Draft, heard: np.ndarray) -> np.ndarray:
+    """Mask over nodes to which enough ALIVE nodes say that their links are broken, since the node was heard last or shortly
+    before. `heard`: when that was, Unix ns."""
     fleet = draft.fleet
     accused = np.zeros(fleet.size, dtype=np.int64)
-    for witness, names in draft.state.health.links.items():
+    lease_ns = seconds(draft.policy.suspicion.lease_s)
+    for witness, links in draft.state.health.links.items():
         number = fleet.number(witness)
         if number is not None and fleet.liveness[number] == NodeLiveness.ALIVE and fleet.session[number]:
-            accused[[fleet.index[name] for name in names if name in fleet.index]] += 1
+            rows = np.array([fleet.index[name] for name in links.broken if name in fleet.index], dtype=np.int64)
+            accused[rows[links.at_ns > heard[rows] - lease_ns]] += 1
     mask: np.ndarray = accused >= LINK_WITNESSES
     return mask
 

@@ -1,4 +1,4 @@
-"""Defects of believing that were found by reading: slow steps are no stopped steps, and labels may change."""
+"""Defects of believing that were found by reading: slow steps are no stopped steps, old words are no witness, labels change."""
 
 from __future__ import annotations
 
@@ -29,6 +29,23 @@ def test_a_silent_agent_of_a_job_with_slow_steps_is_not_dead() -> None:
     world.hang("moe", 3)  # now they have stopped: within three step times that is a witness
     world.run(40)
     assert liveness(world, "node-00") is NodeLiveness.DEAD
+
+
+def test_links_that_were_called_broken_before_a_node_was_heard_again_are_no_witness() -> None:
+    world = World(nodes=4)
+
+    def call_broken() -> None:
+        for name in ("node-00", "node-01"):
+            world.turn(ev.NodeReport(name, world.nodes[name].boot_id, broken_links=("node-03",)))
+
+    call_broken()
+    world.run(10)
+    world.freeze("node-03")
+    world.run(10)
+    assert liveness(world, "node-03") is NodeLiveness.SUSPECT
+    call_broken()
+    world.run(1)
+    assert liveness(world, "node-03") is NodeLiveness.DEAD, "said again, of this silence"
 
 
 def test_labels_that_change_move_a_node_to_its_new_domains() -> None:

@@ -246,7 +246,6 @@ def unlinked(stage: Stage) -> Iterator[bool]:
     fleet = stage.world.state().fleet
     yield fleet.liveness[fleet.index[name]] == NodeLiveness.DEAD
     stage.wait(301)
-    yield stage.world.state().health.links == {}
     fleet = stage.world.state().fleet
     yield fleet.liveness[fleet.index[name]] == NodeLiveness.ALIVE
 
