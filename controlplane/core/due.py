@@ -142,7 +142,7 @@ def _replicas(job: Job, soft: SoftState, policy: Policy) -> Moments:
     ladder = policy.ladder
     since_ns = pauses.since(job, soft.trusted_since_ns())
     if since_ns is not None:
-        yield since_ns + _excused(soft, since_ns) + ms(ladder.pause_patience_ms) + JUST_AFTER_NS
+        yield since_ns + _excused(soft, since_ns) + pauses.patience_ns(policy) + JUST_AFTER_NS
     if job.participants:
         yield max(job.clock.announced_ns, soft.trusted_since_ns()) + ms(ladder.grow_interval_ms)
 

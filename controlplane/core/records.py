@@ -253,7 +253,8 @@ class JobStateChanged:
 class RanksLost:
     """Evidence against ranks opens an incident or joins the running one. No `lost` rank: all keep their processes, but the
     generation cannot go on (`cause` says why, `why` is its constant name). `step_known`: the newest step could be read.
-    `released`: an operator lets the job go on. `intact`: no rank lost its state either."""
+    `released`: an operator lets the job go on. `intact`: no rank lost its state either. `since_ns`: since when
+    it cannot go on, Unix ns; 0: what the losses say, else now."""
 
     job: str
     lost: tuple[LostRank, ...]
@@ -264,6 +265,7 @@ class RanksLost:
     why: str = ""
     released: bool = False
     intact: bool = False
+    since_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from controlplane.sim.kernel import START_NS
 
 _LONG = ("spec", "labels", "accelerators", "states", "at_ns", "not_before_ns", "budgets", "collect_until_ns")
 """Fields that a line does not show."""
-_BESIDE = ("deadline_ns", "evidence_ids", "offence", "draw", "backoff_ns")
+_BESIDE = ("deadline_ns", "since_ns", "evidence_ids", "offence", "draw", "backoff_ns")
 _UNUSUAL: dict[str, tuple[object, ...]] = {
     "sources": ((),), "passed_over": ((),), "redone_ns": (-1,),
     "rule": ("", IMPLICIT), "restore_limit": (-1,), "step_known": (True,), "why": ("",), "released": (False,),

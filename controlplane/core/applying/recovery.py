@@ -20,7 +20,7 @@ from controlplane.core.vocabulary import Blame, Bucket, IllegalTransition, JobSt
 def ranks_lost(state: State, record: r.RanksLost, at_ns: int) -> None:
     """An incident opens or widens."""
     job = state.own_job(record.job)
-    fault_ns = min((lost.fault_ns for lost in record.lost), default=at_ns)
+    fault_ns = min((lost.fault_ns for lost in record.lost), default=record.since_ns or at_ns)
     first_notice = job.incident is None
     if job.incident is None:
         job.failed_starts = 0

@@ -71,6 +71,7 @@ def lose_ranks(
     released: bool = False,
     intact: bool = False,
     collect: bool = False,
+    since_ns: int = 0,
 ) -> None:
     """Open or widen the job's incident.
 
@@ -78,7 +79,7 @@ def lose_ranks(
     not shown itself yet, and all that follows within an incident: a whole gang that ends together must not cost a verdict
     per rank, and the earliest root decides. `why`: constant name of what happened when no rank is lost; `released`: an
     operator lets the job go on; `intact`: a collective failed, and no rank has lost its process or its state; `collect`: wait
-    for more of the kind in any case.
+    for more of the kind in any case; `since_ns`: since when the job cannot go on, where no loss says so.
     """
     if job.ending or job.state in (JobState.QUEUED,):
         return
@@ -88,5 +89,7 @@ def lose_ranks(
     newest, told_ns = draft.soft.progress(job.uid)
     known = told_ns > 0 or not job.clock.running_ns
     step = max(newest, job.restore_step)
-    draft.write(r.RanksLost(job.uid, lost, draft.now_ns + ms(window), step, cause, known, why, released, intact))
+    draft.write(
+        r.RanksLost(job.uid, lost, draft.now_ns + ms(window), step, cause, known, why, released, intact, since_ns)
+    )
     draft.settle(job.uid)

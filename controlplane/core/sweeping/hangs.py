@@ -32,7 +32,7 @@ def hang(draft: Draft, job: Job) -> None:
     limit_ns = hang_limit_ns(draft.policy, draft.soft.step_time_ns(job.uid))
     if quiet_ns > limit_ns and quiet_ns - draft.excused_ns(since_ns) > limit_ns and _heard(draft, job):
         text = f"no rank has made a step for {quiet_ns / NS_PER_S:.0f} s, and none of them says why"
-        lose_ranks(draft, job, (), text)
+        lose_ranks(draft, job, (), text, since_ns=since_ns)
 
 
 def hang_limit_ns(policy: Policy, step_ns: int) -> int:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from controlplane.core.draft import Draft
+from controlplane.core.draft import Draft, Policy
 from controlplane.core.evidence import Reason
 from controlplane.core.jobs import NONE, Job
 from controlplane.core.observing.losses import lose_ranks
-from controlplane.core.units import NS_PER_S, ms
+from controlplane.core.units import NS_PER_S, ms, seconds
 from controlplane.core.vocabulary import JobState, NodeLiveness, RankState
+
+LEASES = 3
+"""One for the silence, one for the second witness, one to spare."""
 
 
 def pause(draft: Draft, job: Job) -> None:
@@ -24,11 +27,16 @@ def pause(draft: Draft, job: Job) -> None:
     if since_ns is None:
         return
     quiet_ns = draft.now_ns - since_ns - draft.excused_ns(since_ns)
-    if quiet_ns <= ms(draft.policy.ladder.pause_patience_ms) or not _all_seen(draft, job):
+    if quiet_ns <= patience_ns(draft.policy) or not _all_seen(draft, job):
         return
     count = int(np.count_nonzero(_waiting(job)))
     cause = f"{count} rank{'s' * (count > 1)} cannot go on for {quiet_ns / NS_PER_S:.0f} s, and nobody is lost"
-    lose_ranks(draft, job, (), cause, Reason.COLLECTIVE_FAILED, intact=True)
+    lose_ranks(draft, job, (), cause, Reason.COLLECTIVE_FAILED, intact=True, since_ns=since_ns)
+
+
+def patience_ns(policy: Policy) -> int:
+    """How long ranks may wait. Never shorter than it takes to believe a silent node DEAD: `LEASES` leases."""
+    return max(ms(policy.ladder.pause_patience_ms), seconds(LEASES * policy.suspicion.lease_s))
 
 
 def _waiting(job: Job) -> np.ndarray:
