@@ -13,6 +13,7 @@ from controlplane.engine.ports import JournalUnavailable
 from controlplane.sim.faults import CATALOGUE, FaultPlan
 from controlplane.sim.faults.health import CODES
 from controlplane.sim.faults.injector import Injector, RepairPlan
+from controlplane.sim.faults.operators import OWNERS
 from controlplane.sim.journal import SimJournal
 from controlplane.sim.scenario import Scenario, parse, world_of
 from controlplane.sim.world.play import Playing
@@ -568,7 +569,7 @@ def cordons(stage: Stage, name: str) -> list[tuple[str, bool]]:
 def cordon(stage: Stage) -> Iterator[bool]:
     name = stage.node_of()
     stage.strike("cordon", name)
-    yield cordons(stage, name) == [("operator", False)]
+    yield cordons(stage, name) in ([(owner, False)] for owner in OWNERS)
     stage.wait(1_801)
     yield cordons(stage, name) == []
 
@@ -576,7 +577,7 @@ def cordon(stage: Stage) -> Iterator[bool]:
 def drain(stage: Stage) -> Iterator[bool]:
     name = stage.node_of()
     stage.strike("drain", name)
-    yield cordons(stage, name) == [("operator", True)]
+    yield cordons(stage, name) in ([(owner, True)] for owner in OWNERS)
     stage.wait(60)
     yield not any(p.rank >= 0 for p in stage.world.nodes[name].live())
 
