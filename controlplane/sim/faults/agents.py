@@ -44,16 +44,20 @@ def zombie(world: World, strike: Strike) -> Undo | None:
     return lambda: world.reconnect([node])
 
 
-@kind("duplicate_identity", Aim.NODE, 60.0, every_s=(5.0, 0.5, 60.0))
+@kind("duplicate_identity", Aim.NODE, 60.0, every_s=(5.0, 0.5, 60.0), newer=(0, 0, 1))
 def duplicate_identity(world: World, strike: Strike) -> Undo | None:
-    """A second agent with a node's name and an older boot says hello again and again, as one from a copied image does."""
+    """A second agent with a node's name and an older boot says hello again and again, as one from a copied image does.
+    `newer`: the agent was started twice on its machine; the second one takes over, and the first one goes on trying."""
     node = _living(world, strike.target)
+    older = node.boot_id if strike.parameters["newer"] else "0000"
+    if strike.parameters["newer"]:
+        world.return_agent(node.name)
     ends_ns = world.now_ns + round(strike.duration_s * 1e9)
 
     def claim() -> None:
         leader = world.control.leader
         if leader is not None:
-            event = ev.NodeHello(node.name, "0000", node.labels, "10.9.9.9", node.version, (), node.devices())
+            event = ev.NodeHello(node.name, older, node.labels, "10.9.9.9", node.version, (), node.devices())
             leader.tell(event, world.count_refusal)
         if world.now_ns < ends_ns:
             world.kernel.after(strike.parameters["every_s"], claim)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,39 +14,39 @@ from controlplane.sim.kernel import MAX_PLANNED, START_NS, Kernel, Runaway, stre
 from controlplane.sim.scenario import Outcome, parse, run
 
 SCENARIO = """
-duration_s = "40m"
-settle_s = "5m"
+duration_s = "12m"
+settle_s = "2m"
 [topology]
 nodes_per_rack = 4
 accelerators = 2
 nodes_per_relay = 8
 [repairs]
-scale = 0.002
+scale = 0.0005
 [[jobs]]
 name = "ant"
 [jobs.spec]
 ranks = 12
 parallel = {dp = 12}
-checkpoint = {everySteps = 60}
+checkpoint = {everySteps = 30}
 spares = {warmNodes = 1, parkedPerNode = 1}
 [[faults]]
 kind = "node"
-per_day = 150
+per_day = 450
 [[faults]]
 kind = "process_kill"
-per_day = 300
+per_day = 900
 [[faults]]
 kind = "network_reorder"
-per_day = 100
+per_day = 300
 [[faults]]
 kind = "crash_after_append"
-per_day = 150
+per_day = 450
 [[faults]]
 kind = "lost_leadership"
-per_day = 100
+per_day = 300
 [[faults]]
 kind = "scattered_silence"
-per_day = 100
+per_day = 300
 """
 
 PROGRAM = """
@@ -55,12 +56,13 @@ print(run(parse(SCENARIO), 7).digest)
 """
 
 
+@cache
 def played(seed: int) -> Outcome:
     return run(parse(SCENARIO), seed)
 
 
 def test_the_same_seed_is_the_same_run() -> None:
-    first, second = played(7), played(7)
+    first, second = played(7), run(parse(SCENARIO), 7)
     assert (first.digest, first.turns, first.injected) == (second.digest, second.turns, second.injected)
     assert first.world.state().digest() == second.world.state().digest()
     assert first.world.control.restarts > 1, "the controller was restarted on the way"
@@ -68,9 +70,9 @@ def test_the_same_seed_is_the_same_run() -> None:
     assert played(8).digest != first.digest
 
 
-@pytest.mark.parametrize("hash_seed", ["0", "4711"])
-def test_the_same_seed_is_the_same_run_in_another_process(hash_seed: str) -> None:
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+def test_the_same_seed_is_the_same_run_in_another_process() -> None:
+    """This process has a hash seed of its own, drawn when it began."""
+    environment = {**os.environ, "PYTHONHASHSEED": "4711"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, cwd=Path(__file__).parents[3], capture_output=True, text=True,
         check=True, timeout=120,

@@ -410,6 +410,11 @@ def duplicate_identity(stage: Stage) -> Iterator[bool]:
     stage.strike("duplicate_identity", stage.node_of())
     stage.wait(10)
     yield stage.world.refused.get("OLDER_BOOT", 0) >= 2
+    refused, boot = stage.world.refused["OLDER_BOOT"], stage.world.nodes[stage.node_of()].boot
+    stage.strike("duplicate_identity", stage.node_of(), newer=1)
+    stage.wait(10)
+    yield stage.world.nodes[stage.node_of()].boot == boot + 1
+    yield stage.world.refused["OLDER_BOOT"] > refused + 3
     yield stage.world.job("moe").generation == 1
 
 
