@@ -25,7 +25,7 @@ PATCH_ROWS = 64
 
 PATCH_SHARE = 4
 """A generation that changes more than 64 ranks and more than a quarter of them is sent whole: the patch would hardly be
-smaller, and its ranks would stand in the record of every node's effect."""
+smaller."""
 
 
 def _blocking(draft: Draft, job: Job) -> list[str]:
