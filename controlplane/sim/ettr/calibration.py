@@ -16,8 +16,8 @@ import numpy as np
 
 from controlplane.sim.ettr.arrivals import Times
 from controlplane.sim.ettr.conduct import pinned
-from controlplane.sim.ettr.renewal import DAY_S, PlainCase, ettr, mtbf_s
-from controlplane.sim.ettr.run import Arrivals, Outcome, Plan, Weather, equivalent
+from controlplane.sim.ettr.renewal import DAY_S, NODES, PlainCase, ettr, mtbf_s
+from controlplane.sim.ettr.run import Arrivals, Outcome, Plan, Weather, equivalent, failure_times
 from controlplane.sim.gang_shape import Shape
 
 GANG_NODES = 16
@@ -104,15 +104,18 @@ def plan_trace(case: PlainCase, rate: float, kind: Arrivals, days: float, seed: 
     return replace(plan, weather=replace(plan.weather, arrivals=kind))
 
 
-def trace_difference(case: PlainCase, rate: float, days: float, outcomes: Sequence[Outcome]) -> Estimate:
+def trace_difference(case: PlainCase, rate: float, kind: Arrivals, days: float, seeds: Sequence[int]) -> Estimate:
     """Points by which a plain case does better (or worse) under failures of the trace than by the formula.
 
-    A run does not have exactly as many failures as the rate asks for (the last copy is thinned, laps are cut), so it is
-    compared with the formula at the rate that it had.
+    By the plain recursion, which the simulator equals on the same failures (`plan_trace` shows it), so that many years can
+    be looked at. A run does not have exactly as many failures as the rate asks for (the last copy is thinned, laps are cut):
+    it is compared with the formula at the rate that it had.
     """
+    interval = case.interval_at(mtbf_s(rate))
     differences = []
-    for outcome in outcomes:
-        had = days * DAY_S / max(1, len(outcome.failures))
-        exact = ettr(had, case.downtime_s, case.interval_at(mtbf_s(rate)), case.stall_s)
-        differences.append(outcome.share - exact)
+    for seed in seeds:
+        times = failure_times(Weather(rate, arrivals=kind), NODES, days, seed)
+        had = days * DAY_S / max(1, len(times))
+        share = replay(times, days * DAY_S, case.downtime_s, interval, case.stall_s)
+        differences.append(share - ettr(had, case.downtime_s, interval, case.stall_s))
     return estimate(differences)

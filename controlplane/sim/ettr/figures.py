@@ -67,7 +67,7 @@ def collect(campaign: Campaign) -> Figures:
             for name in tabulate.assumed(phases)
         }
         tables.append(tabulate.break_even_table(found, phases, small))
-        tables.append(tabulate.trace_table(campaign.traces()))
+        tables.append(tabulate.trace_table(campaign.traces(), campaign.trace_check()))
     charts = [rates_chart(campaign.over_rates())]
     if effort.everything:
         charts.append(spares_chart(campaign.over_spares()))

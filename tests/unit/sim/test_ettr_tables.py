@@ -48,7 +48,7 @@ def test_every_table_says_that_it_is_simulated_or_published() -> None:
         tabulate.parts_table({name: Estimate(98.0, 0.1, 2) for name in ("", *CHANGES)}, 3.8, Scale()),
         tabulate.break_even_table({("detect.hang", 3.8): 12.0, ("detect.hang", 6.5): None}, load(), Scale()),
         tabulate.calibration_table([], TINY),
-        tabulate.trace_table([(PLAIN_CASES[0], 2.3, Arrivals.TRACE, Estimate(0.4, 0.1, 4))]),
+        tabulate.trace_table([(PLAIN_CASES[0], 2.3, Arrivals.TRACE, Estimate(0.4, 0.1, 4))], 0.001),
     ]
     assert all(table.caption.endswith("(simulated)") for table in tables)
     assert tabulate.published_table().caption.endswith("(published, not simulated)")

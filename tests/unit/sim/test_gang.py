@@ -18,7 +18,7 @@ from controlplane.sim.ettr.conduct import CAUSE_SHARE, Cause, Conduct, ours
 from controlplane.sim.ettr.policies import Scale, controlled, cost_s, our_world, plan_of
 from controlplane.sim.ettr.progress import Progress, Saving
 from controlplane.sim.ettr.renewal import DAY_S, PLAIN_CASES, mtbf_s
-from controlplane.sim.ettr.run import Plan, Repairs, Weather, failure_times, simulate
+from controlplane.sim.ettr.run import Arrivals, Plan, Repairs, Weather, failure_times, simulate
 from controlplane.sim.gang import Gang
 from controlplane.sim.gang_shape import Shape
 
@@ -50,6 +50,14 @@ def test_the_plain_recursion_has_the_formulas_mean(case: object) -> None:
         times = failure_times(Weather(6.5), 6_250, days, seed)
         shares.append(replay(times, days * DAY_S, case.downtime_s, case.interval_at(mtbf), case.stall_s))
     assert 100 * sum(shares) / len(shares) == pytest.approx(100 * case.ettr(mtbf), abs=0.4)
+
+
+@pytest.mark.parametrize("kind", [Arrivals.TRACE, Arrivals.CORRELATED])
+def test_on_failures_of_the_trace_simulator_and_recursion_agree(kind: Arrivals) -> None:
+    case = CASES["flash"]
+    outcome = simulate(calibration.plan_trace(case, 6.5, kind, 1.0, 1))
+    assert len(outcome.failures) > 5
+    assert outcome.share == pytest.approx(calibration.replay_of(case, 6.5, 1.0, outcome), abs=1e-3)
 
 
 def test_the_recursion_on_failures_by_hand() -> None:
