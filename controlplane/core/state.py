@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,14 +88,13 @@ class State:
     wear: Wear = NO_WEAR
     _owned: set[str] = field(default_factory=set)
     _tally: Tally | None = None
-    _changed: tuple[int, ...] = ()
 
     def fork(self) -> State:
         """A working copy: changes to it never show in this one."""
         return State(
             self.revision, self.epoch, self.at_ns, self.fleet, dict(self.cells), dict(self.jobs), dict(self.names),
             self.next_job, self.next_effect, dict(self.effects), dict(self.answers), self.ledger.clone(), self.audit,
-            self.identity, self.acts, self.health, self.offences, self.wear, set(), self._tally, self._changed,
+            self.identity, self.acts, self.health, self.offences, self.wear, set(), self._tally,
         )  # fmt: skip
 
     def own_job(self, uid: str) -> Job:
@@ -138,13 +136,6 @@ class State:
         """A cell whose agent is connected, else any known one."""
         return next((c for c in self.cells.values() if c.open), next(iter(self.cells.values()), None))
 
-    def touch_counts(self, nodes: Iterable[int] | None = None) -> None:
-        """What devices of these nodes (None: of any) are for, or who holds them, has changed."""
-        if nodes is None:
-            self._tally, self._changed = None, ()
-        else:
-            self._changed = (*self._changed, *nodes)
-
     def note_failures(self, nodes: int) -> None:
         """Nodes that were in service have failed."""
         if nodes:
@@ -156,10 +147,7 @@ class State:
 
     def tally(self) -> Tally:
         """How many devices are what, now."""
-        if self._tally is None:
-            self._tally, self._changed = count(self.fleet), ()
-        elif self._changed:
-            self._tally, self._changed = recount(self._tally, self.fleet, self._changed), ()
+        self._tally = count(self.fleet) if self._tally is None else recount(self._tally, self.fleet)
         return self._tally
 
     def advance_ledger(self, now_ns: int) -> None:

@@ -18,6 +18,8 @@ from controlplane.core.vocabulary import Bucket, JobState, NodeLiveness, NodeSer
 
 OUTSIDE = (Bucket.UNKNOWN, Bucket.QUARANTINED, Bucket.SPARE, Bucket.IDLE)
 """Buckets of devices that no job holds; the first that applies."""
+COLUMNS = ("liveness", "service", "cordoned", "reserved", "acc_state", "acc_owner")
+"""Columns of the fleet that decide it."""
 RECOUNT_SHARE = 4
 """When more than a quarter of the nodes have changed, all are counted: it is no dearer."""
 
@@ -53,9 +55,12 @@ def count(fleet: Fleet) -> Tally:
     return Tally(*_count(fleet, np.arange(fleet.size)), fleet.clone())
 
 
-def recount(tally: Tally, fleet: Fleet, changed: Iterable[int]) -> Tally:
-    """The tally after nodes have changed, registered ones included."""
-    rows = np.unique(np.fromiter(changed, dtype=np.int64))
+def recount(tally: Tally, fleet: Fleet) -> Tally:
+    """The tally of the fleet as it is now. Nobody has to say which nodes have changed: a column that is still the same one
+    has not."""
+    rows = _changed(tally.fleet, fleet)
+    if rows is None:
+        return tally
     if len(rows) * RECOUNT_SHARE > fleet.size:
         return count(fleet)
     outside_before, owned_before, serving_before = _count(tally.fleet, rows[rows < tally.fleet.size])
@@ -64,6 +69,23 @@ def recount(tally: Tally, fleet: Fleet, changed: Iterable[int]) -> Tally:
     by_job = _padded(tally.owned, length) - _padded(owned_before, length) + _padded(owned, length)
     serving += tally.serving - serving_before
     return Tally(tally.outside - outside_before + outside, by_job, serving, fleet.clone())
+
+
+def _changed(old: Fleet, new: Fleet) -> LongColumn | None:
+    """Nodes whose devices may be counted differently, new ones included; None: no column is another one."""
+    known = old.size
+    mask = np.zeros(new.size, dtype=np.bool_)
+    mask[known:] = True
+    pairs = [(getattr(old, name), getattr(new, name)) for name in COLUMNS]
+    pairs = [(before, after) for before, after in pairs if before is not after]
+    if not pairs and known == new.size:
+        return None
+    for before, after in pairs:
+        if before.shape[1:] != after.shape[1:]:
+            return np.arange(new.size)
+        differs = before != after[:known]
+        mask[:known] |= differs.any(axis=1) if differs.ndim > 1 else differs
+    return np.flatnonzero(mask)
 
 
 def wanted_by(jobs: Iterable[Job]) -> int:

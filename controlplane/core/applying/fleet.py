@@ -59,7 +59,6 @@ def cordons(state: State, fleet: Fleet, number: int, cordons: tuple[Cordon, ...]
     elif not drains and service in (NodeService.DRAINING, NodeService.OUT_OF_SERVICE):
         on_trial = fleet.name(number) in state.health.stays
         set_service(fleet, number, NodeService.PROBATION if on_trial else NodeService.IN_SERVICE)
-    state.touch_counts([number])
 
 
 def journal_restored(state: State, record: r.JournalRestored) -> None:
@@ -100,7 +99,6 @@ def node_registered(state: State, record: r.NodeRegistered) -> None:
     fleet.set_accelerators(number, record.accelerators, record.states)
     if fleet.service[number] == NodeService.JOINING:
         fleet.service = put(fleet.service, number, NodeService.IN_SERVICE)
-    state.touch_counts([number])
 
 
 def nodes_registered(state: State, record: r.NodesRegistered) -> None:
@@ -119,7 +117,6 @@ def nodes_registered(state: State, record: r.NodesRegistered) -> None:
     fleet.acc_state = put(fleet.acc_state, new, rows)
     fleet.service = put(fleet.service, new, NodeService.IN_SERVICE)
     fleet.session = put(fleet.session, new, True)
-    state.touch_counts()
 
 
 def liveness(state: State, record: r.LivenessChanged) -> None:
@@ -138,7 +135,6 @@ def liveness(state: State, record: r.LivenessChanged) -> None:
             state.note_failures(1)
         if record.liveness is NodeLiveness.DEAD:
             fleet.session = put(fleet.session, number, False)
-    state.touch_counts(fleet.index[name] for name in record.nodes)
 
 
 def accelerators(state: State, record: r.AcceleratorsChanged) -> None:
@@ -157,7 +153,6 @@ def accelerators(state: State, record: r.AcceleratorsChanged) -> None:
     if was_whole and (row == AcceleratorState.FAILED).any() and fleet.service[number] == NodeService.IN_SERVICE:
         state.note_failures(1)
     fleet.acc_state = put(fleet.acc_state, number, row)
-    state.touch_counts([number])
 
 
 def membership(state: State, record: r.CellMembershipChanged) -> None:

@@ -146,7 +146,6 @@ def _stay(state: State, book: HealthBook, record: Stays, at_ns: int) -> None:
             _back(fleet, number, NodeService.IN_SERVICE)
         case _:
             assert_never(record)
-    state.touch_counts([number])
 
 
 def _cordon(fleet: Fleet, number: int, cordon: Cordon | None) -> None:

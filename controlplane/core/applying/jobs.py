@@ -41,7 +41,6 @@ def set_job_state(job: Job, target: JobState) -> None:
 def reserve(state: State, job: Job, nodes: tuple[int, ...]) -> None:
     """Replace the nodes that are held back for a job."""
     fleet = state.own_fleet()
-    state.touch_counts((*job.spare_nodes, *nodes))
     if job.spare_nodes:
         fleet.reserved = put(fleet.reserved, list(job.spare_nodes), FREE)
     if nodes:
@@ -72,13 +71,11 @@ def placed(state: State, record: r.JobPlaced) -> None:
     _own_devices(fleet, job.rank_node, job.rank_acc, job.serial)
     set_job_state(job, JobState.PLACING)
     reserve(state, job, record.spares)
-    state.touch_counts(job.nodes())
 
 
 def unplaced(state: State, record: r.JobUnplaced) -> None:
     """The job gives its places back."""
     job = state.own_job(record.job)
-    state.touch_counts(job.nodes())
     _own_devices(state.own_fleet(), job.rank_node, job.rank_acc, FREE)
     reserve(state, job, ())
     job.rank_node = filled(0, NONE)
@@ -97,7 +94,6 @@ def moved(state: State, record: r.RanksMoved) -> None:
     fleet = state.own_fleet()
     rows = list(record.ranks)
     positions = np.array(record.accelerators, dtype=np.int32).reshape(len(rows), -1)
-    state.touch_counts((*job.rank_node[rows].tolist(), *record.nodes))
     _own_devices(fleet, job.rank_node[rows], job.rank_acc[rows], FREE)
     job.rank_node = put(job.rank_node, rows, record.nodes)
     job.rank_acc = put(job.rank_acc, rows, positions)
@@ -111,7 +107,6 @@ def replicas_dropped(state: State, record: r.ReplicasDropped) -> None:
     _own_devices(state.own_fleet(), job.rank_node[ranks], job.rank_acc[ranks], FREE)
     unbind(job, ranks.tolist(), job.rank_host[ranks].tolist())
     job.rank_node = put(job.rank_node, ranks, NONE)
-    state.touch_counts()
 
 
 def ended(state: State, record: r.JobEnded, at_ns: int) -> None:
@@ -123,4 +118,3 @@ def ended(state: State, record: r.JobEnded, at_ns: int) -> None:
     fleet.acc_owner = np.where(fleet.acc_owner == job.serial, FREE, fleet.acc_owner).astype(np.int32)
     reserve(state, job, ())
     job.hosts = select(job.hosts, job.hosts.live())
-    state.touch_counts(job.nodes())
