@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from controlplane.core import events as ev
 from controlplane.sim.faults.catalogue import Aim, NothingThere, Strike, Undo, kind
+from controlplane.sim.world.peace import OPERATORS
 
 if TYPE_CHECKING:
     from controlplane.sim.world.site import World
 
-OWNER = "operator"
-OWNERS = (OWNER, "ann")
+OWNERS = OPERATORS
+OWNER = OWNERS[0]
 """Who has reasons; each takes back only its own."""
 
 
@@ -21,9 +22,10 @@ def _order(world: World, command: ev.Command) -> None:
     world.control.leader.tell(command, world.count_refusal)
 
 
-def _uncordon(world: World, node: str, owner: str) -> None:
+def _take_back(world: World, command: ev.Command) -> None:
+    """What an operator takes back; without a controller `sim.world.peace` does it in the end."""
     if world.control.leader is not None:
-        world.control.leader.tell(ev.UncordonNode("", node, owner), world.count_refusal)
+        world.control.leader.tell(command, world.count_refusal)
 
 
 @kind("cordon", Aim.NODE, 1_800.0)
@@ -31,7 +33,7 @@ def cordon(world: World, strike: Strike) -> Undo | None:
     """An operator cordons a node, and takes it back later."""
     owner = strike.random.choice(OWNERS)
     _order(world, ev.CordonNode("", strike.target, owner, "look"))
-    return lambda: _uncordon(world, strike.target, owner)
+    return lambda: _take_back(world, ev.UncordonNode("", strike.target, owner))
 
 
 @kind("drain", Aim.NODE, 1_800.0)
@@ -39,7 +41,7 @@ def drain(world: World, strike: Strike) -> Undo | None:
     """An operator drains a node, and takes it back later."""
     owner = strike.random.choice(OWNERS)
     _order(world, ev.DrainNode("", strike.target, owner, "firmware"))
-    return lambda: _uncordon(world, strike.target, owner)
+    return lambda: _take_back(world, ev.UncordonNode("", strike.target, owner))
 
 
 @kind("cancel", Aim.JOB)
@@ -61,7 +63,7 @@ def pin(world: World, strike: Strike) -> Undo | None:
     """An operator pins a checkpoint, and lets it go later."""
     job = world.name_of(strike.target.split("/")[0])
     _order(world, ev.PinCheckpoint("", job, strike.target, OWNER, "for the paper"))
-    return lambda: _order(world, ev.UnpinCheckpoint("", job, strike.target, OWNER))
+    return lambda: _take_back(world, ev.UnpinCheckpoint("", job, strike.target, OWNER))
 
 
 @kind("verify", Aim.CHECKPOINT)

@@ -13,7 +13,8 @@ from controlplane.sim.world.nodes import SimNode
 if TYPE_CHECKING:
     from controlplane.sim.world.site import World
 
-OWNER = "operator"
+OPERATORS = ("operator", "ann")
+"""Who cordons, drains and pins in simulated sites."""
 
 
 def calm(world: World) -> None:
@@ -55,15 +56,17 @@ def _calm_node(world: World, node: SimNode) -> None:
 
 
 def _take_back(world: World, node: SimNode) -> None:
-    """The operator's own cordon is lifted, as soon as somebody can write it down."""
+    """The operators' own cordons are lifted, as soon as somebody can write it down."""
     leader = world.control.leader
     number = leader.state.fleet.number(node.name) if leader else None
     if leader is None or number is None:
+        world.kernel.after(world.timings.retry_s, lambda: _take_back(world, node))
         return
-    if any(cordon.owner == OWNER for cordon in leader.state.fleet.facts[number].cordons):
 
-        def answered(answer: Answer | Refusal | None) -> None:
-            if isinstance(answer, Refusal) and answer.code == "unavailable":
-                world.kernel.after(world.timings.retry_s, lambda: _take_back(world, node))
+    def answered(answer: Answer | Refusal | None) -> None:
+        if isinstance(answer, Refusal) and answer.code == "unavailable":
+            world.kernel.after(world.timings.retry_s, lambda: _take_back(world, node))
 
-        leader.tell(ev.UncordonNode("", node.name, OWNER), answered)
+    for cordon in leader.state.fleet.facts[number].cordons:
+        if cordon.owner in OPERATORS:
+            leader.tell(ev.UncordonNode("", node.name, cordon.owner), answered)
