@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from controlplane.sim.world.site import World
 
 OWNERS = OPERATORS
-OWNER = OWNERS[0]
 """Who has reasons; each takes back only its own."""
+OWNER = OWNERS[0]
 
 
 def _order(world: World, command: ev.Command) -> None:
