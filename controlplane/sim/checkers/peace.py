@@ -186,8 +186,8 @@ class NothingGrows(Checker):
 
     def settled(self, book: Book, world: World) -> Iterator[Finding]:
         """Effects and the inbox."""
-        state = world.state()
-        yield from self._late([effect for effect in state.effects.values() if effect.deadline_ns < state.at_ns])
+        state, now_ns = world.state(), world.leader.clock_ns()
+        yield from self._late([effect for effect in state.effects.values() if effect.deadline_ns < now_ns])
         if len(state.effects) > MAX_WAITING:
             yield Finding("effects", f"{len(state.effects)} effects are outstanding")
         if world.control.leader is not None and world.control.leader.inbox:

@@ -1,0 +1,146 @@
+"""Checkers that judge by the world's truth: a site at peace satisfies all of them, and each fires when one thing is changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from controlplane.core import records as r
+from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.spec import CheckpointPolicy, JobSpec, Parallel, SparePolicy, Workload
+from controlplane.core.vocabulary import Bucket, JobState, NodeLiveness
+from controlplane.sim.checkers.base import Checker, Durable, Finding
+from controlplane.sim.checkers.believing import SilenceKillsNobody
+from controlplane.sim.checkers.durability import DurableBeforeSent, ReplayAgrees
+from controlplane.sim.checkers.ledger import EverySecondOnce
+from controlplane.sim.checkers.monitor import Monitor, all_checkers
+from controlplane.sim.checkers.peace import EveryJobKnowsWhy, NodesAreWhatTheyAre, NothingGrows, SparesComeBack
+from controlplane.sim.checkers.places import OneRankPerAccelerator
+from controlplane.sim.scenario import PlannedJob, Scenario, run
+from controlplane.sim.topology import Topology
+
+SPEC = JobSpec(
+    "moe", Workload("m"), 4, parallel=Parallel(dp=4), spares=SparePolicy(warm_nodes=1),
+    checkpoint=CheckpointPolicy(every_steps=50),
+)  # fmt: skip
+SITE = Topology(racks_per_super_pod=2, nodes_per_rack=3, accelerators=2)
+
+
+Site = tuple[Monitor, Any]
+Change = Callable[[Site, pytest.MonkeyPatch], None]
+
+
+@pytest.fixture(scope="module")
+def site() -> Site:
+    """A job that runs on a whole site, and the monitor that has read everything. Tests take back what they change."""
+    scenario = Scenario(topology=SITE, jobs=(PlannedJob(SPEC),), duration_s=60.0, settle_s=30.0)
+    monitor = Monitor(all_checkers(scenario.policy))
+    return monitor, run(scenario, 1, [monitor]).world
+
+
+def first(found: Iterator[Finding]) -> str:
+    return next((finding.text for finding in found), "")
+
+
+def rank_stops(site: Site, patch: pytest.MonkeyPatch) -> None:
+    _, process = site[1].process("moe", 1)
+    patch.setattr(process, "obeys", False)
+
+
+def ends_without_reason(site: Site, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(site[0].book.jobs["moe-1"], "ended", True)
+    patch.setattr(site[0].book.jobs["moe-1"], "state", JobState.FAILED)
+
+
+def waits_in_vain(site: Site, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(site[0].book.jobs["moe-1"], "state", JobState.SUSPENDED)
+    patch.setattr(site[0].book.jobs["moe-1"], "blocker", "no place for 1 rank")
+
+
+def is_buried(site: Site, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(site[0].book.nodes[5], "liveness", NodeLiveness.DEAD)
+
+
+def burns(site: Site, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(site[1].nodes["node-0005"], "up", False)
+
+
+def spare_goes(site: Site, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(site[0].book.jobs["moe-1"], "spares", ())
+
+
+def effect_stays(site: Site, patch: pytest.MonkeyPatch) -> None:
+    effect = Effect("e9999", EffectKind.FENCE_HOSTS, "node:node-0001", site[1].now_ns - 1)
+    patch.setitem(site[1].state().effects, effect.id, effect)
+
+
+UNREST = {
+    "L1 a rank does not work": (EveryJobKnowsWhy, rank_stops, "does not work"),
+    "L1 no reason": (EveryJobKnowsWhy, ends_without_reason, "without a reason"),
+    "L1 a blocker that is not so": (EveryJobKnowsWhy, waits_in_vain, "would fit"),
+    "L2 a whole node is out": (NodesAreWhatTheyAre, is_buried, "is whole, and believed DEAD"),
+    "L2 a dead node is in": (NodesAreWhatTheyAre, burns, "is dead, and believed ALIVE"),
+    "L3 a spare is missing": (SparesComeBack, spare_goes, "holds 0 of 1 spare nodes"),
+    "L4 an effect stays": (NothingGrows, effect_stays, "past their deadline"),
+}
+
+
+@pytest.mark.parametrize(("kind", "change", "says"), UNREST.values(), ids=list(UNREST))
+def test_unrest_is_seen(
+    site: Site, monkeypatch: pytest.MonkeyPatch, kind: type[Checker], change: Change, says: str
+) -> None:
+    monitor, world = site
+    assert first(kind().settled(monitor.book, world)) == ""
+    change(site, monkeypatch)
+    assert says in first(kind().settled(monitor.book, world))
+
+
+def test_two_ranks_on_one_accelerator(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor, world = site
+    node, process = world.process("moe", 0)
+    checker = OneRankPerAccelerator()
+    assert first(checker.occupied(node, monitor.book)) == ""
+    twin = copy.copy(process)
+    twin.serial = 99
+    monkeypatch.setitem(node.processes, ("moe-1", 99), twin)
+    assert "runs moe-1-" in first(checker.occupied(node, monitor.book))
+
+
+def test_a_state_that_the_journal_does_not_tell(site: Site) -> None:
+    monitor, world = site
+    checker = ReplayAgrees()
+    assert first(checker.restarted(world.state(), monitor.book, world)) == ""
+    other = world.state().fork()
+    other.own_job("moe-1").last_error = "nobody wrote this down"
+    assert "replay gives another state" in first(checker.restarted(other, monitor.book, world))
+
+
+def test_an_effect_that_nobody_has_written_down(site: Site) -> None:
+    monitor, world = site
+    early = Effect("e9999", EffectKind.FENCE_HOSTS, "node:node-0001", 0)
+    assert "left before its record" in first(DurableBeforeSent().submitted([early], monitor.book, world))
+
+
+def test_a_second_that_is_booked_twice(site: Site) -> None:
+    monitor, world = site
+    assert first(EverySecondOnce().turn(world.state(), monitor.book, world)) == ""
+    other = world.state().fork()
+    other.ledger.add(Bucket.IDLE, 1)
+    assert "buckets sum to" in first(EverySecondOnce().turn(other, monitor.book, world))
+    other = world.state().fork()
+    job = other.own_job("moe-1")
+    job.ledger_ns = {**job.ledger_ns, Bucket.PRODUCTIVE: job.ledger_ns[Bucket.PRODUCTIVE] + 1}
+    assert "buckets of moe-1" in first(EverySecondOnce().turn(other, monitor.book, world))
+
+
+def test_the_living_are_not_buried_in_a_crowd(site: Site) -> None:
+    monitor, world = site
+    verdict = r.LivenessChanged(("node-0000", "node-0001", "node-0004"), NodeLiveness.DEAD, "silent")
+    for nodes, says in ((verdict.nodes, "3 living nodes of 2 racks"), (verdict.nodes[:2], "")):
+        checker = SilenceKillsNobody()
+        assert not list(checker.record(Durable(replace(verdict, nodes=nodes), 1, 1, "Tick"), monitor.book))
+        assert says in first(checker.turn(world.state(), monitor.book, world))
