@@ -27,9 +27,10 @@ from controlplane.core import records as r
 from controlplane.core.accounting.ledger import Ledger
 from controlplane.core.checkpoints import Checkpoint, Shard, checkpoint_id
 from controlplane.core.draft import Answer, Draft
-from controlplane.core.fleet import Cordon, Fleet
+from controlplane.core.fleet import FREE, Cordon, Fleet
 from controlplane.core.health.suspicion import Ground, Sight, SuspicionPolicy, judge
 from controlplane.core.jobs import Job
+from controlplane.core.placement import gang
 from controlplane.core.recovery import copies, rungs
 from controlplane.core.settling import binding, deciding, placing, upkeep
 from controlplane.core.state import State
@@ -80,8 +81,13 @@ def fence_is_not_waited_for(stack: ExitStack) -> None:
 
 
 @mutant("S2")
-def ranks_start_again_where_they_were(stack: ExitStack) -> None:
-    """Nobody asks whether the node of a lost rank still takes work."""
+def any_node_will_do(stack: ExitStack) -> None:
+    """Nobody asks whether a node takes work, neither for a new place nor for the one that a rank had."""
+
+    def free(fleet: Fleet) -> Any:
+        return fleet.usable_accelerators() & (fleet.acc_owner == FREE)
+
+    _swap(stack, gang, "free_devices", free)
     for module in (rungs, binding):
         _swap(stack, module, "misplaced", lambda job, fleet, ranks: ())
 

@@ -12,6 +12,7 @@ import pytest
 from controlplane.sim.scenario import check, dump, parse
 from controlplane.sim.swarm.generate import generate
 from controlplane.sim.swarm.run import run_scenario, run_seed
+from controlplane.sim.swarm.unreached import UNREACHED
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = sorted((ROOT / "docs" / "scenarios").glob("*.toml"))
@@ -24,6 +25,7 @@ def test_a_seed_is_clean(seed: int) -> None:
     result = run_seed(seed)
     assert result.clean, result.text
     assert len(result.faults) >= 3
+    assert not set(result.coverage) & set(UNREACHED), "explained as never reached"
     assert result.simulated_s > 6 * 3_600
 
 

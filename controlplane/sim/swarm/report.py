@@ -27,13 +27,16 @@ def render(total: Total, faults: Iterable[str]) -> str:
         *_counts({kind: total.faults.get(kind, 0) for kind in kinds}),
     ]
     sections = cells(kinds)
-    grid = sections.pop("fault x rung")
+    sections.pop("fault x rung")
     for title, names in sections.items():
         reached = sum(1 for name in names if total.coverage.get(name))
         lines += ["", f"{title}: {reached} of {len(names)} reached"]
         lines += _counts({name: total.coverage.get(name, 0) for name in names})
     lines += ["", "fault x rung", *_grid(kinds, total.coverage)]
-    lines += ["", *_zeros([*(name for names in sections.values() for name in names), *grid], total.coverage)]
+    lines += ["", *_zeros([name for names in sections.values() for name in names], total.coverage)]
+    silent = [kind for kind in kinds if not total.faults.get(kind)]
+    if silent:
+        lines.append(f"kinds of faults that never struck: {', '.join(silent)}")
     for result in total.violations[:20]:
         first = result.text.splitlines()[0] if result.text else ""
         lines.append(f"VIOLATED  seed {result.seed}  {first}")
@@ -62,7 +65,7 @@ def _grid(kinds: list[str], coverage: Mapping[str, int]) -> list[str]:
 def _zeros(names: list[str], coverage: Mapping[str, int]) -> list[str]:
     """Cells that nothing reached: each with the reason why it cannot be, or as a gap."""
     missing = [name for name in names if not coverage.get(name)]
-    explained = {name: why for name in missing if (why := reason(name))}
+    explained = {name: UNREACHED[name] for name in missing if name in UNREACHED}
     gaps = [name for name in missing if name not in explained]
     by_reason: dict[str, list[str]] = {}
     for name, why in explained.items():
@@ -73,11 +76,3 @@ def _zeros(names: list[str], coverage: Mapping[str, int]) -> list[str]:
     if gaps:
         lines.append(f"never reached and not explained (more seeds, or a fault that is missing): {', '.join(gaps)}")
     return lines
-
-
-def reason(cell: str) -> str:
-    """Why a cell is never reached, "" when it should be. `* x RUNG` explains a whole column of the last table."""
-    if cell in UNREACHED:
-        return UNREACHED[cell]
-    kind, cross, rung = cell.partition(" x ")
-    return UNREACHED.get(f"* x {rung}", "") or UNREACHED.get(f"{kind} x *", "") if cross else ""

@@ -4,4 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-UNREACHED: Mapping[str, str] = {}
+from controlplane.core.vocabulary import JOB_STATES, NODE_SERVICE, JobState, NodeService
+
+ENDLESS = "jobs of the swarm train without end; stories and the property test finish them"
+NO_COMMAND = "no command retires a node yet"
+
+UNREACHED: Mapping[str, str] = {
+    **{
+        f"job {before.name} > SUCCEEDED": ENDLESS for before, after in JOB_STATES.items() if JobState.SUCCEEDED in after
+    },
+    **{
+        f"service {before.name} > RETIRED": NO_COMMAND
+        for before, after in NODE_SERVICE.items()
+        if NodeService.RETIRED in after
+    },
+}
