@@ -16,7 +16,7 @@ from controlplane.sim.swarm.unreached import UNREACHED
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = sorted((ROOT / "docs" / "scenarios").glob("*.toml"))
-CLEAN = range(1, 9)
+CLEAN = range(1, 6)
 SAME = 2
 
 
