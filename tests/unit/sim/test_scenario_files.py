@@ -14,9 +14,9 @@ from controlplane.sim.scenario import Scenario, dump, load, parse
 from controlplane.sim.topology import Rack, Topology, lingjun
 from controlplane.sim.version import SIM_VERSION
 
-WHOLE = (
-    f"sim_version = {SIM_VERSION}"
-    + """
+VERSION = f"sim_version = {SIM_VERSION}"
+WHOLE = """
+@VERSION@
 name = "two jobs"
 duration_s = "6h"
 settle_s = 900
@@ -57,8 +57,7 @@ kind = "device"
 per_day = 2
 arrivals = "stepfun"
 code = "SIM-MEMORY"
-"""
-)
+""".replace("@VERSION@", VERSION)
 
 
 def test_a_file_says_what_it_means(tmp_path: Path) -> None:
@@ -102,7 +101,7 @@ def test_what_is_written_is_read_back() -> None:
         (("settle_s = 900", "settle_s = true"), "settle_s: a number is expected, this is `true`"),
         (('name = "two jobs"', "name = 7"), "name: text is expected, this is the number 7"),
         (('step_s = "2s"', "step_s = 0"), "timings.step_s: a step that takes no time never ends"),
-        ((f"sim_version = {SIM_VERSION}", "sim_version = 99"), f"sim_version is 99, this simulator is version {SIM_VERSION}"),
+        ((VERSION, "sim_version = 99"), f"sim_version is 99, this simulator is version {SIM_VERSION}"),
         (('arrivals = "stepfun"', 'arrivals = "stepfum"'), "did you mean `stepfun`?"),
         (("[topology]", "[topology]\nfile = 'lingjun-2024'"), "did you mean `lingjun-2023`?"),
         (("[topology]", "[[topology]]"), "topology: a table is expected, this is a list"),
