@@ -113,7 +113,46 @@ def describe(record: r.Record) -> Line | None:
                 "cell": record.cell, "joined": some(record.joined), "left": some(record.left),
             }  # fmt: skip
         case _:
-            return _of_job(record)
+            return _of_health(record) or _of_job(record)
+
+
+def _of_health(record: r.Record) -> Line | None:
+    """What is believed of hardware, and what was done about it."""
+    match record:
+        case r.DetectorDegraded():
+            return "warning", "detection_degraded", {"reasons": some(record.reasons)}
+        case r.DetectorRestored():
+            return "info", "detection_restored", {"after_ms": record.after_ms}
+        case r.FaultsReported() | r.FaultsJudged():
+            faults = [f"{note.entity} {note.code}: {note.level.name}, {note.assertion.name}" for note in record.notes]
+            event = "faults_reported" if isinstance(record, r.FaultsReported) else "faults_judged"
+            return "warning", event, {"faults": some(faults)}
+        case r.SourcesReported():
+            broken = [f"{source.name}: {source.reason}" for source in record.unreadable]
+            return "warning" if broken else "info", "sources_reported", {"unreadable": some(broken)}
+        case r.LinksReported():
+            return "warning" if record.broken else "info", "links_reported", {"broken": some(record.broken)}
+        case r.NodeQuarantined():
+            fields = {"reason": record.reason, "fault_level": record.level.name, "evidence": some(record.evidence)}
+            return "warning", "node_quarantined", fields
+        case r.ChecksStarted():
+            return "info", "checks_started", {}
+        case r.ChecksFailed():
+            return "warning", "checks_failed", {"reason": record.reason}
+        case r.TrialStarted():
+            return "info", "trial_started", {"reason": record.reason}
+        case r.TrialPassed():
+            return "info", "trial_passed", {}
+        case r.NodeReleased():
+            return "info", "node_released", {"reason": record.reason}
+        case r.ActRefused():
+            return "warning", "act_refused", {"act": record.act, "reason": record.reason}
+        case r.IncidentReblamed():
+            return "warning", "incident_reblamed", {
+                "ranks": some(record.ranks), "ledger": record.blame.value, "reason": record.reason,
+            }  # fmt: skip
+        case _:
+            return None
 
 
 def _of_job(record: r.Record) -> Line | None:

@@ -8,14 +8,31 @@ from pathlib import Path
 
 from controlplane.core import records as r
 from controlplane.core.audit import AuditEntry
-from controlplane.core.vocabulary import Phase, Rung
+from controlplane.core.health.book import FaultNote, Source
+from controlplane.core.vocabulary import Blame, HandlingLevel, Phase, Rung
 from controlplane.observability.chronicle import SHOWN, SILENT, describe, some
 
 HISTORY = Path(__file__).parents[2] / "scenarios" / "histories" / "v1.jsonl"
+NOTE = FaultNote("accelerator/1", "79", HandlingLevel.ISOLATE)
 LATER: list[r.Record] = [
     r.NodeDrained("n1"),
     r.JournalRestored(1_000),
     r.JobUnplaced("j", "n1 was cordoned"),
+    r.NodesRegistered((r.NodeRegistered("n1", "1", "127.0.0.1", "0", (), (), ()),)),
+    r.DetectorDegraded(("the journal is slow",)),
+    r.DetectorRestored(1_500),
+    r.FaultsReported("n1", (NOTE,)),
+    r.FaultsJudged("n1", (NOTE,)),
+    r.SourcesReported("n1", (Source("smi", "no answer", (), 1),)),
+    r.LinksReported("n1", ("n2",)),
+    r.NodeQuarantined("n1", "XID 79", HandlingLevel.ISOLATE, ("probe",)),
+    r.ChecksStarted("n1"),
+    r.ChecksFailed("n1", "memory bandwidth", 1),
+    r.TrialStarted("n1", 1, "checks passed"),
+    r.TrialPassed("n1"),
+    r.NodeReleased("n1", "uncordoned"),
+    r.ActRefused("n1", "quarantine", "the budget is used up"),
+    r.IncidentReblamed("j", (1,), Blame.USER, "site", "many devices of one job show it"),
     r.SparesWanted("j", 2, "P99 of failures"),
     r.CheckpointIntervalSet("j", 40, "Young/Daly"),
     r.CorruptionSuspected("j", 1, 21, 2, "results disagree"),
