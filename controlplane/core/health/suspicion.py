@@ -92,7 +92,9 @@ class Sight:
     `reset`: its stream ended after a beat that we heard ourselves, with no lag of ours since. `halted`: of every job with
     ranks there, a rank on another node says that it cannot go on. `unlinked`: enough other nodes say that their links to it
     are broken. `path_broken`: what was concluded so far. `heard`: we heard a beat of it ourselves, so that the moment at
-    which it fell silent is known. `domains`: see `Fleet`. `distrusted`: we are late ourselves, silence means nothing now.
+    which it fell silent is known. `outlived`: its job went on making steps for so long after its last beat that its path is
+    to blame for the silence; that the steps end later says nothing of it. `domains`: see `Fleet`. `distrusted`: we are late
+    ourselves, silence means nothing now.
     """
 
     liveness: ByteColumn
@@ -106,6 +108,7 @@ class Sight:
     unlinked: BoolColumn
     path_broken: BoolColumn
     heard: BoolColumn
+    outlived: BoolColumn
     domains: IntColumn
     distrusted: bool = False
 
@@ -145,18 +148,19 @@ def judge(sight: Sight, policy: SuspicionPolicy) -> Belief:
     proven = silent & sight.stepping
     conclude(proven, NodeLiveness.ALIVE, Ground.PROOF_OF_LIFE, broken=True)
     mute = silent & ~proven
+    stopped = sight.stopped & ~sight.outlived
     conclude(mute & ~sight.member, NodeLiveness.DEAD, Ground.CELL_WITNESS)
     conclude(mute & sight.unlinked, NodeLiveness.DEAD, Ground.LINKS_WITNESS)
     own = mute & (~sight.member | sight.unlinked)
-    in_lost_domain = _lost_with_domain(sight, policy, mute, own | (mute & sight.stopped))
-    conclude(in_lost_domain & mute & ~own & ~sight.stopped, NodeLiveness.DEAD, Ground.DOMAIN_LOST)
+    in_lost_domain = _lost_with_domain(sight, policy, mute & (own | ~sight.outlived), own | (mute & stopped))
+    conclude(in_lost_domain & mute & ~own & ~stopped, NodeLiveness.DEAD, Ground.DOMAIN_LOST)
     # One stop of one job has one cause: it convicts a few silent nodes, never a scattered crowd of them.
     lone = mute & ~own & ~in_lost_domain
     many = max(policy.scatter_minimum, policy.scatter_share * np.count_nonzero(judged))
     crowd = np.count_nonzero(lone) >= many
-    conclude(in_lost_domain & mute & sight.stopped, NodeLiveness.DEAD, Ground.STEPS_WITNESS)
+    conclude(in_lost_domain & mute & stopped, NodeLiveness.DEAD, Ground.STEPS_WITNESS)
     if not crowd:
-        conclude(lone & sight.stopped, NodeLiveness.DEAD, Ground.STEPS_WITNESS)
+        conclude(lone & stopped, NodeLiveness.DEAD, Ground.STEPS_WITNESS)
         conclude(lone & (sight.silence_s > policy.dead_without_witness_s), NodeLiveness.DEAD, Ground.LONG_SILENCE)
     at_once = lone & (sight.silence_s <= 2 * policy.lease_s)
     if np.count_nonzero(at_once) >= many:

@@ -30,6 +30,7 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
     silence = _silence_s(draft, heard, excused)
     stopped = np.zeros(fleet.size, dtype=np.bool_)
     stepping = np.zeros(fleet.size, dtype=np.bool_)
+    outlived = np.zeros(fleet.size, dtype=np.bool_)
     lease = draft.policy.suspicion.lease_s
     member = fleet.cell_member | ~fleet.cell_known
     reset = ~fleet.session & (heard > trusted) & (excused == 0)
@@ -49,10 +50,11 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
         told = len(here) < len(nodes)
         stopped[here] |= told and quiet_s > limit_s
         stepping[here] |= (moved_ns > heard[here] + seconds(lease / 2)) & (quiet_s < limit_s)
+        outlived[here] |= moved_ns > heard[here] + seconds(2 * lease)
     halted = _halted(draft, np.flatnonzero(reset & ~member))
     return Sight(
         fleet.liveness, fleet.session, silence, member, stopped, stepping, reset, halted, _unlinked(draft, heard),
-        fleet.path_broken, heard > trusted, fleet.domains, distrusted,
+        fleet.path_broken, heard > trusted, outlived, fleet.domains, distrusted,
     )  # fmt: skip
 
 

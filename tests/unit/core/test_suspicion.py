@@ -30,6 +30,7 @@ class Seen:
     unlinked: bool = False
     path_broken: bool = False
     heard: bool = True
+    outlived: bool = False
     rack: int = NO_DOMAIN
     power: int = NO_DOMAIN
 
@@ -44,7 +45,7 @@ def sight(*crowd: Seen, distrusted: bool = False) -> Sight:
     return Sight(
         column("liveness").astype(np.uint8), column("session"), column("silence_s"), column("member"),
         column("stopped"), column("stepping"), column("reset"), column("halted"), column("unlinked"),
-        column("path_broken"), column("heard"), np.stack([column("rack"), column("power")], axis=1), distrusted,
+        column("path_broken"), column("heard"), column("outlived"), np.stack([column("rack"), column("power")], axis=1), distrusted,
     )  # fmt: skip
 
 
@@ -98,6 +99,9 @@ def verdicts(*nodes: Seen, distrusted: bool = False) -> list[tuple[NodeLiveness,
         (Seen(path_broken=True), ALIVE, Ground.BEAT),
         (Seen(silence_s=10.0, path_broken=True), SUSPECT, Ground.LEASE),
         (Seen(silence_s=10.0, path_broken=True, stopped=True), DEAD, Ground.STEPS_WITNESS),
+        # ... but when they went on for long, its path is to blame, and their end says nothing of it
+        (Seen(silence_s=10.0, path_broken=True, stopped=True, outlived=True), SUSPECT, Ground.LEASE),
+        (Seen(silence_s=10.0, stopped=True, outlived=True, member=False), DEAD, Ground.CELL_WITNESS),
         # three witnesses of different kinds: the lease adds nothing, a short grace is kept
         (replace(LOST, silence_s=0.7), SUSPECT, Ground.NONE),
         (replace(LOST, silence_s=0.8), DEAD, Ground.THREE_WITNESSES),
@@ -216,7 +220,7 @@ def test_beats_count_also_while_we_distrust_ourselves() -> None:
 def test_an_empty_site() -> None:
     none = np.zeros(0, dtype=bool)
     empty = Sight(
-        np.zeros(0, dtype=np.uint8), none, np.zeros(0), *[none] * 8, np.zeros((0, 4), dtype=np.int32)
+        np.zeros(0, dtype=np.uint8), none, np.zeros(0), *[none] * 9, np.zeros((0, 4), dtype=np.int32)
     )  # fmt: skip
     assert len(judge(empty, POLICY).ground) == 0
 
