@@ -118,8 +118,10 @@ def _parameter(parameter: inspect.Parameter) -> click.Parameter:
     if isinstance(default, StrEnum):
         common["default"] = default.value
     shows: bool | str = default not in (None, "", False, 0)
-    if isinstance(default, float):
+    if isinstance(default, float) and default:
         shows = f"{default:g}"
+    elif isinstance(default, range):
+        shows = f"{default.start}-{default.stop - 1}"
     return click.Option([*names, parameter.name], help=info.help, show_default=shows, multiple=many, **common)
 
 

@@ -29,7 +29,7 @@ def register(app: Group) -> None:
     """Adds the group."""
     group = Group("Simulate a site: the production decisions in virtual time.")
     app.add_group(group, name="sim")
-    group.command(epilog="Example: phalanx sim run examples/sim/rack-loss.toml --trace")(run)
+    group.command(epilog="Example: phalanx sim run docs/scenarios/rack-loss.toml --trace")(run)
     group.command(epilog="Example: phalanx sim replay --seed 1234 --trace")(replay)
     group.command(epilog="Example: phalanx sim sweep --seeds 1-1000 --jobs 2 --time 30m")(sweep)
     sim_ettr.add_to(group)

@@ -56,9 +56,11 @@ def test_the_report_names_what_was_never_reached() -> None:
     assert "simulated" in text
     assert "VIOLATED  seed 2  S4: generation 2 again" in text
     assert "phalanx sim replay --seed 2 --trace" in text
-    unreached = text[text.index("never reached") :]
-    assert "rung FAIL" in unreached
-    assert "rung ROLLBACK" not in unreached
+    unreached = text[text.index("never reached") :].splitlines()
+    (rungs,) = (line for line in unreached if line.startswith("  rung:"))
+    assert "FAIL" in rungs
+    assert "ROLLBACK" not in rungs
+    assert any(line.startswith("  rack: RETRY_STEP, ") for line in unreached), "each kind of fault on a line of its own"
 
 
 def test_every_state_table_is_counted() -> None:

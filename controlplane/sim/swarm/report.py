@@ -74,5 +74,16 @@ def _zeros(names: list[str], coverage: Mapping[str, int]) -> list[str]:
     for why, cells_ in by_reason.items():
         lines.append(f"  {', '.join(cells_)}: {why}")
     if gaps:
-        lines.append(f"never reached and not explained (more seeds, or a fault that is missing): {', '.join(gaps)}")
+        lines.append("never reached and not explained (more seeds, or a fault that is missing):")
+        lines += [f"  {group}: {', '.join(rest)}" for group, rest in _grouped(gaps).items()]
     return lines
+
+
+def _grouped(cells_: list[str]) -> dict[str, list[str]]:
+    """Cells by what they begin with: a state table, the ladder, or a kind of fault with the rungs it never led to."""
+    groups: dict[str, list[str]] = {}
+    for cell in cells_:
+        fault, cross, rung = cell.partition(" x ")
+        group, _, name = (fault, cross, rung) if cross else cell.partition(" ")
+        groups.setdefault(group, []).append(name)
+    return groups
