@@ -80,10 +80,9 @@ def _zeros(names: list[str], coverage: Mapping[str, int]) -> list[str]:
 
 
 def _grouped(cells_: list[str]) -> dict[str, list[str]]:
-    """Cells by what they begin with: a state table, the ladder, or a kind of fault with the rungs it never led to."""
+    """Cells by their table: a line each."""
     groups: dict[str, list[str]] = {}
     for cell in cells_:
-        fault, cross, rung = cell.partition(" x ")
-        group, _, name = (fault, cross, rung) if cross else cell.partition(" ")
-        groups.setdefault(group, []).append(name)
+        table, _, name = cell.partition(" ")
+        groups.setdefault(table, []).append(name)
     return groups
