@@ -45,6 +45,18 @@ def _tuple_codec(arguments: tuple[Any, ...]) -> tuple[Encode, Decode]:
     )
 
 
+def _dict_codec(key: Any, item: Any) -> tuple[Encode, Decode]:
+    """An object where keys are text (or are as good as text), else a list of pairs."""
+    encode, decode = codec_of(item)
+    key_out, key_in = codec_of(key)
+    if key_out is _identity:
+        return (lambda v: {k: encode(x) for k, x in v.items()}), (lambda v: {k: decode(x) for k, x in v.items()})
+    return (
+        lambda v: [[key_out(k), encode(x)] for k, x in v.items()],
+        lambda v: {key_in(k): decode(x) for k, x in v},
+    )
+
+
 def _dataclass_codec(cls: Any) -> tuple[Encode, Decode]:
     hints = typing.get_type_hints(cls)
     fields = [(f.name, *codec_of(hints[f.name])) for f in dataclasses.fields(cls) if f.init]
@@ -76,8 +88,7 @@ def codec_of(kind: Any) -> tuple[Encode, Decode]:
     if origin is tuple:
         return _tuple_codec(arguments)
     if origin is dict:
-        encode, decode = codec_of(arguments[1])
-        return (lambda v: {k: encode(x) for k, x in v.items()}), (lambda v: {k: decode(x) for k, x in v.items()})
+        return _dict_codec(*arguments)
     if origin in (types.UnionType, typing.Union) and type(None) in arguments and len(arguments) == 2:
         encode, decode = codec_of(arguments[0] if arguments[1] is type(None) else arguments[1])
         return (lambda v: None if v is None else encode(v)), (lambda v: None if v is None else decode(v))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from controlplane.catalogues import built_in
+from controlplane.core.draft import Policy
 from controlplane.core.export import Export, JobProgress, UnreadableExport
 from controlplane.core.units import seconds
 from controlplane.core.vocabulary import Phase
@@ -29,6 +31,13 @@ def export(gang: Gang) -> Export:
     step, at_ns = gang.last_step()
     steps = {gang.uid: JobProgress(step, at_ns, STEP_S)}
     return Export.from_json(Export(gang.engine.state, steps, gang.policy, gang.kernel.now_ns, "0").to_json())
+
+
+def test_limits_and_fault_tables_travel_with_the_state(site: Gang) -> None:
+    policy = Policy(catalogue=built_in())
+    text = Export(site.engine.state, {}, policy, site.kernel.now_ns, "0").to_json()
+    assert policy.catalogue.rules
+    assert Export.from_json(text).policy == policy
 
 
 def lose(gang: Gang, key: str, value: str) -> Verdict:
