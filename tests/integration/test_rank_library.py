@@ -254,6 +254,7 @@ def test_a_workload_that_lets_the_end_of_a_generation_out_is_called_again(site: 
     assert "main() left by GenerationChanged" in site.tail(a)
 
 
+@pytest.mark.soak  # a timing: it says something on a quiet machine only
 def test_waiting_in_slices_costs_little_against_plain_gloo(site: RankSite, capsys: pytest.CaptureFixture[str]) -> None:
     hosts = start_other(site, "rank_bench_workload", 2)
     site.parked(hosts)
