@@ -26,8 +26,23 @@ def test_a_silent_agent_of_a_job_with_slow_steps_is_not_dead() -> None:
         world.run(1)
         assert liveness(world, "node-00") is not NodeLiveness.DEAD
     assert world.job("moe").generation == 1
-    world.hang("moe", 3)  # now they have stopped: within three step times that is a witness
+    # On another node: that the steps end now says nothing of the one whose agent has been gone for long.
+    world.hang("moe", 3)
     world.run(40)
+    assert liveness(world, "node-00") is NodeLiveness.SUSPECT
+
+
+def test_slow_steps_that_end_with_a_node_are_a_witness_within_three_of_them() -> None:
+    world = World(nodes=4)
+    world.timings.step_s = 10.0
+    world.submit(spec("moe", 4, spares=SparePolicy()))
+    world.run_until(lambda: world.job("moe").state is JobState.RUNNING)
+    world.run(25)
+    world.hang("moe", 0)
+    world.lose_agent("node-00")
+    world.run(20)
+    assert liveness(world, "node-00") is NodeLiveness.SUSPECT
+    world.run(20)
     assert liveness(world, "node-00") is NodeLiveness.DEAD
 
 
