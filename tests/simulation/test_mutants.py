@@ -20,6 +20,16 @@ FOUND_BY: dict[str, tuple[int, ...]] = {
     "neighbours_hold_copies": (1,),
     "lost_progress_is_booked_twice": (1,),
     "any_node_will_do": (5, 6),
+    "fence_is_not_waited_for": (22,),
+    "unfinished_checkpoints_are_restored": (9,),
+    "drains_know_no_budget": (7,),
+    "retention_counts_only": (3,),
+    "uncordon_removes_every_reason": (7,),
+    "suspended_jobs_are_forgotten": (17,),
+    "blockers_are_not_named": (11,),
+    "the_dead_stay_dead": (6,),
+    "spares_are_not_refilled": (1,),
+    "many_silent_are_all_dead": (12,),
 }
 MOST_SEEDS = 200
 
