@@ -13,13 +13,12 @@ import numpy as np
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
-from controlplane.core.evidence import Facts, Reason
 from controlplane.core.fleet import Fleet
-from controlplane.core.jobs import NONE, Job, LostRank, host_id
-from controlplane.core.observing.losses import lose_ranks
+from controlplane.core.jobs import NONE, Job, host_id
+from controlplane.core.observing.losses import lose_ranks, planned_loss
 from controlplane.core.orders import fence
 from controlplane.core.placement.gang import Blocked, replace_ranks
-from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, NodeService, RankState
+from controlplane.core.vocabulary import JobState, NodeLiveness, NodeService, RankState
 
 EMPTY = (NodeService.DRAINING, NodeService.OUT_OF_SERVICE, NodeService.QUARANTINED, NodeService.VALIDATING)
 """Service states in which no process of a job is wanted on a node."""
@@ -84,19 +83,7 @@ def plan(draft: Draft, job: Job) -> tuple[str, dict[int, int]]:
     missing = missing_processes(job, places.nodes)
     if missing:
         return f"{cause} waits for processes to park at the new places", missing
-    lost = tuple(
-        LostRank(
-            rank,
-            int(job.rank_host[rank]),
-            cause,
-            Blame.INFRASTRUCTURE,
-            draft.now_ns,
-            f"operator: {cause}",
-            planned=True,
-            facts=Facts(Reason.OPERATOR),
-        )
-        for rank in ranks
-    )
+    lost = tuple(planned_loss(rank, int(job.rank_host[rank]), cause, draft.now_ns) for rank in ranks)
     lose_ranks(draft, job, lost, cause)
     return "", {}
 

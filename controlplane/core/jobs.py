@@ -13,7 +13,7 @@ from controlplane.core.checkpoints import Checkpoint, Suspicion
 from controlplane.core.columns import ByteColumn, IntColumn
 from controlplane.core.evidence import NOTHING, Facts
 from controlplane.core.spec import AUTO, JobSpec
-from controlplane.core.vocabulary import TERMINAL, Blame, Bucket, JobState, RankState
+from controlplane.core.vocabulary import TERMINAL, Blame, Bucket, JobState, Phase, RankState
 
 NONE = -1
 """No node, no host, no rank."""
@@ -159,6 +159,28 @@ class GenerationClock:
     rendezvous_ns: int = 0
     restored_ns: int = 0
     running_ns: int = 0
+
+
+def phases_of(incident: Incident, clock: GenerationClock) -> dict[str, int]:
+    """Nanoseconds of each phase that a recovery has reached: differences of consecutive moments. `clock`: of the job's current
+    generation, which is the incident's own once it has been placed."""
+    own = clock if incident.placed_ns else GenerationClock()
+    moments = (
+        (Phase.DETECT, incident.detected_ns),
+        (Phase.DECIDE, incident.decided_ns),
+        (Phase.PLACE, incident.placed_ns),
+        (Phase.START, own.joining_ns),
+        (Phase.RENDEZVOUS, own.rendezvous_ns),
+        (Phase.RESTORE, own.restored_ns),
+        (Phase.FIRST_STEP, own.running_ns),
+    )
+    phases: dict[str, int] = {}
+    before = incident.fault_ns
+    for phase, moment in moments:
+        if moment:
+            phases[phase.value] = max(0, moment - before)
+            before = max(before, moment)
+    return phases
 
 
 @dataclass(frozen=True, slots=True)

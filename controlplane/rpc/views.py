@@ -14,12 +14,12 @@ from controlplane.core.checkpoints import Checkpoint, pinned, restore_point
 from controlplane.core.fleet import FREE
 from controlplane.core.health.book import FaultNote
 from controlplane.core.health.quarantine import waits_for
-from controlplane.core.jobs import NONE, GenerationClock, Incident, Job, Recovery, host_id, root_cause
+from controlplane.core.jobs import NONE, Incident, Job, Recovery, host_id, phases_of, root_cause
 from controlplane.core.recovery.budgets import read_budget
 from controlplane.core.recovery.restore_point import source
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_S, to_s
-from controlplane.core.vocabulary import Blame, Bucket, CheckpointState, NodeService, Phase, RankState
+from controlplane.core.vocabulary import Blame, Bucket, CheckpointState, NodeService, RankState
 from controlplane.engine.soft import Progress
 from controlplane.rpc.codec import rfc3339, spec_message
 from controlplane.rpc.effects import checkpoint_folder
@@ -187,21 +187,7 @@ def _recovery(item: Recovery) -> job_pb2.Recovery:
 
 def _running_recovery(job: Job, incident: Incident) -> job_pb2.Recovery:
     """The incident under way, with the phases that it has reached; neither complete nor overtaken."""
-    clock = job.clock if incident.placed_ns else GenerationClock()
-    moments = (
-        (Phase.DETECT, incident.detected_ns),
-        (Phase.DECIDE, incident.decided_ns),
-        (Phase.PLACE, incident.placed_ns),
-        (Phase.START, clock.joining_ns),
-        (Phase.RENDEZVOUS, clock.rendezvous_ns),
-        (Phase.RESTORE, clock.restored_ns),
-    )
-    phases: dict[str, float] = {}
-    before = incident.fault_ns
-    for phase, moment in moments:
-        if moment:
-            phases[phase.value] = to_s(max(0, moment - before))
-            before = max(before, moment)
+    phases = {phase: to_s(spent_ns) for phase, spent_ns in phases_of(incident, job.clock).items()}
     root = root_cause(incident.lost)
     return job_pb2.Recovery(
         generation=job.generation if incident.placed_ns else job.generation + 1,

@@ -11,7 +11,17 @@ from controlplane.core.accounting.ledger import rebook
 from controlplane.core.applying.hosts import unbind
 from controlplane.core.applying.jobs import set_job_state
 from controlplane.core.columns import put
-from controlplane.core.jobs import NONE, GenerationClock, Incident, Job, LostRank, Recovery, Restart, root_cause
+from controlplane.core.jobs import (
+    NONE,
+    GenerationClock,
+    Incident,
+    Job,
+    LostRank,
+    Recovery,
+    Restart,
+    phases_of,
+    root_cause,
+)
 from controlplane.core.ranges import expand
 from controlplane.core.state import MAX_EVIDENCE, MAX_RECOVERIES, State
 from controlplane.core.vocabulary import Blame, Bucket, IllegalTransition, JobState, Phase, Rung
@@ -204,22 +214,6 @@ def _recovery(job: Job, *, overtaken: bool) -> Recovery:
     """The running incident as a finished account: consecutive differences of the moments that were reached."""
     incident = job.incident
     assert incident is not None
-    clock = job.clock if incident.placed_ns else GenerationClock()
-    moments = [
-        (Phase.DETECT, incident.detected_ns),
-        (Phase.DECIDE, incident.decided_ns),
-        (Phase.PLACE, incident.placed_ns),
-        (Phase.START, clock.joining_ns),
-        (Phase.RENDEZVOUS, clock.rendezvous_ns),
-        (Phase.RESTORE, clock.restored_ns),
-        (Phase.FIRST_STEP, clock.running_ns),
-    ]
-    phases: dict[str, int] = {}
-    before = incident.fault_ns
-    for phase, moment in moments:
-        if moment:
-            phases[phase] = max(0, moment - before)
-            before = max(before, moment)
     first = root_cause(incident.lost)
     return Recovery(
         generation=job.generation,
@@ -229,7 +223,7 @@ def _recovery(job: Job, *, overtaken: bool) -> Recovery:
         steps_lost=max(0, incident.step - job.restore_step),
         restore_step=job.restore_step,
         restore_id=job.restore_id,
-        phases_ns=phases,
+        phases_ns=phases_of(incident, job.clock),
         overtaken=overtaken,
         blame=_charged_to(first, incident.ledger),
         fault_ns=incident.fault_ns,

@@ -12,16 +12,16 @@ from controlplane.core import records as r
 from controlplane.core.audit import Change, canonical
 from controlplane.core.draft import Accepted, Draft, Refusal
 from controlplane.core.effects import Effect, EffectKind
-from controlplane.core.evidence import Facts, Reason
-from controlplane.core.jobs import NONE, Job, LostRank
-from controlplane.core.observing.losses import lose_ranks
+from controlplane.core.evidence import Reason
+from controlplane.core.jobs import NONE, Job
+from controlplane.core.observing.losses import lose_ranks, planned_loss
 from controlplane.core.orders import end_job, fence, stop_processes
 from controlplane.core.placement.gang import Blocked, Placement, place, replace_ranks
 from controlplane.core.placement.queue import must_yield_to
 from controlplane.core.recovery.rungs import misplaced
 from controlplane.core.spec import JobSpec, Violation
 from controlplane.core.units import ms
-from controlplane.core.vocabulary import Blame, JobState
+from controlplane.core.vocabulary import JobState
 
 OPERATOR_HINT = "`phalanx get jobs` lists what there is"
 
@@ -153,19 +153,7 @@ def restart(draft: Draft, event: ev.RestartJob) -> Accepted | Refusal:
         return Refusal("conflict", "NO_ROOM", stuck)
     cause = f"restarted by an operator: {event.reason}" if event.reason else "restarted by an operator"
     held = [(rank, serial) for rank, serial in enumerate(job.rank_host.tolist()) if serial != NONE]
-    lost = tuple(
-        LostRank(
-            rank,
-            serial,
-            cause,
-            Blame.INFRASTRUCTURE,
-            draft.now_ns,
-            f"operator: {cause}",
-            planned=True,
-            facts=Facts(Reason.OPERATOR),
-        )
-        for rank, serial in held
-    )
+    lost = tuple(planned_loss(rank, serial, cause, draft.now_ns) for rank, serial in held)
     suspended = job.state is JobState.SUSPENDED
     if lost or suspended:
         lose_ranks(draft, job, lost, cause, Reason.OPERATOR, released=suspended)

@@ -61,6 +61,13 @@ def lost_rank(node: str, rank: int, serial: int, exit_: Exit, fault_ns: int, *, 
     return LostRank(rank, serial, text, blame, fault_ns, evidence, consequence=consequence, facts=facts)
 
 
+def planned_loss(rank: int, serial: int, cause: str, now_ns: int) -> LostRank:
+    """A rank that an operator takes from its process, by a restart or a drain: nothing failed."""
+    text = f"operator: {cause}"
+    facts = Facts(Reason.OPERATOR)
+    return LostRank(rank, serial, cause, Blame.INFRASTRUCTURE, now_ns, text, planned=True, facts=facts)
+
+
 def lose_ranks(
     draft: Draft,
     job: Job,
