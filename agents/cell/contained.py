@@ -14,7 +14,7 @@ import sys
 
 from agents.cell.container import SIGNAL_BASE
 from agents.cell.host_exit import kill_leftovers
-from agents.cell.rank_host import CODE_NOT_STARTED, child_set_up
+from agents.cell.rank_host import CODE_NOT_STARTED, child_set_up, sigterm_held
 
 EXIT_USAGE = 2
 LEFTOVER_LIMIT_S = 5.0
@@ -30,8 +30,9 @@ def main() -> int:
     except (ProcessLookupError, OSError) as error:
         sys.stderr.write(f"phalanx: the rank host {sys.argv[1]} is not seen from the container: {error}\n")
         return CODE_NOT_STARTED
-    child = subprocess.Popen([sys.executable, "-u", "-m", "agents.rank"], preexec_fn=child_set_up(os.getpid()))  # noqa: PLW1509  one thread
-    signal.signal(signal.SIGTERM, lambda number, _frame: child.send_signal(number))
+    with sigterm_held():
+        child = subprocess.Popen([sys.executable, "-u", "-m", "agents.rank"], preexec_fn=child_set_up(os.getpid()))  # noqa: PLW1509  one thread
+        signal.signal(signal.SIGTERM, lambda number, _frame: child.send_signal(number))
     ended = os.pidfd_open(child.pid)
     ready, _, _ = select.select([host, ended], [], [])
     if ended not in ready:

@@ -17,7 +17,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -123,14 +124,29 @@ class NodeFolder:
             return True
 
 
+@contextmanager
+def sigterm_held() -> Iterator[None]:
+    """Fork inside this with `child_set_up`: a SIGTERM that comes meanwhile is kept, for the parent and for the child.
+
+    Else the child, until its exec, would take it with the handler that it has from its parent, and it would be lost.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def child_set_up(parent: int) -> Callable[[], None]:
-    """What the child does between fork and exec: it must not outlive its parent."""
+    """What the child does between fork and exec: it must not outlive its parent, and SIGTERM ends it from now on."""
     prctl = ctypes.CDLL(None).prctl  # looked up before the fork
 
     def set_up() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # died before the line above: nobody would send the signal any more
             os._exit(CODE_NOT_STARTED)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     return set_up
 
@@ -218,14 +234,16 @@ class RankHost:
         try:
             if self._spec.workload.image and self._spec.checkpoint_folder:
                 os.makedirs(self._spec.checkpoint_folder, exist_ok=True)  # a runtime mounts only what is there
-            self._child = subprocess.Popen(
-                rank_command(self._spec, environment),
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                env=environment,
-                preexec_fn=child_set_up(os.getpid()),  # noqa: PLW1509  safe: this process has one thread
-            )
+            command = rank_command(self._spec, environment)
+            with sigterm_held():
+                self._child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=self._log,
+                    env=environment,
+                    preexec_fn=child_set_up(os.getpid()),  # noqa: PLW1509  safe: this process has one thread
+                )
         except (OSError, subprocess.SubprocessError, NoRuntime) as error:
             self._ended(CODE_NOT_STARTED, 0, f"the process could not be started: {error}")
 
