@@ -300,6 +300,9 @@ class Report(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     RESTORE_FAILURES_FIELD_NUMBER: _builtins.int
     CHECKED_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
+    BROKEN_LINKS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """grows by one in a boot"""
     full: _builtins.bool
@@ -314,6 +317,18 @@ class Report(_message.Message):
     def restore_failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___RestoreFailed]: ...
     @_builtins.property
     def checked(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckpointChecked]: ...
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___FaultStatus]:
+        """full: all that stand, and one-off events not yet acknowledged"""
+
+    @_builtins.property
+    def unreadable(self) -> Global___UnreadableSources:
+        """the whole truth when present"""
+
+    @_builtins.property
+    def broken_links(self) -> Global___BrokenLinks:
+        """the whole truth when present"""
+
     def __init__(
         self,
         *,
@@ -324,10 +339,13 @@ class Report(_message.Message):
         shards: _abc.Iterable[Global___ShardWritten] | None = ...,
         restore_failures: _abc.Iterable[Global___RestoreFailed] | None = ...,
         checked: _abc.Iterable[Global___CheckpointChecked] | None = ...,
+        faults: _abc.Iterable[Global___FaultStatus] | None = ...,
+        unreadable: Global___UnreadableSources | None = ...,
+        broken_links: Global___BrokenLinks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["broken_links", b"broken_links", "unreadable", b"unreadable"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "checked", b"checked", "full", b"full", "hosts", b"hosts", "restore_failures", b"restore_failures", "sequence", b"sequence", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "broken_links", b"broken_links", "checked", b"checked", "faults", b"faults", "full", b"full", "hosts", b"hosts", "restore_failures", b"restore_failures", "sequence", b"sequence", "shards", b"shards", "unreadable", b"unreadable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -489,6 +507,236 @@ class AcceleratorStatus(_message.Message):
 Global___AcceleratorStatus: _TypeAlias = AcceleratorStatus  # noqa: Y015
 
 @_typing.final
+class FaultStatus(_message.Message):
+    """One fault of an entity of the node, as its vendor tells it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTITY_FIELD_NUMBER: _builtins.int
+    VENDOR_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    ASSERTION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    RAISED_AGE_MS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    entity: _builtins.str
+    """node, accelerator/<index>, port/<index>"""
+    vendor: _builtins.str
+    code: _builtins.str
+    severity: _builtins.str
+    """critical, major, minor, hint; empty: not said"""
+    assertion: _types_pb2.FaultAssertion.ValueType
+    sequence: _builtins.int
+    """the source's own number of the event; 0: it has none"""
+    raised_age_ms: _builtins.int
+    """since the source raised it; 0: not said"""
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        entity: _builtins.str = ...,
+        vendor: _builtins.str = ...,
+        code: _builtins.str = ...,
+        severity: _builtins.str = ...,
+        assertion: _types_pb2.FaultAssertion.ValueType = ...,
+        sequence: _builtins.int = ...,
+        raised_age_ms: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assertion", b"assertion", "code", b"code", "entity", b"entity", "message", b"message", "raised_age_ms", b"raised_age_ms", "sequence", b"sequence", "severity", b"severity", "vendor", b"vendor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FaultStatus: _TypeAlias = FaultStatus  # noqa: Y015
+
+@_typing.final
+class UnreadableSources(_message.Message):
+    """Sources of health that cannot be read: what they speak for is unknown, never healthy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreadableSource]: ...
+    def __init__(
+        self,
+        *,
+        sources: _abc.Iterable[Global___UnreadableSource] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnreadableSources: _TypeAlias = UnreadableSources  # noqa: Y015
+
+@_typing.final
+class UnreadableSource(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACCELERATORS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    reason: _builtins.str
+    @_builtins.property
+    def accelerators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """empty: all of the node"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        accelerators: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnreadableSource: _TypeAlias = UnreadableSource  # noqa: Y015
+
+@_typing.final
+class BrokenLinks(_message.Message):
+    """Nodes that this node cannot reach over the network that ranks use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BrokenLinks: _TypeAlias = BrokenLinks  # noqa: Y015
+
+@_typing.final
+class ProbeReading(_message.Message):
+    """What a probe process tells its node agent; never sent to a controller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class VersionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VENDOR_FIELD_NUMBER: _builtins.int
+    ACCELERATORS_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
+    TELEMETRY_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    vendor: _builtins.str
+    @_builtins.property
+    def accelerators(self) -> _containers.RepeatedCompositeFieldContainer[Global___AcceleratorStatus]: ...
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___FaultStatus]: ...
+    @_builtins.property
+    def unreadable(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreadableSource]: ...
+    @_builtins.property
+    def telemetry(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceTelemetry]: ...
+    @_builtins.property
+    def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        vendor: _builtins.str = ...,
+        accelerators: _abc.Iterable[Global___AcceleratorStatus] | None = ...,
+        faults: _abc.Iterable[Global___FaultStatus] | None = ...,
+        unreadable: _abc.Iterable[Global___UnreadableSource] | None = ...,
+        telemetry: _abc.Iterable[Global___DeviceTelemetry] | None = ...,
+        versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "faults", b"faults", "telemetry", b"telemetry", "unreadable", b"unreadable", "vendor", b"vendor", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeReading: _TypeAlias = ProbeReading  # noqa: Y015
+
+@_typing.final
+class DeviceTelemetry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    UNSUPPORTED_FIELD_NUMBER: _builtins.int
+    accelerator: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """in the unit of the name: agents.node.probes.reading.UNITS"""
+
+    @_builtins.property
+    def unsupported(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names of what the device does not have"""
+
+    def __init__(
+        self,
+        *,
+        accelerator: _builtins.int = ...,
+        values: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        unsupported: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "unsupported", b"unsupported", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceTelemetry: _TypeAlias = DeviceTelemetry  # noqa: Y015
+
+@_typing.final
 class ShardWritten(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -612,6 +860,7 @@ class AgentEffect(_message.Message):
     VERIFY_CHECKPOINT_FIELD_NUMBER: _builtins.int
     SWEEP_FOLDERS_FIELD_NUMBER: _builtins.int
     INJECT_FAULT_FIELD_NUMBER: _builtins.int
+    RUN_CHECKS_FIELD_NUMBER: _builtins.int
     effect_id: _builtins.str
     epoch: _builtins.int
     deadline_ms: _builtins.int
@@ -627,6 +876,8 @@ class AgentEffect(_message.Message):
     def sweep_folders(self) -> Global___SweepFolders: ...
     @_builtins.property
     def inject_fault(self) -> Global___InjectFault: ...
+    @_builtins.property
+    def run_checks(self) -> Global___RunChecks: ...
     def __init__(
         self,
         *,
@@ -639,12 +890,13 @@ class AgentEffect(_message.Message):
         verify_checkpoint: Global___VerifyCheckpoint | None = ...,
         sweep_folders: Global___SweepFolders | None = ...,
         inject_fault: Global___InjectFault | None = ...,
+        run_checks: Global___RunChecks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "deadline_ms", b"deadline_ms", "effect_id", b"effect_id", "epoch", b"epoch", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "deadline_ms", b"deadline_ms", "effect_id", b"effect_id", "epoch", b"epoch", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["apply_generation", "fence_hosts", "forget_hosts", "verify_checkpoint", "sweep_folders", "inject_fault"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["apply_generation", "fence_hosts", "forget_hosts", "verify_checkpoint", "sweep_folders", "inject_fault", "run_checks"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -923,6 +1175,34 @@ class InjectFault(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InjectFault: _TypeAlias = InjectFault  # noqa: Y015
+
+@_typing.final
+class RunChecks(_message.Message):
+    """Checks of a quarantined or idle node, and the handling that a fault asked for; findings are reported before the answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: _builtins.int
+    ENTITIES_FIELD_NUMBER: _builtins.int
+    level: _builtins.str
+    """handling level to carry out first: RESET_WHEN_IDLE, RESET_NOW, REBOOT_NODE; empty: none"""
+    @_builtins.property
+    def entities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """node, accelerator/<index>; empty: all of the node"""
+
+    def __init__(
+        self,
+        *,
+        level: _builtins.str = ...,
+        entities: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entities", b"entities", "level", b"level"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunChecks: _TypeAlias = RunChecks  # noqa: Y015
 
 @_typing.final
 class OpenLog(_message.Message):

@@ -97,6 +97,26 @@ ACCELERATOR_STATE_RESETTING: AcceleratorState.ValueType  # 5
 ACCELERATOR_STATE_UNKNOWN: AcceleratorState.ValueType  # 6
 Global___AcceleratorState: _TypeAlias = AcceleratorState  # noqa: Y015
 
+class _FaultAssertion:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FaultAssertionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FaultAssertion.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FAULT_ASSERTION_UNSPECIFIED: _FaultAssertion.ValueType  # 0
+    FAULT_ASSERTION_OCCURRED: _FaultAssertion.ValueType  # 1
+    FAULT_ASSERTION_RECOVERED: _FaultAssertion.ValueType  # 2
+    FAULT_ASSERTION_ONCE: _FaultAssertion.ValueType  # 3
+
+class FaultAssertion(_FaultAssertion, metaclass=_FaultAssertionEnumTypeWrapper):
+    """What the source of a fault says of it."""
+
+FAULT_ASSERTION_UNSPECIFIED: FaultAssertion.ValueType  # 0
+FAULT_ASSERTION_OCCURRED: FaultAssertion.ValueType  # 1
+FAULT_ASSERTION_RECOVERED: FaultAssertion.ValueType  # 2
+FAULT_ASSERTION_ONCE: FaultAssertion.ValueType  # 3
+Global___FaultAssertion: _TypeAlias = FaultAssertion  # noqa: Y015
+
 class _JobState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
