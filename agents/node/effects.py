@@ -102,6 +102,8 @@ class Effects:
                 return await self._sweep(effect.sweep_folders)
             case "inject_fault":
                 return self._inject(effect.inject_fault)
+            case "run_checks":
+                return Outcome(ok=False, message="this agent has no checks for its machine")
             case None:
                 return Outcome(ok=False, message="this agent does not know this kind of effect; it may be older")
 

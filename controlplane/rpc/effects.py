@@ -57,7 +57,8 @@ def agent_effect(effect: Effect, state: State, node: str, root: str, now_ns: int
             index, code, text = effect.items
             message.inject_fault.CopyFrom(agent_pb2.InjectFault(accelerator=int(index), code=code, message=text))
         case EffectKind.RUN_CHECKS:
-            pass  # agents of this version do not know it, and say so: the node stays in quarantine with that reason
+            level, *entities = effect.items
+            message.run_checks.CopyFrom(agent_pb2.RunChecks(level=level, entities=entities))
         case EffectKind.START_HOSTS | EffectKind.STOP_HOSTS:
             raise Superseded(f"{effect.kind} is for a cell, not for a node")
         case _:
