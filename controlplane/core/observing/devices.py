@@ -45,13 +45,16 @@ def told_in_report(draft: Draft, event: ev.NodeReport, number: int) -> None:
         draft.write(r.AcceleratorsChanged(event.node, changed))
         settle_all(draft)
     act(draft, event.node, number, intake.fresh)
-    take_bare_failures(draft, event.node, number, changed)
+    take_bare_failures(draft, event.node, number, changed, intake)
 
 
-def take_bare_failures(draft: Draft, node: str, number: int, rows: tuple[ev.AcceleratorRow, ...]) -> None:
-    """Ranks on devices that their probe calls FAILED without a code are lost as well."""
+def take_bare_failures(
+    draft: Draft, node: str, number: int, rows: tuple[ev.AcceleratorRow, ...], intake: Intake
+) -> None:
+    """Ranks on devices that their probe calls FAILED without a code are lost as well; with one, the code has been judged."""
+    coded = {position_of(note.entity) for note in intake.standing}
     for row in rows:
-        if row.state == AcceleratorState.FAILED and not row.device.fault_code:
+        if row.state == AcceleratorState.FAILED and not row.device.fault_code and row.index not in coded:
             note = FaultNote(f"accelerator/{row.index}", "", HandlingLevel.ISOLATE, "its probe calls it FAILED")
             take_ranks(draft, node, number, note)
 

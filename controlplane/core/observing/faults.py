@@ -44,11 +44,11 @@ class Intake:
 def take_in(draft: Draft, event: ev.NodeHello | ev.NodeReport, known: tuple[Accelerator, ...]) -> Intake:
     """Judge what a node says of its health and write it down. `known`: its devices as they were before.
 
-    A hello is the whole truth: what it does not name has recovered.
+    A hello is the whole truth: what it does not name has recovered, unless its source cannot be read.
     """
     rows = [*_told_by_devices(event.accelerators, known), *event.faults][:MAX_FAULTS]
     if isinstance(event, ev.NodeHello):
-        rows += _unnamed(draft.state.health.on(event.node), rows)
+        rows += _unnamed(draft.state.health.on(event.node), rows, event.unreadable)
     fresh = tuple(note for row in rows if (note := _judged(draft, event.node, row, known)) is not None)
     fresh = excuse(draft, event.node, fresh)
     if fresh:
@@ -97,13 +97,19 @@ def _told_by_devices(rows: Iterable[ev.AcceleratorRow], known: tuple[Accelerator
             )  # fmt: skip
 
 
-def _unnamed(standing: Iterable[StandingFault], rows: Iterable[ev.FaultRow]) -> list[ev.FaultRow]:
+def _unnamed(
+    standing: Iterable[StandingFault], rows: Iterable[ev.FaultRow], unreadable: Iterable[ev.SourceRow]
+) -> list[ev.FaultRow]:
+    """Ends of faults that stand and are not named any more; silence about what could not be read ends nothing."""
     named = {(row.entity, row.code) for row in rows}
+    blind = [source.accelerators for source in unreadable]
     notes = [fault.note for fault in standing]
     return [
         ev.FaultRow(note.entity, note.code, note.vendor, assertion=Assertion.RECOVERED)
         for note in notes
-        if (note.entity, note.code) not in named and note.assertion is Assertion.OCCURRED
+        if (note.entity, note.code) not in named
+        and note.assertion is Assertion.OCCURRED
+        and not any(not covered or position_of(note.entity) in covered for covered in blind)
     ]
 
 
@@ -117,11 +123,18 @@ def _judged(draft: Draft, node: str, row: ev.FaultRow, devices: tuple[Accelerato
         return replace(known, assertion=Assertion.RECOVERED, until_ns=known.until_ns if known.held else 0)
     if known is not None and known.assertion is Assertion.OCCURRED and not _again(row, known):
         return None
+    if row.assertion is Assertion.ONCE and row.raised_ns in _sightings(draft, node, row, devices):
+        return None  # told again, because our acknowledgement was lost
     note = FaultNote(
         row.entity, row.code, HandlingLevel.IGNORE, "", row.vendor, row.severity, row.assertion, row.sequence,
         min(row.raised_ns, draft.now_ns) or draft.now_ns, row.message[:500],
     )  # fmt: skip
     return judge(draft, node, note, devices)
+
+
+def _sightings(draft: Draft, node: str, row: ev.FaultRow, devices: tuple[Accelerator, ...]) -> tuple[int, ...]:
+    """When the fault was seen on that part before, Unix ns."""
+    return draft.state.health.sightings.get(f"{serial_of(row.entity, node, devices)}/{row.code}", ())
 
 
 def _again(row: ev.FaultRow, known: FaultNote) -> bool:

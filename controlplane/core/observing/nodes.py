@@ -55,7 +55,7 @@ def node_hello(draft: Draft, event: ev.NodeHello) -> None:
         number = fleet.size
     else:
         act(draft, event.node, number, intake.fresh)
-        take_bare_failures(draft, event.node, number, rows)
+        take_bare_failures(draft, event.node, number, rows, intake)
     host_rows(draft, event.node, number, event.hosts, full=True)
     for job in draft.state.active_jobs():
         draft.settle(job.uid)

@@ -321,6 +321,38 @@ def test_a_hello_is_the_whole_truth_about_faults() -> None:
     assert cordons(world, "node-00") == {}
 
 
+def test_a_hello_ends_no_fault_whose_source_cannot_be_read() -> None:
+    """An agent that has just started has not heard from its probes yet."""
+    world = site()
+    fall_ill(world, "node-00", replace(BROKEN, code="SIM-LEAK"))
+    fall_ill(world, "node-01", ev.FaultRow("accelerator/1", "SIM-SLOW", "simulated"))
+    blind = {"node-00": ev.SourceRow("probe", "has not answered yet"), "node-01": ev.SourceRow("probe", "hangs", (0,))}
+    for name, source in blind.items():
+        world.lose_agent(name)
+        world.nodes[name].events.clear()
+        world.nodes[name].unreadable = (source,)
+        world.return_agent(name)
+    assert [fault.note.code for fault in world.state().health.on("node-00")] == ["SIM-LEAK"]
+    assert world.state().health.on("node-01") == (), "its source answers for device 1"
+
+
+def test_an_event_told_again_after_a_lost_acknowledgement_happened_once() -> None:
+    world = site()
+    raised_ns = world.now_ns
+    row = ev.FaultRow("accelerator/0", "SIM-ECC", "simulated", assertion=Assertion.ONCE, raised_ns=raised_ns)
+    for _ in range(3):
+        fall_ill(world, "node-00", row)
+    assert world.state().health.sightings["node-00-0/SIM-ECC"] == (raised_ns,)
+
+
+def test_a_muted_code_takes_no_rank_although_it_fails_the_device() -> None:
+    world = running(site(), 2, muted_faults=("SIM-MEMORY",))
+    node = world.process("moe", 0)[0]
+    fall_ill(world, node.name, ev.FaultRow("accelerator/0", "SIM-MEMORY", "simulated"))
+    world.run(30)
+    assert world.job("moe").generation == 1
+
+
 def test_the_same_fault_on_one_node_is_not_blamed_on_the_job() -> None:
     """Eight devices behind one switch fail together because of that switch."""
     world = site(nodes=4, accelerators=4)
