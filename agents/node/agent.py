@@ -21,13 +21,13 @@ from agents.node.durable import AgentMemory, load_or_create_key, lock_folder
 from agents.node.effects import Effects
 from agents.node.endings import Endings
 from agents.node.generations import GenerationStore
+from agents.node.host_facts import DiskWatch, HostFacts, read_facts
 from agents.node.hosts_file import load_hosts
 from agents.node.local_server import LocalServer
 from agents.node.logs import LogStreams
 from agents.node.loop_lag import LoopLag
 from agents.node.membership import Membership
 from agents.node.orphans import OrphanWatch
-from agents.node.probes.host import DiskWatch, HostFacts, read_facts
 from agents.node.probes.probe import Probe
 from agents.node.probes.simulated import SimulatedProbe
 from agents.node.session import ControllerSession

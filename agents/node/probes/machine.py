@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+Memory = dict[str, Any]
+"""What a probe keeps from one reading to the next, for as long as its process lives: its own keys, plain values."""
 
 
 class Unreadable(Exception):
@@ -22,7 +25,8 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class PciDevice:
-    """One function on the PCI bus: `address` as `0000:c1:00.0`, ids as four hexadecimal digits in lower case."""
+    """One function on the PCI bus: `address` as `0000:c1:00.0`, ids as four hexadecimal digits in lower case,
+    `kind` the class (`0302`) likewise."""
 
     address: str
     vendor: str
