@@ -9,13 +9,12 @@ agent, cell and peers agree, each about its own part, the lease is not waited fo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 
 from controlplane.core.columns import BoolColumn, ByteColumn, IntColumn
 from controlplane.core.health import domains
-from controlplane.core.vocabulary import NodeLiveness
+from controlplane.core.vocabulary import Code, NodeLiveness
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class SuspicionPolicy:
     domain_share: float = 0.5
 
 
-class Ground(IntEnum):
+class Ground(Code):
     """Why a verdict was reached; 0 means no change."""
 
     NONE = 0

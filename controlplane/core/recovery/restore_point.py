@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from enum import IntEnum
 
 import numpy as np
 
 from controlplane.core.checkpoints import Checkpoint
 from controlplane.core.checkpoints import restore_point as newest_manifest
 from controlplane.core.columns import BoolColumn, ByteColumn, IntColumn, LongColumn
+from controlplane.core.vocabulary import Code
 
 NO_STEP = -1
 """Nothing is held."""
@@ -28,7 +28,7 @@ MAX_CANDIDATES = 64
 """Distinct steps that are looked at; ranks of a synchronous job differ by one or two."""
 
 
-class StepTag(IntEnum):
+class StepTag(Code):
     """Where in a step a rank was when it stopped (FlashRecovery, arXiv 2509.03047)."""
 
     COMPUTING = 0
@@ -36,7 +36,7 @@ class StepTag(IntEnum):
     DONE = 2
 
 
-class Tier(IntEnum):
+class Tier(Code):
     """Where a state lies, cheapest to fetch first."""
 
     SURVIVOR = 1

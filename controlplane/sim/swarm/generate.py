@@ -121,6 +121,7 @@ def _timings(random: Random) -> Timings:
         rendezvous_s=random.choice([0.5, 5.0]),
         restore_s=random.choice([1.0, 10.0]),
         step_s=random.choice([2.0, 5.0, 15.0]),
+        turn_s=random.choice([0.0, 0.005, 0.005, 0.05]),
     )
 
 

@@ -11,7 +11,7 @@ from controlplane.core import events as ev
 from controlplane.core.draft import Answer, Refusal
 from controlplane.core.effects import Effect
 from controlplane.core.state import State
-from controlplane.core.units import seconds
+from controlplane.core.units import ms, seconds
 from controlplane.engine.ports import EpochLost, JournalUnavailable, Snapshot
 from controlplane.engine.recover import lead
 from controlplane.engine.turn import Engine, Request, TurnResult
@@ -29,6 +29,9 @@ SNAPSHOT_RECORDS = 1_000
 """Records from one snapshot to the next."""
 
 MAX_INBOX = 100_000
+
+TICK_NS = ms(100)
+"""The usual interval between two ticks; a brain that is busy for less has missed none."""
 
 
 class Controller:
@@ -123,18 +126,27 @@ class Controller:
             self.world.control.crashed(self)
         finally:
             self._turning = False
-        fsync_s = self.journal.storage.fsync_s
-        if fsync_s and self.alive and self.engine.state is not before:
-            self.soft.appended(seconds(fsync_s))
-            self.stall(fsync_s)
+        if self.alive and self.engine.state is not before:
+            self.soft.appended(seconds(self.journal.storage.fsync_s))
+            self.stall(self._turn_s)
+
+    @property
+    def _turn_s(self) -> float:
+        """How long a turn that writes something takes."""
+        return self.world.timings.turn_s + self.journal.storage.fsync_s
 
     def stall(self, duration_s: float) -> None:
         """The brain does nothing for a while; what is told meanwhile waits."""
+        if not duration_s:
+            return
         self.busy_until_ns = max(self.busy_until_ns, self.world.now_ns + seconds(duration_s))
         self.world.kernel.at(self.busy_until_ns, lambda: self._wake(seconds(duration_s)))
 
     def _wake(self, late_ns: int) -> None:
         if not self.alive or self.busy:
+            return
+        if late_ns < TICK_NS:
+            self._drain()
             return
         self.soft.stalled(late_ns)
         self.soft.waiting(len(self._inbox), MAX_INBOX)
@@ -150,7 +162,7 @@ class Controller:
     def _submit(self, effects: Sequence[Effect]) -> None:
         if self.journal.crash is CrashPoint.BEFORE_EFFECTS:
             raise ControllerCrashed("killed after the state was published, before its effects left")
-        self.world.effects.submit(self, effects, self.journal.storage.fsync_s)
+        self.world.effects.submit(self, effects, self._turn_s)
 
     def _committed(self, result: TurnResult) -> None:
         before, self._published = self._published, result.state

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from controlplane.core.due import due_ns
-from controlplane.core.units import ms, seconds
+from controlplane.core.units import seconds
 from controlplane.engine.turn import PROBE_NS
+from controlplane.sim.world.controller import TICK_NS
 
 if TYPE_CHECKING:
     from controlplane.sim.world.controller import Controller
     from controlplane.sim.world.site import World
 
-TICK_NS = ms(100)
 LONGEST_NS = seconds(600.0)
 """A tick that nobody needs now and then costs nothing, and ends every doubt."""
 

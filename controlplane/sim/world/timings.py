@@ -11,7 +11,8 @@ class Timings:
 
     `effect_s`: from a published effect to its agent. `notice_s`: until peers see that a rank's connections broke, and until
     the cell sees a lost raylet (times ten). `linger_s`: what is left of a killed process group. `redial_s`: until an agent
-    whose session was refused dials again.
+    whose session was refused dials again. `turn_s`: a controller's turn that writes something, its append included; what
+    arrives meanwhile is decided together in the next one (0: every event has a turn of its own).
     """
 
     effect_s: float = 0.01
@@ -28,3 +29,4 @@ class Timings:
     redial_s: float = 0.2
     reconnect_s: float = 0.3
     retry_s: float = 0.5
+    turn_s: float = 0.0
