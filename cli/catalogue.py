@@ -28,7 +28,7 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
     JOBS: (
         Entry("submit", "submit", "Submit a job, or show the plan with --dry-run."),
         Entry("diff", "submit", "Compare a manifest with what the controller runs, field by field."),
-        Entry("policy", "policy", "Restart rules: what other rules would have made of history."),
+        Entry("policy", "policy", "What decides: the site's numbers, and rules tried on history."),
         Entry("explain", "submit", "Explain the fields of a manifest: type, default and meaning."),
         Entry("watch", "job", "Follow a job until it has ended."),
         Entry("logs", "job", "Print a rank's output."),
@@ -49,6 +49,7 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry("cordon", "node", "Keep new work off nodes. What runs there goes on."),
         Entry("uncordon", "node", "Remove one owner's reason from nodes."),
         Entry("drain", "node", "Cordon nodes and move their ranks elsewhere."),
+        Entry("retire", "node", "Take empty nodes out for good."),
     ),
     SAFETY: (
         Entry("checkpoints", "checkpoint", "Checkpoints: list, verify, keep."),

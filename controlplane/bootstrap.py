@@ -22,7 +22,7 @@ from prometheus_client import start_http_server
 from controlplane.adapters.journal.lease import SqlLease
 from controlplane.adapters.journal.sql import SqlJournal
 from controlplane.brain import Brain, BrainLimits, Clock, ExitCode
-from controlplane.catalogues import CatalogueError, site_catalogue
+from controlplane.catalogues import CatalogueError, site_catalogue, site_policy
 from controlplane.commits import AfterCommit
 from controlplane.config import Settings, parse_settings, split_address
 from controlplane.core.draft import Policy, Refusal
@@ -30,6 +30,7 @@ from controlplane.core.health.distrust import DistrustPolicy
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.machine import Machine
 from controlplane.core.records import UnknownRecord
+from controlplane.core.site_policy import BadPolicy
 from controlplane.core.traces import Trace
 from controlplane.core.units import ms, to_s
 from controlplane.engine.ports import EpochLost, Journal, JournalCorrupt, JournalUnavailable
@@ -174,7 +175,9 @@ class _Controller:
         began_s = time.monotonic()
         epoch, before = taken
         machine = Machine(policy)
-        state = assume(journal, machine, before, epoch=epoch, version=version(), now_ns=time.time_ns())
+        state = assume(
+            journal, machine, before, epoch=epoch, version=version(), now_ns=time.time_ns(), note_policy=True
+        )
         clock = Clock(max(time.time_ns(), state.at_ns))
         soft = SoftColumns(clock.now_ns())
         journal.told = lambda took_ns: soft.appended(took_ns, clock.now_ns())
@@ -349,7 +352,7 @@ def _policy(settings: Settings) -> Policy:
         brief_s=BRIEF_BEATS * settings.beat_ms / 1000,
         dead_without_witness_s=settings.dead_without_witness_ms / 1000,
     )
-    return Policy(
+    policy = Policy(
         suspicion=suspicion,
         orphan_grace_ms=settings.orphan_grace_ms,
         effect_ms=settings.effect_ms,
@@ -357,6 +360,10 @@ def _policy(settings: Settings) -> Policy:
         catalogue=catalogue,
         distrust=DistrustPolicy(lag_s=to_s(STALL_TOLERANCE_NS), after_s=settings.lease_ms / 1000),
     )
+    try:
+        return site_policy(settings.policy, policy)
+    except BadPolicy as error:
+        raise CannotStart(f"--policy {error}") from error
 
 
 def sight(site: Site, router: Router, soft: SoftColumns, journal: TimedJournal, edge: Edge) -> Sight:

@@ -105,6 +105,9 @@ class Settings:
     fault_table: str = _setting(
         "", unit="file", why="TOML with the site's own handling of fault codes; overrides the tables that come along"
     )
+    policy: str = _setting(
+        "", unit="file", why="TOML with the site's own limits of decisions; `phalanx policy show` lists them all"
+    )
     max_active_jobs: int = _setting(1_000, unit="jobs", why="every one is looked at in every turn that concerns it")
     log_level: str = _setting("info", unit="level", why="least important lines that are written", choices=tuple(LEVELS))
     log_format: str = _setting("json", unit="format", why="json for collectors, console for people", choices=FORMS)

@@ -1,4 +1,4 @@
-"""Nodes out of service and back: cordon, uncordon, drain."""
+"""Nodes out of service and back: cordon, uncordon, drain; and out for good: retire."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def register(app: Group) -> None:
     app.command(epilog="Example: phalanx cordon 'node-[1-4]' --reason 'fan replacement'")(cordon)
     app.command(epilog="Example: phalanx uncordon 'node-[1-4]'")(uncordon)
     app.command(epilog="Example: phalanx drain node-7 --reason 'fan replacement' --wait --yes")(drain)
+    app.command(epilog="Example: phalanx retire node-7 --reason 'sent back' --yes")(retire)
 
 
 @for_site
@@ -110,6 +111,26 @@ def drain(
         _each(client, wanted, one)
         if wait:
             _wait_empty(client, wanted, timeout)
+
+
+@for_site
+def retire(names: NodeNames, *, reason: Reason, yes: Yes = False, site: SiteChoice) -> None:
+    """Take empty nodes out for good: they count nowhere any more, and their names are never used again.
+
+    A node that holds something is refused: drain it first.
+    """
+    from phalanx.v1 import fleet_pb2  # noqa: PLC0415
+
+    wanted = node_names_of(names)
+    with site.connect() as client:
+        many = f"{len(wanted)} nodes leave" if len(wanted) != 1 else f"{wanted[0]} leaves"
+        agreed(f"{many} the site for good; nothing takes that back", yes=yes)
+
+        def one(name: str) -> str:
+            request = fleet_pb2.RetireNodeRequest(request_id=new_request_id(), name=name, reason=reason)
+            return f"{name} retired at revision {client.fleet.RetireNode(request, timeout=CALL_TIMEOUT_S).revision}"
+
+        _each(client, wanted, one)
 
 
 def _plan(client: Client, names: Sequence[str]) -> list[str]:

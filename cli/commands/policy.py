@@ -1,4 +1,4 @@
-"""Restart rules, tried on what has happened before they are used."""
+"""What decides: a site's numbers, and restart rules, tried on what has happened before they are used."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cli import render
 from cli.client import Client
+from cli.commands import policy_site
 from cli.completing import job_names
 from cli.errors import CliError, Exit
 from cli.grammar import Argument, CommandEnd, Group, Option
@@ -23,9 +24,10 @@ READ_TIMEOUT_S = 600.0
 
 def register(app: Group) -> None:
     """Adds the group."""
-    group = Group("Restart rules, tried on what has happened before they are used.")
+    group = Group("What decides: the site's numbers, and restart rules tried on what has happened.")
     app.add_group(group, name="policy")
     group.command(epilog="Example: phalanx policy backtest rules.yaml --job moe")(backtest)
+    policy_site.add_to(group)
 
 
 @for_site

@@ -1,4 +1,5 @@
-"""Fault tables: TOML files into `core.health.catalogue`, each with its source and date; a site's own file overrides single codes.
+"""A site's own files: its policy, and fault tables, TOML into `core.health.catalogue`, each with its source and date; a site's
+own table overrides single codes.
 
 A file that cannot be understood is refused with the place and the reason: a level that was mistyped must not become harmless.
 """
@@ -13,7 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from controlplane.core.draft import Policy
 from controlplane.core.health.catalogue import Catalogue, FaultRule, Frequency, Relation, SoftwareGuard
+from controlplane.core.site_policy import BadPolicy, parse
 from controlplane.core.vocabulary import HandlingLevel
 
 MAX_BYTES = 4 << 20
@@ -39,19 +42,31 @@ def site_catalogue(path: str) -> Catalogue:
     Raises:
         CatalogueError: the file cannot be read, or is wrong.
     """
-    if not path:
-        return built_in()
+    return merge(built_in(), [(path, _text_of(path, CatalogueError))]) if path else built_in()
+
+
+def site_policy(path: str, base: Policy) -> Policy:
+    """A policy with the numbers of a site's own file on top ("": none).
+
+    Raises:
+        BadPolicy: the file cannot be read, or is wrong.
+    """
+    return parse(_text_of(path, BadPolicy), path, base) if path else base
+
+
+def _text_of(path: str, wrong: type[Exception]) -> str:
+    """The text of a file; `wrong` is raised where there is none."""
     try:
-        raw = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise CatalogueError(f"{path}: cannot be read: {error.strerror}") from error
+        raise wrong(f"{path}: cannot be read: {error.strerror}") from error
     if len(raw) > MAX_BYTES:
-        raise CatalogueError(f"{path}: has {len(raw)} bytes, at most {MAX_BYTES} are read")
+        raise wrong(f"{path}: has more than {MAX_BYTES} bytes")
     try:
-        text = raw.decode()
+        return raw.decode()
     except UnicodeDecodeError as error:
-        raise CatalogueError(f"{path}: is not UTF-8 at byte {error.start}") from error
-    return merge(built_in(), [(path, text)])
+        raise wrong(f"{path}: is not UTF-8 at byte {error.start}") from error
 
 
 def merge(base: Catalogue, files: Iterable[tuple[str, str]]) -> Catalogue:

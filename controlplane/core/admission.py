@@ -45,6 +45,8 @@ def _carry_out(draft: Draft, event: ev.Command) -> Accepted | Refusal:
             return node.cordon(draft, event)
         case ev.UncordonNode():
             return node.uncordon(draft, event)
+        case ev.RetireNode():
+            return node.retire(draft, event)
         case ev.InjectFault():
             return node.inject(draft, event)
         case ev.VerifyCheckpoint():

@@ -18,6 +18,7 @@ from controlplane.core.applying.fleet import (
     node_registered,
     nodes_registered,
     note_act,
+    retired,
 )
 from controlplane.core.applying.health import health
 from controlplane.core.applying.hosts import (
@@ -100,6 +101,10 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
         case r.NodeDrained():
             fleet, number = node(state, record.node)
             fleet.service = put(fleet.service, number, NodeService.OUT_OF_SERVICE)
+        case r.NodeRetired():
+            retired(state, record)
+        case r.PolicyChanged():
+            state.policy = record
         case r.CellSessionChanged():
             state.cells[record.cell] = Cell(
                 record.cell, record.open, record.boot_id, record.incarnation, record.store_address

@@ -49,7 +49,7 @@ class Policy:
     `fence_ms`: the same for a fence, which is asked for again after it.
     `patience_ms`: a lost rank waits this long for its node to be seen whole again before it moves to another.
     `queue_patience_ms`: after this long nothing of the same or a lower priority goes past a queued job any more.
-    `hang_ms`: a running job that makes no step for so long hangs.
+    `hang_ms`: a running job that makes no step for so long, and for `hang_steps` of its usual step times, hangs.
     `actions`: how many working nodes may be disturbed in a while. `distrust`: when our own lateness takes the meaning from
     silence. `catalogue`: what fault codes ask for.
     `ladder`: what recoveries are assumed to take.
@@ -61,6 +61,7 @@ class Policy:
     fence_ms: int = 45_000
     patience_ms: int = 6_000
     hang_ms: int = 600_000
+    hang_steps: int = 50
     max_active_jobs: int = 1_000
     queue_patience_ms: int = 600_000
     actions: ActionBudget = field(default_factory=ActionBudget)

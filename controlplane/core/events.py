@@ -284,6 +284,15 @@ class UncordonNode:
 
 
 @dataclass(frozen=True, slots=True)
+class RetireNode:
+    """Take a node out for good: it holds nothing any more and its name is never used again."""
+
+    request_id: str
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class InjectFault:
     """Make a simulated accelerator report a fault (empty code: clear it)."""
 
@@ -458,7 +467,8 @@ class Settle:
 
 IdentityCommand = CreateToken | Join | Renew | IssueOperator | RevokeIdentity | ReinstateIdentity
 Command = (
-    SubmitJob | CancelJob | RestartJob | CordonNode | DrainNode | UncordonNode | InjectFault | VerifyCheckpoint
+    SubmitJob | CancelJob | RestartJob | CordonNode | DrainNode | UncordonNode | RetireNode | InjectFault
+    | VerifyCheckpoint
     | PinCheckpoint | UnpinCheckpoint | PoisonCheckpoint | ClearCheckpoints | CompactJournal | KeepCode | IdentityCommand
 )  # fmt: skip
 Observation = (

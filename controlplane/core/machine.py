@@ -86,7 +86,7 @@ class Machine:
                 admission.command(draft, event.command, event.by)
             case (
                 ev.SubmitJob() | ev.CancelJob() | ev.RestartJob() | ev.CordonNode() | ev.DrainNode() | ev.UncordonNode()
-                | ev.InjectFault() | ev.VerifyCheckpoint() | ev.PinCheckpoint() | ev.UnpinCheckpoint()
+                | ev.RetireNode() | ev.InjectFault() | ev.VerifyCheckpoint() | ev.PinCheckpoint() | ev.UnpinCheckpoint()
                 | ev.PoisonCheckpoint() | ev.ClearCheckpoints()
                 | ev.CreateToken() | ev.Join() | ev.Renew() | ev.IssueOperator() | ev.RevokeIdentity()
                 | ev.ReinstateIdentity() | ev.CompactJournal() | ev.KeepCode()

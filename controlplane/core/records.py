@@ -50,6 +50,7 @@ from controlplane.core.records_identity import (
     TokenCreated,
     TokenSpent,
 )
+from controlplane.core.records_policy import PolicyChanged
 from controlplane.core.spec import JobSpec
 from controlplane.core.vocabulary import Blame, HandlingLevel, JobState, NodeLiveness, Phase, Rung
 
@@ -72,6 +73,7 @@ __all__ = [
     "HostsRequested",
     "IdentityReinstated",
     "IdentityRevoked",
+    "PolicyChanged",
     "ShardReported",
     "StartFailed",
     "TokenCreated",
@@ -162,6 +164,14 @@ class NodeDrained:
     """No process of a job is left on a draining node: it is out of service until it is uncordoned."""
 
     node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRetired:
+    """A node was taken out for good by its operators: it is none of the site's any more, and its name stays used."""
+
+    node: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -594,6 +604,7 @@ Record = (
     | RungFailed | ReplicasDropped
     | FaultsReported | FaultsJudged | SourcesReported | IncidentReblamed
     | NodeQuarantined | ActRefused | ChecksStarted | ChecksFailed | TrialStarted | TrialPassed | NodeReleased
+    | PolicyChanged | NodeRetired
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}

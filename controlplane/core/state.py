@@ -22,6 +22,7 @@ from controlplane.core.identity import IdentityBook
 from controlplane.core.jobs import Job
 from controlplane.core.placement.pool import short
 from controlplane.core.placement.spares import NO_WEAR, Wear, with_stock, with_time
+from controlplane.core.records_policy import PolicyChanged
 
 HEALTH = "/health"
 """Marks an owned health book; no uid of a job holds a slash."""
@@ -86,6 +87,7 @@ class State:
     health: HealthBook = field(default_factory=HealthBook)
     offences: tuple[Offence, ...] = ()
     wear: Wear = NO_WEAR
+    policy: PolicyChanged | None = None
     _owned: set[str] = field(default_factory=set)
     _tally: Tally | None = None
 
@@ -94,7 +96,8 @@ class State:
         return State(
             self.revision, self.epoch, self.at_ns, self.fleet, dict(self.cells), dict(self.jobs), dict(self.names),
             self.next_job, self.next_effect, dict(self.effects), dict(self.answers), self.ledger.clone(), self.audit,
-            self.identity, self.acts, self.health, self.offences, self.wear, set(), self._tally,
+            self.identity, self.acts, self.health, self.offences, self.wear, self.policy, set(),
+            self._tally,
         )  # fmt: skip
 
     def own_job(self, uid: str) -> Job:
@@ -198,6 +201,8 @@ class State:
             body["health"] = codec.encode(self.health)
         if self.offences:
             body["offences"] = [codec.encode(offence) for offence in self.offences]
+        if self.policy is not None:
+            body["policy"] = codec.encode(self.policy)
         return json.dumps(body, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
@@ -223,6 +228,7 @@ class State:
             codec.decode(HealthBook, body.get("health", {})),
             tuple(codec.decode(Offence, offence) for offence in body.get("offences", [])),
             codec.decode(Wear, body.get("wear", {})),
+            codec.decode(PolicyChanged, body["policy"]) if "policy" in body else None,
         )  # fmt: skip
 
 

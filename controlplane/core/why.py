@@ -195,7 +195,9 @@ def node_changes(state: State, number: int) -> tuple[str, ...]:
     match NodeService(int(fleet.service[number])):
         case NodeService.QUARANTINED | NodeService.VALIDATING:
             found.append("its checks pass; an operator's uncordon ends the quarantine at once")
-        case NodeService.OUT_OF_SERVICE | NodeService.RETIRED:
+        case NodeService.RETIRED:
+            return ("nothing: it is retired; the machine may join under another name",)
+        case NodeService.OUT_OF_SERVICE:
             found.append("it is taken back into service")
         case _:
             pass

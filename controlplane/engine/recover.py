@@ -6,6 +6,7 @@ import hashlib
 
 from controlplane.core.apply import apply
 from controlplane.core.machine import Machine
+from controlplane.core.site_policy import changed
 from controlplane.core.state import State
 from controlplane.engine.ports import Appender, Journal, JournalCorrupt
 from controlplane.engine.turn import entry, replay
@@ -49,15 +50,28 @@ def lead(journal: Journal, machine: Machine, holder: str, version: str, now_ns: 
     return assume(journal, machine, load(journal), epoch=epoch, version=version, now_ns=now_ns)
 
 
-def assume(journal: Appender, machine: Machine, state: State, *, epoch: int, version: str, now_ns: int) -> State:
-    """Write the first record of a leadership that was just taken. `state`: everything before it.
+def assume(
+    journal: Appender,
+    machine: Machine,
+    state: State,
+    *,
+    epoch: int,
+    version: str,
+    now_ns: int,
+    note_policy: bool = False,
+) -> State:
+    """Write the first records of a leadership that was just taken. `state`: everything before it. `note_policy`: a policy
+    that is not the one of the journal is recorded, so that a back-test and whoever reads it later know the limits.
 
     Raises:
         EpochLost: somebody else has taken it since.
     """
     at_ns = max(now_ns, state.at_ns)
     started = machine.start(epoch, version)
-    working = state.fork()
-    apply(working, started, at_ns)
-    journal.append([entry(working, started, at_ns, "start")])
+    policy = changed(state.policy, machine.policy) if note_policy else None
+    working, entries = state.fork(), []
+    for record in (started, policy) if policy is not None else (started,):
+        apply(working, record, at_ns)
+        entries.append(entry(working, record, at_ns, "start"))
+    journal.append(entries)
     return working

@@ -94,6 +94,10 @@ def describe(record: r.Record) -> Line | None:
             return "warning", "journal_restored", {"skipped": record.skipped}
         case r.NodeDrained():
             return "info", "node_drained", {}
+        case r.NodeRetired():
+            return "info", "node_retired", {"reason": record.reason}
+        case r.PolicyChanged():
+            return "info", "policy_changed", {"changes": some(record.changes), "fault_table": record.fault_table}
         case r.AcceleratorsChanged():
             faults = [f"{row.index}: {row.device.fault_code}" for row in record.rows if row.device.fault_code]
             level = "warning" if faults else "info"

@@ -135,7 +135,8 @@ def _expiries(seen: Sight) -> Metric:
 
 def _fleet(state: State) -> Iterable[Metric]:
     fleet = state.fleet
-    yield _by_word("phalanx_nodes", "Nodes by liveness.", "liveness", NodeLiveness, fleet.liveness)
+    ours = fleet.service != NodeService.RETIRED
+    yield _by_word("phalanx_nodes", "Nodes by liveness.", "liveness", NodeLiveness, fleet.liveness[ours])
     yield _by_word("phalanx_nodes_by_service", "Nodes by service state.", "service", NodeService, fleet.service)
     yield _by_word(
         "phalanx_accelerators",

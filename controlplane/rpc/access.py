@@ -50,6 +50,7 @@ METHODS: Mapping[str, Rule] = {
     "FleetService/CordonNode": OPERATE,
     "FleetService/UncordonNode": OPERATE,
     "FleetService/DrainNode": OPERATE,
+    "FleetService/RetireNode": ADMINISTER,
     "FleetService/InjectAcceleratorFault": OPERATE,
     "JobService/ListJobs": VIEW,
     "JobService/GetJob": VIEW,
@@ -75,6 +76,7 @@ METHODS: Mapping[str, Rule] = {
     "AdminService/Compact": ADMINISTER,
     "AdminService/Backup": ADMINISTER,
     "AdminService/ExportState": VIEW,
+    "AdminService/GetPolicy": VIEW,
 }
 """Every method of `phalanx.v1`. One that is missing here is refused to everybody."""
 

@@ -16,6 +16,7 @@ from controlplane.backup import write_backup
 from controlplane.core.draft import Policy
 from controlplane.core.events import CompactJournal
 from controlplane.core.export import Export, JobProgress
+from controlplane.core.site_policy import fault_table, values
 from controlplane.engine.ports import Extent, JournalUnavailable, Lease
 from controlplane.rpc.codec import check_request
 from controlplane.rpc.errors import refuse
@@ -138,6 +139,13 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         data = await asyncio.to_thread(lambda: gzip.compress(export.to_json().encode()))
         for start in range(0, len(data), CHUNK):
             yield admin_pb2.ExportStateResponse(revision=state.revision, data=data[start : start + CHUNK])
+
+    async def GetPolicy(self, request: admin_pb2.GetPolicyRequest, context: Any) -> admin_pb2.GetPolicyResponse:
+        """The numbers by which this controller decides."""
+        policy = self._storage.policy
+        return admin_pb2.GetPolicyResponse(
+            revision=self._site.state.revision, settings=values(policy), fault_table=fault_table(policy)
+        )
 
     def _write(self, file: IO[bytes], progress: Progress) -> int:
         with self._site.journal.content() as content:

@@ -36,7 +36,7 @@ _DECISIONS = (
 )  # fmt: skip
 _NODE_DECISIONS = (
     r.NodeRegistered, r.NodeSessionChanged, r.LivenessChanged, r.AcceleratorsChanged, r.NodeCordoned, r.NodeUncordoned,
-    r.CellMembershipChanged, r.NodeDrained, r.NodeJudged, r.Audited,
+    r.CellMembershipChanged, r.NodeDrained, r.NodeRetired, r.NodeJudged, r.Audited,
 )  # fmt: skip
 _CHECKPOINT_DECISIONS = (
     r.ShardReported, r.CheckpointCommitted, r.CheckpointVerified, r.CheckpointPoisoned, r.CheckpointsExpired,

@@ -87,6 +87,12 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         await self._site.command(ev.UncordonNode(request.request_id, request.name, request.owner or own_name()))
         return fleet_pb2.UncordonNodeResponse(revision=self._site.state.revision)
 
+    async def RetireNode(self, request: fleet_pb2.RetireNodeRequest, context: Any) -> fleet_pb2.RetireNodeResponse:
+        """Take an empty node out for good."""
+        check_request(request.request_id, ("name", request.name), ("reason", request.reason))
+        await self._site.command(ev.RetireNode(request.request_id, request.name, request.reason))
+        return fleet_pb2.RetireNodeResponse(revision=self._site.state.revision)
+
     async def InjectAcceleratorFault(
         self, request: fleet_pb2.InjectAcceleratorFaultRequest, context: Any
     ) -> fleet_pb2.InjectAcceleratorFaultResponse:

@@ -91,7 +91,8 @@ def narrate(record: r.Record, names: Names) -> str:
         case (
             r.ControllerStarted() | r.NodeRegistered() | r.NodesRegistered() | r.NodeSessionChanged() | r.LivenessChanged()
             | r.AcceleratorsChanged() | r.NodeCordoned() | r.NodeUncordoned() | r.CellSessionChanged()
-            | r.CellMembershipChanged() | r.NodeDrained()
+            | r.CellMembershipChanged() | r.NodeDrained() | r.NodeRetired()
+            | r.PolicyChanged()
         ):  # fmt: skip
             return _fleet(record)
         case (
@@ -138,6 +139,7 @@ def narrate(record: r.Record, names: Names) -> str:
 Fleet = (
     r.ControllerStarted | r.NodeRegistered | r.NodesRegistered | r.NodeSessionChanged | r.LivenessChanged
     | r.AcceleratorsChanged | r.NodeCordoned | r.NodeUncordoned | r.CellSessionChanged | r.CellMembershipChanged | r.NodeDrained
+    | r.NodeRetired | r.PolicyChanged
 )  # fmt: skip
 
 
@@ -169,6 +171,10 @@ def _fleet(record: Fleet) -> str:
             return f"{record.owner} removed its cordon from {record.node}"
         case r.NodeDrained():
             return f"{record.node} is drained: no process of a job is left there"
+        case r.NodeRetired():
+            return f"{record.node} was retired: {record.reason}"
+        case r.PolicyChanged():
+            return "the site's policy " + (f"changed: {listed(record.changes)}" if record.changes else "was noted")
         case r.CellSessionChanged():
             store = (
                 f"; its rendezvous store is at {record.store_address}" if record.store_address else "; it has no store"

@@ -288,6 +288,10 @@ class Story:
         """`drain node-01 owner=ann`: what runs there is to move."""
         self._tell(ev.DrainNode("", node, owner, "new firmware"))
 
+    def retire(self, node: str) -> None:
+        """`retire node-01`: out for good."""
+        self._tell(ev.RetireNode("", node, "sent back"))
+
     def restart(self, name: str) -> None:
         """`restart moe`."""
         self._tell(ev.RestartJob("", name, "new data"))

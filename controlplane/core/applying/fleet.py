@@ -61,6 +61,22 @@ def cordons(state: State, fleet: Fleet, number: int, cordons: tuple[Cordon, ...]
         set_service(fleet, number, NodeService.PROBATION if on_trial else NodeService.IN_SERVICE)
 
 
+def retired(state: State, record: r.NodeRetired) -> None:
+    """A node is none of the site's any more: its devices and its place in racks and domains count nowhere."""
+    fleet, number = node(state, record.node)
+    set_service(fleet, number, NodeService.RETIRED)
+    fleet.set_facts(number, replace(fleet.facts[number], labels=(), cordons=()))
+    fleet.set_accelerators(number, (), ())
+    for column, value in (
+        ("liveness", NodeLiveness.DEAD),
+        ("session", False),
+        ("cell_member", False),
+        ("path_broken", False),
+    ):
+        setattr(fleet, column, put(getattr(fleet, column), number, value))
+    state.own_health().forget(record.node)
+
+
 def journal_restored(state: State, record: r.JournalRestored) -> None:
     """Numbers that agents may have seen are skipped."""
     state.next_job += record.skipped

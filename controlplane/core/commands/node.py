@@ -15,7 +15,7 @@ from controlplane.core.health.budget import refusal
 from controlplane.core.health.quarantine import HEALTH
 from controlplane.core.observing.hosts import FENCING
 from controlplane.core.orders import settle_all
-from controlplane.core.vocabulary import NodeLiveness
+from controlplane.core.vocabulary import NODE_SERVICE, NodeLiveness, NodeService
 
 OPERATOR = "operator"
 """Owner of a cordon where nobody is named."""
@@ -95,6 +95,44 @@ def uncordon(draft: Draft, event: ev.UncordonNode) -> Accepted | Refusal:
     settle_all(draft)
     after = {name: facts for name, facts in before.items() if name != owner}
     return Accepted(Change(f"node/{event.node}", {"cordons": before}, {"cordons": after}))
+
+
+def retire(draft: Draft, event: ev.RetireNode) -> Accepted | Refusal:
+    """Take a node out for good. Nothing may be left there: a drain comes first, unless it is idle or DEAD."""
+    number = find(draft, event.node)
+    if isinstance(number, Refusal):
+        return number
+    service = NodeService(int(draft.fleet.service[number]))
+    if service is NodeService.RETIRED:
+        return Refusal("conflict", "RETIRED", f"{event.node} is retired already")
+    if NodeService.RETIRED not in NODE_SERVICE[service]:
+        text = f"{event.node} is {service.name}, and is retired when it is empty: `phalanx drain {event.node} --wait` first"
+        return Refusal("conflict", "NOT_EMPTY", text)
+    users = _users(draft, number)
+    if users:
+        text = f"{event.node} holds {users}: `phalanx drain {event.node} --wait` first"
+        return Refusal("conflict", "NOT_EMPTY", text)
+    before = {"service": service.name, "cordons": _cordons(draft, number)}
+    draft.write(r.NodeRetired(event.node, event.reason))
+    ids = tuple(effect.id for effect in draft.state.effects.values() if effect.node == event.node)
+    if ids:
+        draft.write(r.EffectsFinished(ids, ok=False, message="the node is retired", expired=True))
+    settle_all(draft)
+    return Accepted(Change(f"node/{event.node}", before, {"service": NodeService.RETIRED.name, "reason": event.reason}))
+
+
+def _users(draft: Draft, number: int) -> str:
+    """What is left on a node that somebody needs; "" when nothing is. Of a DEAD node no process is left."""
+    jobs = draft.state.active_jobs()
+    ranks = [job.name for job in jobs if job.placed and bool((job.rank_node[job.present] == number).any())]
+    if ranks:
+        return f"ranks of {', '.join(ranks)}"
+    dead = draft.fleet.liveness[number] == NodeLiveness.DEAD
+    processes = [job.name for job in jobs if bool((~job.hosts.gone() & (job.hosts.node == number)).any())]
+    if processes and not dead:
+        return f"processes of {', '.join(processes)}"
+    spare = [job.name for job in jobs if number in job.spare_nodes]
+    return f"the place of a spare of {', '.join(spare)}" if spare else ""
 
 
 def inject(draft: Draft, event: ev.InjectFault) -> Accepted | Refusal:

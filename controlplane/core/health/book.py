@@ -125,6 +125,11 @@ class HealthBook:
             dict(self.links), dict(self.released), dict(self.refused), dict(self.recent), self.degraded, self.degraded_since_ns,
         )  # fmt: skip
 
+    def forget(self, node: str) -> None:
+        """The node is none of the site's any more; the history of its parts stays with their serial numbers."""
+        for kept in (self.standing, self.sources, self.stays, self.links, self.released, self.refused):
+            kept.pop(node, None)
+
     def on(self, node: str) -> tuple[StandingFault, ...]:
         """Faults that stand on a node."""
         return self.standing.get(node, ())

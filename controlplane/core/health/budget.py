@@ -38,7 +38,8 @@ class Act:
 def limit(fleet: Fleet, budget: ActionBudget, inside: BoolColumn | None = None) -> int:
     """Nodes that may be disturbed within the window: of the site, or of the domain whose members are `inside`. Nodes without
     a rack label share no rack."""
-    rack = fleet.rack if inside is None else fleet.rack[inside]
+    ours = fleet.service != NodeService.RETIRED
+    rack = fleet.rack[ours if inside is None else ours & inside]
     sizes = np.bincount(rack, minlength=len(fleet.racks)) if len(rack) else np.zeros(len(fleet.racks), dtype=np.int64)
     racks = [int(size) for size, name in zip(sizes.tolist(), fleet.racks, strict=True) if name]
     return max(1, int(len(rack) * budget.share), *racks) if racks else max(1, int(len(rack) * budget.share))

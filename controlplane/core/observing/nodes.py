@@ -9,7 +9,7 @@ from controlplane.core.observing.devices import take_bare_failures, told_in_hell
 from controlplane.core.observing.faults import act
 from controlplane.core.observing.hosts import host_rows
 from controlplane.core.observing.storage import checked_row, holds, restore_failed, shard_row, takes_part, was_asked
-from controlplane.core.vocabulary import NodeLiveness
+from controlplane.core.vocabulary import NodeLiveness, NodeService
 
 MAX_BROKEN_LINKS = 64
 """Links that one node may call broken: one that has lost more has lost its own."""
@@ -28,6 +28,12 @@ def node_hello(draft: Draft, event: ev.NodeHello) -> None:
                 f"agent boot {event.boot_id} of {event.node} is older than {known.boot_id}, which this controller has "
                 "already seen: stop the older agent process",
             )
+            return
+        if fleet.service[number] == NodeService.RETIRED:
+            text = (
+                f"{event.node} is retired and its name stays used: stop this agent, or give the machine another --node"
+            )
+            draft.reply = Refusal("stale", "NODE_RETIRED", text)
             return
     intake, rows = told_in_hello(draft, event)
     devices = tuple(row.device for row in rows)

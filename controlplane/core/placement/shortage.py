@@ -37,7 +37,7 @@ def _short(fleet: Fleet, accelerators: int) -> str:
 
 def excluded(fleet: Fleet) -> list[str]:
     """Nodes that take no work, counted by the first reason that holds; a few are named."""
-    left = ~fleet.schedulable()
+    left = ~fleet.schedulable() & (fleet.service != NodeService.RETIRED)
     reasons = (
         *(
             (state.name, fleet.liveness == state)

@@ -12,9 +12,6 @@ from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.units import NS_PER_S, ms
 from controlplane.core.vocabulary import JobState
 
-SLOW_STEPS = 50
-"""A job whose steps are long hangs only after so many of its usual step times."""
-
 
 def hang(draft: Draft, job: Job) -> None:
     """Give up a generation whose steps have stopped for too long, as told by agents that we hear.
@@ -37,7 +34,7 @@ def hang(draft: Draft, job: Job) -> None:
 
 def hang_limit_ns(policy: Policy, step_ns: int) -> int:
     """How long no step means nothing yet, for a job with this step time."""
-    return max(ms(policy.hang_ms), SLOW_STEPS * step_ns)
+    return max(ms(policy.hang_ms), policy.hang_steps * step_ns)
 
 
 def _heard(draft: Draft, job: Job) -> bool:

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 import grpc
 from phalanx.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
     audit_pb2,
     audit_pb2_grpc,
     checkpoint_pb2,
@@ -41,6 +43,7 @@ class FakeController(
     event_pb2_grpc.EventServiceServicer,
     checkpoint_pb2_grpc.CheckpointServiceServicer,
     audit_pb2_grpc.AuditServiceServicer,
+    admin_pb2_grpc.AdminServiceServicer,
 ):
     jobs: dict[str, job_pb2.Job] = field(default_factory=dict)
     nodes: dict[str, fleet_pb2.Node] = field(default_factory=dict)
@@ -58,6 +61,7 @@ class FakeController(
     history: list[event_pb2.Record] = field(default_factory=list)
     decisions: list[event_pb2.Decision] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    settings: dict[str, float] = field(default_factory=dict)
     warnings: list[tuple[str, str, str]] = field(default_factory=list)
     audit_head: tuple[int, str] = (0, "")
     knows_columns: bool = False
@@ -124,6 +128,15 @@ class FakeController(
     def DrainNode(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.DrainNodeResponse:
         self._seen(request, context)
         return fleet_pb2.DrainNodeResponse(revision=4, jobs=self._find(self.nodes, request.name, context).jobs)
+
+    def RetireNode(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.RetireNodeResponse:
+        self._seen(request, context)
+        self._find(self.nodes, request.name, context)
+        return fleet_pb2.RetireNodeResponse(revision=5)
+
+    def GetPolicy(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.GetPolicyResponse:
+        self._seen(request, context)
+        return admin_pb2.GetPolicyResponse(revision=5, settings=self.settings, fault_table="0a1b")
 
     def VerifyCheckpoint(self, request: Any, context: grpc.ServicerContext) -> checkpoint_pb2.VerifyCheckpointResponse:
         self._seen(request, context)
@@ -241,6 +254,7 @@ class Served:
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(self.controller, self._server)
         event_pb2_grpc.add_EventServiceServicer_to_server(self.controller, self._server)
         checkpoint_pb2_grpc.add_CheckpointServiceServicer_to_server(self.controller, self._server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(self.controller, self._server)
         audit_pb2_grpc.add_AuditServiceServicer_to_server(self.controller, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()

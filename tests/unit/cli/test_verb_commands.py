@@ -131,6 +131,17 @@ def test_drain_waits_until_the_nodes_are_empty(phalanx: Phalanx, controller: Fak
     assert phalanx("drain", "node-9", "--reason", "fan", "--yes").code == Exit.NOT_FOUND
 
 
+def test_retire_asks_and_says_that_nothing_takes_it_back(phalanx: Phalanx, controller: FakeController) -> None:
+    controller.nodes["node-1"] = fleet_pb2.Node(name="node-1")
+    asked = phalanx("retire", "node-1", "--reason", "sold")
+    assert asked.code == Exit.USAGE
+    assert "node-1 leaves the site for good; nothing takes that back" in asked.err
+    done = phalanx("retire", "node-1", "--reason", "sold", "--yes")
+    assert (done.code, done.out) == (Exit.OK, "node-1 retired at revision 5\n")
+    assert controller.requests[-1].reason == "sold"
+    assert phalanx("retire", "node-[1-2]", "--reason", "sold", "--yes").code == Exit.NOT_FOUND
+
+
 # --- checkpoints -------------------------------------------------------------------------------------------------------
 
 

@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16phalanx/v1/admin.proto\x12\nphalanx.v1\"\x13\n\x11GetStorageRequest\"\xde\x01\n\x12GetStorageResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x17\n\x0foldest_revision\x18\x03 \x01(\x04\x12\x17\n\x0fnewest_revision\x18\x04 \x01(\x04\x12\x18\n\x10\x61rchived_records\x18\x05 \x01(\x04\x12\r\n\x05\x62ytes\x18\x06 \x01(\x04\x12\x19\n\x11snapshot_revision\x18\x07 \x01(\x04\x12\r\n\x05state\x18\x08 \x01(\t\x12\x0e\n\x06leader\x18\t \x01(\t\x12\x13\n\x0b\x63ontrollers\x18\n \x03(\t\"=\n\x0e\x43ompactRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0f\x62\x65\x66ore_revision\x18\x02 \x01(\x04\"M\n\x0f\x43ompactResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07removed\x18\x02 \x01(\x04\x12\x17\n\x0foldest_revision\x18\x03 \x01(\x04\"\x0f\n\rBackupRequest\"K\n\x0e\x42\x61\x63kupResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x14\n\x0crecords_done\x18\x02 \x01(\x04\x12\x15\n\rrecords_total\x18\x03 \x01(\x04\"\x14\n\x12\x45xportStateRequest\"5\n\x13\x45xportStateResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\xb4\x02\n\x0c\x41\x64minService\x12K\n\nGetStorage\x12\x1d.phalanx.v1.GetStorageRequest\x1a\x1e.phalanx.v1.GetStorageResponse\x12\x42\n\x07\x43ompact\x12\x1a.phalanx.v1.CompactRequest\x1a\x1b.phalanx.v1.CompactResponse\x12\x41\n\x06\x42\x61\x63kup\x12\x19.phalanx.v1.BackupRequest\x1a\x1a.phalanx.v1.BackupResponse0\x01\x12P\n\x0b\x45xportState\x12\x1e.phalanx.v1.ExportStateRequest\x1a\x1f.phalanx.v1.ExportStateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16phalanx/v1/admin.proto\x12\nphalanx.v1\"\x13\n\x11GetStorageRequest\"\xde\x01\n\x12GetStorageResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x17\n\x0foldest_revision\x18\x03 \x01(\x04\x12\x17\n\x0fnewest_revision\x18\x04 \x01(\x04\x12\x18\n\x10\x61rchived_records\x18\x05 \x01(\x04\x12\r\n\x05\x62ytes\x18\x06 \x01(\x04\x12\x19\n\x11snapshot_revision\x18\x07 \x01(\x04\x12\r\n\x05state\x18\x08 \x01(\t\x12\x0e\n\x06leader\x18\t \x01(\t\x12\x13\n\x0b\x63ontrollers\x18\n \x03(\t\"=\n\x0e\x43ompactRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0f\x62\x65\x66ore_revision\x18\x02 \x01(\x04\"M\n\x0f\x43ompactResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07removed\x18\x02 \x01(\x04\x12\x17\n\x0foldest_revision\x18\x03 \x01(\x04\"\x0f\n\rBackupRequest\"K\n\x0e\x42\x61\x63kupResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x14\n\x0crecords_done\x18\x02 \x01(\x04\x12\x15\n\rrecords_total\x18\x03 \x01(\x04\"\x14\n\x12\x45xportStateRequest\"5\n\x13\x45xportStateResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x12\n\x10GetPolicyRequest\"\xaa\x01\n\x11GetPolicyResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12=\n\x08settings\x18\x02 \x03(\x0b\x32+.phalanx.v1.GetPolicyResponse.SettingsEntry\x12\x13\n\x0b\x66\x61ult_table\x18\x03 \x01(\t\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xfe\x02\n\x0c\x41\x64minService\x12K\n\nGetStorage\x12\x1d.phalanx.v1.GetStorageRequest\x1a\x1e.phalanx.v1.GetStorageResponse\x12\x42\n\x07\x43ompact\x12\x1a.phalanx.v1.CompactRequest\x1a\x1b.phalanx.v1.CompactResponse\x12\x41\n\x06\x42\x61\x63kup\x12\x19.phalanx.v1.BackupRequest\x1a\x1a.phalanx.v1.BackupResponse0\x01\x12P\n\x0b\x45xportState\x12\x1e.phalanx.v1.ExportStateRequest\x1a\x1f.phalanx.v1.ExportStateResponse0\x01\x12H\n\tGetPolicy\x12\x1c.phalanx.v1.GetPolicyRequest\x1a\x1d.phalanx.v1.GetPolicyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'phalanx.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_GETPOLICYRESPONSE_SETTINGSENTRY']._loaded_options = None
+  _globals['_GETPOLICYRESPONSE_SETTINGSENTRY']._serialized_options = b'8\001'
   _globals['_GETSTORAGEREQUEST']._serialized_start=38
   _globals['_GETSTORAGEREQUEST']._serialized_end=57
   _globals['_GETSTORAGERESPONSE']._serialized_start=60
@@ -47,6 +49,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPORTSTATEREQUEST']._serialized_end=540
   _globals['_EXPORTSTATERESPONSE']._serialized_start=542
   _globals['_EXPORTSTATERESPONSE']._serialized_end=595
-  _globals['_ADMINSERVICE']._serialized_start=598
-  _globals['_ADMINSERVICE']._serialized_end=906
+  _globals['_GETPOLICYREQUEST']._serialized_start=597
+  _globals['_GETPOLICYREQUEST']._serialized_end=615
+  _globals['_GETPOLICYRESPONSE']._serialized_start=618
+  _globals['_GETPOLICYRESPONSE']._serialized_end=788
+  _globals['_GETPOLICYRESPONSE_SETTINGSENTRY']._serialized_start=741
+  _globals['_GETPOLICYRESPONSE_SETTINGSENTRY']._serialized_end=788
+  _globals['_ADMINSERVICE']._serialized_start=791
+  _globals['_ADMINSERVICE']._serialized_end=1173
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,11 @@ class AdminServiceStub:
                 request_serializer=phalanx_dot_v1_dot_admin__pb2.ExportStateRequest.SerializeToString,
                 response_deserializer=phalanx_dot_v1_dot_admin__pb2.ExportStateResponse.FromString,
                 _registered_method=True)
+        self.GetPolicy = channel.unary_unary(
+                '/phalanx.v1.AdminService/GetPolicy',
+                request_serializer=phalanx_dot_v1_dot_admin__pb2.GetPolicyRequest.SerializeToString,
+                response_deserializer=phalanx_dot_v1_dot_admin__pb2.GetPolicyResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -87,6 +92,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPolicy(self, request, context):
+        """The numbers by which the controller decides, for `phalanx policy show`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +121,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ExportState,
                     request_deserializer=phalanx_dot_v1_dot_admin__pb2.ExportStateRequest.FromString,
                     response_serializer=phalanx_dot_v1_dot_admin__pb2.ExportStateResponse.SerializeToString,
+            ),
+            'GetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPolicy,
+                    request_deserializer=phalanx_dot_v1_dot_admin__pb2.GetPolicyRequest.FromString,
+                    response_serializer=phalanx_dot_v1_dot_admin__pb2.GetPolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +236,33 @@ class AdminService:
             '/phalanx.v1.AdminService/ExportState',
             phalanx_dot_v1_dot_admin__pb2.ExportStateRequest.SerializeToString,
             phalanx_dot_v1_dot_admin__pb2.ExportStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phalanx.v1.AdminService/GetPolicy',
+            phalanx_dot_v1_dot_admin__pb2.GetPolicyRequest.SerializeToString,
+            phalanx_dot_v1_dot_admin__pb2.GetPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class AdminServiceStub:
     """A consistent copy of journal, archive and newest snapshot as one compressed stream; `python -m controlplane.restore` reads it."""
     ExportState: _grpc.UnaryStreamMultiCallable[_admin_pb2.ExportStateRequest, _admin_pb2.ExportStateResponse]
     """The published state for `phalanx plan`: nodes, jobs, steps and the limits of decisions; no identities, no request ids."""
+    GetPolicy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetPolicyRequest, _admin_pb2.GetPolicyResponse]
+    """The numbers by which the controller decides, for `phalanx policy show`."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -51,6 +53,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """A consistent copy of journal, archive and newest snapshot as one compressed stream; `python -m controlplane.restore` reads it."""
     ExportState: _aio.UnaryStreamMultiCallable[_admin_pb2.ExportStateRequest, _admin_pb2.ExportStateResponse]  # type: ignore[assignment]
     """The published state for `phalanx plan`: nodes, jobs, steps and the limits of decisions; no identities, no request ids."""
+    GetPolicy: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetPolicyRequest, _admin_pb2.GetPolicyResponse]  # type: ignore[assignment]
+    """The numbers by which the controller decides, for `phalanx policy show`."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -84,5 +88,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.ExportStateResponse], _abc.AsyncIterator[_admin_pb2.ExportStateResponse]]:
         """The published state for `phalanx plan`: nodes, jobs, steps and the limits of decisions; no identities, no request ids."""
+
+    @_abc_1.abstractmethod
+    def GetPolicy(
+        self,
+        request: _admin_pb2.GetPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetPolicyResponse, _abc.Awaitable[_admin_pb2.GetPolicyResponse]]:
+        """The numbers by which the controller decides, for `phalanx policy show`."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -64,6 +64,11 @@ class FleetServiceStub:
                 request_serializer=phalanx_dot_v1_dot_fleet__pb2.DrainNodeRequest.SerializeToString,
                 response_deserializer=phalanx_dot_v1_dot_fleet__pb2.DrainNodeResponse.FromString,
                 _registered_method=True)
+        self.RetireNode = channel.unary_unary(
+                '/phalanx.v1.FleetService/RetireNode',
+                request_serializer=phalanx_dot_v1_dot_fleet__pb2.RetireNodeRequest.SerializeToString,
+                response_deserializer=phalanx_dot_v1_dot_fleet__pb2.RetireNodeResponse.FromString,
+                _registered_method=True)
         self.InjectAcceleratorFault = channel.unary_unary(
                 '/phalanx.v1.FleetService/InjectAcceleratorFault',
                 request_serializer=phalanx_dot_v1_dot_fleet__pb2.InjectAcceleratorFaultRequest.SerializeToString,
@@ -112,6 +117,13 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetireNode(self, request, context):
+        """Takes an empty node out for good: its devices count nowhere any more, its name is never used again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def InjectAcceleratorFault(self, request, context):
         """Simulated probes only: an agent with real devices refuses.
         """
@@ -151,6 +163,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.DrainNode,
                     request_deserializer=phalanx_dot_v1_dot_fleet__pb2.DrainNodeRequest.FromString,
                     response_serializer=phalanx_dot_v1_dot_fleet__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'RetireNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireNode,
+                    request_deserializer=phalanx_dot_v1_dot_fleet__pb2.RetireNodeRequest.FromString,
+                    response_serializer=phalanx_dot_v1_dot_fleet__pb2.RetireNodeResponse.SerializeToString,
             ),
             'InjectAcceleratorFault': grpc.unary_unary_rpc_method_handler(
                     servicer.InjectAcceleratorFault,
@@ -320,6 +337,33 @@ class FleetService:
             '/phalanx.v1.FleetService/DrainNode',
             phalanx_dot_v1_dot_fleet__pb2.DrainNodeRequest.SerializeToString,
             phalanx_dot_v1_dot_fleet__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phalanx.v1.FleetService/RetireNode',
+            phalanx_dot_v1_dot_fleet__pb2.RetireNodeRequest.SerializeToString,
+            phalanx_dot_v1_dot_fleet__pb2.RetireNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

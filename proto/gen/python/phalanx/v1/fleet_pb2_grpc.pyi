@@ -40,6 +40,8 @@ class FleetServiceStub:
     """Cordons and moves the node's ranks elsewhere, one generation per job, when there is room; ranks save first when the job
     can. Done when the node holds no process of a job.
     """
+    RetireNode: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RetireNodeRequest, _fleet_pb2.RetireNodeResponse]
+    """Takes an empty node out for good: its devices count nowhere any more, its name is never used again."""
     InjectAcceleratorFault: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.InjectAcceleratorFaultRequest, _fleet_pb2.InjectAcceleratorFaultResponse]
     """Simulated probes only: an agent with real devices refuses."""
 
@@ -55,6 +57,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Cordons and moves the node's ranks elsewhere, one generation per job, when there is room; ranks save first when the job
     can. Done when the node holds no process of a job.
     """
+    RetireNode: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RetireNodeRequest, _fleet_pb2.RetireNodeResponse]  # type: ignore[assignment]
+    """Takes an empty node out for good: its devices count nowhere any more, its name is never used again."""
     InjectAcceleratorFault: _aio.UnaryUnaryMultiCallable[_fleet_pb2.InjectAcceleratorFaultRequest, _fleet_pb2.InjectAcceleratorFaultResponse]  # type: ignore[assignment]
     """Simulated probes only: an agent with real devices refuses."""
 
@@ -103,6 +107,14 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Cordons and moves the node's ranks elsewhere, one generation per job, when there is room; ranks save first when the job
         can. Done when the node holds no process of a job.
         """
+
+    @_abc_1.abstractmethod
+    def RetireNode(
+        self,
+        request: _fleet_pb2.RetireNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.RetireNodeResponse, _abc.Awaitable[_fleet_pb2.RetireNodeResponse]]:
+        """Takes an empty node out for good: its devices count nowhere any more, its name is never used again."""
 
     @_abc_1.abstractmethod
     def InjectAcceleratorFault(
