@@ -40,6 +40,8 @@ LATER: list[r.Record] = [
     r.CorruptionCleared("j", "ann", "replay agrees"),
     r.RungFailed("j", Rung.RESTART_RANK, (3,), "no process parked on n3 within 30 s"),
     r.ReplicasDropped("j", (2, 3)),
+    r.NodeRetired("n1", "sold"),
+    r.PolicyChanged({"hang_ms": 60_000}, "0a1b", ("hang_ms 1m (was 10m)",)),
     r.Audited(AuditEntry(1, 0, "spiffe://prod/operator/ada", "ADMIN", "", "CordonNode", "n1", "", "", "q-1", "", "")),
 ]
 """Told types that are younger than the committed history."""

@@ -133,7 +133,8 @@ def test_names_follow_the_conventions() -> None:
 
 def test_a_scrape_shows_the_state() -> None:
     found = metrics(nodes=8, jobs=9)
-    assert value(found, "phalanx_nodes", liveness="DEAD") == 2
+    assert value(found, "phalanx_nodes", liveness="DEAD") == 1, "a retired node is none of the site's any more"
+    assert value(found, "phalanx_nodes_by_service", service="RETIRED") == 1
     assert value(found, "phalanx_nodes_cordoned") == 2
     assert value(found, "phalanx_accelerators", state="HEALTHY") == 64
     assert value(found, "phalanx_jobs", state="QUEUED") == 1
