@@ -23,6 +23,9 @@ from controlplane.core.vocabulary import JobState, NodeLiveness, NodeService, Ra
 EMPTY = (NodeService.DRAINING, NodeService.OUT_OF_SERVICE, NodeService.QUARANTINED, NodeService.VALIDATING)
 """Service states in which no process of a job is wanted on a node."""
 
+_EMPTIED = np.isin(np.arange(256), EMPTY)
+"""The same as a mask over states."""
+
 
 def leaving(fleet: Fleet, job: Job) -> tuple[int, ...]:
     """Ranks of a job that stand on nodes which are draining or in quarantine."""
@@ -34,7 +37,7 @@ def leaving(fleet: Fleet, job: Job) -> tuple[int, ...]:
 
 def clear(draft: Draft, job: Job) -> None:
     """Have processes without a rank ended on nodes that are draining: parked ones, and those whose rank has moved."""
-    out = np.isin(draft.fleet.service, EMPTY)
+    out = _EMPTIED[draft.fleet.service]
     if out.any():
         hosts = job.hosts
         fence_once(draft, job, out[hosts.node] & (hosts.rank == NONE) & hosts.live())

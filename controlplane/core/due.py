@@ -7,12 +7,13 @@ tests/property/test_due.py compares dense ticks with due ones over random histor
 Contract: one usual interval after anything happened (a turn that wrote something, a tick included; a change of the soft
 state) there is a tick. Once a tick at `now_ns` has written nothing, the next one is due at `due_ns`. The soft state is a
 closed form: a node that is heard at this very moment goes on beating, and a job goes on stepping in its step time. What a
-blocked journal waits for is the engine's own (`engine.turn.PROBE_NS`).
+blocked journal waits for is the engine's own (`engine.turn.PROBE_NS`). A world that knows which jobs go on until something
+happens to them names them (`stepping`): nobody has to look whether they still do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from controlplane.core.sweeping import pauses
 from controlplane.core.sweeping.hangs import hang_limit_ns
 from controlplane.core.sweeping.liveness import SLOW_STEPS
 from controlplane.core.units import NS_PER_MS, ms, seconds
-from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, RankState
+from controlplane.core.vocabulary import Blame, JobState, NodeLiveness
 
 JUST_AFTER_NS = 1
 """Most limits have to be exceeded."""
@@ -34,10 +35,14 @@ JUST_AFTER_NS = 1
 Moments = Iterator[int | np.ndarray]
 
 
-def due_ns(state: State, soft: SoftState, now_ns: int, policy: Policy) -> int | None:
-    """The earliest time after `now_ns` at which a `Tick` could decide anything if nothing else happens; None: never."""
+def due_ns(state: State, soft: SoftState, now_ns: int, policy: Policy, *, stepping: Collection[str] = ()) -> int | None:
+    """The earliest time after `now_ns` at which a `Tick` could decide anything if nothing else happens; None: never.
+
+    Args:
+        stepping: uids of jobs that make steps until something happens, which is then followed by a tick.
+    """
     earliest: int | None = None
-    for moments in _moments(state, soft, now_ns, policy):
+    for moments in _moments(state, soft, now_ns, policy, stepping):
         later = np.asarray(moments, dtype=np.int64).ravel()
         later = later[later > now_ns]
         if len(later) and (earliest is None or later.min() < earliest):
@@ -45,7 +50,7 @@ def due_ns(state: State, soft: SoftState, now_ns: int, policy: Policy) -> int | 
     return earliest
 
 
-def _moments(state: State, soft: SoftState, now_ns: int, policy: Policy) -> Moments:
+def _moments(state: State, soft: SoftState, now_ns: int, policy: Policy, stepping: Collection[str]) -> Moments:
     yield distrust.ends_ns(soft.vitals(), policy.distrust)
     yield from _silence(state, soft, now_ns, policy)
     yield from _effects(state, soft, policy)
@@ -56,7 +61,8 @@ def _moments(state: State, soft: SoftState, now_ns: int, policy: Policy) -> Mome
         yield from _rung(job, soft)
         yield from _replicas(job, soft, policy)
         yield from _waits(state, job, soft, policy)
-        yield from _stands_still(job, soft, policy)
+        if job.uid not in stepping:
+            yield from _stands_still(job, soft, policy)
 
 
 def _excused(soft: SoftState, since_ns: int) -> int:
@@ -99,9 +105,8 @@ def _effects(state: State, soft: SoftState, policy: Policy) -> Moments:
 
 def _health(state: State, policy: Policy) -> Moments:
     """Debounces and release timers of faults; checks and trials of nodes; acts that may be asked for again."""
-    yield np.array(
-        [fault.note.until_ns for faults in state.health.standing.values() for fault in faults], dtype=np.int64
-    )
+    book = state.health
+    yield np.array([fault.note.until_ns for node in book.waiting() for fault in book.on(node)], dtype=np.int64)
     yield np.array([stay.next_ns for stay in state.health.stays.values()], dtype=np.int64)
     yield np.array(list(state.health.refused.values()), dtype=np.int64) + ms(policy.actions.window_ms)
 
@@ -109,12 +114,12 @@ def _health(state: State, policy: Policy) -> Moments:
 def _processes(job: Job, soft: SoftState) -> Moments:
     """Processes that must have parked, and the wait before the next ones are started."""
     hosts = job.hosts
-    coming = (hosts.generation == 0) & (hosts.state == RankState.STARTING)
-    start_ns = ms(job.spec.timeouts.start_ms + 1)
-    trusted_ns = soft.trusted_since_ns()
-    since_ns = ms(1) * np.unique(hosts.since_ms[coming])
-    late = since_ns + soft.excused_ns(since_ns) // NS_PER_MS * NS_PER_MS + start_ns
-    yield np.maximum(late, trusted_ns + _excused(soft, trusted_ns) + start_ns)
+    if len(hosts.coming):
+        start_ns = ms(job.spec.timeouts.start_ms + 1)
+        trusted_ns = soft.trusted_since_ns()
+        since_ns = ms(1) * np.unique(hosts.since_ms[hosts.coming])
+        late = since_ns + soft.excused_ns(since_ns) // NS_PER_MS * NS_PER_MS + start_ns
+        yield np.maximum(late, trusted_ns + _excused(soft, trusted_ns) + start_ns)
     if job.failed_starts:
         yield ms(int(hosts.since_ms.max(initial=0))) + backoff_ns(job.spec.restart_policy.backoff, job.failed_starts)
 

@@ -92,13 +92,13 @@ def _fresh_generation(state: State, old: Job, job: Job) -> list[str]:
     left = hosts.serial[(hosts.generation > 0) & (hosts.rank == NONE) & ~hosts.gone() & ~dead]
     found = [
         f"S1: host {serial} of {job.uid} may still run as generation {job.generation} starts"
-        for serial in left[~np.isin(left, job.rank_host)].tolist()
+        for serial in (left[~np.isin(left, job.rank_host)].tolist() if len(left) else ())
     ]
-    bound = job.rank_host != NONE
-    rows = old.hosts.rows(job.rank_host)
-    held = bound & (rows != NONE)
+    bound = np.flatnonzero((job.rank_host != NONE) & ~state.fleet.schedulable()[job.rank_node])
+    rows = old.hosts.rows(job.rank_host[bound])
+    held = rows != NONE
     held[held] = old.hosts.generation[rows[held]] > 0
-    fresh = np.flatnonzero(bound & ~held & ~state.fleet.schedulable()[job.rank_node])
+    fresh = bound[~held]
     return found + [
         f"S2: rank {rank} of {job.uid} starts on {state.fleet.name(int(job.rank_node[rank]))}"
         for rank in fresh.tolist()
@@ -157,13 +157,13 @@ def _devices(state: State) -> list[str]:
 def _drained(state: State) -> list[str]:
     """A node leaves service by a drain only, and nothing is on a node that is drained."""
     fleet = state.fleet
-    away = np.flatnonzero(np.isin(fleet.service, (NodeService.DRAINING, NodeService.OUT_OF_SERVICE))).tolist()
+    out = fleet.service == NodeService.OUT_OF_SERVICE
+    away = np.flatnonzero(out | (fleet.service == NodeService.DRAINING)).tolist()
     found = [
         f"S2: {fleet.name(node)} is {NodeService(int(fleet.service[node])).name} and nobody drains it"
         for node in away
         if not any(cordon.drain for cordon in fleet.facts[node].cordons)
     ]
-    out = fleet.service == NodeService.OUT_OF_SERVICE
     if not out.any():
         return found
     for job in state.active_jobs():
@@ -178,7 +178,13 @@ def _ranks(job: Job) -> list[str]:
     """Ranks and processes name each other, and stand on the same node."""
     if job.terminal or not job.placed:
         return []
-    hosts, rows = job.hosts, job.host_rows()
+    hosts = job.hosts
+    held = hosts.rank != NONE
+    ranks = hosts.rank[held]
+    same = (job.rank_host[ranks] == hosts.serial[held]) & (job.rank_node[ranks] == hosts.node[held])
+    if same.all() and len(ranks) == np.count_nonzero(job.rank_host != NONE):
+        return []
+    rows = job.host_rows()
     bound = np.flatnonzero(job.rank_host != NONE)
     rows, serials = rows[bound], job.rank_host[bound]
     agreed = rows != NONE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -38,9 +39,10 @@ class Exit:
         return self.observed and self.code == 0 and self.signal == 0 and self.final_marker
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Hosts:
     """Rank hosts of a job as parallel columns, ascending by `serial`. `rank` NONE: parked or on the way there.
+    What is derived from the columns and asked for at every look is kept with them.
 
     `since_ms` is the time the state was entered, in Unix milliseconds.
     """
@@ -73,6 +75,16 @@ class Hosts:
             return np.full(len(serials), NONE, dtype=np.int64)
         at = np.minimum(np.searchsorted(self.serial, serials), len(self.serial) - 1)
         return np.where(self.serial[at] == serials, at, NONE)
+
+    @cached_property
+    def coming(self) -> np.ndarray:
+        """Rows of processes on their way to the barrier."""
+        return np.flatnonzero((self.generation == 0) & (self.state == RankState.STARTING))
+
+    @cached_property
+    def paused(self) -> np.ndarray:
+        """Rows of processes that hold a rank and cannot go on."""
+        return np.flatnonzero((self.state == RankState.PAUSED) & (self.rank != NONE))
 
     def gone(self) -> np.ndarray:
         """Mask of hosts of which nothing is left, as their node agent said."""

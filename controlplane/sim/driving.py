@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from controlplane.core.draft import Policy
@@ -17,12 +17,14 @@ TICK_NS = ms(100)
 
 @dataclass(slots=True)
 class Driver:
-    """`tick` runs a turn with a `Tick` and says whether it wrote anything."""
+    """`tick` runs a turn with a `Tick` and says whether it wrote anything. `stepping`: see `core.due.due_ns`; whoever takes a
+    job out of it calls `stir`."""
 
     kernel: Kernel
     engine: Engine
     policy: Policy
     tick: Callable[[], bool]
+    stepping: Callable[[], Collection[str]] = tuple
     _restless_ns: int | None = None
 
     def stir(self) -> None:
@@ -45,4 +47,5 @@ class Driver:
     def _wake_ns(self) -> int | None:
         if self._restless_ns is not None:
             return self._restless_ns
-        return due_ns(self.engine.state, self.engine.soft, self.kernel.now_ns, self.policy)
+        state, soft = self.engine.state, self.engine.soft
+        return due_ns(state, soft, self.kernel.now_ns, self.policy, stepping=self.stepping())

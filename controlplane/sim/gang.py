@@ -85,8 +85,8 @@ class Gang:
         machine = Machine(self.policy)
         state = assume(self.journal, machine, State(), epoch=1, version="sim", now_ns=self.kernel.now_ns)
         self.engine = Engine(machine, self.journal, GangSoft(self), self._submitted, state)
-        self._driver = Driver(self.kernel, self.engine, self.policy, self._tick)
         self.uid = ""
+        self._driver = Driver(self.kernel, self.engine, self.policy, self._tick, self._stepping)
 
     # What is asked of it
 
@@ -171,6 +171,9 @@ class Gang:
             self._read(result)
             self._check(before, self.engine.state)
         return result
+
+    def _stepping(self) -> tuple[str, ...]:
+        return (self.uid,) if self.progress.running else ()
 
     def _check(self, before: State, after: State) -> None:
         found = invariants.check_turn(before, after)
@@ -356,9 +359,10 @@ class Gang:
         self.kernel.after(delay_s, reach)
 
     def _on_the_way(self, attempt: int, generation: int) -> bool:
-        job = self.job
-        held = set(job.nodes())
-        return attempt == self._attempt and job.generation == generation and not (held & self.broken.keys())
+        if attempt != self._attempt or self.job.generation != generation:
+            return False
+        held = self.job.per_node()
+        return not any(held[node] for node in self.broken if node < len(held))
 
     def _resume(self, attempt: int, generation: int) -> None:
         now = self.kernel.now_ns

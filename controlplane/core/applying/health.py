@@ -102,7 +102,7 @@ def _stand(book: HealthBook, name: str, notes: tuple[FaultNote, ...], at_ns: int
         known = standing.pop((note.entity, note.code), None)
         if note.assertion is Assertion.OCCURRED or note.held:
             standing[(note.entity, note.code)] = StandingFault(note, known.received_ns if known else at_ns)
-    _keep(book.standing, name, tuple(standing.values()))
+    book.stand(name, tuple(standing.values()))
 
 
 Stays = r.NodeQuarantined | r.ChecksStarted | r.ChecksFailed | r.TrialStarted | r.TrialPassed | r.NodeReleased

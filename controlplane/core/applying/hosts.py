@@ -21,6 +21,19 @@ def select(hosts: Hosts, rows: np.ndarray) -> Hosts:
     return Hosts(*(getattr(hosts, f.name)[rows] for f in dataclasses.fields(Hosts)))
 
 
+def without(hosts: Hosts, rows: np.ndarray) -> Hosts:
+    """The host columns less some rows. Rows that follow each other, as most do, are cut out without a look at the others."""
+    if not len(rows):
+        return hosts
+    first, last = int(rows.min()), int(rows.max())
+    if last - first + 1 == len(rows):
+        cut = slice(first, last + 1)
+        return Hosts(*(np.delete(getattr(hosts, f.name), cut) for f in dataclasses.fields(Hosts)))
+    keep = np.ones(len(hosts.serial), dtype=np.bool_)
+    keep[rows] = False
+    return select(hosts, keep)
+
+
 def hosts_requested(state: State, record: r.HostsRequested, at_ns: int) -> None:
     """Processes are on their way."""
     job = state.own_job(record.job)
@@ -76,14 +89,14 @@ def hosts_reached(state: State, record: r.HostsReached) -> None:
     )
     if record.column == NONE or record.generation != job.generation:
         return
-    held = told & (hosts.rank != NONE)
-    there = np.ones(len(job.rank_times), dtype=np.bool_)
-    if np.count_nonzero(held) < len(there):
-        there[:] = False
-        there[hosts.rank[held]] = True
+    ranks = hosts.rank[told & (hosts.rank != NONE)]
     times = job.rank_times.copy()
-    for column in range(record.column + 1):
-        np.copyto(times[:, column], record.at_ns, where=there & (times[:, column] == 0))
+    if len(ranks) == len(times):
+        for column in range(record.column + 1):
+            np.copyto(times[:, column], record.at_ns, where=times[:, column] == 0)
+    else:
+        reached = times[ranks, : record.column + 1]
+        times[ranks, : record.column + 1] = np.where(reached == 0, record.at_ns, reached)
     job.rank_times = times
 
 
@@ -103,9 +116,7 @@ def hosts_forgotten(state: State, record: r.HostsForgotten) -> None:
     """Ended processes are thought of no more."""
     job = state.own_job(record.job)
     rows = job.hosts.rows(np.array(record.serials, dtype=np.int32))
-    keep = np.ones(len(job.hosts.serial), dtype=np.bool_)
-    keep[rows[rows != NONE]] = False
-    job.hosts = select(job.hosts, keep)
+    job.hosts = without(job.hosts, rows[rows != NONE])
 
 
 def host_ended(state: State, record: r.HostEnded, at_ns: int) -> None:

@@ -98,6 +98,10 @@ class Stay:
     next_ns: int = 0
 
 
+RESETS = frozenset({HandlingLevel.RESET_WHEN_IDLE, HandlingLevel.RESET_NOW})
+"""Levels that ask for a reset of the device."""
+
+
 @dataclass(slots=True)
 class HealthBook:
     """Keys: `standing` by node name, `sightings` by `<serial>/<code>` (times in Unix ns), `sources` by node name, `stays` by node
@@ -117,6 +121,7 @@ class HealthBook:
     recent: dict[str, tuple[Recent, ...]] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
     degraded_since_ns: int = 0
+    _waiting: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     def clone(self) -> HealthBook:
         """A copy whose dictionaries are its own."""
@@ -127,8 +132,27 @@ class HealthBook:
 
     def forget(self, node: str) -> None:
         """The node is none of the site's any more; the history of its parts stays with their serial numbers."""
-        for kept in (self.standing, self.sources, self.stays, self.links, self.released, self.refused):
+        self.stand(node, ())
+        for kept in (self.sources, self.stays, self.links, self.released, self.refused):
             kept.pop(node, None)
+
+    def stand(self, node: str, faults: tuple[StandingFault, ...]) -> None:
+        """From now on these faults stand on a node."""
+        self._waiting = None
+        if faults:
+            self.standing[node] = faults
+        else:
+            self.standing.pop(node, None)
+
+    def waiting(self) -> tuple[str, ...]:
+        """Nodes of whose faults one waits for a time, or for its device to be reset: most only wait for a repair."""
+        if self._waiting is None:
+            self._waiting = tuple(
+                node
+                for node, faults in self.standing.items()
+                if any(fault.note.until_ns or fault.note.level in RESETS for fault in faults)
+            )
+        return self._waiting
 
     def on(self, node: str) -> tuple[StandingFault, ...]:
         """Faults that stand on a node."""

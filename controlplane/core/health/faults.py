@@ -24,8 +24,6 @@ ENDS_RANKS = frozenset(
 TAKES_NODE = frozenset({HandlingLevel.REBOOT_NODE, HandlingLevel.RETURN_TO_VENDOR})
 """Levels that concern the whole node, whichever of its parts raised them."""
 
-RESETS = frozenset({HandlingLevel.RESET_WHEN_IDLE, HandlingLevel.RESET_NOW})
-
 
 @dataclass(frozen=True, slots=True)
 class Handling:

@@ -13,8 +13,8 @@ from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
 from controlplane.core.evidence import Facts, Reason
 from controlplane.core.fleet import Accelerator
-from controlplane.core.health.book import FaultNote, Source, StandingFault, position_of, serial_of
-from controlplane.core.health.faults import ENDS_RANKS, RESETS, TAKES_NODE, History, device_state, evaluate
+from controlplane.core.health.book import RESETS, FaultNote, Source, StandingFault, position_of, serial_of
+from controlplane.core.health.faults import ENDS_RANKS, TAKES_NODE, History, device_state, evaluate
 from controlplane.core.health.quarantine import HEALTH, Case, already_lost, isolate, quarantine
 from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.observing.blame import excuse

@@ -132,16 +132,23 @@ def measure(job: Job, jobs: Iterable[Job], policy: LadderPolicy) -> PhaseTimes:
             break
         if other.uid != job.uid:
             others += list(reversed(other.recoveries))[: MAX_SAMPLES - len(own) - len(others)]
-    return PhaseTimes(policy, _by_kind(own), _by_kind([*own, *others]))
+    mine = _by_kind(own)
+    return PhaseTimes(policy, mine, _by_kind([*own, *others]) if others else mine)
 
 
 def _by_kind(recoveries: Iterable[Recovery]) -> Mapping[Key, Sequence[float]]:
+    """Seconds of each phase by what was done in it, in the order of the recoveries."""
+    alike: dict[tuple[str, bool], dict[str, list[float]]] = {}
     found: dict[Key, list[float]] = {}
     for recovery in recoveries:
         if recovery.overtaken:
             continue
-        for phase in PHASES:
-            took = recovery.phases_ns.get(phase)
-            if took is not None:
-                found.setdefault((_kind(recovery.rung, phase, warm=recovery.warm), phase), []).append(took / NS_PER_S)
+        rung, warm = recovery.rung, recovery.warm
+        samples = alike.get((rung, warm))
+        if samples is None:  # kinds of several rungs are the same list
+            samples = {phase.value: found.setdefault((_kind(rung, phase, warm=warm), phase), []) for phase in PHASES}
+            alike[(rung, warm)] = samples
+        for phase, took in recovery.phases_ns.items():
+            if phase in samples:
+                samples[phase].append(took / NS_PER_S)
     return found

@@ -14,10 +14,10 @@ from controlplane.core.vocabulary import CheckpointState, JobState, NodeLiveness
 
 def all_finished(job: Job) -> bool:
     """Every rank still holds its process, and every one of them ended with the final marker (others lose their rank)."""
-    if not job.placed or job.unbound.any() or not job.generation:
+    if not job.placed or not job.generation:
         return False
     ended = job.hosts.state == RankState.EXITED
-    return bool(ended.any()) and bool(ended[job.hosts.rank != NONE].all())
+    return bool(ended.any()) and not job.unbound.any() and bool(ended[job.hosts.rank != NONE].all())
 
 
 def finish_ending(draft: Draft, job: Job, target: JobState) -> None:

@@ -9,7 +9,7 @@ from controlplane.core import records as r
 from controlplane.core.checkpoints import expirable
 from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
-from controlplane.core.jobs import Job
+from controlplane.core.jobs import NONE, Job
 from controlplane.core.orders import outstanding, request_verification
 from controlplane.core.placement.gang import refill_spares
 from controlplane.core.placement.pool import before, share_of
@@ -35,6 +35,8 @@ def phases(draft: Draft, job: Job) -> None:
     for column, (phase, reached) in enumerate(zip(PHASES, known, strict=True)):
         if reached:
             continue
+        if not job.rank_times[0, column] and job.rank_node[0] != NONE:
+            return  # as most looks find
         times, present = job.rank_times[:, column], job.present
         if not ((times > 0) | ~present).all() or not present.any():
             return

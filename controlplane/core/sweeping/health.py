@@ -10,8 +10,8 @@ from controlplane.core.draft import Draft
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.fleet import FREE
 from controlplane.core.health import quarantine
-from controlplane.core.health.book import FaultNote, position_of
-from controlplane.core.health.faults import ENDS_RANKS, RESETS, TAKES_NODE
+from controlplane.core.health.book import RESETS, FaultNote, position_of
+from controlplane.core.health.faults import ENDS_RANKS, TAKES_NODE
 from controlplane.core.observing.devices import rebelieve
 from controlplane.core.observing.faults import act, case_of, judge, order_reset, standing_now
 from controlplane.core.units import ms
@@ -21,18 +21,16 @@ from controlplane.core.vocabulary import Assertion, HandlingLevel, NodeLiveness,
 def faults(draft: Draft) -> None:
     """Look at the faults that stand, and at the nodes in health's hands."""
     quarantine.look_after(draft)
-    standing = {
-        number: faults
-        for node, faults in draft.state.health.standing.items()
-        if (number := draft.fleet.number(node)) is not None
-    }
-    alive = (draft.fleet.liveness[list(standing)] == NodeLiveness.ALIVE).tolist()
-    for (number, faults), lives in zip(standing.items(), alive, strict=True):
-        node = draft.fleet.name(number)
-        due = tuple([fault.note for fault in faults if 0 < fault.note.until_ns <= draft.now_ns])
+    book = draft.state.health
+    asked = {*book.waiting(), *book.refused}
+    for node in [node for node in book.standing if node in asked] if asked else ():
+        number = draft.fleet.number(node)
+        if number is None:
+            continue
+        due = tuple([fault.note for fault in book.on(node) if 0 < fault.note.until_ns <= draft.now_ns])
         if due:
             _judge_anew(draft, node, number, due)
-        if lives:
+        if draft.fleet.liveness[number] == NodeLiveness.ALIVE:
             _resets(draft, node, number)
             _ask_again(draft, node, number)
 

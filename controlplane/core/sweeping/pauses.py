@@ -10,10 +10,10 @@ import numpy as np
 
 from controlplane.core.draft import Draft, Policy
 from controlplane.core.evidence import Reason
-from controlplane.core.jobs import NONE, Job
+from controlplane.core.jobs import Job
 from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.units import NS_PER_S, ms, seconds
-from controlplane.core.vocabulary import JobState, NodeLiveness, RankState
+from controlplane.core.vocabulary import JobState, NodeLiveness
 
 LEASES = 3
 """One for the silence, one for the second witness, one to spare."""
@@ -29,7 +29,7 @@ def pause(draft: Draft, job: Job) -> None:
     quiet_ns = draft.now_ns - since_ns - draft.excused_ns(since_ns)
     if quiet_ns <= patience_ns(draft.policy) or not _all_seen(draft, job):
         return
-    count = int(np.count_nonzero(_waiting(job)))
+    count = len(_waiting(job))
     cause = f"{count} rank{'s' * (count > 1)} cannot go on for {quiet_ns / NS_PER_S:.0f} s, and nobody is lost"
     lose_ranks(draft, job, (), cause, Reason.COLLECTIVE_FAILED, intact=True, since_ns=since_ns)
 
@@ -40,16 +40,16 @@ def patience_ns(policy: Policy) -> int:
 
 
 def _waiting(job: Job) -> np.ndarray:
-    """Mask over processes: they hold a rank of the current generation and cannot go on."""
-    hosts = job.hosts
-    mask: np.ndarray = (hosts.state == RankState.PAUSED) & (hosts.rank != NONE) & (hosts.generation == job.generation)
-    return mask
+    """Rows of processes that hold a rank of the current generation and cannot go on."""
+    paused = job.hosts.paused
+    rows: np.ndarray = paused[job.hosts.generation[paused] == job.generation]
+    return rows
 
 
 def since(job: Job, trusted_ns: int) -> int | None:
     """Since when ranks wait, Unix ns, not before `trusted_ns`; None: none does."""
     waiting = _waiting(job)
-    if not waiting.any():
+    if not len(waiting):
         return None
     return max(ms(int(job.hosts.since_ms[waiting].min())), job.clock.running_ns, trusted_ns)
 

@@ -13,7 +13,7 @@ from controlplane.core.jobs import Job, LostRank, host_id
 from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.settling.words import some
 from controlplane.core.units import NS_PER_MS, NS_PER_S, ms
-from controlplane.core.vocabulary import Blame, RankState, Rung
+from controlplane.core.vocabulary import Blame, Rung
 
 
 def effects(draft: Draft) -> None:
@@ -40,14 +40,16 @@ def effects(draft: Draft) -> None:
 def late_starts(draft: Draft, job: Job) -> None:
     """Processes that did not park in time are fenced; their end is counted as a failed start when it is reported."""
     hosts = job.hosts
+    coming = hosts.coming
+    if not len(coming):
+        return
     since_ns = draft.soft.trusted_since_ns()
     limit_ms = (draft.now_ns - since_ns - draft.excused_ns(since_ns)) // 1_000_000
-    coming = (hosts.generation == 0) & (hosts.state == RankState.STARTING)
-    if not coming.any():
+    since_ms = hosts.since_ms[coming]
+    excused_ms = draft.soft.excused_ns(ms(1) * since_ms) // 1_000_000
+    late = coming[np.minimum(draft.now_ns // 1_000_000 - since_ms - excused_ms, limit_ms) > job.spec.timeouts.start_ms]
+    if not len(late):
         return
-    excused_ms = draft.soft.excused_ns(ms(1) * hosts.since_ms) // 1_000_000
-    age_ms = np.minimum(draft.now_ns // 1_000_000 - hosts.since_ms - excused_ms, limit_ms)
-    late = coming & (age_ms > job.spec.timeouts.start_ms)
     fenced = {
         item
         for effect in draft.state.effects.values()
