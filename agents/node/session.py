@@ -124,7 +124,7 @@ class ControllerSession(ControllerLink):
         if beat:
             rows = self._state.progress_rows()
             return agent_pb2.AgentMessage(
-                beat=agent_pb2.Beat(sequence=beat, loop_lag_s=self._lag.take_s(), progress=rows)
+                beat=agent_pb2.Beat(sequence=beat, loop_lag_s=self._lag.take_s(), progress=rows, sent_ns=time.time_ns())
             )
         report = self._state.outbox.next_report(time.monotonic())
         if report is not None:

@@ -19,6 +19,7 @@ from controlplane.core.effects import EffectKind
 from controlplane.core.jobs import Recovery
 from controlplane.core.units import to_s
 from controlplane.core.vocabulary import Phase, Rung
+from controlplane.observability.beats import BeatLag
 
 MAX_REASONS = 128
 """Distinct reasons of refusals that get a series; they are constants, so that more would be a defect: OTHER counts it."""
@@ -49,6 +50,8 @@ class Metrics:
             "phalanx_journal_append_failures", "Appends that stored nothing because the journal was unavailable.",
             registry=registry,
         )  # fmt: skip
+        self.beats = BeatLag()
+        registry.register(self.beats)
         self._decisions = Counter("phalanx_recoveries", "Verdicts of the ladder.", ["rung"], registry=registry)
         self._phases = Histogram(
             "phalanx_recovery_phase_duration_seconds", "Phases of recoveries that reached a first new step.",

@@ -14,6 +14,7 @@ from controlplane.core import events as ev
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
 from controlplane.core.identity import NODE
+from controlplane.observability.beats import Delay
 from controlplane.rpc import observations
 from controlplane.rpc.access import check_name
 from controlplane.rpc.caller import CALLER
@@ -63,6 +64,7 @@ class AgentConversation(Conversation):
     def __init__(self, site: Site, registry: Registry, context: Context) -> None:
         super().__init__(site, registry, context)
         self._number = -1
+        self._delay = Delay()
 
     async def greet(self, message: agent_pb2.AgentMessage) -> None:
         """The hello opens the session; its rows are the whole truth of the node."""
@@ -132,6 +134,8 @@ class AgentConversation(Conversation):
     def _beat(self, beat: agent_pb2.Beat) -> None:
         site, now_ns = self.site, self.site.now_ns()
         site.progress.beat(self._number, now_ns)
+        if beat.sent_ns:
+            site.metrics.beats.note(self._delay.beyond_least_ns(now_ns - beat.sent_ns, now_ns))
         for row in beat.progress:
             if row.step == 0:
                 continue

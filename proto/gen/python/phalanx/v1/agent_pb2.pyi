@@ -225,8 +225,11 @@ class Beat(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     LOOP_LAG_S_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    SENT_NS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     loop_lag_s: _builtins.float
+    sent_ns: _builtins.int
+    """the agent's clock, Unix ns, as the beat left; 0: agents before 0.3. Only differences count"""
     @_builtins.property
     def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepProgress]: ...
     def __init__(
@@ -235,10 +238,11 @@ class Beat(_message.Message):
         sequence: _builtins.int = ...,
         loop_lag_s: _builtins.float = ...,
         progress: _abc.Iterable[Global___StepProgress] | None = ...,
+        sent_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["loop_lag_s", b"loop_lag_s", "progress", b"progress", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loop_lag_s", b"loop_lag_s", "progress", b"progress", "sent_ns", b"sent_ns", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

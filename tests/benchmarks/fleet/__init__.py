@@ -1,0 +1,1 @@
+"""A whole site of sessions against one real controller: `make bench-fleet`."""

@@ -1,0 +1,324 @@
+"""The agents of a whole site in one process: real sessions over real connections, simulated devices, open loop.
+
+`python -m tests.benchmarks.fleet.generator FOLDER` reads one JSON command a line and answers each with one JSON line.
+FOLDER holds `site.json` (address, nodes, tls) and, with TLS, a certificate per node. Open loop: a beat is due at its own time
+whatever became of the one before; how late this process itself was is reported beside every figure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import heapq
+import json
+import os
+import ssl
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from phalanx.v1 import agent_pb2, cell_pb2
+
+from tests.benchmarks.fleet.http2 import GrpcStream
+from tests.benchmarks.many_nodes import hello
+
+SERVER_NAME = "controller.phalanx"
+SESSION = "/phalanx.v1.AgentService/Session"
+CELL_SESSION = "/phalanx.v1.CellService/Session"
+NODES_PER_CELL = 250
+AT_ONCE = 128
+"""Handshakes under way: a site that comes back does so with jitter."""
+CONNECT_LIMIT_S = 30.0
+WELCOME_LIMIT_S = 60.0
+
+
+class Peer:
+    """A client of one long stream."""
+
+    path = SESSION
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.boot = 0
+        self.stream: GrpcStream | None = None
+        self.welcomed: asyncio.Future[None] | None = None
+        self.ended_at = 0.0
+        self.why = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether the session holds."""
+        return self.stream is not None and not self.ended_at
+
+    def hello(self) -> bytes:
+        """The first message."""
+        raise NotImplementedError
+
+    def took(self, raw: bytes) -> None:
+        """An instruction."""
+        raise NotImplementedError
+
+    def ended(self, reason: str) -> None:
+        """The stream is over."""
+        self.ended_at, self.why = time.time(), reason
+        if self.welcomed is not None and not self.welcomed.done():
+            self.welcomed.set_exception(ConnectionError(f"{self.name}: {reason}"))
+
+    async def connect(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
+        """Open the session and wait for its welcome."""
+        loop = asyncio.get_running_loop()
+        self.boot += 1
+        self.ended_at = 0.0
+        self.welcomed = loop.create_future()
+        stream = GrpcStream(self.path, SERVER_NAME, self.took, self.ended, tls=context is not None)
+        name = SERVER_NAME if context else None
+        await asyncio.wait_for(
+            loop.create_connection(lambda: stream, host, port, ssl=context, server_hostname=name), CONNECT_LIMIT_S
+        )
+        self.stream = stream
+        stream.send(self.hello())
+        await asyncio.wait_for(self.welcomed, WELCOME_LIMIT_S)
+
+    def reset(self) -> None:
+        """Die."""
+        if self.stream is not None:
+            self.stream.reset()
+
+
+class Node(Peer):
+    """One agent: says hello, beats, acknowledges effects."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"node-{number:04d}")
+        self.number = number
+        self.beats = 0
+        self.silent = False
+        self.delay_s = 0.0
+        self.effects: list[tuple[float, str]] = []
+
+    def hello(self) -> bytes:
+        """The truth of a node with eight healthy devices and no process."""
+        message = hello(self.number)
+        message.hello.boot_id = f"{self.boot:020d}"
+        return message.SerializeToString()
+
+    def took(self, raw: bytes) -> None:
+        """Welcome, acknowledgements, effects: each effect is answered at once."""
+        instruction = agent_pb2.AgentInstruction.FromString(raw)
+        match instruction.WhichOneof("body"):
+            case "welcome":
+                if self.welcomed is not None and not self.welcomed.done():
+                    self.welcomed.set_result(None)
+            case "effect":
+                self.effects.append((time.time(), instruction.effect.effect_id))
+                result = agent_pb2.EffectResult(effect_id=instruction.effect.effect_id, ok=True)
+                if self.stream is not None:
+                    self.stream.send(agent_pb2.AgentMessage(effect_result=result).SerializeToString())
+
+    def beat(self) -> None:
+        """One beat, with the moment at which it leaves."""
+        assert self.stream is not None
+        self.beats += 1
+        self.stream.send(
+            agent_pb2.AgentMessage(
+                beat=agent_pb2.Beat(sequence=self.beats, loop_lag_s=0.001, sent_ns=time.time_ns())
+            ).SerializeToString()
+        )
+
+
+class Cell(Peer):
+    """One cell agent: the raylets of 250 nodes."""
+
+    path = CELL_SESSION
+
+    def __init__(self, number: int, nodes: list[str]) -> None:
+        super().__init__(f"cell-{number:02d}")
+        self.nodes = nodes
+
+    def hello(self) -> bytes:
+        """All raylets are alive."""
+        report = cell_pb2.CellReport(full=True, nodes=[cell_pb2.CellNode(node=name, alive=True) for name in self.nodes])
+        message = cell_pb2.CellHello(
+            cell=self.name, boot_id=f"{self.boot:020d}", incarnation="1", store_address="127.0.0.1:1", snapshot=report
+        )
+        return cell_pb2.CellMessage(hello=message).SerializeToString()
+
+    def took(self, raw: bytes) -> None:
+        """Only the welcome matters."""
+        if cell_pb2.CellInstruction.FromString(raw).WhichOneof("body") == "welcome":
+            assert self.welcomed is not None
+            if not self.welcomed.done():
+                self.welcomed.set_result(None)
+
+    def report_dead(self, names: list[str]) -> None:
+        """Their raylets are gone."""
+        assert self.stream is not None
+        report = cell_pb2.CellReport(nodes=[cell_pb2.CellNode(node=name, alive=False) for name in names])
+        self.stream.send(cell_pb2.CellMessage(report=report).SerializeToString())
+
+
+class Fleet:
+    """All peers and the pace."""
+
+    def __init__(self, folder: Path) -> None:
+        site = json.loads((folder / "site.json").read_text())
+        self.host, port = site["address"].rsplit(":", 1)
+        self.port = int(port)
+        self.folder = folder
+        self.tls = site["tls"]
+        self.nodes = [Node(number) for number in range(site["nodes"])]
+        self.by_name = {node.name: node for node in self.nodes}
+        names = [node.name for node in self.nodes]
+        self.cells = [
+            Cell(at // NODES_PER_CELL, names[at : at + NODES_PER_CELL]) for at in range(0, len(names), NODES_PER_CELL)
+        ]
+        self._due: list[tuple[float, int]] = []
+        self._late: list[float] = []
+        self._pace: asyncio.Task[None] | None = None
+        self.interval_s = 1.0
+        self.sent = 0
+        self.skipped = 0
+
+    def context(self, kind: str, name: str) -> ssl.SSLContext | None:
+        """TLS with the peer's own certificate."""
+        if not self.tls:
+            return None
+        context = ssl.create_default_context(cafile=str(self.folder / "ca.pem"))
+        context.set_alpn_protocols(["h2"])
+        context.load_cert_chain(self.folder / f"{kind}-{name}.pem")
+        return context
+
+    async def connect(self, peers: list[Any], kind: str, at_once: int = AT_ONCE) -> dict[str, Any]:
+        """Open the sessions; how long it took until all were welcome."""
+        room = asyncio.Semaphore(at_once)
+        began = time.monotonic()
+        tries = 0
+
+        async def one(peer: Peer) -> None:
+            nonlocal tries
+            context = self.context(kind, peer.name)
+            async with room:
+                for left in reversed(range(5)):
+                    tries += 1
+                    try:
+                        await peer.connect(self.host, self.port, context)
+                    except (ConnectionError, TimeoutError, ssl.SSLError):
+                        if not left:
+                            raise
+                        await asyncio.sleep(0.5)
+                    else:
+                        return
+
+        await asyncio.gather(*(one(peer) for peer in peers))
+        return {"took_s": time.monotonic() - began, "tries": tries}
+
+    def start_beats(self, interval_s: float) -> None:
+        """Every node beats at its own phase from now on."""
+        self.interval_s = interval_s
+        begin = time.monotonic() + 0.1
+        count = len(self.nodes)
+        self._due = [(begin + interval_s * number / count, number) for number in range(count)]
+        heapq.heapify(self._due)
+        self._pace = asyncio.create_task(self._beat_on())
+
+    async def _beat_on(self) -> None:
+        due = self._due
+        while True:
+            now = time.monotonic()
+            while due and due[0][0] <= now:
+                at, number = due[0]
+                node = self.nodes[number]
+                heapq.heapreplace(due, (at + self.interval_s, number))
+                self._late.append(now - at)
+                if node.silent or not node.open:
+                    self.skipped += 1
+                    continue
+                self.sent += 1
+                if node.delay_s:
+                    asyncio.get_running_loop().call_later(node.delay_s, node.beat)
+                else:
+                    node.beat()
+                now = time.monotonic()
+            await asyncio.sleep(max(0.0, min(due[0][0] - time.monotonic(), 0.05)) if due else 0.05)
+
+    def marks(self) -> dict[str, Any]:
+        """Own processor time and lateness since the last call."""
+        used = os.times()
+        late = np.array(self._late or [0.0]) * 1_000
+        self._late.clear()
+        return {
+            "at": time.time(), "cpu_s": used.user + used.system, "sent": self.sent, "skipped": self.skipped,
+            "open": sum(node.open for node in self.nodes), "late_p50_ms": float(np.percentile(late, 50)),
+            "late_p99_ms": float(np.percentile(late, 99)), "late_max_ms": float(late.max()),
+            "backlog": sum(node.stream.backlog for node in self.nodes if node.stream is not None),
+        }  # fmt: skip
+
+    def chosen(self, names: list[str]) -> Iterator[Node]:
+        """Nodes by name."""
+        return (self.by_name[name] for name in names)
+
+    async def obey(self, command: dict[str, Any]) -> dict[str, Any]:
+        """One command of the bench."""
+        at = time.time()
+        match command["do"]:
+            case "connect":
+                found = await self.connect(self.nodes, "node", command.get("at_once", AT_ONCE))
+                gc.collect()
+                gc.freeze()  # thousands of lasting objects: the collector must not walk them while beats are due
+                return found
+            case "cells":
+                return await self.connect(self.cells, "cell")
+            case "beats":
+                self.start_beats(command["interval_s"])
+            case "marks":
+                return self.marks()
+            case "reset":
+                for node in self.chosen(command["nodes"]):
+                    node.reset()
+            case "reconnect":
+                peers = [node for node in self.nodes if not node.open]
+                return {"count": len(peers), **await self.connect(peers, "node", command.get("at_once", AT_ONCE))}
+            case "reconnect_cells":
+                return await self.connect([cell for cell in self.cells if not cell.open], "cell")
+            case "silence":
+                for node in self.chosen(command["nodes"]):
+                    node.silent = True
+            case "speak":
+                for node in self.nodes:
+                    node.silent = False
+                    node.delay_s = 0.0
+            case "delay":
+                for node in self.chosen(command["nodes"]):
+                    node.delay_s = command["delay_s"]
+            case "raylets_dead":
+                gone = set(command["nodes"])
+                for cell in self.cells:
+                    mine = [name for name in cell.nodes if name in gone]
+                    if mine:
+                        cell.report_dead(mine)
+            case "ended":
+                return {"ended": {node.name: node.why for node in self.nodes if not node.open}}
+            case "effects":
+                return {"effects": {node.name: node.effects for node in self.nodes if node.effects}}
+            case other:
+                raise ValueError(f"{other!r} is no command")
+        return {"at": at}
+
+
+async def serve(folder: Path) -> None:
+    """Commands from stdin until it ends."""
+    fleet = Fleet(folder)
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=16 << 20)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        answer = await fleet.obey(json.loads(line))
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1])))
