@@ -6,7 +6,6 @@ import base64
 import hashlib
 import hmac
 import secrets
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from controlplane.pki.folder import UnsafeFile, make_private_folder, read_privat
 DAY_NS = 86_400 * NS_PER_S
 AUTHORITY_LIFE_NS = 3_650 * DAY_NS
 """Ten years: there is no way to change it under a running site yet (docs/security.md says how it is changed)."""
-SERVER_LIFE_NS = DAY_NS
 OUTSIDE_SERIES = 1
 """Series of certificates made without a controller. One that was revoked since is refused for its lower number."""
 KEY_FILE, CERTIFICATE_FILE = "ca.key", "ca.pem"
@@ -43,11 +41,10 @@ def new_serial() -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServerCertificate:
-    """A controller's key and certificate, in memory only. Times are Unix nanoseconds."""
+    """A controller's key and certificate, in memory only."""
 
     key_pem: bytes
     certificate_pem: bytes
-    renew_ns: int
 
 
 class Authority:
@@ -81,31 +78,20 @@ class Authority:
         text = f"{purpose} {request}".encode()
         return hmac.new(self._secret, text, hashlib.sha256).digest()
 
-    def serve_as(self, name: str, now_ns: int) -> ServerCertificate:
-        """A fresh key and certificate for a controller."""
-        key = certs.new_key()
+    def serve_as(self, name: str) -> ServerCertificate:
+        """A fresh key and certificate for one life of a controller; it ends with the authority.
+
+        A shorter life would have to be renewed under a running server, which grpc cannot do safely: handshakes under way
+        then use freed memory (grpc issue 36693). It would not protect either: the authority's own key lies on the same machine.
+        """
+        key, now_ns = certs.new_key(), time.time_ns()
+        not_after_ns = round(self.expires_s * NS_PER_S)
         claims = certs.Claims(
-            self.site, CONTROLLER, name, Role.NONE, (), OUTSIDE_SERIES, new_serial(), now_ns, now_ns + SERVER_LIFE_NS
+            self.site, CONTROLLER, name, Role.NONE, (), OUTSIDE_SERIES, new_serial(), now_ns, not_after_ns
         )
-        pem = certs.sign_server(claims, key.public_key(), self._certificate, self._key)
-        return ServerCertificate(certs.key_pem(key), pem, now_ns + SERVER_LIFE_NS * 2 // 3)
-
-
-class ServerCertificates:
-    """The present certificate of a controller; a new one at two thirds of its life. Any thread may ask."""
-
-    def __init__(self, authority: Authority, name: str) -> None:
-        self._authority = authority
-        self._name = name
-        self._lock = threading.Lock()
-        self._current = authority.serve_as(name, time.time_ns())
-
-    def current(self) -> ServerCertificate:
-        """What to show in the next handshake."""
-        with self._lock:
-            if time.time_ns() >= self._current.renew_ns:
-                self._current = self._authority.serve_as(self._name, time.time_ns())
-            return self._current
+        return ServerCertificate(
+            certs.key_pem(key), certs.sign_server(claims, key.public_key(), self._certificate, self._key)
+        )
 
 
 def load_authority(folder: Path) -> Authority:

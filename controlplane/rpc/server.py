@@ -38,7 +38,7 @@ from phalanx.v1 import (
 
 from controlplane.config import Settings
 from controlplane.observability import Metrics
-from controlplane.pki.authority import Authority, ServerCertificates, load_authority
+from controlplane.pki.authority import Authority, ServerCertificate, load_authority
 from controlplane.rpc.access import Access
 from controlplane.rpc.admin_service import AdminService, Storage
 from controlplane.rpc.agent_service import AgentService
@@ -172,11 +172,11 @@ def bind(settings: Settings, metrics: Metrics, leader: Callable[[], str]) -> Edg
     if authority is None:
         server = make(settings.listen, None, board, options(settings))
     else:
-        certificates = ServerCertificates(authority, _holder_name())
-        credentials = server_credentials(authority, certificates, demand_client=True)
+        certificate = authority.serve_as(_holder_name())
+        credentials = server_credentials(authority, certificate, demand_client=True)
         server = make(settings.listen, credentials, board, options(settings))
         if settings.join:
-            credentials = server_credentials(authority, certificates, demand_client=False)
+            credentials = server_credentials(authority, certificate, demand_client=False)
             join = make(settings.join, credentials, join_board, join_options(settings))
     names = tuple(
         module.DESCRIPTOR.services_by_name[service].full_name
@@ -215,16 +215,13 @@ def _holder_name() -> str:
 
 
 def server_credentials(
-    authority: Authority, certificates: ServerCertificates, *, demand_client: bool
+    authority: Authority, certificate: ServerCertificate, *, demand_client: bool
 ) -> grpc.ServerCredentials:
-    """TLS of one port. The controller's certificate is asked for at every handshake, so that it can be renewed."""
-
-    def fetch() -> grpc.ServerCertificateConfiguration:
-        now = certificates.current()
-        pairs = [(now.key_pem, now.certificate_pem)]
-        return grpc.ssl_server_certificate_configuration(pairs, authority.pem if demand_client else None)
-
-    return grpc.dynamic_ssl_server_credentials(fetch(), fetch, require_client_authentication=demand_client)
+    """TLS of one port."""
+    pairs = [(certificate.key_pem, certificate.certificate_pem)]
+    return grpc.ssl_server_credentials(
+        pairs, authority.pem if demand_client else None, require_client_auth=demand_client
+    )
 
 
 def serve(edge: Edge, site: Site, storage: Storage) -> Router:
