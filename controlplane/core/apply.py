@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from controlplane.core import records as r
-from controlplane.core.applying.checkpoints import checkpoint_state, cleared, committed, expired, pin, shard, suspected
+from controlplane.core.applying.checkpoints import checkpoint_state, cleared, committed, expired, pin, shards, suspected
 from controlplane.core.applying.fleet import (
     accelerators,
     controller_started,
@@ -171,8 +171,8 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             rung_failed(state, record.job, record.rung, record.nodes)
         case r.ReplicasDropped():
             replicas_dropped(state, record)
-        case r.ShardReported():
-            shard(state, record)
+        case r.ShardsReported():
+            shards(state, record)
         case r.CheckpointCommitted():
             committed(state, record, at_ns)
         case r.CheckpointVerified():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+
+from controlplane.core.columns import BoolColumn
 from controlplane.core.vocabulary import CheckpointState
 
 
@@ -25,6 +28,33 @@ class Shard:
     files: tuple[ShardFile, ...]
     save_stall_ns: int
     reached_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What follows from the parts of a checkpoint, kept so that a new part costs nothing for those before it: mask over ranks
+    up to the highest that has reported, and the latest and longest of their times."""
+
+    ranks: BoolColumn
+    reached_ns: int = 0
+    save_stall_ns: int = 0
+
+    def with_shards(self, shards: tuple[Shard, ...]) -> Told:
+        """With some more parts."""
+        if not shards:
+            return self
+        numbers = [shard.rank for shard in shards]
+        ranks = np.zeros(max(len(self.ranks), max(numbers) + 1), dtype=np.bool_)
+        ranks[: len(self.ranks)] = self.ranks
+        ranks[numbers] = True
+        return Told(
+            ranks,
+            max(self.reached_ns, *(shard.reached_ns for shard in shards)),
+            max(self.save_stall_ns, *(shard.save_stall_ns for shard in shards)),
+        )
+
+
+NOTHING_TOLD = Told(np.zeros(0, dtype=np.bool_))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +86,33 @@ class Checkpoint:
     pins: tuple[Pin, ...] = ()
     suspected: bool = False
     participants: int = 0
+    _told: Told | None = field(default=None, init=False, repr=False, compare=False)
+
+    def with_shards(self, shards: tuple[Shard, ...]) -> Checkpoint:
+        """With the parts of ranks that have not reported yet. The parts that are known already are not looked at again."""
+        result = replace(self, shards=self.shards + shards)
+        object.__setattr__(result, "_told", self._summary().with_shards(shards))
+        return result
+
+    def _summary(self) -> Told:
+        if self._told is None:
+            object.__setattr__(self, "_told", NOTHING_TOLD.with_shards(self.shards))
+        return self._told or NOTHING_TOLD
+
+    def has(self, rank: int) -> bool:
+        """Whether a rank has reported its part."""
+        ranks = self._summary().ranks
+        return rank < len(ranks) and bool(ranks[rank])
 
     @property
     def reached_ns(self) -> int:
         """When the last rank had made the step, Unix ns; 0 before any has reported."""
-        return max((shard.reached_ns for shard in self.shards), default=0)
+        return self._summary().reached_ns
+
+    @property
+    def save_stall_ns(self) -> int:
+        """How long the save held up the rank that waited longest."""
+        return self._summary().save_stall_ns
 
     @property
     def files(self) -> tuple[ShardFile, ...]:

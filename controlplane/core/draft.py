@@ -8,7 +8,7 @@ import numpy as np
 
 from controlplane.core.audit import Change
 from controlplane.core.effects import Effect, EffectKind
-from controlplane.core.events import Settle
+from controlplane.core.events import HostRow, NodeRows, Settle, ShardRow
 from controlplane.core.fleet import Fleet
 from controlplane.core.health.budget import ActionBudget
 from controlplane.core.health.catalogue import Catalogue
@@ -110,6 +110,7 @@ class Draft:
     records: list[Record] = field(default_factory=list)
     follow: list[Settle] = field(default_factory=list)
     reply: Answer | Refusal | None = None
+    gathered: NodeRows | None = None
     _effects: list[Effect] = field(default_factory=list)
 
     @property
@@ -125,6 +126,11 @@ class Draft:
         """Add a record; gives the journal revision that it will have."""
         self.records.append(record)
         return self.state.revision + len(self.records)
+
+    def gather(self, node: str, hosts: tuple[HostRow, ...], shards: tuple[ShardRow, ...]) -> None:
+        """Leave rows of a node to be judged with those of the nodes that report beside it."""
+        if hosts or shards:
+            self.gathered = NodeRows(node, hosts, shards)
 
     def settle(self, job: str) -> None:
         """Look at a job again once the records are applied."""

@@ -32,6 +32,11 @@ class HostRow:
     restored_ns: int = 0
     first_step_ns: int = 0
 
+    @property
+    def times(self) -> tuple[int, int, int, int]:
+        """The moments of `Job.rank_times`."""
+        return self.joining_ns, self.rendezvous_ns, self.restored_ns, self.first_step_ns
+
 
 @dataclass(frozen=True, slots=True)
 class AcceleratorRow:
@@ -465,6 +470,23 @@ class Settle:
     evidence: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class NodeRows:
+    """Living processes and stored shards that one node told of: judged together with those of the nodes beside it."""
+
+    node: str
+    hosts: tuple[HostRow, ...]
+    shards: tuple[ShardRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowsGathered:
+    """What many nodes told of living processes and stored shards, one after another in one batch. Issued by the turn itself,
+    so that a whole gang that gets somewhere, or saves, is a few records and not one for each node or rank."""
+
+    rows: tuple[NodeRows, ...]
+
+
 IdentityCommand = CreateToken | Join | Renew | IssueOperator | RevokeIdentity | ReinstateIdentity
 Command = (
     SubmitJob | CancelJob | RestartJob | CordonNode | DrainNode | UncordonNode | RetireNode | InjectFault
@@ -485,4 +507,4 @@ class Ordered:
     by: By
 
 
-Event = Command | Ordered | Observation | Tick | Settle
+Event = Command | Ordered | Observation | Tick | Settle | RowsGathered

@@ -356,6 +356,23 @@ class Job:
             self._ranks_of = (self.rank_node, np.bincount(self.rank_node[self.rank_node >= 0]))
         return self._ranks_of[1]
 
+    def bound(self, rank: int, generation: int, serial: int) -> bool:
+        """Whether a process holds a rank of the current generation."""
+        return rank >= 0 and generation == self.generation and int(self.rank_host[rank]) == serial
+
+    def held_on(self, ranks: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        """Mask over pairs of a rank and a node number: the rank is there, or one of its known processes is."""
+        count = self.spec.ranks
+        inside = (ranks >= 0) & (ranks < count) & self.placed
+        there = inside.copy()
+        there[inside] = self.rank_node[ranks[inside]] == nodes[inside]
+        elsewhere = inside & ~there
+        if elsewhere.any():
+            known = self.hosts.rank != NONE
+            pairs = self.hosts.node[known].astype(np.int64) * count + self.hosts.rank[known]
+            there[elsewhere] = np.isin(nodes[elsewhere].astype(np.int64) * count + ranks[elsewhere], pairs)
+        return there
+
     def host_rows(self) -> np.ndarray:
         """Row of the process that holds each rank, NONE for a rank without one."""
         rows = np.full(len(self.rank_host), NONE, dtype=np.int64)

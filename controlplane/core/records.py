@@ -7,7 +7,7 @@ controller refuse to start; an older version of a type is lifted by its upcaster
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ from controlplane.core.records_checkpoints import (
     CheckpointVerified,
     CorruptionCleared,
     CorruptionSuspected,
-    ShardReported,
+    ShardsReported,
 )
 from controlplane.core.records_hosts import (
     HostEnded,
@@ -74,7 +74,7 @@ __all__ = [
     "IdentityReinstated",
     "IdentityRevoked",
     "PolicyChanged",
-    "ShardReported",
+    "ShardsReported",
     "StartFailed",
     "TokenCreated",
     "TokenSpent",
@@ -594,7 +594,7 @@ Record = (
     ControllerStarted | NodeRegistered | NodeSessionChanged | LivenessChanged | AcceleratorsChanged | NodeCordoned
     | NodeUncordoned | CellSessionChanged | CellMembershipChanged | JobSubmitted | JobPlaced | RanksMoved | SparesChanged
     | JobStateChanged | HostsRequested | HostsObserved | HostEnded | HostsForgotten | StartFailed | RanksLost
-    | RecoveryDecided | SurvivorsGivenUp | GenerationStarted | GenerationReached | JoinFailed | ShardReported | CheckpointCommitted
+    | RecoveryDecided | SurvivorsGivenUp | GenerationStarted | GenerationReached | JoinFailed | ShardsReported | CheckpointCommitted
     | CheckpointVerified | CheckpointPoisoned | CheckpointsExpired | JobEnding | JobEnded | EffectsIssued
     | EffectsFinished | RequestAnswered | CheckpointPinned | CheckpointUnpinned | Audited | NodeDrained | JobUnplaced
     | TokenCreated | TokenSpent | CertificateIssued
@@ -611,6 +611,7 @@ TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}
 VERSIONS: Mapping[str, int] = {
     "AcceleratorsChanged": 2,
     "GenerationStarted": 3,
+    "HostsObserved": 2,
     "JobSubmitted": 2,
     "LivenessChanged": 2,
     "NodeRegistered": 2,
@@ -633,9 +634,20 @@ def _rank_table_to_patch(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "changed_ranks": runs(changed), "hosts": runs(body["hosts"][rank] for rank in changed)}
 
 
+def _node_to_nodes(body: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 told of one node."""
+    return {"job": body["job"], "nodes": [body["node"]], "rows": body["rows"]}
+
+
+def _one_shard(body: dict[str, Any]) -> dict[str, Any]:
+    """Each rank's part was a record of its own."""
+    return {**{key: value for key, value in body.items() if key != "shard"}, "shards": [body["shard"]]}
+
+
 UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
     ("GenerationStarted", 1): _rank_table_to_patch,
     ("GenerationStarted", 2): _gained,
+    ("HostsObserved", 1): _node_to_nodes,
     ("NodeCordoned", 1): _gained,
     ("JobSubmitted", 1): _gained,
     ("RanksLost", 1): _gained,
@@ -648,6 +660,11 @@ UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] 
 }
 """(type, version) -> body of version + 1."""
 
+FORMER: Mapping[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    "ShardReported": ("ShardsReported", _one_shard),
+}
+"""Types that are written no more -> the type that tells the same, and version 1 of its body."""
+
 
 class UnknownRecord(Exception):
     """The journal was written by a newer Phalanx; the message names type and version."""
@@ -656,6 +673,12 @@ class UnknownRecord(Exception):
 def version_of(record_type: str) -> int:
     """Version in which this program writes a type."""
     return VERSIONS.get(record_type, 1)
+
+
+def type_names(kinds: Iterable[type[Any]]) -> tuple[str, ...]:
+    """Names under which the journal holds records of some types, former ones included."""
+    names = [kind.__name__ for kind in kinds]
+    return (*names, *(former for former, (name, _) in FORMER.items() if name in names))
 
 
 def encode(record: Record) -> tuple[str, int, str]:
@@ -670,6 +693,10 @@ def decode(record_type: str, version: int, body: str) -> Record:
     Raises:
         UnknownRecord: type or version is newer than this program.
     """
+    data = json.loads(body)
+    if record_type in FORMER and version == 1:
+        record_type, lift = FORMER[record_type]
+        data = lift(data)
     cls = TYPES.get(record_type)
     if cls is None or version > version_of(record_type):
         known = f"knows version {version_of(record_type)}" if cls else "does not know the type"
@@ -677,7 +704,6 @@ def decode(record_type: str, version: int, body: str) -> Record:
             f"the journal holds {record_type} version {version}, this version of Phalanx {known}: "
             "start the version that wrote it, or a newer one"
         )
-    data = json.loads(body)
     for step in range(version, version_of(record_type)):
         data = UPCASTERS[(record_type, step)](data)
     record: Record = codec.decode(cls, data)

@@ -8,15 +8,15 @@ from controlplane.core.checkpoints import Shard
 
 
 @dataclass(frozen=True, slots=True)
-class ShardReported:
-    """One rank's part of a checkpoint is on storage."""
+class ShardsReported:
+    """Parts of a checkpoint are on storage: those of all ranks that were told of in one turn."""
 
     job: str
     checkpoint: str
     generation: int
     step: int
     folder: str
-    shard: Shard
+    shards: tuple[Shard, ...]
 
 
 @dataclass(frozen=True, slots=True)

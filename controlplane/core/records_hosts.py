@@ -21,10 +21,11 @@ class HostsRequested:
 
 @dataclass(frozen=True, slots=True)
 class HostsObserved:
-    """Live processes as their node agent reported them."""
+    """Live processes as the agents of their nodes reported them; what nodes tell in one turn is one record. `nodes`: numbers,
+    ascending."""
 
     job: str
-    node: int
+    nodes: tuple[int, ...]
     rows: tuple[HostRow, ...]
 
 

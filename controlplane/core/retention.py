@@ -12,7 +12,8 @@ BOOKKEEPING = frozenset(
         "HostsObserved",
         "HostsReached",
         "RequestAnswered",
-        "ShardReported",
+        "ShardReported",  # of journals up to 0.2
+        "ShardsReported",
     }
 )
 """Types that explain no decision: they go with compaction. Every other type moves to the archive, new ones included."""

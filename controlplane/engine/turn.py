@@ -17,7 +17,7 @@ from controlplane.core import records as r
 from controlplane.core.apply import apply
 from controlplane.core.draft import Answer, Refusal
 from controlplane.core.effects import Effect
-from controlplane.core.events import Command, Event, Ordered, Settle
+from controlplane.core.events import Command, Event, NodeHello, NodeReport, NodeRows, Ordered, RowsGathered, Settle
 from controlplane.core.machine import Machine
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
@@ -70,6 +70,7 @@ def decide(
     records: list[r.Record] = []
     replies: list[tuple[Reply, Answer | Refusal | None]] = []
     looks: dict[str, tuple[Settle, str]] = {}
+    gathered: dict[str, tuple[NodeRows, str]] = {}
 
     def step(event: Event, cause: str) -> Answer | Refusal | None:
         decision = machine.step(working, event, now_ns, soft, draw)
@@ -79,7 +80,15 @@ def decide(
             records.append(record)
         for follow in decision.follow:
             looks.setdefault(follow.job, (follow, cause))
+        if decision.gathered is not None:
+            gathered[decision.gathered.node] = (decision.gathered, cause)
         return decision.reply
+
+    def rows() -> None:
+        if gathered:
+            told = list(gathered.values())
+            gathered.clear()
+            step(RowsGathered(tuple(rows for rows, _ in told)), told[0][1])
 
     def look() -> None:
         for _ in range(MAX_FOLLOW_UPS):
@@ -91,11 +100,14 @@ def decide(
 
     for request in requests:
         event = request.event
+        if not isinstance(event, NodeReport | NodeHello) or event.node in gathered:
+            rows()  # whatever is decided next rests on them
         if isinstance(event, Ordered | Command):
             look()  # an answer to an operator tells of what is decided so far
         answer = step(event, type(event.command if isinstance(event, Ordered) else event).__name__)
         if request.reply is not None:
             replies.append((request.reply, answer))
+    rows()
     look()
     issued = tuple(e for record in records if isinstance(record, r.EffectsIssued) for e in record.effects)
     finished = tuple(i for record in records if isinstance(record, r.EffectsFinished) for i in record.ids)

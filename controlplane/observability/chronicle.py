@@ -26,7 +26,7 @@ SILENT: frozenset[str] = frozenset(
     for kind in (
         # bookkeeping
         r.EffectsIssued, r.EffectsFinished, r.RequestAnswered, r.HostsRequested, r.HostsObserved, r.HostsReached,
-        r.HostsForgotten, r.ShardReported, r.CheckpointVerified, r.CheckpointsExpired, r.SurvivorsGivenUp,
+        r.HostsForgotten, r.ShardsReported, r.CheckpointVerified, r.CheckpointsExpired, r.SurvivorsGivenUp,
         # told by another line: the controller's start, sessions by the edge, ends by `ranks_lost` and `job_ended`, moves by
         # `recovery_decided` and `generation_started`, commands by `command_accepted`, certificates by the edge
         r.ControllerStarted, r.NodeSessionChanged, r.CellSessionChanged, r.HostEnded, r.HostsLost, r.JobPlaced, r.RanksMoved,

@@ -39,7 +39,7 @@ _NODE_DECISIONS = (
     r.CellMembershipChanged, r.NodeDrained, r.NodeRetired, r.NodeJudged, r.Audited,
 )  # fmt: skip
 _CHECKPOINT_DECISIONS = (
-    r.ShardReported, r.CheckpointCommitted, r.CheckpointVerified, r.CheckpointPoisoned, r.CheckpointsExpired,
+    r.ShardsReported, r.CheckpointCommitted, r.CheckpointVerified, r.CheckpointPoisoned, r.CheckpointsExpired,
     r.GenerationStarted, r.CheckpointPinned, r.CheckpointUnpinned, r.Audited, r.CorruptionSuspected, r.CorruptionCleared,
 )  # fmt: skip
 
@@ -114,7 +114,7 @@ def _moment(progress: ProgressGate, job: Job, now_ns: int) -> Moment:
 
 
 def _names(kinds: Iterable[type[object]]) -> tuple[str, ...]:
-    return tuple(kind.__name__ for kind in kinds)
+    return r.type_names(kinds)
 
 
 def _job(state: State, name: str) -> Job:

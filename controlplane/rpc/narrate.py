@@ -22,7 +22,7 @@ SHOWN = 8
 
 HIDDEN: frozenset[str] = frozenset(
     kind.__name__ for kind in (
-        r.EffectsIssued, r.RequestAnswered, r.HostsObserved, r.HostsReached, r.HostsForgotten, r.ShardReported,
+        r.EffectsIssued, r.RequestAnswered, r.HostsObserved, r.HostsReached, r.HostsForgotten, r.ShardsReported,
     )
 )  # fmt: skip
 """Bookkeeping: left out of listings. `EffectsFinished` is shown when something failed."""
@@ -108,7 +108,7 @@ def narrate(record: r.Record, names: Names) -> str:
         ):  # fmt: skip
             return _process(record, names)
         case (
-            r.ShardReported() | r.CheckpointCommitted() | r.CheckpointVerified() | r.CheckpointPoisoned()
+            r.ShardsReported() | r.CheckpointCommitted() | r.CheckpointVerified() | r.CheckpointPoisoned()
             | r.CheckpointsExpired() | r.CheckpointPinned() | r.CheckpointUnpinned()
             | r.CorruptionSuspected() | r.CorruptionCleared()
         ):  # fmt: skip
@@ -258,7 +258,7 @@ def _process(record: ProcessRecord, names: Names) -> str:
         case r.HostsRequested():
             return f"{_counted(len(record.serials), 'process')} of {name} requested on {names.nodes(record.nodes)}"
         case r.HostsObserved():
-            return f"{_counted(len(record.rows), 'process')} of {name} changed on {names.node(record.node)}"
+            return f"{_counted(len(record.rows), 'process')} of {name} changed on {names.nodes(record.nodes)}"
         case r.HostsReached():
             return f"{record.state.name}, says {record.source}: {_numbered(record.serials)} of {name}"
         case r.HostsLost():
@@ -312,7 +312,7 @@ _MEANS: Mapping[Rung, str] = {
 }
 
 CheckpointRecord = (
-    r.ShardReported | r.CheckpointCommitted | r.CheckpointVerified | r.CheckpointPoisoned | r.CheckpointsExpired
+    r.ShardsReported | r.CheckpointCommitted | r.CheckpointVerified | r.CheckpointPoisoned | r.CheckpointsExpired
     | r.CheckpointPinned | r.CheckpointUnpinned | r.CorruptionSuspected | r.CorruptionCleared
 )  # fmt: skip
 
@@ -320,8 +320,9 @@ CheckpointRecord = (
 def _checkpoint(record: CheckpointRecord, names: Names) -> str:
     name = names.job(record.job)
     match record:
-        case r.ShardReported():
-            return f"rank {record.shard.rank} of {name} wrote its part of {record.checkpoint}"
+        case r.ShardsReported():
+            ranks = [shard.rank for shard in record.shards]
+            return f"{ranks_text(ranks)} of {name} wrote {'its part' if len(ranks) == 1 else 'their parts'} of {record.checkpoint}"
         case r.CheckpointCommitted():
             return f"checkpoint of {name} at step {record.step} is complete"
         case r.CheckpointVerified():

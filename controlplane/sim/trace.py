@@ -83,8 +83,8 @@ def brief(record: r.Record) -> str:
                 )
             case "exit":
                 value = "finished" if value.finished else f"code={value.code} signal={value.signal}"
-            case "shard":
-                value = f"rank {value.rank}"
+            case "shards":
+                value = "ranks " + " ".join(str(shard.rank) for shard in value)
             case _:
                 pass
         parts.append(f"{name}={value.name if hasattr(value, 'name') else value}")

@@ -25,11 +25,12 @@ import controlplane.engine.turn as turns
 from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.accounting.ledger import Ledger
-from controlplane.core.checkpoints import Checkpoint, Shard, checkpoint_id
+from controlplane.core.checkpoints import Checkpoint
 from controlplane.core.draft import Answer, Draft
 from controlplane.core.fleet import FREE, Cordon, Fleet
 from controlplane.core.health.suspicion import Ground, Sight, SuspicionPolicy, judge
 from controlplane.core.jobs import Job
+from controlplane.core.observing import gathered
 from controlplane.core.placement import gang
 from controlplane.core.recovery import copies, rungs
 from controlplane.core.settling import binding, deciding, placing, upkeep
@@ -96,19 +97,7 @@ def any_node_will_do(stack: ExitStack) -> None:
 def old_generations_may_write(stack: ExitStack) -> None:
     """A shard counts whichever generation wrote it."""
 
-    def shard_row(draft: Draft, row: ev.ShardRow) -> None:
-        job = draft.state.jobs.get(row.job)
-        if job is None or job.terminal:
-            return
-        name = checkpoint_id(job.uid, row.generation, row.step)
-        known = job.checkpoints.get(name)
-        if known and (known.state is not CheckpointState.WRITING or any(s.rank == row.rank for s in known.shards)):
-            return
-        shard = Shard(row.rank, row.files, row.save_stall_ns, row.reached_ns)
-        draft.write(r.ShardReported(job.uid, name, row.generation, row.step, row.folder, shard))
-        draft.settle(job.uid)
-
-    _swap(stack, node_reports, "shard_row", shard_row)
+    _swap(stack, gathered, "in_force", lambda job, generation: True)
 
 
 @mutant("S4")

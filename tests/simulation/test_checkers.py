@@ -31,9 +31,9 @@ def registered(name: str, rack: str) -> r.NodeRegistered:
     return r.NodeRegistered(name, "0001", "", "0", (("rack", rack),), devices, (1, 1))
 
 
-def shard(rank: int, generation: int = 1, step: int = 20) -> r.ShardReported:
+def shard(rank: int, generation: int = 1, step: int = 20) -> r.ShardsReported:
     name = f"moe-1/g{generation}/step-{step}"
-    return r.ShardReported("moe-1", name, generation, step, f"/s/{name}", Shard(rank, (), 0, 0))
+    return r.ShardsReported("moe-1", name, generation, step, f"/s/{name}", (Shard(rank, (), 0, 0),))
 
 
 BEGIN: tuple[r.Record, ...] = (

@@ -12,15 +12,14 @@ from controlplane.core.state import State
 from controlplane.core.vocabulary import CHECKPOINT_STATES, Bucket, CheckpointState, IllegalTransition, JobState
 
 
-def shard(state: State, record: r.ShardReported) -> None:
-    """A rank has written its part."""
+def shards(state: State, record: r.ShardsReported) -> None:
+    """Ranks have written their parts."""
     job = state.own_job(record.job)
     known = job.checkpoints.get(record.checkpoint) or Checkpoint(
         record.checkpoint, record.generation, record.step, record.folder, CheckpointState.WRITING,
         participants=job.participants,
     )  # fmt: skip
-    shards = (*(s for s in known.shards if s.rank != record.shard.rank), record.shard)
-    job.checkpoints = {**job.checkpoints, record.checkpoint: replace(known, shards=shards)}
+    job.checkpoints = {**job.checkpoints, record.checkpoint: known.with_shards(record.shards)}
 
 
 def committed(state: State, record: r.CheckpointCommitted, at_ns: int) -> None:
@@ -29,7 +28,7 @@ def committed(state: State, record: r.CheckpointCommitted, at_ns: int) -> None:
     devices = state.tally().of(job)
     known = job.checkpoints[record.checkpoint]
     reached = known.reached_ns or at_ns
-    stall = max((shard.save_stall_ns for shard in known.shards), default=0)
+    stall = known.save_stall_ns
     job.pace, slow = saved(job.pace, known.generation, known.step, reached, stall)
     rebook(state.ledger, job, Bucket.PRODUCTIVE, Bucket.DEGRADED, slow * devices)
     running_since = max(reached, job.clock.running_ns) if job.state is JobState.RUNNING else at_ns

@@ -55,10 +55,10 @@ def hosts_requested(state: State, record: r.HostsRequested, at_ns: int) -> None:
 
 
 def hosts_observed(state: State, record: r.HostsObserved) -> None:
-    """What a node says of living processes."""
+    """What nodes say of living processes."""
     job = state.own_job(record.job)
     hosts = job.hosts
-    rows = [hosts.row(row.serial) for row in record.rows]
+    rows = hosts.rows(np.array([row.serial for row in record.rows], dtype=np.int32))
     job.hosts = replace(
         hosts,
         state=put(hosts.state, rows, [row.state for row in record.rows]),
@@ -66,14 +66,9 @@ def hosts_observed(state: State, record: r.HostsObserved) -> None:
         host_pid=put(hosts.host_pid, rows, [row.host_pid for row in record.rows]),
         since_ms=put(hosts.since_ms, rows, [row.since_ns // NS_PER_MS for row in record.rows]),
     )
-    bound = [
-        row
-        for row in record.rows
-        if row.rank >= 0 and row.generation == job.generation and int(job.rank_host[row.rank]) == row.serial
-    ]
+    bound = [row for row in record.rows if job.bound(row.rank, row.generation, row.serial)]
     if bound:
-        times = [(row.joining_ns, row.rendezvous_ns, row.restored_ns, row.first_step_ns) for row in bound]
-        job.rank_times = put(job.rank_times, [row.rank for row in bound], times)
+        job.rank_times = put(job.rank_times, [row.rank for row in bound], [row.times for row in bound])
 
 
 def hosts_reached(state: State, record: r.HostsReached) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from controlplane.core import events as ev
 from controlplane.core import records as r
@@ -16,9 +18,16 @@ from controlplane.core.vocabulary import ENDED_PROCESS, RankState
 FENCING = "fencing"
 """Owner of the cordon that keeps new ranks off a node while processes of an old generation live there."""
 
+MAX_ROWS = 4_096
+"""Rows of one record: an entry of the journal stays below a megabyte."""
 
-def host_rows(draft: Draft, node: str, number: int, rows: Iterable[ev.HostRow], *, full: bool) -> None:
-    """Rows of a node: ours are written down, strays are fenced, what is gone may be forgotten."""
+
+def host_rows(
+    draft: Draft, node: str, number: int, rows: Iterable[ev.HostRow], *, full: bool
+) -> tuple[ev.HostRow, ...]:
+    """Rows of a node: ends of ours are written down, strays are fenced, what is gone may be forgotten. Returns the rows of our
+    living processes, which `living` judges together with those of other nodes."""
+    alive: list[ev.HostRow] = []
     strays: list[str] = []
     gone: list[str] = []
     by_job: dict[str, list[ev.HostRow]] = {}
@@ -30,11 +39,14 @@ def host_rows(draft: Draft, node: str, number: int, rows: Iterable[ev.HostRow], 
         if empty:
             gone.append(host_id(row.job, row.serial))
         if _concerns(draft, row, number, ended=ended):
-            by_job.setdefault(row.job, []).append(row)
+            if ended:
+                by_job.setdefault(row.job, []).append(row)
+            else:
+                alive.append(row)
         elif not empty:
             strays.append(host_id(row.job, row.serial))
     for uid, job_rows in by_job.items():
-        _job_rows(draft, draft.state.jobs[uid], number, job_rows)
+        _ended(draft, draft.state.jobs[uid], number, job_rows)
     if gone:
         draft.effect(EffectKind.FORGET_HOSTS, f"node:{node}", items=tuple(gone))
     if full:
@@ -42,6 +54,47 @@ def host_rows(draft: Draft, node: str, number: int, rows: Iterable[ev.HostRow], 
     _fence_cordon(draft, node, number, strays, gone, full=full)
     if strays:
         draft.effect(EffectKind.FENCE_HOSTS, f"node:{node}", items=tuple(strays))
+    return tuple(alive)
+
+
+def living(draft: Draft, job: Job, told: Sequence[tuple[int, ev.HostRow]]) -> None:
+    """Rows of living processes of a job, each with the number of the node that tells: what is new is written down.
+
+    Nothing is new of processes that have ended or were forgotten since the row was told, that are elsewhere, or that hold a rank
+    of another generation than the one they tell of.
+    """
+    hosts = job.hosts
+    rows = [row for _, row in told]
+    at = hosts.rows(np.array([row.serial for row in rows], dtype=np.int32))
+    found = np.flatnonzero(at != NONE)
+    rows, at = [rows[index] for index in found], at[found]
+    nodes = np.array([number for number, _ in told], dtype=np.int32)[found]
+    current = hosts.generation[at] == np.array([row.generation for row in rows], dtype=np.int64)
+    ours = (hosts.node[at] == nodes) & hosts.live()[at] & (current | (hosts.rank[at] == NONE)) & _is_news(job, at, rows)
+    fresh = tuple(
+        row if is_current or row.rank == NONE else _parked(row)
+        for row, is_current, is_ours in zip(rows, current, ours, strict=True)
+        if is_ours
+    )
+    for first in range(0, len(fresh), MAX_ROWS):
+        some = slice(first, first + MAX_ROWS)
+        numbers = tuple(np.unique(nodes[ours][some]).tolist())
+        draft.write(r.HostsObserved(job.uid, numbers, fresh[some]))
+    draft.settle(job.uid)
+
+
+def _is_news(job: Job, at: np.ndarray, rows: Sequence[ev.HostRow]) -> np.ndarray:
+    """Mask over rows that say something else than is known of the processes in rows `at` of the columns."""
+    hosts = job.hosts
+    told = np.array([(row.state, row.pid, row.host_pid, row.since_ns // NS_PER_MS) for row in rows], dtype=np.int64)
+    known = np.column_stack((hosts.state[at], hosts.pid[at], hosts.host_pid[at], hosts.since_ms[at]))
+    news: np.ndarray = (told.reshape(-1, 4) != known).any(axis=1)
+    bound = np.array([job.bound(row.rank, row.generation, row.serial) for row in rows], dtype=np.bool_)
+    ranks = [row.rank for row, held in zip(rows, bound, strict=True) if held]
+    times = [row.times for row, held in zip(rows, bound, strict=True) if held]
+    if ranks:
+        news[bound] |= (job.rank_times[ranks] != np.array(times, dtype=np.int64)).any(axis=1)
+    return news
 
 
 def _concerns(draft: Draft, row: ev.HostRow, number: int, *, ended: bool) -> bool:
@@ -81,19 +134,14 @@ def _missing(draft: Draft, node: str, number: int, seen: set[tuple[str, int]]) -
             draft.effect(EffectKind.FENCE_HOSTS, f"node:{node}", job=job.uid, items=items)
 
 
-def _job_rows(draft: Draft, job: Job, number: int, rows: list[ev.HostRow]) -> None:
+def _ended(draft: Draft, job: Job, number: int, rows: list[ev.HostRow]) -> None:
+    """Processes of a job on a node that have ended."""
     hosts = job.hosts
-    live: list[ev.HostRow] = []
     lost: list[LostRank] = []
     forgotten: list[int] = []
     for row in rows:
         at = hosts.row(row.serial)
         rank = int(hosts.rank[at])
-        if row.state not in ENDED_PROCESS:
-            current = row.generation == int(hosts.generation[at])
-            if current or int(hosts.rank[at]) == NONE:
-                live.append(row if current or row.rank == NONE else _parked(row))
-            continue
         exit_ = row.exit or Exit(observed=False, group_empty=True)
         first = hosts.state[at] not in ENDED_PROCESS
         fault_ns = row.since_ns or draft.now_ns
@@ -107,8 +155,6 @@ def _job_rows(draft: Draft, job: Job, number: int, rows: list[ev.HostRow]) -> No
             lost.append(lost_rank(draft.fleet.name(number), rank, row.serial, exit_, fault_ns, record=record))
             if exit_.group_empty:
                 forgotten.append(row.serial)
-    if live:
-        draft.write(r.HostsObserved(job.uid, number, tuple(live)))
     if lost:
         lose_ranks(draft, job, tuple(lost), lost[0].cause)
     if forgotten:

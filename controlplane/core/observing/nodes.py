@@ -8,7 +8,7 @@ from controlplane.core.draft import Answer, Draft, Refusal
 from controlplane.core.observing.devices import take_bare_failures, told_in_hello, told_in_report
 from controlplane.core.observing.faults import act
 from controlplane.core.observing.hosts import host_rows
-from controlplane.core.observing.storage import checked_row, holds, restore_failed, shard_row, takes_part, was_asked
+from controlplane.core.observing.storage import checked_row, holds, restore_failed, takes_part, was_asked
 from controlplane.core.vocabulary import NodeLiveness, NodeService
 
 MAX_BROKEN_LINKS = 64
@@ -62,7 +62,7 @@ def node_hello(draft: Draft, event: ev.NodeHello) -> None:
     else:
         act(draft, event.node, number, intake.fresh)
         take_bare_failures(draft, event.node, number, rows, intake)
-    host_rows(draft, event.node, number, event.hosts, full=True)
+    draft.gather(event.node, host_rows(draft, event.node, number, event.hosts, full=True), ())
     for job in draft.state.active_jobs():
         draft.settle(job.uid)
 
@@ -103,10 +103,8 @@ def node_report(draft: Draft, event: ev.NodeReport) -> None:
     draft.reply = Answer()
     _links(draft, event)
     told_in_report(draft, event, number)
-    host_rows(draft, event.node, number, event.hosts, full=event.full)
-    for shard in event.shards:
-        if holds(draft, shard.job, shard.rank, number):
-            shard_row(draft, shard)
+    living = host_rows(draft, event.node, number, event.hosts, full=event.full)
+    draft.gather(event.node, living, event.shards)
     for failure in event.restore_failures:
         if holds(draft, failure.job, failure.rank, number):
             restore_failed(draft, failure)

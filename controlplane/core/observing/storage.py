@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from controlplane.core import events as ev
 from controlplane.core import records as r
-from controlplane.core.checkpoints import Shard, checkpoint_id, is_inside, is_own_folder
 from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
 from controlplane.core.evidence import Reason
@@ -21,10 +22,7 @@ def takes_part(draft: Draft, uid: str, number: int) -> bool:
 def holds(draft: Draft, uid: str, rank: int, number: int) -> bool:
     """Whether a rank is, or was, on a node: one node says nothing about the ranks of another."""
     job = draft.state.jobs.get(uid)
-    if job is None or not 0 <= rank < job.spec.ranks:
-        return False
-    hosts = job.hosts
-    return int(job.rank_node[rank]) == number or bool(((hosts.node == number) & (hosts.rank == rank)).any())
+    return job is not None and bool(job.held_on(np.array([rank]), np.array([number]))[0])
 
 
 def was_asked(draft: Draft, node: str, row: ev.CheckedRow) -> bool:
@@ -32,22 +30,6 @@ def was_asked(draft: Draft, node: str, row: ev.CheckedRow) -> bool:
     wanted = (EffectKind.VERIFY_CHECKPOINT, f"node:{node}", row.job, (row.checkpoint,))
     effects = draft.state.effects.values()
     return any((effect.kind, effect.target, effect.job, effect.items) == wanted for effect in effects)
-
-
-def shard_row(draft: Draft, row: ev.ShardRow) -> None:
-    """Only shards of the current generation count (S3); repeats, late ones and those that lie elsewhere change nothing."""
-    job = draft.state.jobs.get(row.job)
-    if job is None or job.terminal or row.generation != job.generation or not 0 <= row.rank < job.spec.ranks:
-        return
-    name = checkpoint_id(job.uid, row.generation, row.step)
-    if not is_own_folder(row.folder, name) or not all(is_inside(file.path) for file in row.files):
-        return
-    known = job.checkpoints.get(name)
-    if known and (known.state is not CheckpointState.WRITING or any(s.rank == row.rank for s in known.shards)):
-        return
-    shard = Shard(row.rank, row.files, row.save_stall_ns, row.reached_ns)
-    draft.write(r.ShardReported(job.uid, name, row.generation, row.step, row.folder, shard))
-    draft.settle(job.uid)
 
 
 def restore_failed(draft: Draft, row: ev.RestoreFailedRow) -> None:

@@ -238,12 +238,12 @@ def _reached(book: Book, record: r.GenerationReached) -> None:
             job.state = JobState.RUNNING
 
 
-@_reads(r.ShardReported)
-def _shard(book: Book, record: r.ShardReported) -> None:
+@_reads(r.ShardsReported)
+def _shards(book: Book, record: r.ShardsReported) -> None:
     job = book.jobs[record.job]
     fresh = CheckpointLine(record.checkpoint, record.generation, record.step, record.folder, job.taking_part)
     line = job.checkpoints.setdefault(record.checkpoint, fresh)
-    line.shards[record.shard.rank] = record.generation
+    line.shards.update((shard.rank, record.generation) for shard in record.shards)
 
 
 @_reads(r.CheckpointCommitted)

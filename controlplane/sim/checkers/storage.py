@@ -20,15 +20,16 @@ class OldWritersAreHarmless(Checker):
     """S3: a shard counts only for the generation that is in force when it is told, and manifests are not mixed."""
 
     invariant = "S3"
-    watches = (r.ShardReported, r.GenerationStarted)
+    watches = (r.ShardsReported, r.GenerationStarted)
 
     def record(self, seen: Durable, book: Book) -> Iterator[Finding]:
         """Shards as they are taken, and what a generation is told to read."""
         match seen.record:
-            case r.ShardReported(job=uid, generation=generation, checkpoint=name, shard=shard):
+            case r.ShardsReported(job=uid, generation=generation, checkpoint=name, shards=shards):
                 current = book.jobs[uid].generation
                 if generation != current:
-                    text = f"rank {shard.rank}'s shard of {name} is of generation {generation}; {current} is in force"
+                    ranks = [shard.rank for shard in shards]
+                    text = f"shards of ranks {ranks} of {name} are of generation {generation}; {current} is in force"
                     yield Finding(uid, text)
             case r.GenerationStarted(job=uid, restore_id=name) if name in book.jobs[uid].checkpoints:
                 line = book.jobs[uid].checkpoints[name]

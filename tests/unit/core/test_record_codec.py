@@ -115,4 +115,4 @@ def test_a_type_without_codec_is_refused() -> None:
 def test_subject() -> None:
     assert r.subject(r.JobEnding("a-1", 8, "", {})) == ("a-1", "")  # type: ignore[arg-type]
     assert r.subject(r.NodeUncordoned("n1", "operator")) == ("", "n1")
-    assert r.subject(r.HostsObserved("a-1", 3, ())) == ("a-1", ""), "a node number is not a name"
+    assert r.subject(r.HostsObserved("a-1", (3,), ())) == ("a-1", ""), "a node number is not a name"

@@ -32,7 +32,7 @@ def test_the_first_revision_that_stays(retention: Retention, kept: Kept, expecte
 
 
 def test_bookkeeping_names_records() -> None:
-    assert set(r.TYPES) >= BOOKKEEPING
+    assert {*r.TYPES, *r.FORMER} >= BOOKKEEPING
 
 
 def test_the_follower_finds_the_age_by_bisection() -> None:
