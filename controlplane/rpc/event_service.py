@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from phalanx.v1 import event_pb2, event_pb2_grpc
 
@@ -17,6 +17,7 @@ from controlplane.rpc.explain import Explanation, explain
 from controlplane.rpc.history import History, decode
 from controlplane.rpc.narrate import VISIBLE, Names, narrate, shown
 from controlplane.rpc.site import Site, wait_for
+from controlplane.rpc.verdicts import Nodes, Pair
 
 DEFAULT_LIMIT = 200
 MAX_LIMIT = 5_000
@@ -84,18 +85,28 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         explanation: Explanation = explain(state, self._site.progress, request.kind, request.name, now_ns)
         entries = await self._newest(explanation.limit, 0, explanation.job, explanation.node, types=explanation.types)
         kept = [entry for entry in entries if explanation.about(decode(entry))]
-        verdicts: list[JournalEntry] = []
-        if explanation.verdicts:
-            told = (r.RecoveryDecided.__name__,)
-            verdicts = await self._newest(explanation.verdicts, 0, explanation.job, "", types=told)
-        newest = cast("r.RecoveryDecided", decode(verdicts[-1])) if verdicts else None
+        pairs, nodes = await self._verdicts(explanation)
+        verdicts = [record for _, record in pairs if isinstance(record, r.RecoveryDecided)]
+        newest = verdicts[-1] if verdicts else None
         return event_pb2.ExplainResponse(
             revision=state.revision,
             summary=explanation.summary,
             chain=(await self.events(kept))[-explanation.shown :],
-            decisions=[decision_message(entry) for entry in verdicts],
+            decisions=explanation.verdicts.tell(pairs, nodes),
             changes=await asyncio.to_thread(explanation.changes, newest),
         )
+
+    async def _verdicts(self, explanation: Explanation) -> tuple[list[Pair], Nodes]:
+        """What the explanation's verdicts are told from."""
+        wanted = explanation.verdicts
+        if not wanted.types:
+            return [], {}
+        entries = await self._newest(wanted.limit, 0, wanted.job, "", types=wanted.types)
+        pairs = await asyncio.to_thread(lambda: [(entry, decode(entry)) for entry in entries])
+        if not wanted.placed:
+            return pairs, {}
+        jobs = {record.job for _, record in pairs if isinstance(record, r.RanksLost)}
+        return pairs, {(uid, serial): node for uid in jobs for serial, node in (await self._history.nodes(uid)).items()}
 
     async def ReadHistory(
         self, request: event_pb2.ReadHistoryRequest, context: Any
@@ -172,23 +183,6 @@ class EventService(event_pb2_grpc.EventServiceServicer):
     def _uid(self, job: str) -> str:
         """Uid of the newest job of a name; what is no name is taken as a uid."""
         return self._site.state.names.get(job, job)
-
-
-def decision_message(entry: JournalEntry) -> event_pb2.Decision:
-    """A verdict at length."""
-    record = cast("r.RecoveryDecided", decode(entry))
-    charge = f", charged to {record.blame}" if record.charged else ""
-    return event_pb2.Decision(
-        revision=entry.revision,
-        at=rfc3339(entry.at_ns),
-        verdict=f"{record.rung}{charge}: {record.reason}",
-        rule=record.rule,
-        rules=record.rules,
-        rungs=record.tried,
-        budgets=record.budgets,
-        evidence=record.evidence,
-        evidence_ids=record.evidence_ids,
-    )
 
 
 def _told_types(types: Sequence[str]) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 from phalanx.v1 import event_pb2
 
@@ -16,6 +17,7 @@ from controlplane.core.jobs import NONE, Job, host_id, root_cause
 from controlplane.core.state import State
 from controlplane.core.vocabulary import Blame, CheckpointState, JobState, NodeLiveness, NodeService, RankState
 from controlplane.core.why import Moment, checkpoint_changes, job_changes, node_changes, rank_changes
+from controlplane.rpc import verdicts
 from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.narrate import ranks_text
 from controlplane.rpc.progress import ProgressGate
@@ -27,6 +29,12 @@ VERDICTS = 3
 """Verdicts of a job that are told with rules, budgets and evidence."""
 READ = 400
 """Entries that are looked through for it."""
+READ_VERDICTS = 400
+"""Verdicts of a job that are looked through for those about one rank."""
+READ_INCIDENTS = 2_000
+"""Entries about incidents of all jobs that are looked through for those of one node."""
+READ_CHECKPOINTS = 5_000
+"""Entries about the checkpoints of a job that are looked through for those of one."""
 
 _DECISIONS = (
     r.JobSubmitted, r.JobPlaced, r.RanksMoved, r.HostEnded, r.StartFailed, r.RanksLost, r.RecoveryDecided,
@@ -44,6 +52,9 @@ _CHECKPOINT_DECISIONS = (
 )  # fmt: skip
 
 
+_DECIDED = (r.RecoveryDecided.__name__,)
+
+
 def _tells_of_job(record: r.Record) -> bool:
     """Ends of processes that held no rank explain nothing about the job; `StartFailed` says what went wrong there. Of what
     operators did, commands to the job count; those to its checkpoints are told with the checkpoint."""
@@ -56,6 +67,10 @@ def _always(record: r.Record) -> bool:
     return True
 
 
+def _no_verdicts(pairs: Sequence[verdicts.Pair], nodes: verdicts.Nodes) -> list[event_pb2.Decision]:
+    return []
+
+
 Changes = Callable[[r.RecoveryDecided | None], tuple[str, ...]]
 
 
@@ -64,10 +79,21 @@ def _nothing(verdict: r.RecoveryDecided | None) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Verdicts that are told at length: from the newest `limit` entries of these types (of one job; "": of all) `tell` makes
+    them. `placed`: it has to know where processes ran."""
+
+    types: tuple[str, ...] = ()
+    job: str = ""
+    limit: int = 0
+    tell: verdicts.Tell = _no_verdicts
+    placed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """A summary, and what to read for the chain: entries of a job or node, of these types, for which `about` holds.
-    `verdicts`: so many of the job's newest verdicts are told at length; `changes`: what would have to change, given the
-    newest verdict."""
+    `verdicts`: what is told at length; `changes`: what would have to change, given the job's newest verdict."""
 
     summary: str
     types: tuple[str, ...]
@@ -76,7 +102,7 @@ class Explanation:
     about: Callable[[r.Record], bool] = _always
     limit: int = READ
     shown: int = CHAIN
-    verdicts: int = 0
+    verdicts: Verdicts = field(default_factory=Verdicts)
     changes: Changes = _nothing
 
 
@@ -91,15 +117,18 @@ def explain(state: State, progress: ProgressGate, kind: int, name: str, now_ns: 
             job = _job(state, name)
             summary = job_summary(state, job, step_of(job, progress.view(job.uid)))
             at = _moment(progress, job, now_ns)
+            told = Verdicts(_DECIDED, job.uid, VERDICTS, verdicts.recoveries(_always, VERDICTS))
             return Explanation(
-                summary, _names(_DECISIONS), job=job.uid, about=_tells_of_job, verdicts=VERDICTS,
+                summary, _names(_DECISIONS), job=job.uid, about=_tells_of_job, verdicts=told,
                 changes=lambda verdict: job_changes(state, job, verdict, at),
             )  # fmt: skip
         case event_pb2.SUBJECT_KIND_NODE:
             summary, number = node_summary(state, name), state.fleet.index[name]
-            return Explanation(
-                summary, _names(_NODE_DECISIONS), node=name, changes=lambda _: node_changes(state, number)
+            told = Verdicts(
+                _names(verdicts.INCIDENTS), "", READ_INCIDENTS, verdicts.on_node(number, VERDICTS), placed=True
             )
+            changes = partial(_node_changes, state, number)
+            return Explanation(summary, _names(_NODE_DECISIONS), node=name, verdicts=told, changes=changes)
         case event_pb2.SUBJECT_KIND_RANK:
             return _rank(state, progress, name, now_ns)
         case event_pb2.SUBJECT_KIND_CHECKPOINT:
@@ -111,6 +140,10 @@ def explain(state: State, progress: ProgressGate, kind: int, name: str, now_ns: 
 
 def _moment(progress: ProgressGate, job: Job, now_ns: int) -> Moment:
     return Moment(now_ns, step_of(job, progress.view(job.uid)))
+
+
+def _node_changes(state: State, number: int, _verdict: r.RecoveryDecided | None) -> tuple[str, ...]:
+    return node_changes(state, number)
 
 
 def _names(kinds: Iterable[type[object]]) -> tuple[str, ...]:
@@ -208,9 +241,11 @@ def _rank(state: State, progress: ProgressGate, name: str, now_ns: int) -> Expla
         text = f"job {job.name} has ranks 0 to {job.spec.ranks - 1}: there is no rank {rank}"
         refuse("not_found", "NO_SUCH_RANK", text)
     at = _moment(progress, job, now_ns)
+    about = partial(_concerns, rank=rank)
+    told = Verdicts(_DECIDED, job.uid, READ_VERDICTS, verdicts.recoveries(about, VERDICTS))
     return Explanation(
-        rank_summary(state, job, rank), _names(_DECISIONS), job=job.uid, about=lambda record: _concerns(record, rank),
-        verdicts=VERDICTS, changes=lambda verdict: rank_changes(state, job, rank, verdict, at),
+        rank_summary(state, job, rank), _names(_DECISIONS), job=job.uid, about=about, verdicts=told,
+        changes=lambda verdict: rank_changes(state, job, rank, verdict, at),
     )  # fmt: skip
 
 
@@ -259,17 +294,6 @@ def _checkpoint(state: State, name: str) -> Explanation:
             "not_found", "NO_SUCH_CHECKPOINT", f"no job has a checkpoint {name}: `phalanx get checkpoints` lists them"
         )
 
-    def about(record: r.Record) -> bool:
-        match record:
-            case r.CheckpointsExpired():
-                return name in record.checkpoints
-            case r.GenerationStarted():
-                return record.restore_id == name
-            case r.Audited():
-                return record.entry.subject == f"checkpoint/{name}"
-            case _:
-                return getattr(record, "checkpoint", "") == name
-
     checkpoint = job.checkpoints.get(name)
     if checkpoint is None:
         summary = f"checkpoint {name} is not kept any more"
@@ -284,7 +308,12 @@ def _checkpoint(state: State, name: str) -> Explanation:
             summary += f"; {checkpoint.reason}"
         if job.restore_id == name:
             summary += f"; generation {job.generation} of {job.name} started from it"
+    keep = job.spec.checkpoint.keep
+    told = Verdicts(
+        _names(verdicts.ON_CHECKPOINTS), job.uid, READ_CHECKPOINTS, verdicts.on_checkpoint(name, keep, VERDICTS)
+    )
     return Explanation(
-        summary, _names(_CHECKPOINT_DECISIONS), job=job.uid, about=about, limit=5_000,
+        summary, _names(_CHECKPOINT_DECISIONS), job=job.uid, about=lambda record: verdicts.is_about(record, name),
+        limit=READ_CHECKPOINTS, verdicts=told,
         changes=lambda _: checkpoint_changes(job, name),
     )  # fmt: skip

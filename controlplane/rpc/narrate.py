@@ -328,7 +328,7 @@ def _checkpoint(record: CheckpointRecord, names: Names) -> str:
         case r.CheckpointVerified():
             return f"checkpoint {record.checkpoint} of {name} was read back: every digest is right"
         case r.CheckpointPoisoned():
-            return f"checkpoint {record.checkpoint} of {name} is damaged and will not be restored: {record.reason}"
+            return f"checkpoint {record.checkpoint} of {name} will not be restored: {record.reason}"
         case r.CheckpointPinned():
             return f"{record.owner} pinned checkpoint {record.checkpoint} of {name}: {record.reason}"
         case r.CheckpointUnpinned():

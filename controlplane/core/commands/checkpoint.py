@@ -104,4 +104,4 @@ def clear(draft: Draft, event: ev.ClearCheckpoints) -> Accepted | Refusal:
     if not doubt.clear(draft, job, event.owner, event.reason):
         text = f"no checkpoint of job {job.name} is poisoned by suspicion alone: damaged ones stay poisoned"
         return Refusal("conflict", "NOT_SUSPECTED", text)
-    return Accepted(Change(f"job/{job.name}", {"suspected": before}, {"suspected": []}))
+    return Accepted(Change(f"job/{job.uid}", {"suspected": before}, {"suspected": []}))
