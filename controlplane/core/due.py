@@ -14,6 +14,7 @@ happens to them names them (`stepping`): nobody has to look whether they still d
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,7 +33,18 @@ from controlplane.core.vocabulary import Blame, JobState, NodeLiveness
 JUST_AFTER_NS = 1
 """Most limits have to be exceeded."""
 
-Moments = Iterator[int | np.ndarray]
+NEVER_NS = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A moment that our own lag puts off: so long (ns) after another one (Unix ns)."""
+
+    since_ns: int
+    lasts_ns: int
+
+
+Moments = Iterator[int | np.ndarray | Wait]
 
 
 def due_ns(state: State, soft: SoftState, now_ns: int, policy: Policy, *, stepping: Collection[str] = ()) -> int | None:
@@ -41,13 +53,25 @@ def due_ns(state: State, soft: SoftState, now_ns: int, policy: Policy, *, steppi
     Args:
         stepping: uids of jobs that make steps until something happens, which is then followed by a tick.
     """
-    earliest: int | None = None
-    for moments in _moments(state, soft, now_ns, policy, stepping):
-        later = np.asarray(moments, dtype=np.int64).ravel()
-        later = later[later > now_ns]
-        if len(later) and (earliest is None or later.min() < earliest):
-            earliest = int(later.min())
-    return earliest
+    earliest = NEVER_NS
+    waits: list[Wait] = []
+    for moment in _moments(state, soft, now_ns, policy, stepping):
+        if isinstance(moment, Wait):
+            waits.append(moment)
+        elif isinstance(moment, np.ndarray):
+            earliest = _first(moment, now_ns, earliest)
+        elif now_ns < moment < earliest:
+            earliest = moment
+    since_ns = np.array([wait.since_ns for wait in waits], dtype=np.int64)
+    lasts_ns = np.array([wait.lasts_ns for wait in waits], dtype=np.int64)
+    earliest = _first(since_ns + soft.excused_ns(since_ns) + lasts_ns, now_ns, earliest)
+    return None if earliest == NEVER_NS else earliest
+
+
+def _first(moments: np.ndarray, now_ns: int, earliest_ns: int) -> int:
+    """The first of some moments after now, if it is earlier than what is known."""
+    later = moments[moments > now_ns]
+    return min(earliest_ns, int(later.min())) if len(later) else earliest_ns
 
 
 def _moments(state: State, soft: SoftState, now_ns: int, policy: Policy, stepping: Collection[str]) -> Moments:
@@ -65,10 +89,6 @@ def _moments(state: State, soft: SoftState, now_ns: int, policy: Policy, steppin
             yield from _stands_still(job, soft, policy)
 
 
-def _excused(soft: SoftState, since_ns: int) -> int:
-    return int(soft.excused_ns(np.array([since_ns], dtype=np.int64))[0])
-
-
 def _silence(state: State, soft: SoftState, now_ns: int, policy: Policy) -> Moments:
     """The limits of silence, and of jobs whose steps speak for silent nodes."""
     fleet, limits = state.fleet, policy.suspicion
@@ -81,22 +101,30 @@ def _silence(state: State, soft: SoftState, now_ns: int, policy: Policy) -> Mome
         yield counted + seconds(limit_s) + JUST_AFTER_NS
     for job in state.active_jobs():
         if job.state is JobState.RUNNING:
-            yield from _steps(job, soft, now_ns, seconds(limits.lease_s))
+            held = job.per_node()
+            here = silent[silent < len(held)]
+            here = here[held[here] > 0]
+            if len(here):
+                yield from _steps(job, soft, int(heard[here].max()), seconds(limits.lease_s))
 
 
-def _steps(job: Job, soft: SoftState, now_ns: int, lease_ns: int) -> Moments:
-    """A job's next step, which proves the life of silent nodes, and the moment from which on its steps have stopped."""
+def _steps(job: Job, soft: SoftState, heard_ns: int, lease_ns: int) -> Moments:
+    """A job's next step, which proves the life of its silent nodes, and the moment from which on its steps have stopped.
+    `heard_ns`: when the last of those nodes was heard; steps long after that say nothing new of them."""
     _, moved_ns = soft.progress(job.uid)
     step_ns = soft.step_time_ns(job.uid)
-    yield moved_ns + step_ns + JUST_AFTER_NS
+    if moved_ns <= heard_ns + 2 * lease_ns:
+        yield moved_ns + step_ns + JUST_AFTER_NS
     since_ns = max(moved_ns, soft.trusted_since_ns(), job.clock.running_ns)
     limit_ns = max(lease_ns, SLOW_STEPS * step_ns)
-    yield since_ns + _excused(soft, since_ns) + limit_ns
-    yield since_ns + _excused(soft, since_ns) + limit_ns + JUST_AFTER_NS
+    yield Wait(since_ns, limit_ns)
+    yield Wait(since_ns, limit_ns + JUST_AFTER_NS)
 
 
 def _effects(state: State, soft: SoftState, policy: Policy) -> Moments:
     """Deadlines of what agents were asked for; after a restart all of them have the usual time again."""
+    if not state.effects:
+        return
     usual_ns = ms(policy.effect_ms)
     not_before_ns = soft.trusted_since_ns() + usual_ns + JUST_AFTER_NS
     deadlines = np.array([effect.deadline_ns for effect in state.effects.values()], dtype=np.int64)
@@ -116,10 +144,10 @@ def _processes(job: Job, soft: SoftState) -> Moments:
     hosts = job.hosts
     if len(hosts.coming):
         start_ns = ms(job.spec.timeouts.start_ms + 1)
-        trusted_ns = soft.trusted_since_ns()
+        trusted_ns = np.array([soft.trusted_since_ns()], dtype=np.int64)
         since_ns = ms(1) * np.unique(hosts.since_ms[hosts.coming])
         late = since_ns + soft.excused_ns(since_ns) // NS_PER_MS * NS_PER_MS + start_ns
-        yield np.maximum(late, trusted_ns + _excused(soft, trusted_ns) + start_ns)
+        yield np.maximum(late, trusted_ns + soft.excused_ns(trusted_ns) + start_ns)
     if job.failed_starts:
         yield ms(int(hosts.since_ms.max(initial=0))) + backoff_ns(job.spec.restart_policy.backoff, job.failed_starts)
 
@@ -128,7 +156,7 @@ def _generation(job: Job, soft: SoftState) -> Moments:
     """The deadline of a generation that has not come to run."""
     if job.clock.announced_ns and not job.clock.running_ns:
         since_ns = max(job.clock.announced_ns, soft.trusted_since_ns())
-        yield since_ns + _excused(soft, since_ns) + ms(job.spec.timeouts.join_ms) + JUST_AFTER_NS
+        yield Wait(since_ns, ms(job.spec.timeouts.join_ms) + JUST_AFTER_NS)
 
 
 def _rung(job: Job, soft: SoftState) -> Moments:
@@ -137,7 +165,7 @@ def _rung(job: Job, soft: SoftState) -> Moments:
     if incident is not None and incident.decided_ns and incident.deadline_ns:
         since_ns = max(incident.decided_ns, soft.trusted_since_ns())
         allowed_ns = incident.deadline_ns - incident.decided_ns
-        yield since_ns + _excused(soft, since_ns) + allowed_ns + JUST_AFTER_NS
+        yield Wait(since_ns, allowed_ns + JUST_AFTER_NS)
 
 
 def _replicas(job: Job, soft: SoftState, policy: Policy) -> Moments:
@@ -147,7 +175,7 @@ def _replicas(job: Job, soft: SoftState, policy: Policy) -> Moments:
     ladder = policy.ladder
     since_ns = pauses.since(job, soft.trusted_since_ns())
     if since_ns is not None:
-        yield since_ns + _excused(soft, since_ns) + pauses.patience_ns(policy) + JUST_AFTER_NS
+        yield Wait(since_ns, pauses.patience_ns(policy) + JUST_AFTER_NS)
     if job.participants:
         yield max(job.clock.announced_ns, soft.trusted_since_ns()) + ms(ladder.grow_interval_ms)
 
@@ -162,8 +190,8 @@ def _waits(state: State, job: Job, soft: SoftState, policy: Policy) -> Moments:
     if incident is not None:
         yield incident.collect_until_ns
         begun += [incident.detected_ns, incident.decided_ns]
-    since_ns = np.maximum(np.array(begun, dtype=np.int64), soft.trusted_since_ns())
-    yield since_ns + soft.excused_ns(since_ns) + ms(policy.patience_ms)
+    for since_ns in begun:
+        yield Wait(max(since_ns, soft.trusted_since_ns()), ms(policy.patience_ms))
     if job.state is JobState.SUSPENDED:
         yield from _windows(state, job)
 
@@ -185,4 +213,4 @@ def _stands_still(job: Job, soft: SoftState, policy: Policy) -> Moments:
     if job.state is JobState.RUNNING and job.incident is None:
         since_ns = max(soft.progress(job.uid)[1], job.clock.running_ns, soft.trusted_since_ns())
         limit_ns = hang_limit_ns(policy, soft.step_time_ns(job.uid))
-        yield since_ns + _excused(soft, since_ns) + limit_ns + JUST_AFTER_NS
+        yield Wait(since_ns, limit_ns + JUST_AFTER_NS)

@@ -99,7 +99,7 @@ class LagLog:
         """How long we were late after each of these moments."""
         since = np.asarray(since_ns, dtype=np.int64)
         if not self.ends_ns:
-            return np.zeros_like(since)
+            return np.zeros(since.shape, dtype=np.int64)
         ends = np.array(self.ends_ns, dtype=np.int64)
         lags = np.array(self.lags_ns, dtype=np.int64)
         after = np.append(np.cumsum(lags[::-1])[::-1], 0)
