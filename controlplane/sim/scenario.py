@@ -32,10 +32,12 @@ MODULE = "training_jobs.moe.train"
 
 @dataclass(frozen=True, slots=True)
 class PlannedJob:
-    """A job and when it is submitted, from the begin of the scenario."""
+    """A job and when it is submitted, from the begin of the scenario. `copies`: the state of its ranks is copied to the memory
+    of other nodes after every step."""
 
     spec: JobSpec
     at_s: float = 0.0
+    copies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ def world_of(scenario: Scenario, seed: int, observers: Sequence[Observer] = (), 
     world = World(nodes, policy, seed=seed, observers=observers, timings=timings, keep_lines=keep_lines)
     world.stores.saving, world.stores.save_s = True, scenario.save_s
     world.park_spread = scenario.park_spread
+    world.keeps_copies.update(planned.spec.name for planned in scenario.jobs if planned.copies)
     return world
 
 
@@ -200,7 +203,8 @@ def dump(scenario: Scenario) -> str:
     jobs = []
     for planned in scenario.jobs:
         spec: Any = spec_to_document(planned.spec)["spec"]
-        jobs.append({"name": planned.spec.name, "at_s": planned.at_s, "spec": _without_empty(spec)})
+        copies = {"copies": True} if planned.copies else {}
+        jobs.append({"name": planned.spec.name, "at_s": planned.at_s, **copies, "spec": _without_empty(spec)})
     table["jobs"] = jobs
     return to_toml(table)
 
@@ -215,15 +219,15 @@ def _without_empty(value: Any) -> Any:
 
 
 def _job(value: object, place: str) -> PlannedJob:
-    """A job: `name`, `at_s`, and the `spec` of a manifest; `workload` may be left out.
+    """A job: `name`, `at_s`, `copies`, and the `spec` of a manifest; `workload` may be left out.
 
     Raises:
         BadScenario: every mistake of it, as `phalanx submit` would name them.
     """
     table = as_table(value, place)
     for key in table:
-        if key not in ("name", "at_s", "spec"):
-            raise unknown(f"{place}.{key}", key, ["name", "at_s", "spec"])
+        if key not in (*_OF_PLAN, "name", "spec"):
+            raise unknown(f"{place}.{key}", key, ["name", "spec", *_OF_PLAN])
     spec = {"workload": {"module": MODULE}, **as_table(table.get("spec", {}), f"{place}.spec")}
     document = {
         "apiVersion": "phalanx/v1",
@@ -236,10 +240,14 @@ def _job(value: object, place: str) -> PlannedJob:
         raise BadScenario(
             "; ".join(f"{place}.{found.path}: {found.reason} ({found.fix})" for found in parsed.violations)
         )
-    timed = read(_When, {key: table[key] for key in ("at_s",) if key in table}, place)
-    return PlannedJob(parsed.spec, timed.at_s)
+    plan = read(_Plan, {key: table[key] for key in _OF_PLAN if key in table}, place)
+    return PlannedJob(parsed.spec, plan.at_s, plan.copies)
 
 
 @dataclass(frozen=True, slots=True)
-class _When:
+class _Plan:
     at_s: float = 0.0
+    copies: bool = False
+
+
+_OF_PLAN = ("at_s", "copies")

@@ -21,8 +21,10 @@ from controlplane.core.vocabulary import Blame
 
 IMPLICIT = "the implicit last rule"
 
+DISAGREE_AGAIN = "the rule for results that disagree again (17)"
+
 _PERSISTENT = (
-    "the rule for results that disagree again (17)",
+    DISAGREE_AGAIN,
     JobRule(Match(), RuleAction.REPLACE_RANK, Blame.INFRASTRUCTURE, "silent corruption"),
 )
 _TRANSIENT = (

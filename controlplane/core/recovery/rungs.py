@@ -99,6 +99,12 @@ class Site:
         mask: np.ndarray = moved[ranks]
         return mask
 
+    def barred(self, ranks: np.ndarray) -> np.ndarray:
+        """Mask over `ranks`: they may not come back to where they are, even where there is no room elsewhere, because what is
+        computed there is wrong."""
+        wrong = self.ruling.choice is not None and self.ruling.choice.rule == rules.DISAGREE_AGAIN
+        return self.told(ranks) & wrong
+
     def late(self, ranks: np.ndarray) -> np.ndarray:
         """Mask over `ranks`: ranks of this incident have not come up on their nodes."""
         spent = np.zeros(self.fleet.size, dtype=np.bool_)
@@ -156,7 +162,7 @@ def _some_anew(site: Site, alive: np.ndarray, lost: tuple[int, ...]) -> tuple[Op
     if len(homeless) and job.spec.elastic.min_replicas:
         found.append(_smaller(site, at, homeless, spent))
     if (
-        not bad.any() and not told.any() and all(option.blocked for option in found)
+        not bad.any() and not site.barred(at).any() and all(option.blocked for option in found)
     ):  # the same places again, and everybody anew
         found += _all_anew(site, alive, "there is no room elsewhere", give_up=True)
     return tuple(found)
@@ -170,13 +176,14 @@ def _why_not_here(bad: np.ndarray, told: np.ndarray, late: np.ndarray) -> str:
 
 
 def _all_anew(site: Site, alive: np.ndarray, why: str, *, give_up: bool) -> tuple[Option, ...]:
-    """Rungs that give every rank a new process; nodes that failed the job are left where there is room."""
+    """Rungs that give every rank a new process; nodes that failed the job, or that a rule wants it to leave, are left where
+    there is room."""
     job, incident = site.job, site.incident
     at = np.flatnonzero(job.present)
     fence = tuple(job.rank_host[alive].tolist()) if give_up else ()
-    bad, late = ~_fit(job, site.fleet, at) | site.told(at), site.late(at)
-    option = _elsewhere(site, Rung.RESTART_JOB, at, at[bad | late], frozenset(incident.spent_nodes))
-    if option.blocked and late.any():
+    bad, left = ~_fit(job, site.fleet, at) | site.barred(at), site.late(at) | site.told(at)
+    option = _elsewhere(site, Rung.RESTART_JOB, at, at[bad | left], frozenset(incident.spent_nodes))
+    if option.blocked and left.any():
         option = _elsewhere(site, Rung.RESTART_JOB, at, at[bad], frozenset())
     found = [replace(option, text=f"{why}; {option.text}" if option.moved else why, fence=fence)]
     if option.blocked and job.spec.elastic.min_replicas:

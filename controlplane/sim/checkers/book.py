@@ -12,8 +12,11 @@ from typing import Any, TypeVar
 from controlplane.core import records as r
 from controlplane.core.ranges import Ranges
 from controlplane.core.spec import JobSpec
-from controlplane.core.vocabulary import CheckpointState, JobState, NodeLiveness
+from controlplane.core.vocabulary import CheckpointState, JobState, NodeLiveness, Rung
 from controlplane.sim.checkers.lines import CheckpointLine, JobLine, NodeLine, Place
+
+HEALTH = "health"
+"""Owner of the reason that a quarantine is."""
 
 NOBODY = -1
 """Serial of a rank's process before it has had one."""
@@ -101,7 +104,7 @@ def _started(book: Book, record: r.ControllerStarted) -> None:
 def _registered(book: Book, record: r.NodeRegistered) -> None:
     if record.node not in book.numbers:
         book.numbers[record.node] = len(book.nodes)
-        book.nodes.append(NodeLine(record.node, dict(record.labels).get("rack", "")))
+        book.nodes.append(NodeLine(record.node, dict(record.labels)))
     line = book.node(record.node)
     line.boot_id = record.boot_id
     line.states = [int(state) for state in record.states]
@@ -118,7 +121,7 @@ def _session(book: Book, record: r.NodeSessionChanged) -> None:
 def _liveness(book: Book, record: r.LivenessChanged) -> None:
     for name in record.nodes:
         line = book.node(name)
-        line.liveness = record.liveness
+        line.liveness, line.path_broken = record.liveness, record.path_broken
         if record.liveness is NodeLiveness.DEAD:
             line.session = False
 
@@ -144,6 +147,39 @@ def _cordoned(book: Book, record: r.NodeCordoned) -> None:
 @_reads(r.NodeUncordoned)
 def _uncordoned(book: Book, record: r.NodeUncordoned) -> None:
     book.node(record.node).cordons.pop(record.owner, None)
+
+
+@_reads(r.NodeQuarantined)
+def _quarantined(book: Book, record: r.NodeQuarantined) -> None:
+    line = book.node(record.node)
+    line.away, line.on_trial = record.reason, False
+    line.cordons[HEALTH] = False
+
+
+@_reads(r.ChecksFailed)
+def _checks_failed(book: Book, record: r.ChecksFailed) -> None:
+    line = book.node(record.node)
+    line.away = f"its checks failed: {record.reason}"
+    line.cordons[HEALTH] = False
+
+
+@_reads(r.TrialStarted)
+def _trial(book: Book, record: r.TrialStarted) -> None:
+    line = book.node(record.node)
+    line.away, line.on_trial = "", True
+    line.cordons.pop(HEALTH, None)
+
+
+@_reads(r.TrialPassed)
+def _passed(book: Book, record: r.TrialPassed) -> None:
+    book.node(record.node).on_trial = False
+
+
+@_reads(r.NodeReleased)
+def _released(book: Book, record: r.NodeReleased) -> None:
+    line = book.node(record.node)
+    line.away, line.on_trial = "", False
+    line.cordons.pop(HEALTH, None)
 
 
 @_reads(r.CellMembershipChanged)
@@ -214,8 +250,15 @@ def _requested(book: Book, record: r.HostsRequested) -> None:
 @_reads(r.RanksLost)
 def _lost(book: Book, record: r.RanksLost) -> None:
     job = book.jobs[record.job]
+    job.ruled = ""
     if job.state in (JobState.RUNNING, JobState.STARTING):
         job.state = JobState.RECOVERING
+
+
+@_reads(r.RecoveryDecided)
+def _decided(book: Book, record: r.RecoveryDecided) -> None:
+    by_rule = record.rung is Rung.SUSPEND and record.rule.startswith("jobRules")
+    book.jobs[record.job].ruled = record.rule if by_rule else ""
 
 
 @_reads(r.GenerationStarted)
@@ -305,6 +348,11 @@ def _pinned(book: Book, record: r.CheckpointPinned) -> None:
 @_reads(r.CheckpointUnpinned)
 def _unpinned(book: Book, record: r.CheckpointUnpinned) -> None:
     book.jobs[record.job].checkpoints[record.checkpoint].pins.discard(record.owner)
+
+
+@_reads(r.JobEnding)
+def _ending(book: Book, record: r.JobEnding) -> None:
+    book.jobs[record.job].ending = True
 
 
 @_reads(r.JobEnded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controlplane.core.spec import JobSpec
@@ -13,16 +14,26 @@ Place = tuple[int, tuple[int, ...]]
 
 @dataclass(slots=True)
 class NodeLine:
-    """One node. `cordons`: owner -> whether it drains; `states`: of its devices by position, 0 where there is none."""
+    """One node. `labels`: of its failure domains, by kind; `cordons`: owner -> whether it drains; `states`: of its devices by
+    position, 0 where there is none. `away`: in health's hands, why it is not at work; "" when it is. `on_trial`: it works on
+    trial. `path_broken`: believed ALIVE only because its ranks still make steps."""
 
     name: str
-    rack: str
+    labels: Mapping[str, str]
     boot_id: str = ""
     session: bool = False
     member: bool = False
     liveness: NodeLiveness = NodeLiveness.ALIVE
     cordons: dict[str, bool] = field(default_factory=dict)
     states: list[int] = field(default_factory=list)
+    away: str = ""
+    on_trial: bool = False
+    path_broken: bool = False
+
+    @property
+    def rack(self) -> str:
+        """Its rack, "" when it does not say."""
+        return self.labels.get("rack", "")
 
     @property
     def devices(self) -> int:
@@ -54,7 +65,8 @@ class CheckpointLine:
 @dataclass(slots=True)
 class JobLine:
     """One job. `places` and `hosts` by rank; `taking_part`: ranks of the newest generation; `held_ns`: device-nanoseconds
-    that it has held so far; `doubt`: (first step, last generation) of a suspicion of silent corruption."""
+    that it has held so far; `doubt`: (first step, last generation) of a suspicion of silent corruption;
+    `ruled`: the rule by which it was suspended, "" when none said so."""
 
     uid: str
     name: str
@@ -72,8 +84,15 @@ class JobLine:
     held_ns: int = 0
     running_ns: int = 0
     doubt: tuple[int, int] | None = None
+    ending: bool = False
     ended: bool = False
     end_reason: str = ""
+    ruled: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it works and nothing is wrong with it."""
+        return self.state is JobState.RUNNING and not self.ending
 
     @property
     def taking_part_now(self) -> frozenset[int]:

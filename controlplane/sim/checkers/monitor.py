@@ -21,6 +21,7 @@ from controlplane.sim.checkers.ledger import EverySecondOnce
 from controlplane.sim.checkers.numbering import NumbersGrow
 from controlplane.sim.checkers.peace import EveryJobKnowsWhy, NodesAreWhatTheyAre, NothingGrows, SparesComeBack
 from controlplane.sim.checkers.places import OneRankPerAccelerator, OnlyWhereWorkMayGo
+from controlplane.sim.checkers.rules import RulesAreObeyed
 from controlplane.sim.checkers.storage import LastGoodIsKept, OldWritersAreHarmless, StartsFromARestorePoint
 from controlplane.sim.coverage import Coverage
 from controlplane.sim.observer import Observer, Turn
@@ -71,7 +72,7 @@ def all_checkers(policy: Policy) -> tuple[Checker, ...]:
         OneRankPerAccelerator(), OnlyWhereWorkMayGo(), OldWritersAreHarmless(), NumbersGrow(), StartsFromARestorePoint(),
         ReplayAgrees(), DurableBeforeSent(), CopiesLieElsewhere(), BudgetHolds(policy.actions), LastGoodIsKept(),
         OwnersKeepTheirReasons(), EverySecondOnce(), SilenceKillsNobody(), EveryJobKnowsWhy(), NodesAreWhatTheyAre(),
-        SparesComeBack(), NothingGrows(),
+        SparesComeBack(), NothingGrows(), RulesAreObeyed(),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from controlplane.core.vocabulary import JobState, NodeLiveness, NodeService
 from controlplane.sim.checkers.base import Checker, Finding
 from controlplane.sim.checkers.book import Book
 from controlplane.sim.checkers.lines import JobLine
+from controlplane.sim.world.peace import LIFTED
 
 if TYPE_CHECKING:
     from controlplane.sim.world.nodes import SimNode
@@ -86,6 +87,8 @@ class EveryJobKnowsWhy(Checker):
                 if job is waiting[0] and fits(world, book, job, job.spec.ranks):
                     yield Finding(job.uid, f"{job.uid} is the first in the queue and would fit; it says: {job.blocker}")
             elif job.state is JobState.SUSPENDED:
+                if job.ruled and job.ruled in job.blocker:
+                    continue  # only an operator may let it go on
                 yield from self._suspended(job, book, world)
             else:
                 yield Finding(job.uid, f"{job.uid} is still {job.state.name}: {job.blocker}")
@@ -112,8 +115,15 @@ class EveryJobKnowsWhy(Checker):
             yield Finding(job.uid, text)
 
 
+def released_later(node: SimNode, world: World) -> bool:
+    """Whether a fault that came too often is still held against a node, as the catalogue's release timer says."""
+    now_ns = world.leader.clock_ns()
+    return any(fault.note.held and fault.note.until_ns > now_ns for fault in world.state().health.on(node.name))
+
+
 class NodesAreWhatTheyAre(Checker):
-    """L2: a dead node is out of service, a whole one is back in."""
+    """L2: a dead node is out of service, a whole one is back in. Only what waits for an operator, or a release timer that
+    still runs, keeps a whole node out; whatever the controller did by itself has ended."""
 
     invariant = "L2"
 
@@ -128,7 +138,12 @@ class NodesAreWhatTheyAre(Checker):
             line, service = book.nodes[number], NodeService(int(fleet.service[number]))
             if not node.up and line.liveness is NodeLiveness.ALIVE:
                 yield Finding(node.name, f"{node.name} is dead, and believed ALIVE")
-            if not serves(node, book):
+            if not whole(node) or line.cordons.keys() & set(LIFTED):
+                continue
+            if line.cordons:
+                if not released_later(node, world):
+                    owners, why = ", ".join(sorted(line.cordons)), line.away or "nobody says why"
+                    yield Finding(node.name, f"{node.name} is whole, and cordoned by {owners}: {why}")
                 continue
             if line.liveness is not NodeLiveness.ALIVE:
                 yield Finding(node.name, f"{node.name} is whole, and believed {line.liveness.name}")

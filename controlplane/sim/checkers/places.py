@@ -70,4 +70,4 @@ def _refuses(node: NodeLine) -> str:
         return f"is cordoned by {', '.join(sorted(node.cordons))}"
     if node.liveness is not NodeLiveness.ALIVE:
         return f"is {node.liveness.name}"
-    return ""
+    return "is out of sight, whatever its ranks prove" if node.path_broken else ""

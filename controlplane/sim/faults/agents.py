@@ -36,6 +36,21 @@ def agent_hang(world: World, strike: Strike) -> Undo | None:
     return lambda: world.thaw(node.name) if node.up and node.frozen else None
 
 
+@kind("agent_deaf", Aim.NODE, 1_200.0)
+def agent_deaf(world: World, strike: Strike) -> Undo | None:
+    """The part of an agent that carries orders out hangs (a dead mount): it beats and reports, takes orders, and does none of
+    them, then or later."""
+    node = _living(world, strike.target)
+    if node.deaf:
+        raise NothingThere(strike.target)
+    node.deaf = True
+
+    def hears() -> None:
+        node.deaf = False
+
+    return hears
+
+
 @kind("zombie", Aim.NODE, 60.0)
 def zombie(world: World, strike: Strike) -> Undo | None:
     """A node is cut off, its raylet included, until others have its ranks; then it is back with the old ones alive."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 OWNERS = OPERATORS
 """Who has reasons; each takes back only its own."""
 OWNER = OWNERS[0]
+AUTOMATIC = ("health", "rules")
+"""Owners of reasons that the controller gives, and that an operator may take away."""
 
 
 def _order(world: World, command: ev.Command) -> None:
@@ -42,6 +44,19 @@ def drain(world: World, strike: Strike) -> Undo | None:
     owner = strike.random.choice(OWNERS)
     _order(world, ev.DrainNode("", strike.target, owner, "firmware"))
     return lambda: _take_back(world, ev.UncordonNode("", strike.target, owner))
+
+
+@kind("release", Aim.SITE)
+def release(world: World, strike: Strike) -> Undo | None:
+    """An operator takes a node back into service that the controller has taken out, be it right or wrong."""
+    fleet = world.control.leader.state.fleet if world.control.leader else None
+    held = [(facts.name, cordon.owner) for facts in fleet.facts for cordon in facts.cordons] if fleet else []
+    ours = [(node, owner) for node, owner in held if owner in AUTOMATIC]
+    if not ours:
+        raise NothingThere("no node is taken out")
+    node, owner = strike.random.choice(ours)
+    _order(world, ev.UncordonNode("", node, owner))
+    return None
 
 
 @kind("cancel", Aim.JOB)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 PERSISTENT_DISAGREEMENT = 17
 TRANSIENT_DISAGREEMENT = 16
+LAST_WORDS = ("RuntimeError: injected", "FloatingPointError: loss is nan", "OSError: device or resource busy", "")
+"""What a process that ends with an error has said last."""
 
 
 def _process(world: World, target: str) -> Process:
@@ -45,7 +47,7 @@ def process_oom(world: World, strike: Strike) -> Undo | None:
 def process_exit(world: World, strike: Strike) -> Undo | None:
     """The user's code ends with an error."""
     code = int(strike.parameters["code"])
-    exit_ = Exit(observed=True, code=code, message="RuntimeError: injected", group_empty=True)
+    exit_ = Exit(observed=True, code=code, message=strike.random.choice(LAST_WORDS), group_empty=True)
     world.agents.exit(_process(world, strike.target), exit_)
     return None
 

@@ -28,6 +28,7 @@ from controlplane.sim.faults.injector import RepairPlan
 from controlplane.sim.faults.plan import Arrivals, FaultPlan
 from controlplane.sim.kernel import stream_seed
 from controlplane.sim.scenario import PlannedJob, Scenario
+from controlplane.sim.swarm.rules import job_rules, node_rules
 from controlplane.sim.topology import Topology
 from controlplane.sim.world.timings import Timings
 
@@ -58,7 +59,7 @@ DRAWN: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "device_code": {"incurable": (0, 0, 1)},
     "node_code": {"incurable": (0, 0, 1), "old_agent": (0, 0, 0, 1)},
     "process_kill": {"lingers": (0, 1)},
-    "process_exit": {"code": (1, 2, 42, 75, 16, 17, 137)},
+    "process_exit": {"code": (0, 1, 2, 42, 75, 16, 17, 137, 139)},
     "controller_stall": {"stall_s": (0.5, 2.0, 20.0, 200.0)},
     "clock_jump": {"forward_s": (0.0, 5.0, 3_600.0), "backward_s": (0.0, 5.0, 3_600.0)},
     "clock_drift": {"fast": (0.0, 0.001, 0.05), "slow": (0.0, 0.001, 0.05)},
@@ -138,7 +139,9 @@ def _jobs(random: Random, topology: Topology, timings: Timings) -> tuple[Planned
         width = random.choice(widths or [topology.accelerators])
         every = max(1, int(random.choice(SAVE_EVERY_S) / timings.step_s))
         jobs.append(_job(random, f"job-{number}", max(2, int(devices / width)), width, every))
-    return tuple(PlannedJob(spec, random.choice([0.0, 0.0, 30.0, 1_800.0])) for spec in jobs)
+    return tuple(
+        PlannedJob(spec, random.choice([0.0, 0.0, 30.0, 1_800.0]), copies=random.random() < 0.3) for spec in jobs
+    )
 
 
 def _job(random: Random, name: str, ranks: int, width: int, every_steps: int) -> JobSpec:
@@ -154,12 +157,16 @@ def _job(random: Random, name: str, ranks: int, width: int, every_steps: int) ->
         accelerators_per_rank=width,
         parallel=Parallel(tp=tensor, dp=replicas, ep=experts),
         spares=SparePolicy(random.choice([0, 1, 2]), random.choice([0, 1])),
-        checkpoint=CheckpointPolicy(every_steps=every_steps, keep=random.choice([1, 2, 3])),
+        checkpoint=CheckpointPolicy(
+            every_steps=every_steps, keep=random.choice([1, 2, 3]), replicated=random.random() < 0.3
+        ),
         restart_policy=RestartPolicy(
             collect_window_ms=random.choice([200, 2_000]),
             user=Budget(random.choice([3, 20]), 3_600_000, 50),
             infrastructure=Budget(random.choice([20, 1_000]), 24 * 3_600_000),
             backoff=backoff,
+            job_rules=job_rules(random),
+            node_rules=node_rules(random),
             retry_step=replicas % 2 == 0,
         ),
         timeouts=Timeouts(start_ms=120_000, join_ms=random.choice([30_000, 60_000]), stop_ms=10_000),

@@ -293,6 +293,8 @@ class Agents:
             text = f"this agent ({node.version}) knows no {effect.kind}"
             world.network.up(node, lambda: world.effects.done(controller, effect, ok=False, text=text, node=node.name))
             return
+        if node.deaf:
+            return
         world.performing(effect, node)
         ok, text = True, ""
         match effect.kind:

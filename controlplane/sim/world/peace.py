@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from controlplane.core import events as ev
 from controlplane.core.draft import Answer, Refusal
-from controlplane.core.vocabulary import Assertion
+from controlplane.core.vocabulary import Assertion, JobState
 from controlplane.sim.world.nodes import SimNode
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 OPERATORS = ("operator", "ann")
 """Who cordons, drains and pins in simulated sites."""
+LIFTED = (*OPERATORS, "rules")
+"""Whose cordons operators lift in the end: their own, and those that wait for their word."""
 
 
 def calm(world: World) -> None:
@@ -29,6 +31,7 @@ def calm(world: World) -> None:
         world.relays.take_over(name)
     for node in world.nodes.values():
         _calm_node(world, node)
+    _let_go_on(world)
     if not world.cell.open:
         world.cell.hello()
     world.cell.report_nodes()
@@ -43,7 +46,7 @@ def _calm_node(world: World, node: SimNode) -> None:
     node.faults.clear()
     node.recovered.extend(replace(row, assertion=Assertion.RECOVERED) for row in node.events.values())
     node.events.clear()
-    node.unreadable, node.incurable, node.knows_checks = (), False, True
+    node.unreadable, node.incurable, node.knows_checks, node.deaf = (), False, True, False
     world.agents.links_whole({node.name})
     world.agents.report_devices(node)
     if not node.agent:
@@ -53,6 +56,17 @@ def _calm_node(world: World, node: SimNode) -> None:
     elif not node.session:
         world.agents.hello(node)
     _take_back(world, node)
+
+
+def _let_go_on(world: World) -> None:
+    """Jobs that a rule has suspended wait for an operator's word, and get it, as soon as somebody can write it down."""
+    leader = world.control.leader
+    if leader is None:
+        world.kernel.after(world.timings.retry_s, lambda: _let_go_on(world))
+        return
+    for job in leader.state.active_jobs():
+        if job.state is JobState.SUSPENDED:
+            leader.tell(ev.RestartJob("", job.name, "looked at"), world.count_refusal)
 
 
 def _take_back(world: World, node: SimNode) -> None:
@@ -68,5 +82,5 @@ def _take_back(world: World, node: SimNode) -> None:
             world.kernel.after(world.timings.retry_s, lambda: _take_back(world, node))
 
     for cordon in leader.state.fleet.facts[number].cordons:
-        if cordon.owner in OPERATORS:
+        if cordon.owner in LIFTED:
             leader.tell(ev.UncordonNode("", node.name, cordon.owner), answered)

@@ -265,7 +265,7 @@ class World:
         node.up = node.agent = node.raylet = True
         node.link.up = node.link.down = True
         node.boot += 1
-        node.slow = 1.0
+        node.slow, node.deaf = 1.0, False
         node.faults.clear()
         self.agents.hello(node)
         self.cell.report_nodes()
@@ -281,7 +281,7 @@ class World:
     def return_agent(self, name: str) -> None:
         """A new agent finds what runs."""
         node = self.nodes[name]
-        node.agent = True
+        node.agent, node.deaf = True, False
         node.boot += 1
         self.agents.hello(node)
         self.gangs.sight_changed()
