@@ -11,15 +11,29 @@ from controlplane.core import records as r
 from controlplane.core.checkpoints import Shard
 from controlplane.core.draft import Policy
 from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.evidence import Facts
 from controlplane.core.fleet import Accelerator
-from controlplane.core.spec import JobSpec, Parallel, SparePolicy, Workload
-from controlplane.core.vocabulary import JobState, NodeLiveness
+from controlplane.core.jobs import LostRank
+from controlplane.core.spec import (
+    JobRule,
+    JobSpec,
+    Match,
+    NodeAction,
+    NodeRule,
+    Parallel,
+    RestartPolicy,
+    RuleAction,
+    SparePolicy,
+    Workload,
+)
+from controlplane.core.vocabulary import Blame, HandlingLevel, JobState, NodeLiveness, Rung
 from controlplane.sim.checkers.acts import BudgetHolds, OwnersKeepTheirReasons
 from controlplane.sim.checkers.base import Checker, Durable, Finding
 from controlplane.sim.checkers.book import Book
 from controlplane.sim.checkers.durability import DurableBeforeSent
 from controlplane.sim.checkers.numbering import NumbersGrow
 from controlplane.sim.checkers.places import OnlyWhereWorkMayGo
+from controlplane.sim.checkers.rules import RulesAreObeyed
 from controlplane.sim.checkers.storage import LastGoodIsKept, OldWritersAreHarmless, StartsFromARestorePoint
 
 SPEC = JobSpec("moe", Workload("m"), 2, parallel=Parallel(dp=2), spares=SparePolicy(warm_nodes=1))
@@ -64,7 +78,18 @@ def judge(checker: Checker, before: Iterable[r.Record], last: r.Record, cause: s
     return [finding.text for finding in told]
 
 
+TAKEN_OUT = r.NodeQuarantined("n3", "it is not well", HandlingLevel.ISOLATE, ())
+WORKS = r.JobStateChanged("moe-1", JobState.RUNNING)
 DRAINED = [r.NodeCordoned(f"n{i}", "operator", "x", drain=True) for i in range(2)]
+RULES = RestartPolicy(
+    job_rules=(JobRule(Match(signals=(9,), message="^gone"), RuleAction.SUSPEND),),
+    node_rules=(NodeRule(Match(of_rank=1, within_ms=1_000), NodeAction.QUARANTINE),),
+)
+RULED = r.JobSubmitted("ant-2", "ant", 2, replace(SPEC, name="ant", restart_policy=RULES))
+FACTS = Facts("killed", 137, 9, message="gone for good")
+KILLED = r.RanksLost("ant-2", (LostRank(0, 1, "x", Blame.INFRASTRUCTURE, 1, "x", facts=FACTS),), 0, 0, "x")
+EXITED = r.RanksLost("ant-2", (LostRank(0, 1, "x", Blame.USER, 1, "x", facts=Facts("exited", 1, 0)),), 0, 0, "x")
+VERDICT = r.RecoveryDecided("", Rung.RESTART_RANK, "x", (0,), Blame.INFRASTRUCTURE, True, 0, 0, (), (), ())
 BROAD = (
     r.JobUnplaced("moe-1", "x"),
     r.JobPlaced("moe-1", (0, 2), (0, 0), ()),
@@ -77,6 +102,11 @@ FIRES = {
         r.RanksMoved("moe-1", (0,), (3,), (0,)), "cordoned by ann"),
     "S2 a dead node": (OnlyWhereWorkMayGo(), [r.LivenessChanged(("n3",), NodeLiveness.DEAD, "x")],
         r.RanksMoved("moe-1", (0,), (3,), (0,)), "is DEAD"),
+    "S2 a quarantined node": (OnlyWhereWorkMayGo(), [TAKEN_OUT], r.RanksMoved("moe-1", (0,), (3,), (0,)),
+        "cordoned by health"),
+    "S2 a node out of sight": (OnlyWhereWorkMayGo(),
+        [r.LivenessChanged(("n3",), NodeLiveness.ALIVE, "x", path_broken=True)],
+        r.RanksMoved("moe-1", (0,), (3,), (0,)), "out of sight"),
     "S2 a newcomer": (OnlyWhereWorkMayGo(), [*COMMITTED, r.LivenessChanged(("n0",), NodeLiveness.SUSPECT, "x")],
         AGAIN, "is SUSPECT"),
     "S3 an old shard": (OldWritersAreHarmless(), [*COMMITTED, AGAIN], shard(1, 1, 60), "2 is in force"),
@@ -92,8 +122,16 @@ FIRES = {
     "S7 two outcomes": (DurableBeforeSent(), [ISSUED, r.EffectsFinished(("e1",), ok=True)],
         r.EffectsFinished(("e1",), ok=True), "second outcome"),
     "S9 over the cap": (BudgetHolds(replace(POLICY.actions, share=0.1)),
-        [r.JobUnplaced("moe-1", "x"), r.JobPlaced("moe-1", (0, 1, 2), (0, 0, 0), ()), *DRAINED],
+        [r.JobUnplaced("moe-1", "x"), r.JobPlaced("moe-1", (0, 1, 2), (0, 0, 0), ()), WORKS, *DRAINED],
         r.NodeCordoned("n2", "operator", "x", drain=True), "3 working nodes"),
+    "S9 quarantines count": (BudgetHolds(replace(POLICY.actions, share=0.1)),
+        [r.JobUnplaced("moe-1", "x"), r.JobPlaced("moe-1", (0, 1, 2), (0, 0, 0), ()), WORKS, *DRAINED],
+        replace(TAKEN_OUT, node="n2"), "3 working nodes of the site"),
+    "S9 in a domain": (BudgetHolds(POLICY.actions),
+        [replace(registered("n4", "r4"), labels=(("rack", "r4"), ("power", "p0"))),
+        replace(registered("n5", "r5"), labels=(("rack", "r5"), ("power", "p0"))),
+        r.JobUnplaced("moe-1", "x"), r.JobPlaced("moe-1", (4, 5), (0, 0), ()), WORKS, replace(TAKEN_OUT, node="n4")],
+        replace(TAKEN_OUT, node="n5"), "2 working nodes of power p0"),
     "S10 the last good": (LastGoodIsKept(), [*VERIFIED, *NEWER],
         r.CheckpointsExpired("moe-1", ("moe-1/g1/step-20",)), "newest VERIFIED"),
     "S10 a pinned one": (LastGoodIsKept(), [*VERIFIED, *NEWER, r.CheckpointVerified("moe-1", "moe-1/g1/step-40"),
@@ -101,6 +139,14 @@ FIRES = {
         r.CheckpointsExpired("moe-1", ("moe-1/g1/step-20",)), "pinned by ann"),
     "S11 without a command": (OwnersKeepTheirReasons(), [r.NodeCordoned("n0", "ann", "x")],
         r.NodeUncordoned("n0", "ann"), "taken back by Tick"),
+    "S11 a release": (OwnersKeepTheirReasons(), [TAKEN_OUT], r.NodeReleased("n3", "x"), "not by an operator"),
+    "rules: another one": (RulesAreObeyed(), [RULED, KILLED], replace(VERDICT, job="ant-2"), "matches first"),
+    "rules: none matches": (RulesAreObeyed(), [RULED, EXITED], replace(VERDICT, job="ant-2", rule="jobRules[0]"),
+        "no rule of ant-2 matches first"),
+    "rules: something else follows": (RulesAreObeyed(), [RULED, KILLED],
+        replace(VERDICT, job="ant-2", rule="jobRules[0]"), "says suspend, and RESTART_RANK follows"),
+    "rules: a node is left alone": (RulesAreObeyed(), [RULED, KILLED], r.NodeJudged("ant-2", "n0", ()),
+        "say quarantineNode of n0"),
 }  # fmt: skip
 
 
@@ -119,6 +165,11 @@ QUIET = {
         r.NodeCordoned("n3", "operator", "x", drain=True)),
     "S10 an older one": (LastGoodIsKept(), [*VERIFIED, *NEWER, r.CheckpointVerified("moe-1", "moe-1/g1/step-40")],
         r.CheckpointsExpired("moe-1", ("moe-1/g1/step-20",))),
+    "rules: it is obeyed": (RulesAreObeyed(), [RULED, KILLED],
+        replace(VERDICT, job="ant-2", rung=Rung.SUSPEND, rule="jobRules[0]")),
+    "S9 a job that recovers": (BudgetHolds(replace(POLICY.actions, share=0.1)),
+        [r.JobUnplaced("moe-1", "x"), r.JobPlaced("moe-1", (0, 1, 2), (0, 0, 0), ()),
+        r.JobStateChanged("moe-1", JobState.RECOVERING), *DRAINED], replace(TAKEN_OUT, node="n2")),
     "S11 the controller's own": (OwnersKeepTheirReasons(), [r.NodeCordoned("n0", "fencing", "x")],
         r.NodeUncordoned("n0", "fencing")),
 }  # fmt: skip

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from controlplane.core.evidence import Facts
 from controlplane.core.fleet import Fleet
 from controlplane.core.jobs import Hosts, Incident, Job, LostRank, Restart, root_cause
 from controlplane.core.placement.gang import Placement
 from controlplane.core.recovery.decide import decide
 from controlplane.core.recovery.ruling import Circumstances
 from controlplane.core.recovery.rungs import MAX_FAILED_GENERATIONS, misplaced, survivors, unsure
-from controlplane.core.spec import Backoff, Budget, RestartPolicy, SparePolicy
+from controlplane.core.spec import Backoff, Budget, JobRule, Match, RestartPolicy, RuleAction, SparePolicy
 from controlplane.core.units import NS_PER_S, ms
 from controlplane.core.vocabulary import AcceleratorState, Blame, Rung
 from tests.support.fleets import SPOILED, fleet, lose, running, spoil
@@ -90,6 +93,25 @@ def test_generations_that_keep_failing_give_survivors_up() -> None:
     assert (verdict.rung, verdict.ranks) == (Rung.RESTART_JOB, (0, 1, 2, 3))
     assert verdict.fence == (1, 2, 4), "the survivors' processes"
     assert decide(hurt(fleet(3), loss(2), attempts=MAX_FAILED_GENERATIONS - 1), fleet(3), AT).rung is Rung.RESTART_RANK
+
+
+MOVED = RestartPolicy(job_rules=(JobRule(Match(), RuleAction.REPLACE_RANK),))
+
+
+@pytest.mark.parametrize("lost", [(2,), (0, 1, 2, 3)], ids=["one rank", "all ranks"])
+def test_a_rule_that_moves_ranks_does_not_keep_a_job_off_good_hardware(lost: tuple[int, ...]) -> None:
+    site = fleet(2)
+    job = hurt(site, *(loss(rank) for rank in lost), spares=())
+    job.spec = replace(job.spec, restart_policy=MOVED)
+    verdict = decide(job, site, AT)
+    assert (verdict.rung, verdict.moved) == (Rung.RESTART_JOB, ()), verdict.tried
+
+
+def test_results_that_disagree_again_never_come_back_to_where_they_were_computed() -> None:
+    site = fleet(2)
+    wrong = replace(loss(2), facts=Facts(exit_code=17))
+    verdict = decide(hurt(site, wrong, spares=()), site, AT)
+    assert verdict.rung is Rung.SUSPEND, verdict.tried
 
 
 def test_no_place_suspends_without_a_charge() -> None:

@@ -418,6 +418,18 @@ def duplicate_identity(stage: Stage) -> Iterator[bool]:
     yield stage.world.job("moe").generation == 1
 
 
+def agent_deaf(stage: Stage) -> Iterator[bool]:
+    node = stage.world.nodes[stage.node_of()]
+    stage.strike("agent_deaf", node.name)
+    stage.strike("verify", next(iter(stage.world.stores.shards)))
+    stage.strike("drain", node.name)
+    stage.wait(60)
+    yield node.session
+    yield any(process.rank >= 0 for process in node.live())
+    stage.wait(1_201)
+    yield not any(process.rank >= 0 for process in node.live())
+
+
 def version_skew(stage: Stage) -> Iterator[bool]:
     name = stage.node_of()
     stage.strike("version_skew", name)
@@ -585,6 +597,16 @@ def drain(stage: Stage) -> Iterator[bool]:
     yield cordons(stage, name) in ([(owner, True)] for owner in OWNERS)
     stage.wait(60)
     yield not any(p.rank >= 0 for p in stage.world.nodes[name].live())
+
+
+def release(stage: Stage) -> Iterator[bool]:
+    node = stage.world.nodes[stage.node_of()]
+    stage.strike("node_code", node.name, incurable=1)
+    stage.wait(5)
+    yield cordons(stage, node.name) == [("health", False)]
+    stage.strike("release")
+    stage.wait(1)
+    yield cordons(stage, node.name) == []
 
 
 def cancel(stage: Stage) -> Iterator[bool]:
