@@ -14,12 +14,15 @@ from cli.errors import CliError, Exit
 from cli.grammar import Argument, CommandEnd, Group, Option
 from cli.manifest_file import read_policy
 from cli.options import Output, OutputForm, SiteChoice, for_site
+from cli.since import Since, parse_since
 
 if TYPE_CHECKING:
     from controlplane.core.records import Record
     from controlplane.core.recovery.backtest import Change, Judged, Report
+    from controlplane.core.recovery.prices import Price
 
 READ_TIMEOUT_S = 600.0
+ALL = Since()
 
 
 def register(app: Group) -> None:
@@ -35,21 +38,28 @@ def backtest(
     file: Annotated[str, Argument(metavar="FILE", help="A manifest, or a YAML file with `restartPolicy`; `-`: stdin.")],
     *,
     job: Annotated[str, Option(help="Only verdicts about this job.", autocompletion=job_names)] = "",
-    since: Annotated[int, Option(min=0, metavar="REV", help="Only verdicts after this revision.")] = 0,
+    since: Annotated[
+        Since, Option(parser=parse_since, metavar="WHEN", help="Only verdicts after a revision, a time, or for 2h.")
+    ] = ALL,
     output: OutputForm = Output.TABLE,
     site: SiteChoice,
 ) -> None:
-    """Judge recorded history anew under the rules of a file, and show each verdict that changes, with both reasons.
+    """Judge recorded history anew under the rules of a file, and show each verdict that changes, with both reasons and what
+    both cost in accelerator-seconds.
 
     Nothing is changed. Exit code 0: no verdict changes; 1: some do; 3: history does not reach back far enough.
     """
     from controlplane.core.recovery import backtest as trial  # noqa: PLC0415
+    from controlplane.sim.rung_times import published  # noqa: PLC0415
 
     policy, warnings = read_policy(file)
     for warning in warnings:
         render.note(f"warning: {warning}")
     with site.connect() as client:
-        report = trial.backtest(read_history(client, trial.TYPES), policy, job=job, since=since)
+        history = read_history(client, trial.TYPES)
+        report = trial.backtest(
+            history, policy, job=job, since=since.revision, since_ns=since.at_ns, published=published()
+        )
     _show(report, output)
     if report.incomplete:
         names = ", ".join(report.incomplete[:8])
@@ -60,7 +70,7 @@ def backtest(
             code=Exit.NOT_FOUND,
         )
     if job and not report.judged:
-        render.note(f"no verdict about {job} is in the history" + (f" after revision {since}" if since else ""))
+        render.note(f"no verdict about {job} is in the history" + (f" since {since.text}" if since.text else ""))
     if report.changes:
         raise CommandEnd(Exit.ERROR)
 
@@ -93,6 +103,7 @@ def _show(report: Report, output: Output) -> None:
         case _:
             for change in report.changes:
                 _show_change(change)
+            _show_total(report)
             count = len(report.changes)
             render.note(
                 f"{report.judged} verdict{'s' * (report.judged != 1)} judged anew, {count or 'none'} would change"
@@ -102,9 +113,32 @@ def _show(report: Report, output: Output) -> None:
 def _show_change(change: Change) -> None:
     render.out(f"revision {change.revision}, {change.job}")
     render.out(f"  was:      {_verdict(change.was)}")
+    render.out(f"            {_cost(change.cost_was, change.was)}")
     render.out(f"  would be: {_verdict(change.would_be)}")
+    render.out(f"            {_cost(change.cost_would_be, change.would_be)}")
     if change.ends:
         render.out("  later verdicts of this job are not judged: it would not have gone on")
+
+
+def _cost(price: Price | None, judged: Judged) -> str:
+    if price is None:
+        return "costs: the job ends" if judged.rung == "FAIL" else "costs: the job stands still until somebody acts"
+    if price.low == price.high:
+        return f"cost {price.expected:,.0f} accelerator-s ({price.source})"
+    return f"costs {price.expected:,.0f} accelerator-s, {price.low:,.0f} to {price.high:,.0f} ({price.source})"
+
+
+def _show_total(report: Report) -> None:
+    """What all changes together would have saved or cost, where both sides have a price."""
+    both = [(c.cost_was, c.cost_would_be) for c in report.changes if c.cost_was and c.cost_would_be]
+    if not both:
+        return
+    low = sum(after.low - before.high for before, after in both)
+    expected = sum(after.expected - before.expected for before, after in both)
+    high = sum(after.high - before.low for before, after in both)
+    render.note(
+        f"in all {expected:+,.0f} accelerator-s, between {low:+,.0f} and {high:+,.0f}, for the {len(both)} that have two prices"
+    )
 
 
 def _verdict(judged: Judged) -> str:

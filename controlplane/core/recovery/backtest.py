@@ -8,23 +8,27 @@ suspended is not judged further: what follows in the journal is not its history 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from controlplane.core import records as r
+from controlplane.core.draft import Policy
 from controlplane.core.evidence import NOTHING, Facts, Offence
 from controlplane.core.jobs import NONE, Incident, Job, LostRank, Restart, root_cause
 from controlplane.core.observing.losses import exit_facts_of
 from controlplane.core.recovery import rules
 from controlplane.core.recovery.budgets import Reading, read_budget
 from controlplane.core.recovery.decide import ASKED
+from controlplane.core.recovery.prices import Price, PriceBook, Range
 from controlplane.core.recovery.ruling import costs_nothing, refusal
+from controlplane.core.site_policy import with_values
 from controlplane.core.spec import RestartPolicy, RuleAction
 from controlplane.core.state import MAX_OFFENCES
 from controlplane.core.vocabulary import Blame, JobState, Phase, Rung
 
 READ = (
     r.JobSubmitted, r.HostEnded, r.RanksLost, r.RecoveryDecided, r.NodeJudged, r.GenerationReached, r.JobEnded,
+    r.GenerationStarted, r.CheckpointCommitted, r.PolicyChanged,
 )  # fmt: skip
 TYPES = tuple(kind.__name__ for kind in READ)
 """Types of the records that are needed."""
@@ -35,8 +39,8 @@ ENDED_ENTRIES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A verdict under one policy: its rung (or LADDER), rule, ledger, and why. `restore`: which checkpoints are passed over;
-    `nodes`: what node rules do."""
+    """A verdict under one policy: its rung (or LADDER), rule, ledger, and why. `restore`: which checkpoints are passed over
+    (`back`: how many); `nodes`: what node rules do."""
 
     rung: str
     rule: str
@@ -44,6 +48,7 @@ class Judged:
     reason: str
     restore: str = ""
     nodes: str = ""
+    back: int = 0
 
     @property
     def effect(self) -> tuple[str, ...]:
@@ -58,7 +63,8 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One verdict that would have been another. `ends`: what follows in the journal would not have happened."""
+    """One verdict that would have been another. `ends`: what follows in the journal would not have happened. `cost_was`,
+    `cost_would_be`: None where the job ends or waits."""
 
     revision: int
     at_ns: int
@@ -66,6 +72,8 @@ class Change:
     was: Judged
     would_be: Judged
     ends: bool
+    cost_was: Price | None = None
+    cost_would_be: Price | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +102,14 @@ class Backtest:
     """Folds records, oldest first; `report` when all are told.
 
     `policy`: the rules to try. `job`: name or uid of the only job that is judged, "" for all. `since`: only verdicts after
-    this revision are shown; earlier ones still charge.
+    this revision, and not before `since_ns` (Unix ns), are shown; earlier ones still charge. `prices`: what costs are read from.
     """
 
     policy: RestartPolicy
     job: str = ""
     since: int = 0
+    since_ns: int = 0
+    prices: PriceBook = field(default_factory=PriceBook)
     _jobs: dict[str, _Past] = field(default_factory=dict)
     _ended: dict[tuple[str, int], Facts] = field(default_factory=dict)
     _offences: tuple[Offence, ...] = ()
@@ -110,11 +120,22 @@ class Backtest:
     @property
     def report(self) -> Report:
         """What was found so far."""
-        return Report(self._judged, tuple(self._changes), tuple(self._incomplete))
+        return Report(self._judged, tuple(map(self._priced, self._changes)), tuple(self._incomplete))
+
+    def _priced(self, change: Change) -> Change:
+        rung = None if change.would_be.rung == LADDER else Rung(change.would_be.rung)
+        return replace(
+            change,
+            cost_was=self.prices.was(change.revision),
+            cost_would_be=self.prices.would_be(change.revision, rung, change.would_be.back),
+        )
 
     def tell(self, revision: int, at_ns: int, record: r.Record) -> None:
         """Take the next record."""
+        self.prices.tell(revision, at_ns, record)
         match record:
+            case r.PolicyChanged():
+                self.prices.ladder = with_values(Policy(), record.settings).ladder
             case r.JobSubmitted():
                 job = Job(record.name, record.uid, record.serial, record.spec, JobState.RECOVERING, at_ns)
                 self._jobs[record.uid] = _Past(job, record.spec.restart_policy)
@@ -208,7 +229,7 @@ class Backtest:
         past.over = ends
         if record.charged and not ends:
             past.new_charges = (*past.new_charges, Restart(Blame(would_be.ledger), at_ns, record.step))
-        if revision <= self.since:
+        if revision <= self.since or at_ns < self.since_ns:
             return
         self._judged += 1
         if was.effect != would_be.effect:
@@ -222,7 +243,7 @@ def _judged(choice: rules.Choice, cause: str, reading: Reading | None, nodes: st
     rung = ASKED.get(choice.action)
     why = f"{cause}; {rules.told(choice)}" if rung else cause
     restore = f"{choice.back} checkpoints passed over{' and poisoned' if choice.poison else ''}" if choice.back else ""
-    return Judged(rung.value if rung else LADDER, choice.rule, choice.ledger.value, why, restore, nodes)
+    return Judged(rung.value if rung else LADDER, choice.rule, choice.ledger.value, why, restore, nodes, choice.back)
 
 
 def _places(policy: RestartPolicy, case: rules.Case) -> str:
@@ -230,10 +251,16 @@ def _places(policy: RestartPolicy, case: rules.Case) -> str:
 
 
 def backtest(
-    records: Iterable[tuple[int, int, r.Record]], policy: RestartPolicy, *, job: str = "", since: int = 0
+    records: Iterable[tuple[int, int, r.Record]],
+    policy: RestartPolicy,
+    *,
+    job: str = "",
+    since: int = 0,
+    since_ns: int = 0,
+    published: Mapping[Rung, Range] | None = None,
 ) -> Report:
-    """The report on a whole history: (revision, Unix ns, record), oldest first."""
-    test = Backtest(policy, job, since)
+    """The report on a whole history: (revision, Unix ns, record), oldest first. `published`: see `prices.PriceBook`."""
+    test = Backtest(policy, job, since, since_ns, PriceBook(published or {}))
     for revision, at_ns, record in records:
         test.tell(revision, at_ns, record)
     return test.report

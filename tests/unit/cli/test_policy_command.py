@@ -59,13 +59,38 @@ def test_each_verdict_that_changes_is_shown_with_both_reasons(
     assert outcome.out.splitlines() == [
         "revision 175, moe",
         "  was:      RESTART_RANK charged to user: rank 1 exited with code 1 [the implicit last rule]",
+        "            cost 3 accelerator-s (what happened)",
         "  would be: FAIL: rank 1 exited with code 1; bad configuration (jobRules[0]) [jobRules[0]]",
+        "            costs: the job ends",
         "  later verdicts of this job are not judged: it would not have gone on",
     ]
     found = json.loads(phalanx("policy", "backtest", "rules.yaml", "-o", "json").out)
     assert found["changes"][0]["would_be"]["rung"] == "FAIL"
     assert phalanx("policy", "backtest", "rules.yaml", "-o", "name").out == "175\n"
     assert phalanx("policy", "backtest", "rules.yaml", "--since", "175").code == 0
+    assert phalanx("policy", "backtest", "rules.yaml", "--since", "1970-01-01").code == Exit.ERROR
+    for record in recorded.history:
+        record.at_unix_ns -= record.at_unix_ns // 2
+    assert phalanx("policy", "backtest", "rules.yaml", "--since", "2h").code == 0, "the history is older"
+
+
+def test_a_rung_that_was_never_taken_has_the_published_price_and_a_total(
+    phalanx: Phalanx, recorded: FakeController, tmp_path: Path
+) -> None:
+    rules = "restartPolicy:\n  jobRules:\n    - {match: {exitCode: 1}, action: restartJob}\n"
+    outcome = phalanx("policy", "backtest", write(tmp_path, rules), "--job", "moe")
+    assert outcome.code == Exit.ERROR
+    assert "(published)" in outcome.out
+    assert "in all +" in outcome.err
+    (change, *_) = json.loads(phalanx("policy", "backtest", "rules.yaml", "--job", "moe", "-o", "json").out)["changes"]
+    assert change["cost_would_be"]["low"] < change["cost_would_be"]["expected"] < change["cost_would_be"]["high"]
+
+
+@pytest.mark.parametrize("since", ["yesterday", "2 h", "2999-01-01", "-3"])
+def test_a_moment_that_is_none_is_refused(phalanx: Phalanx, tmp_path: Path, since: str) -> None:
+    outcome = phalanx("policy", "backtest", write(tmp_path, SAME), f"--since={since}")
+    assert outcome.code == Exit.USAGE
+    assert since in outcome.err
 
 
 def test_a_history_that_was_compacted_says_so(phalanx: Phalanx, recorded: FakeController, tmp_path: Path) -> None:
