@@ -13,6 +13,7 @@ import numpy as np
 
 from controlplane.adapters.journal.memory import MemoryJournal
 from controlplane.core import events as ev
+from controlplane.core.checkpoints import ShardFile, checkpoint_id
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.fleet import Accelerator
@@ -120,6 +121,27 @@ class GangSite:
         )
         labels = (("rack", f"r{number // RACK_NODES:03d}"),)
         return ev.NodeHello(name, f"{boot:04d}", labels, f"10.0.0.{number}", "0", (), devices)
+
+    def saved(self, step: int) -> list[ev.NodeReport]:
+        """What the nodes tell when the gang has saved a step: a report of each, with the shards of its ranks."""
+        job, fleet = self.job, self.state.fleet
+        name = checkpoint_id(job.uid, job.generation, step)
+        ranks: dict[int, list[int]] = {}
+        for rank, number in enumerate(job.rank_node.tolist()):
+            ranks.setdefault(number, []).append(rank)
+        return [
+            ev.NodeReport(
+                fleet.name(number), fleet.facts[number].boot_id,
+                shards=tuple(
+                    ev.ShardRow(
+                        job.uid, job.generation, step, rank, f"/s/{name}", (ShardFile(f"r{rank}", 1, "0" * 64),), 1,
+                        self.soft.now_ns,
+                    )
+                    for rank in held
+                ),
+            )
+            for number, held in ranks.items()
+        ]  # fmt: skip
 
     def open(self) -> None:
         """The job is submitted and comes to run."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from controlplane.core import codec
 from controlplane.core import records as r
+from controlplane.core.checkpoints import Shard
 
 LEAVES: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(-(2**63), 2**63 - 1),
@@ -116,3 +117,19 @@ def test_subject() -> None:
     assert r.subject(r.JobEnding("a-1", 8, "", {})) == ("a-1", "")  # type: ignore[arg-type]
     assert r.subject(r.NodeUncordoned("n1", "operator")) == ("", "n1")
     assert r.subject(r.HostsObserved("a-1", (3,), ())) == ("a-1", ""), "a node number is not a name"
+
+
+def test_a_former_type_is_read_as_the_one_that_tells_the_same() -> None:
+    body = (
+        '{"checkpoint":"c","folder":"/s/c","generation":1,"job":"moe-1",'
+        '"shard":{"files":[],"rank":3,"reached_ns":5,"save_stall_ns":7},"step":20}'
+    )
+    told = r.ShardsReported("moe-1", "c", 1, 20, "/s/c", (Shard(3, (), 7, 5),))
+    assert r.decode("ShardReported", 1, body) == told
+    assert r.type_names([r.ShardsReported, r.HostsLost]) == ("ShardsReported", "HostsLost", "ShardReported")
+    with pytest.raises(r.UnknownRecord, match="ShardReported version 2"):
+        r.decode("ShardReported", 2, body)
+
+
+def test_processes_of_one_node_are_read_as_those_of_several() -> None:
+    assert r.decode("HostsObserved", 1, '{"job":"moe-1","node":3,"rows":[]}') == r.HostsObserved("moe-1", (3,), ())

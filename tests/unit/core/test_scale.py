@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from controlplane.core.vocabulary import CheckpointState
 from controlplane.engine.turn import Request, TurnResult
 from tests.benchmarks.core.site import GangSite
 
@@ -50,6 +51,28 @@ def opcodes_of_recovery(nodes: int, ranks_per_node: int) -> int:
     site.opcodes = 0
     site.lose_node(int(site.job.rank_node[4 * ranks_per_node]))
     return site.opcodes
+
+
+def opcodes_of_a_save(nodes: int, told: int) -> int:
+    """Of the turn in which `told` nodes tell of their shards, after all others have."""
+    site = Counted(nodes, spares=2, ranks_per_node=1)
+    site.open()
+    reports = site.saved(step=100)
+    site.turn(*reports[told:])
+    site.opcodes = 0
+    site.turn(*reports[:told])
+    (checkpoint,) = site.job.checkpoints.values()
+    assert checkpoint.state is CheckpointState.COMMITTED
+    return site.opcodes
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="something else traces this run")
+def test_shards_cost_what_is_new_and_nothing_for_those_that_are_known() -> None:
+    small, large = opcodes_of_a_save(SMALL, told=8), opcodes_of_a_save(LARGE, told=8)
+    assert large < GROWTH * small, (
+        f"{small} bytecodes beside {SMALL} shards, {large} beside {LARGE}: something loops over them"
+    )
+    assert opcodes_of_a_save(LARGE, told=64) < 10 * large
 
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="something else traces this run")
