@@ -66,6 +66,16 @@ def parking(nodes: int, ranks_per_node: int, *, columns: bool) -> float:
     return sum(site.cpu_ns) / 1e6
 
 
+def saving(site: GangSite, step: int) -> float:
+    """CPU milliseconds to learn that all ranks have saved a step, from a report of each node, and to commit the checkpoint."""
+    reports = site.saved(step)
+    site.cpu_ns.clear()
+    for k in range(0, len(reports), BATCH):
+        site.turn(*reports[k : k + BATCH])
+    assert any(known.step == step and known.restorable for known in site.job.checkpoints.values())
+    return sum(site.cpu_ns) / 1e6
+
+
 def shown(label: str, samples: Sequence[float], unit: str) -> None:
     """One line of the table."""
     print(f"{label:58} {median(samples):9.1f} {min(samples):9.1f} {max(samples):9.1f} {unit}")
@@ -96,6 +106,8 @@ def main() -> None:
         shown(f"{what}: a node's loss to the first new step", whole, "ms")
         shown(f"{what}: one turn of those", turns, "us")
         shown(f"{what}: a tick that decides nothing", quiet_ticks(site), "us")
+        saves = [saving(site, 100 * k) for k in range(1, 4)]
+        shown(f"{what}: a checkpoint, a report per node", saves, "ms")
         shown(f"{what}: all nodes say hello, the gang comes to run", [opening_s * 1000], "ms")
         shown(f"{what}: processes parked, one event", [parking(args.nodes, ranks, columns=True)], "ms")
         reports = [parking(args.nodes, ranks, columns=False) for _ in range(3)]
@@ -107,6 +119,7 @@ def main() -> None:
             figures.append(of_samples("recovery_cpu_ms", whole, "ms", must=MUST_RECOVERY_MS, goal=GOAL_RECOVERY_MS))
             figures.append(of_samples("turn_us", turns, "us"))
             figures.append(of_samples("park_reports_ms", reports, "ms"))
+            figures.append(of_samples("checkpoint_reports_ms", saves, "ms"))
     print(f"written to {write('core', figures, simulated=('nodes', 'ranks', 'faults', 'journal'))}")
 
 
