@@ -1,0 +1,55 @@
+"""Every code that a probe can give has its level in the vendor's table, and so has every common one."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from agents.node.probes import listing
+from controlplane.catalogues import built_in
+from tests.fixtures.recorded_machine import recorded_names
+
+ROOT = Path(listing.__file__).parent
+TABLE = built_in()
+COMMON = frozenset({
+    "DEVICE-LOST", "LINK-DOWN", "PCIE-WIDTH", "THERMAL", "ECC-UNCORRECTED", "PAGES-PENDING", "VENDOR-UNHEALTHY",
+    "PROBE-HUNG", "PROBE-CRASHED", "PROBE-SILENT",
+})  # fmt: skip
+VENDORS = sorted({vendor for vendor, _ in recorded_names()} - {"host"})
+SHARED = {"nvidia": ("listing", "nvml"), "thead": ("listing", "nvml")}
+"""Modules with codes that several vendors use."""
+CODE = re.compile(r"[A-Z][A-Z0-9]*(?:-[A-Z0-9]+)+")
+NOT_CODES = {"PCI-E"}
+
+
+def codes_in(path: Path) -> set[str]:
+    """Texts in a module that read like codes."""
+    texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+    return {text for text in texts if isinstance(text, str) and CODE.fullmatch(text)} - NOT_CODES
+
+
+def modules_of(vendor: str) -> list[Path]:
+    own = [ROOT / f"{vendor}.py"] if (ROOT / f"{vendor}.py").exists() else sorted((ROOT / vendor).glob("*.py"))
+    return own + [ROOT / f"{name}.py" for name in SHARED.get(vendor, ())]
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_every_code_is_in_the_table(vendor: str) -> None:
+    assert vendor == importlib.import_module(f"agents.node.probes.{vendor}").VENDOR
+    used = {code for path in modules_of(vendor) for code in codes_in(path)}
+    assert used | COMMON <= {code for owner, code in TABLE.rules if owner == vendor}
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_the_table_says_where_it_is_from(vendor: str) -> None:
+    origins = {rule.origin for (owner, _), rule in TABLE.rules.items() if owner == vendor}
+    assert all(re.search(r"https://\S+.*, \d{4}-\d\d-\d\d$", origin) for origin in origins), origins
+
+
+def test_common_codes_are_those_of_the_shared_modules() -> None:
+    shared = codes_in(ROOT / "inventory.py") | codes_in(ROOT / "findings.py")
+    assert shared <= COMMON
