@@ -58,17 +58,28 @@ def _dict_codec(key: Any, item: Any) -> tuple[Encode, Decode]:
 
 
 def _dataclass_codec(cls: Any) -> tuple[Encode, Decode]:
+    """Most fields are as good as JSON already: only the others are converted one by one."""
     hints = typing.get_type_hints(cls)
     fields = [(f.name, *codec_of(hints[f.name])) for f in dataclasses.fields(cls) if f.init]
+    names = frozenset(name for name, _, _ in fields)
+    outgoing = [(name, out) for name, out, _ in fields if out is not _identity]
+    incoming = [(name, into) for name, _, into in fields if into is not _identity]
+    plain = [name for name, out, _ in fields if out is _identity]
 
     def encode(value: Any) -> dict[str, Any]:
-        return {name: out(getattr(value, name)) for name, out, _ in fields}
+        body = {name: getattr(value, name) for name in plain}
+        for name, out in outgoing:
+            body[name] = out(getattr(value, name))
+        return body
 
     def decode(value: dict[str, Any]) -> Any:
-        unknown = value.keys() - {name for name, _, _ in fields}
-        if unknown:
-            raise ValueError(f"{cls.__name__} has no fields {sorted(unknown)}")
-        return cls(**{name: into(value[name]) for name, _, into in fields if name in value})
+        if not value.keys() <= names:
+            raise ValueError(f"{cls.__name__} has no fields {sorted(value.keys() - names)}")
+        body = dict(value)
+        for name, into in incoming:
+            if name in body:
+                body[name] = into(body[name])
+        return cls(**body)
 
     return encode, decode
 

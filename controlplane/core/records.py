@@ -666,6 +666,9 @@ FORMER: Mapping[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
 """Types that are written no more -> the type that tells the same, and version 1 of its body."""
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
 class UnknownRecord(Exception):
     """The journal was written by a newer Phalanx; the message names type and version."""
 
@@ -684,7 +687,7 @@ def type_names(kinds: Iterable[type[Any]]) -> tuple[str, ...]:
 def encode(record: Record) -> tuple[str, int, str]:
     """(type, version, JSON body) of a record; keys sorted, so that equal records give equal text."""
     name = type(record).__name__
-    return name, version_of(name), json.dumps(codec.encode(record), sort_keys=True, separators=(",", ":"))
+    return name, version_of(name), _CANONICAL.encode(codec.encode(record))
 
 
 def decode(record_type: str, version: int, body: str) -> Record:

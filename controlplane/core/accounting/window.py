@@ -31,17 +31,22 @@ class Hour:
         hour = self._turned(last)
         if end_ns <= begin_ns:
             return hour
+        if begin_ns // NS_PER_MINUTE == last:
+            return hour._with(last % MINUTES, (end_ns - begin_ns) * devices, productive=productive)
         minutes = np.arange(max(begin_ns // NS_PER_MINUTE, last - MINUTES + 1), last + 1)
         starts = minutes * NS_PER_MINUTE
         amounts = (np.minimum(starts + NS_PER_MINUTE, end_ns) - np.maximum(starts, begin_ns)) * devices
-        at = minutes % MINUTES
-        total = hour.total.copy()
+        return hour._with(minutes % MINUTES, amounts, productive=productive)
+
+    def _with(self, at: int | LongColumn, amounts: int | LongColumn, *, productive: bool) -> Hour:
+        """With more device time at some positions."""
+        total = self.total.copy()
         total[at] += amounts
         if not productive:
-            return replace(hour, total=total)
-        useful = hour.productive.copy()
+            return Hour(self.minute, self.productive, total)
+        useful = self.productive.copy()
         useful[at] += amounts
-        return Hour(hour.minute, useful, total)
+        return Hour(self.minute, useful, total)
 
     def _turned(self, minute: int) -> Hour:
         """With room for a newer minute."""
