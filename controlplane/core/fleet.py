@@ -18,6 +18,12 @@ NO_DOMAIN = -1
 """Value of a domain column where the node has no such label."""
 
 
+# Members of an enumeration beside a column are three times as slow as plain numbers; these masks are made all the time.
+_ALIVE = int(NodeLiveness.ALIVE)
+_IN_SERVICE, _PROBATION = int(NodeService.IN_SERVICE), int(NodeService.PROBATION)
+_DRAINING, _QUARANTINED = int(NodeService.DRAINING), int(NodeService.QUARANTINED)
+_HEALTHY, _DEGRADED = int(AcceleratorState.HEALTHY), int(AcceleratorState.DEGRADED)
+
 DOMAIN_KINDS = ("rack", "switch", "power", "superpod")
 """Labels that name failure domains above the node, smallest first: rack and super-pod are the tree for placement, switch
 and power feed lie across it. A name is one domain of its kind on the whole site."""
@@ -193,7 +199,7 @@ class Fleet:
         """Nodes that may take new work now (S2): ALIVE with the path whole, in service, no cordon, session open, member of
         a cell."""
         mask: BoolColumn = (
-            (self.liveness == NodeLiveness.ALIVE)
+            (self.liveness == _ALIVE)
             & ~self.path_broken
             & self.serving()
             & ~self.cordoned
@@ -204,12 +210,12 @@ class Fleet:
 
     def serving(self) -> BoolColumn:
         """Nodes in service, also on trial."""
-        mask: BoolColumn = (self.service == NodeService.IN_SERVICE) | (self.service == NodeService.PROBATION)
+        mask: BoolColumn = (self.service == _IN_SERVICE) | (self.service == _PROBATION)
         return mask
 
     def emptying(self) -> BoolColumn:
         """Nodes that what runs there is to leave: drained by somebody, or taken out by health."""
-        mask: BoolColumn = (self.service == NodeService.DRAINING) | (self.service == NodeService.QUARANTINED)
+        mask: BoolColumn = (self.service == _DRAINING) | (self.service == _QUARANTINED)
         return mask
 
     def usable_accelerators(self) -> BoolColumn:
@@ -219,7 +225,7 @@ class Fleet:
     @staticmethod
     def usable(state: ByteColumn) -> BoolColumn:
         """Mask over states of devices: those that can run a rank."""
-        mask: BoolColumn = (state == AcceleratorState.HEALTHY) | (state == AcceleratorState.DEGRADED)
+        mask: BoolColumn = (state == _HEALTHY) | (state == _DEGRADED)
         return mask
 
     def total_accelerators(self) -> int:

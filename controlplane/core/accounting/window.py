@@ -32,13 +32,13 @@ class Hour:
         if end_ns <= begin_ns:
             return hour
         if begin_ns // NS_PER_MINUTE == last:
-            return hour._with(last % MINUTES, (end_ns - begin_ns) * devices, productive=productive)
+            return hour.added(last % MINUTES, (end_ns - begin_ns) * devices, productive=productive)
         minutes = np.arange(max(begin_ns // NS_PER_MINUTE, last - MINUTES + 1), last + 1)
         starts = minutes * NS_PER_MINUTE
         amounts = (np.minimum(starts + NS_PER_MINUTE, end_ns) - np.maximum(starts, begin_ns)) * devices
-        return hour._with(minutes % MINUTES, amounts, productive=productive)
+        return hour.added(minutes % MINUTES, amounts, productive=productive)
 
-    def _with(self, at: int | LongColumn, amounts: int | LongColumn, *, productive: bool) -> Hour:
+    def added(self, at: int | LongColumn, amounts: int | LongColumn, *, productive: bool) -> Hour:
         """With more device time at some positions."""
         total = self.total.copy()
         total[at] += amounts

@@ -96,7 +96,7 @@ def node_report(draft: Draft, event: ev.NodeReport) -> None:
     if number is None or draft.fleet.facts[number].boot_id != event.boot_id:
         draft.reply = Refusal("stale", "OLDER_BOOT", f"report of an earlier boot of {event.node}: dropped")
         return
-    if draft.fleet.liveness[number] == NodeLiveness.DEAD:
+    if int(draft.fleet.liveness[number]) == NodeLiveness.DEAD:
         text = f"{event.node} was judged DEAD: only a new session with its whole truth makes it ALIVE again"
         draft.reply = Refusal("stale", "NODE_DEAD", text)
         return

@@ -39,7 +39,9 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
         if job.state is not JobState.RUNNING:
             continue
         nodes = job.nodes()
-        here = suspects[np.isin(suspects, nodes)]
+        held = job.per_node()
+        here = suspects[suspects < len(held)]
+        here = here[held[here] > 0]
         if not len(here):
             continue
         _, moved_ns = draft.soft.progress(job.uid)
