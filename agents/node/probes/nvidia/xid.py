@@ -22,11 +22,11 @@ _BUS = re.compile(r"NVRM:\s+GPU (?P<place>[0-9a-fA-F:.]+): GPU has fallen off th
 _RECOVERY = re.compile(r"recovery action changed from .* to 0x[0-9a-f]+ \((?P<action>[^)]*)\)")
 _NVLINK5 = range(144, 151)
 _ACTIONS = {
-    "none": "NONE",
-    "gpu reset required": "RESET",
-    "node reboot required": "REBOOT",
-    "drain p2p": "DRAIN-P2P",
-    "drain and reset": "DRAIN-RESET",
+    "none": "XID-154-NONE",
+    "gpu reset required": "XID-154-RESET",
+    "node reboot required": "XID-154-REBOOT",
+    "drain p2p": "XID-154-DRAIN-P2P",
+    "drain and reset": "XID-154-DRAIN-RESET",
 }
 
 
@@ -56,7 +56,7 @@ def _xid(number: int, text: str) -> tuple[str, Severity]:
     if number in _NVLINK5 and "Nonfatal" in text:
         return f"XID-{number}-NONFATAL", Severity.MINOR
     if number == 154 and (told := _RECOVERY.search(text)):
-        return f"XID-154-{_ACTIONS.get(told['action'].lower(), 'OTHER')}", Severity.UNSTATED
+        return _ACTIONS.get(told["action"].lower(), "XID-154-OTHER"), Severity.UNSTATED
     return f"XID-{number}", Severity.UNSTATED
 
 
