@@ -16,6 +16,8 @@ from agents.node.connection_options import add_connection, check_connection
 from agents.node.durable import AlreadyRunningError
 from agents.node.hosts_file import HostsFileError
 from agents.node.observability import FORMS, LEVELS, configure_logging, name_process
+from agents.node.probes.real_machine import RealMachine
+from agents.node.probes.vendors import TOOLS, present
 
 EXIT_CANNOT_START = 2
 
@@ -50,6 +52,22 @@ def build_parser() -> argparse.ArgumentParser:
     add("--label", action="append", default=[], type=_label, metavar="KEY=VALUE", help="rack, switch, ...; repeatable")
     add("--simulated-accelerators", default=0, type=_count, metavar="N", help="simulate N accelerators (default: 0)")
     add(
+        "--probe",
+        action="append",
+        default=[],
+        choices=("auto", "none", *sorted(TOOLS)),
+        metavar="VENDOR",
+        help="whose devices to read; repeatable. auto (the default): this machine and every vendor whose devices are on its PCI "
+        f"bus or whose tool is installed, and none beside simulated ones. Vendors: {', '.join(sorted(TOOLS))}",
+    )
+    add(
+        "--probe-deadline-s",
+        default=15.0,
+        type=float,
+        metavar="S",
+        help="kill a probe that gives no reading for so long (default: %(default)s)",
+    )
+    add(
         "--snapshot-interval-s",
         default=300.0,
         type=float,
@@ -81,6 +99,8 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
         address=parsed.address,
         labels=dict(parsed.label),
         simulated_accelerators=parsed.simulated_accelerators,
+        vendors=_vendors(parsed.probe, simulated=bool(parsed.simulated_accelerators)),
+        probe_deadline_s=parsed.probe_deadline_s,
         snapshot_interval_s=parsed.snapshot_interval_s,
         orphan_grace_ms=parsed.orphan_grace_ms,
         log_level=parsed.log_level,
@@ -88,6 +108,14 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
         plaintext=parsed.plaintext,
         join_file=parsed.join_file and parsed.join_file.absolute(),
     )
+
+
+def _vendors(asked: Sequence[str], *, simulated: bool) -> tuple[str, ...]:
+    """Probes to run. A site that is only tried out does not read the machine under it unless it is told to."""
+    named = {vendor for vendor in asked if vendor in TOOLS}
+    if "auto" in asked or not (asked or simulated):
+        named |= {*present(RealMachine())}
+    return tuple(sorted(named))
 
 
 async def _run(config: AgentConfig) -> None:

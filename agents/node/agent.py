@@ -16,6 +16,7 @@ from phalanx.v1 import agent_pb2
 from agents.node.config import AGENT_VERSION, AgentConfig
 from agents.node.connections import Connections
 from agents.node.desk import LocalDesk
+from agents.node.devices import Devices, DeviceSettings
 from agents.node.dial import Dialer
 from agents.node.durable import AgentMemory, load_or_create_key, lock_folder
 from agents.node.effects import Effects
@@ -28,8 +29,7 @@ from agents.node.logs import LogStreams
 from agents.node.loop_lag import LoopLag
 from agents.node.membership import Membership
 from agents.node.orphans import OrphanWatch
-from agents.node.probes.probe import Probe
-from agents.node.probes.simulated import SimulatedProbe
+from agents.node.probes.supervised import Pace
 from agents.node.session import ControllerSession
 from agents.node.state import NodeState
 from agents.node.supervision import tell_supervisor
@@ -53,10 +53,17 @@ class NodeAgent:
         config.logs_path.mkdir(exist_ok=True)
         self._boot_id = new_boot_id()
         self._facts: HostFacts = read_facts(config.directory)
-        probes: list[Probe] = []
-        if config.simulated_accelerators:
-            probes.append(SimulatedProbe(config.node, config.simulated_accelerators))
-        self._state = NodeState(config.hosts_path, load_hosts(config.hosts_path), probes)
+        self._devices = Devices(
+            DeviceSettings(
+                node=config.node,
+                vendors=config.vendors,
+                simulated=config.simulated_accelerators,
+                kept_path=config.accelerators_path,
+                telemetry_path=config.telemetry_path,
+                pace=Pace(deadline_s=config.probe_deadline_s),
+            )
+        )
+        self._state = NodeState(config.hosts_path, load_hosts(config.hosts_path), self._devices)
         self._memory = AgentMemory(config.memory_path, config.orphan_grace_ms)
         connections = Connections()
         self._endings = Endings(self._state, connections, node=config.node, exits_folder=config.exits_path)
@@ -103,17 +110,16 @@ class NodeAgent:
             loop.add_signal_handler(number, stop.set)
         await self._server.start()
         log.info("agent.started", boot_id=self._boot_id, pid=os.getpid(), socket=str(self._config.socket_path))
-        self._state.read_probes()
         self._endings.adopt()
         tell_supervisor("READY=1", f"STATUS=agent of {self._config.node}")
-        works = {"session": self._session.run()}
+        works = {"session": self._introduced()}
         if self._dialer.membership is not None:
             works["identity"] = self._dialer.membership.keep_fresh(self._dialer.channel)
         parts = [
             asyncio.create_task(work, name=name)
             for name, work in (
                 *works.items(),
-                ("probes", self._state.poll_probes()),
+                ("probes", self._devices.run()),
                 ("orphans", self._orphans.run()),
                 ("loop lag", self._lag.run()),
                 ("housekeeping", self._keep_house()),
@@ -138,6 +144,10 @@ class NodeAgent:
         await self._server.close()
         self._state.save()
         os.close(self._lock)
+
+    async def _introduced(self) -> None:
+        await self._devices.first_readings()
+        await self._session.run()
 
     def _living_hosts(self) -> int:
         return sum(not record.exited for record in self._state.table)

@@ -15,7 +15,8 @@ DEFAULT_ORPHAN_GRACE_MS = 600_000
 class AgentConfig:
     """Settings of one agent. Paths are absolute.
 
-    `orphan_grace_ms` holds only until the first welcome of a controller, which dictates its own.
+    `vendors`: probes that run, each in a process of its own. `orphan_grace_ms` holds only until the first welcome of a
+    controller, which dictates its own.
     """
 
     controllers: tuple[str, ...]
@@ -25,6 +26,8 @@ class AgentConfig:
     address: str
     labels: dict[str, str] = field(default_factory=dict)
     simulated_accelerators: int = 0
+    vendors: tuple[str, ...] = ()
+    probe_deadline_s: float = 15.0
     plaintext: bool = False
     join_file: Path | None = None
     snapshot_interval_s: float = 300.0
@@ -54,6 +57,16 @@ class AgentConfig:
     def memory_path(self) -> Path:
         """Highest epoch obeyed and the last orphan grace."""
         return self.directory / "agent.json"
+
+    @property
+    def accelerators_path(self) -> Path:
+        """Accelerators by position on the node, so that one that is gone after a restart is known to be lost."""
+        return self.directory / "accelerators.json"
+
+    @property
+    def telemetry_path(self) -> Path:
+        """Values of the accelerators in the Prometheus text format, for a node exporter's textfile collector."""
+        return self.directory / "telemetry.prom"
 
     @property
     def generations_path(self) -> Path:

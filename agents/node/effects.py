@@ -21,7 +21,6 @@ from agents.node.hosts import HeldAssignment
 from agents.node.observability import note_order
 from agents.node.outbox import CheckedFinding
 from agents.node.outcomes import Outcome, OutcomeMemory
-from agents.node.probes.simulated import SimulatedProbe
 from agents.node.state import NodeState
 
 FENCE_LEAST_S = 2.0
@@ -198,15 +197,16 @@ class Effects:
         return Outcome(ok=not problems, message="; ".join(problems))
 
     def _inject(self, order: agent_pb2.InjectFault) -> Outcome:
-        for probe in self._state.probes:
-            if isinstance(probe, SimulatedProbe):
-                try:
-                    probe.inject(order.accelerator, order.code, order.message)
-                except IndexError as error:
-                    return Outcome(ok=False, message=str(error))
-                self._state.read_probes()
-                return Outcome(ok=True)
-        return Outcome(ok=False, message="this node has no simulated accelerators; real ones are not broken on request")
+        simulated = self._state.devices.simulated
+        if simulated is None:
+            message = "this node has no simulated accelerators; real ones are not broken on request"
+            return Outcome(ok=False, message=message)
+        try:
+            simulated.inject(order.accelerator, order.code, order.message, time.time_ns())
+        except IndexError as error:
+            return Outcome(ok=False, message=str(error))
+        self._state.devices.read_simulated()
+        return Outcome(ok=True)
 
 
 def _sweep_problem(folder: str) -> str:

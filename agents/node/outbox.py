@@ -1,16 +1,16 @@
-"""What the controller has not yet confirmed: rows of changed hosts and accelerators, and one-time findings.
+"""What the controller has not yet confirmed: rows of changed hosts, accelerators and faults, and one-time findings.
 
 States are kept by key and rendered when sent, so a row that changed twice while the controller was away travels once,
-as the truth of that moment with its true age. Findings (shards, failed restores, checks) are kept as such. Nothing
-here does I/O or reads a clock.
+as the truth of that moment with its true age. Findings (shards, failed restores, checks, events of devices) are kept as
+such. Nothing here does I/O or reads a clock.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from phalanx.v1 import agent_pb2
 
@@ -21,9 +21,14 @@ WINDOW = 64
 FINDING_LIMIT = 4096
 FINDINGS_BYTES = 1 << 20
 """Findings in one report; gRPC servers refuse messages over 4 MiB by default."""
+EVENT_LIMIT = 256
+"""Events of devices that wait: a flood of them does not push out what ranks have written."""
 RESEND_AFTER_S = 10.0
 
+FaultKey = tuple[str, str]
+"""Entity and code of a fault."""
 Key = tuple[str | int, ...]
+K = TypeVar("K")
 
 
 class Finding(Protocol):
@@ -107,6 +112,30 @@ class CheckedFinding:
         report.checked.add().CopyFrom(self.message)
 
 
+@dataclass(frozen=True, slots=True)
+class EventFinding:
+    """Something happened to a device and left no state behind. `raised_at`: monotonic seconds."""
+
+    message: agent_pb2.FaultStatus
+    raised_at: float
+
+    @property
+    def key(self) -> Key:
+        """The source numbers its events, or else the moment tells them apart."""
+        found = self.message
+        return ("event", found.vendor, found.entity, found.code, found.sequence or round(self.raised_at * 1_000))
+
+    def bytes(self) -> int:
+        """Size on the wire."""
+        return self.message.ByteSize()
+
+    def add_to(self, report: agent_pb2.Report, now: float) -> None:
+        """Put it into a report that leaves at `now`."""
+        row = report.faults.add()
+        row.CopyFrom(self.message)
+        row.raised_age_ms = max(1, age_ms(self.raised_at, now))
+
+
 class NodeView(Protocol):
     """Where rows come from at the moment they are sent."""
 
@@ -116,11 +145,20 @@ class NodeView(Protocol):
     def host_ids(self) -> Iterable[str]:
         """All hosts."""
 
-    def accelerator_row(self, serial: str) -> agent_pb2.AcceleratorStatus | None:
+    def accelerator_row(self, position: int) -> agent_pb2.AcceleratorStatus:
         """One accelerator."""
 
-    def serials(self) -> Iterable[str]:
+    def positions(self) -> Iterable[int]:
         """All accelerators."""
+
+    def fault_row(self, key: FaultKey, now: float) -> agent_pb2.FaultStatus:
+        """A fault as it stands now; RECOVERED when it does not."""
+
+    def fault_keys(self) -> Iterable[FaultKey]:
+        """All faults that stand."""
+
+    def unreadable(self) -> agent_pb2.UnreadableSources:
+        """Sources of health that cannot be read."""
 
 
 @dataclass(slots=True)
@@ -134,7 +172,9 @@ class ReportOutbox:
     def __init__(self, view: NodeView) -> None:
         self._view = view
         self._hosts: dict[str, _Sent] = {}
-        self._accelerators: dict[str, _Sent] = {}
+        self._accelerators: dict[int, _Sent] = {}
+        self._faults: dict[FaultKey, _Sent] = {}
+        self._sources: dict[str, _Sent] = {}  # one entry, because they are told together
         self._findings: OrderedDict[Key, tuple[Finding, _Sent]] = OrderedDict()
         self._sequence = 0
         self._acknowledged = 0
@@ -145,19 +185,30 @@ class ReportOutbox:
     @property
     def unacknowledged(self) -> int:
         """Rows and findings that the controller has not confirmed."""
-        return len(self._hosts) + len(self._accelerators) + len(self._findings)
+        return sum(len(table) for table in self._tables) + len(self._findings)
 
     def touch_host(self, host_id: str) -> None:
         """The host's row has changed."""
         self._hosts[host_id] = _Sent()
 
-    def touch_accelerator(self, serial: str) -> None:
+    def touch_accelerator(self, position: int) -> None:
         """The accelerator's row has changed."""
-        self._accelerators[serial] = _Sent()
+        self._accelerators[position] = _Sent()
+
+    def touch_fault(self, key: FaultKey) -> None:
+        """A fault has begun to stand, has occurred anew, or stands no more."""
+        self._faults[key] = _Sent()
+
+    def touch_sources(self) -> None:
+        """Other sources than before cannot be read."""
+        self._sources["all"] = _Sent()
 
     def add_finding(self, finding: Finding) -> None:
         """Keep a finding until it is acknowledged. A repeat of one that waits changes nothing."""
         if finding.key in self._findings and not isinstance(finding, CheckedFinding):
+            return
+        if isinstance(finding, EventFinding) and self._waiting_events() >= EVENT_LIMIT:
+            self.dropped_findings += 1
             return
         self._findings[finding.key] = (finding, _Sent())
         while len(self._findings) > FINDING_LIMIT:
@@ -195,14 +246,15 @@ class ReportOutbox:
             return None
         report = self._full_rows(now) if self._full_due else self._changed_rows(now)
         self._full_due = False
-        size = 0
+        size, held = 0, False
         for finding, sent in self._findings.values():
             if sent.sequence is not None:
                 continue
             size += finding.bytes()
-            if size > FINDINGS_BYTES and report.ByteSize() and _holds_findings(report):
+            if size > FINDINGS_BYTES and held:
                 break
             finding.add_to(report, now)
+            held = True
             sent.sequence = report.sequence
         self._note_sent(now)
         return report
@@ -212,23 +264,33 @@ class ReportOutbox:
         sequence = min(sequence, self._sequence)
         self._acknowledged = max(self._acknowledged, sequence)
         self._oldest_sent_at = None if self._acknowledged >= self._sequence else now
-        self._hosts = {key: sent for key, sent in self._hosts.items() if not _covered(sent, sequence)}
-        self._accelerators = {key: sent for key, sent in self._accelerators.items() if not _covered(sent, sequence)}
+        for table in self._tables:
+            for key in [key for key, sent in table.items() if _covered(sent, sequence)]:
+                del table[key]
         confirmed = [finding for finding, sent in self._findings.values() if _covered(sent, sequence)]
         for finding in confirmed:
             del self._findings[finding.key]
         return confirmed
 
+    @property
+    def _tables(self) -> tuple[dict[Any, _Sent], ...]:
+        return self._hosts, self._accelerators, self._faults, self._sources
+
+    def _marks(self) -> Iterator[_Sent]:
+        """What was sent of everything that is not confirmed."""
+        for table in self._tables:
+            yield from table.values()
+        for _, sent in self._findings.values():
+            yield sent
+
+    def _waiting_events(self) -> int:
+        return sum(isinstance(finding, EventFinding) for finding, _ in self._findings.values())
+
     def _due(self) -> bool:
-        if self._full_due:
-            return True
-        marks = [*self._hosts.values(), *self._accelerators.values(), *(sent for _, sent in self._findings.values())]
-        return any(sent.sequence is None for sent in marks)
+        return self._full_due or any(sent.sequence is None for sent in self._marks())
 
     def _everything_due(self) -> None:
-        for sent in (*self._hosts.values(), *self._accelerators.values()):
-            sent.sequence = None
-        for _, sent in self._findings.values():
+        for sent in self._marks():
             sent.sequence = None
 
     def _new_report(self) -> agent_pb2.Report:
@@ -240,26 +302,29 @@ class ReportOutbox:
         report.full = True
         rows = (self._view.host_row(host_id, now) for host_id in self._view.host_ids())
         report.hosts.extend(row for row in rows if row is not None)
-        devices = (self._view.accelerator_row(serial) for serial in self._view.serials())
-        report.accelerators.extend(row for row in devices if row is not None)
-        for sent in (*self._hosts.values(), *self._accelerators.values()):
-            sent.sequence = report.sequence
+        report.accelerators.extend(self._view.accelerator_row(position) for position in self._view.positions())
+        standing = {*self._view.fault_keys()}
+        # What recovered and is not confirmed yet goes along: only a hello ends what it does not name.
+        ended = [key for key in self._faults if key not in standing]
+        report.faults.extend(self._view.fault_row(key, now) for key in (*sorted(standing), *ended))
+        report.unreadable.CopyFrom(self._view.unreadable())
+        for table in self._tables:
+            for sent in table.values():
+                sent.sequence = report.sequence
         return report
 
     def _changed_rows(self, now: float) -> agent_pb2.Report:
         report = self._new_report()
-        for host_id, sent in self._hosts.items():
-            if sent.sequence is None:
-                sent.sequence = report.sequence
-                row = self._view.host_row(host_id, now)
-                if row is not None:
-                    report.hosts.append(row)
-        for serial, sent in self._accelerators.items():
-            if sent.sequence is None:
-                sent.sequence = report.sequence
-                device = self._view.accelerator_row(serial)
-                if device is not None:
-                    report.accelerators.append(device)
+        for host_id in _take_due(self._hosts, report.sequence):
+            row = self._view.host_row(host_id, now)
+            if row is not None:
+                report.hosts.append(row)
+        for position in _take_due(self._accelerators, report.sequence):
+            report.accelerators.append(self._view.accelerator_row(position))
+        for fault in _take_due(self._faults, report.sequence):
+            report.faults.append(self._view.fault_row(fault, now))
+        if _take_due(self._sources, report.sequence):
+            report.unreadable.CopyFrom(self._view.unreadable())
         return report
 
     def _note_sent(self, now: float) -> None:
@@ -267,9 +332,13 @@ class ReportOutbox:
             self._oldest_sent_at = now
 
 
+def _take_due(table: dict[K, _Sent], sequence: int) -> list[K]:
+    """Keys that are due; they count as sent in the report of that number."""
+    due = [key for key, sent in table.items() if sent.sequence is None]
+    for key in due:
+        table[key].sequence = sequence
+    return due
+
+
 def _covered(sent: _Sent, sequence: int) -> bool:
     return sent.sequence is not None and sent.sequence <= sequence
-
-
-def _holds_findings(report: agent_pb2.Report) -> bool:
-    return bool(report.shards or report.restore_failures or report.checked)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
-from phalanx.v1 import agent_pb2, types_pb2
+from phalanx.v1 import agent_pb2
 
+from agents.node.devices import Devices
 from agents.node.hosts import HostTable, moment_of
 from agents.node.hosts_file import save_hosts
 from agents.node.observability import Counters
-from agents.node.outbox import ReportOutbox
-from agents.node.probes.probe import Probe
-
-DEVICE_POLL_S = 1.0
+from agents.node.outbox import FaultKey, ReportOutbox
 
 log = structlog.get_logger(__name__)
 
@@ -24,16 +22,16 @@ log = structlog.get_logger(__name__)
 class NodeState:
     """Truth about the node, in memory, with its persistence. Lives on the event loop; not thread-safe."""
 
-    def __init__(self, hosts_path: Path, table: HostTable, probes: Sequence[Probe]) -> None:
+    def __init__(self, hosts_path: Path, table: HostTable, devices: Devices) -> None:
         self._hosts_path = hosts_path
         self.table = table
-        self.probes = probes
+        self.devices = devices
         self.counters = Counters()
         self.outbox = ReportOutbox(self)
         self.wake = asyncio.Event()
-        self._accelerators: dict[str, agent_pb2.AcceleratorStatus] = {}
         self._progress: dict[str, tuple[agent_pb2.StepProgress, float]] = {}
         self._final_steps = False
+        devices.tell(self.outbox, self.wake.set)
 
     def host_changed(self, host_id: str) -> None:
         """A host's record has changed: keep it on disk, then tell the controller.
@@ -85,31 +83,6 @@ class NodeState:
             rows.append(row)
         return rows
 
-    def read_probes(self) -> None:
-        """Read all accelerators; changes become due at once."""
-        for probe in self.probes:
-            for status in probe.read():
-                former = self._accelerators.get(status.serial)
-                if former == status:
-                    continue
-                self._accelerators[status.serial] = status
-                self.outbox.touch_accelerator(status.serial)
-                self.wake.set()
-                if former is not None:
-                    log.warning(
-                        "accelerator.changed",
-                        serial=status.serial,
-                        state=types_pb2.AcceleratorState.Name(status.state),
-                        fault_code=status.fault_code,
-                        fault_message=status.fault_message,
-                    )
-
-    async def poll_probes(self) -> None:
-        """Read the probes every second until cancelled."""
-        while True:
-            self.read_probes()
-            await asyncio.sleep(DEVICE_POLL_S)
-
     def host_row(self, host_id: str, now: float) -> agent_pb2.HostStatus | None:
         """One host, or None when it is forgotten."""
         record = self.table.get(host_id)
@@ -119,10 +92,22 @@ class NodeState:
         """All hosts."""
         return list(self.table.records)
 
-    def accelerator_row(self, serial: str) -> agent_pb2.AcceleratorStatus | None:
+    def accelerator_row(self, position: int) -> agent_pb2.AcceleratorStatus:
         """One accelerator."""
-        return self._accelerators.get(serial)
+        return self.devices.board.accelerator(position)
 
-    def serials(self) -> Iterable[str]:
+    def positions(self) -> Iterable[int]:
         """All accelerators."""
-        return list(self._accelerators)
+        return self.devices.board.positions()
+
+    def fault_row(self, key: FaultKey, now: float) -> agent_pb2.FaultStatus:
+        """A fault as it stands now; RECOVERED when it does not."""
+        return self.devices.board.fault(key, now)
+
+    def fault_keys(self) -> Iterable[FaultKey]:
+        """All faults that stand."""
+        return self.devices.board.fault_keys()
+
+    def unreadable(self) -> agent_pb2.UnreadableSources:
+        """Sources of health that cannot be read."""
+        return self.devices.board.unreadable()

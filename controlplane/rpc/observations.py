@@ -19,6 +19,7 @@ from controlplane.core.jobs import Exit, split_host_id
 from controlplane.core.spec import Violation
 from controlplane.core.state import State
 from controlplane.core.vocabulary import AcceleratorState, RankState
+from controlplane.rpc import health_rows
 from controlplane.rpc.codec import at_from_age, duration_ns, require
 from controlplane.rpc.errors import refuse_fields
 
@@ -54,6 +55,8 @@ def node_hello(message: agent_pb2.AgentHello, now_ns: int, state: State) -> ev.N
         message.agent_version,
         _hosts(message.snapshot, now_ns, state),
         tuple(rows),
+        health_rows.fault_rows(message.node, message.snapshot, now_ns, state),
+        health_rows.source_rows(message.snapshot) or (),
     )
 
 
@@ -80,7 +83,11 @@ def node_report(node: str, boot_id: str, message: agent_pb2.Report, now_ns: int,
     """
     refuse_fields(_report_problems(message, "report"))
     hosts = _hosts(message, now_ns, state)
-    return ev.NodeReport(node, boot_id, message.full, hosts, tuple(_accelerators(message)), *findings(message, now_ns))
+    return ev.NodeReport(
+        node, boot_id, message.full, hosts, tuple(_accelerators(message)), *findings(message, now_ns),
+        broken_links=health_rows.broken_links(message), faults=health_rows.fault_rows(node, message, now_ns, state),
+        unreadable=health_rows.source_rows(message),
+    )  # fmt: skip
 
 
 def findings(
@@ -136,6 +143,7 @@ def _report_problems(message: agent_pb2.Report, path: str) -> Iterator[Violation
             yield Violation(f"{at}.state", f"{device.state} is no state", "use UNKNOWN when the probe cannot tell")
         if device.index >= MAX_ACCELERATORS:
             yield Violation(f"{at}.index", f"{device.index} is too large", f"use at most {MAX_ACCELERATORS - 1}")
+    yield from health_rows.problems(message, path)
 
 
 def _hosts(message: agent_pb2.Report, now_ns: int, state: State) -> tuple[ev.HostRow, ...]:

@@ -12,7 +12,7 @@ from phalanx.v1 import types_pb2 as pb
 from controlplane.core.accounting.ledger import ettr
 from controlplane.core.checkpoints import Checkpoint, pinned, restore_point
 from controlplane.core.fleet import FREE
-from controlplane.core.health.book import FaultNote
+from controlplane.core.health.book import FaultNote, position_of
 from controlplane.core.health.quarantine import waits_for
 from controlplane.core.jobs import NONE, Incident, Job, Recovery, host_id, phases_of, root_cause
 from controlplane.core.recovery.budgets import read_budget
@@ -39,6 +39,7 @@ def node_message(state: State, number: int, last_beat_ns: int, now_ns: int) -> f
     fleet = state.fleet
     facts = fleet.facts[number]
     owners = set(fleet.acc_owner[number].tolist()) | {int(fleet.reserved[number])}
+    worst = _worst_faults(state, facts.name)
     return fleet_pb2.Node(
         name=facts.name,
         liveness=int(fleet.liveness[number]),  # type: ignore[arg-type] # same numbers as the wire's
@@ -54,8 +55,8 @@ def node_message(state: State, number: int, last_beat_ns: int, now_ns: int) -> f
                 vendor=device.vendor,
                 model=device.model,
                 state=int(fleet.acc_state[number][index]),  # type: ignore[arg-type]
-                fault_code=device.fault_code,
-                fault_message=device.fault_message,
+                fault_code=worst[index].code if index in worst else device.fault_code,
+                fault_message=worst[index].message if index in worst else device.fault_message,
             )
             for index, device in enumerate(facts.accelerators)
             if index < fleet.acc_state.shape[1]
@@ -71,6 +72,12 @@ def node_message(state: State, number: int, last_beat_ns: int, now_ns: int) -> f
         faults=[_fault(known.note, now_ns) for known in state.health.on(facts.name)],
         unreadable=[f"{source.name}: {source.reason}" for source in state.health.sources.get(facts.name, ())],
     )
+
+
+def _worst_faults(state: State, node: str) -> dict[int, FaultNote]:
+    """The worst fault that stands, by position of the device."""
+    notes = sorted((fault.note for fault in state.health.on(node)), key=lambda note: note.level)
+    return {position_of(note.entity): note for note in notes}
 
 
 def _health(state: State, node: str, service: NodeService) -> str:

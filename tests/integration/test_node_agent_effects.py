@@ -14,14 +14,17 @@ from tests.fixtures.node_agent_harness import JOB, Site, apply_generation, until
 async def test_fault_injection_is_reported_at_once_and_cleared(site: Site) -> None:
     agent, session = await site.started()
     session.effect("e1", inject_fault=agent_pb2.InjectFault(accelerator=1, code="XID79", message="off the bus"))
-    await until(lambda: session.accelerator(1).fault_code == "XID79", "the fault")
-    device = session.accelerator(1)
-    assert (device.state, device.fault_message) == (types_pb2.ACCELERATOR_STATE_FAILED, "off the bus")
-    assert device.serial == "sim-n1-1"
+    await until(lambda: session.accelerator(1).state == types_pb2.ACCELERATOR_STATE_FAILED, "the fault")
+    assert session.accelerator(1).serial == "sim-n1-1"
+    (fault,) = session.faults()
+    assert (fault.entity, fault.code, fault.message) == ("accelerator/1", "XID79", "off the bus")
+    assert (fault.assertion, fault.vendor) == (types_pb2.FAULT_ASSERTION_OCCURRED, "simulated")
+    assert fault.raised_age_ms > 0
     assert session.accelerator(0).state == types_pb2.ACCELERATOR_STATE_HEALTHY
     session.effect("e2", inject_fault=agent_pb2.InjectFault(accelerator=1))
     await until(lambda: session.accelerator(1).state == types_pb2.ACCELERATOR_STATE_HEALTHY, "cleared")
-    assert [entry["fault_code"] for entry in agent.logged("accelerator.changed")] == ["XID79", ""]
+    assert session.faults()[-1].assertion == types_pb2.FAULT_ASSERTION_RECOVERED
+    assert [entry["assertion"] for entry in agent.logged("fault.told")] == ["occurred", "recovered"]
 
 
 def _write(path: Path, data: bytes, relative: str) -> agent_pb2.VerifyCheckpoint:

@@ -152,5 +152,7 @@ def inject(draft: Draft, event: ev.InjectFault) -> Accepted | Refusal:
         return Refusal("invalid", "NOT_SIMULATED", text)
     items = (str(event.accelerator), event.code, event.message)
     draft.effect(EffectKind.INJECT_FAULT, f"node:{event.node}", items=items)
-    before = {"accelerator": event.accelerator, "fault": device.fault_code}
+    entity = f"accelerator/{event.accelerator}"
+    standing = [fault.note.code for fault in draft.state.health.on(event.node) if fault.note.entity == entity]
+    before = {"accelerator": event.accelerator, "fault": standing[0] if standing else device.fault_code}
     return Accepted(Change(f"node/{event.node}", before, {"accelerator": event.accelerator, "fault": event.code}))

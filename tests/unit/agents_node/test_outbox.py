@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from phalanx.v1 import agent_pb2, types_pb2
 
-from agents.node.outbox import FINDING_LIMIT, FINDINGS_BYTES, RESEND_AFTER_S, WINDOW, ReportOutbox, ShardFinding
+from agents.node.outbox import (
+    EVENT_LIMIT,
+    FINDING_LIMIT,
+    FINDINGS_BYTES,
+    RESEND_AFTER_S,
+    WINDOW,
+    EventFinding,
+    FaultKey,
+    ReportOutbox,
+    ShardFinding,
+)
 from agents.node.outcomes import OUTCOME_LIMIT, RUNNING_LIMIT, Outcome, OutcomeMemory
 
 
@@ -17,6 +27,8 @@ class View:
 
     def __init__(self) -> None:
         self.hosts: dict[str, int] = {}
+        self.faults: set[FaultKey] = set()
+        self.blind: list[str] = []
 
     def host_row(self, host_id: str, now: float) -> agent_pb2.HostStatus | None:
         del now
@@ -26,11 +38,23 @@ class View:
     def host_ids(self) -> Iterable[str]:
         return list(self.hosts)
 
-    def accelerator_row(self, serial: str) -> agent_pb2.AcceleratorStatus | None:
-        return agent_pb2.AcceleratorStatus(serial=serial)
+    def accelerator_row(self, position: int) -> agent_pb2.AcceleratorStatus:
+        return agent_pb2.AcceleratorStatus(index=position, serial=f"d{position}")
 
-    def serials(self) -> Iterable[str]:
-        return ["d0"]
+    def positions(self) -> Iterable[int]:
+        return [0]
+
+    def fault_row(self, key: FaultKey, now: float) -> agent_pb2.FaultStatus:
+        del now
+        stands = key in self.faults
+        assertion = types_pb2.FAULT_ASSERTION_OCCURRED if stands else types_pb2.FAULT_ASSERTION_RECOVERED
+        return agent_pb2.FaultStatus(entity=key[0], code=key[1], assertion=assertion)
+
+    def fault_keys(self) -> Iterable[FaultKey]:
+        return list(self.faults)
+
+    def unreadable(self) -> agent_pb2.UnreadableSources:
+        return agent_pb2.UnreadableSources(sources=[agent_pb2.UnreadableSource(name=name) for name in self.blind])
 
 
 def shard(step: int, files: int = 0) -> ShardFinding:
@@ -222,3 +246,59 @@ def test_results_of_the_last_minute_go_out_again_in_a_new_session() -> None:
     assert again is not None
     assert again.effect_id == "new"
     assert memory.next_result() is None
+
+
+def test_the_end_of_a_fault_is_told_until_it_is_confirmed() -> None:
+    view = View()
+    outbox = ReportOutbox(view)
+    key = ("accelerator/0", "E1")
+    view.faults.add(key)
+    outbox.touch_fault(key)
+    first = outbox.next_report(0.0)
+    assert first is not None
+    view.faults.clear()
+    outbox.touch_fault(key)
+    outbox.acknowledge(first.sequence, 0.0)
+    ended = outbox.next_report(0.0)
+    assert ended is not None
+    assert [row.assertion for row in ended.faults] == [types_pb2.FAULT_ASSERTION_RECOVERED]
+    outbox.request_full()
+    full = outbox.next_report(0.0)
+    assert full is not None
+    assert [row.code for row in full.faults] == ["E1"], "not confirmed yet"
+    outbox.acknowledge(full.sequence, 0.0)
+    outbox.request_full()
+    last = outbox.next_report(0.0)
+    assert last is not None
+    assert not last.faults
+    assert outbox.unacknowledged == 0
+
+
+def test_sources_are_the_whole_truth_when_they_are_told() -> None:
+    view = View()
+    outbox = ReportOutbox(view)
+    view.blind = ["probe"]
+    outbox.touch_sources()
+    told = outbox.next_report(0.0)
+    assert told is not None
+    assert [source.name for source in told.unreadable.sources] == ["probe"]
+    view.blind = []
+    outbox.touch_sources()
+    over = outbox.next_report(0.0)
+    assert over is not None
+    assert over.HasField("unreadable")
+    assert not over.unreadable.sources
+
+
+def test_a_flood_of_events_leaves_room_for_shards() -> None:
+    outbox = ReportOutbox(View())
+    outbox.add_finding(shard(1))
+    for number in range(EVENT_LIMIT + 100):
+        event = agent_pb2.FaultStatus(entity="accelerator/0", code="E", sequence=number + 1)
+        outbox.add_finding(EventFinding(event, 1.0))
+    report = outbox.next_report(3.0)
+    assert report is not None
+    assert len(report.shards) == 1
+    assert len(report.faults) == EVENT_LIMIT
+    assert report.faults[0].raised_age_ms == 2_000
+    assert outbox.dropped_findings == 100

@@ -488,7 +488,7 @@ class AcceleratorStatus(_message.Message):
     model: _builtins.str
     state: _types_pb2.AcceleratorState.ValueType
     fault_code: _builtins.str
-    """empty: no fault"""
+    """of agents that send no Report.faults; empty: no fault"""
     fault_message: _builtins.str
     def __init__(
         self,
@@ -585,8 +585,11 @@ class UnreadableSource(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ACCELERATORS_FIELD_NUMBER: _builtins.int
+    NODE_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     reason: _builtins.str
+    node_only: _builtins.bool
+    """it speaks for the node itself and for none of its accelerators"""
     @_builtins.property
     def accelerators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """empty: all of the node"""
@@ -597,10 +600,11 @@ class UnreadableSource(_message.Message):
         name: _builtins.str = ...,
         reason: _builtins.str = ...,
         accelerators: _abc.Iterable[_builtins.int] | None = ...,
+        node_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "name", b"name", "node_only", b"node_only", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
