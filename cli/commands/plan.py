@@ -11,6 +11,7 @@ from cli.client import Client
 from cli.errors import CliError, Exit
 from cli.grammar import Group, Option
 from cli.options import Output, OutputForm, SiteChoice, for_site
+from cli.status_line import StatusLine
 
 if TYPE_CHECKING:
     from controlplane.core.export import Export
@@ -53,9 +54,10 @@ def plan(
     job would not come back.
     """
     wanted = [_selector(text) for text in lose]
-    with site.connect() as client:
-        export = fetch(client)
-    verdict = decide(export, wanted)
+    with StatusLine() as status:
+        with site.connect() as client:
+            export = fetch(client, status)
+        verdict = decide(export, wanted, status)
     if output in (Output.JSON, Output.YAML):
         render.document(document(verdict), output.value)
     elif output is Output.NAME:
@@ -74,14 +76,18 @@ def _selector(text: str) -> Selector:
         raise CliError(str(error), code=Exit.USAGE) from error
 
 
-def fetch(client: Client) -> Export:
+def fetch(client: Client, status: StatusLine) -> Export:
     """The exported state of the site."""
     from phalanx.v1 import admin_pb2  # noqa: PLC0415
 
     from controlplane.core.export import Export, UnreadableExport  # noqa: PLC0415
 
     request = admin_pb2.ExportStateRequest()
-    packed = b"".join(part.data for part in client.admin.ExportState(request, timeout=EXPORT_TIMEOUT_S))
+    packed = b""
+    for part in client.admin.ExportState(request, timeout=EXPORT_TIMEOUT_S):
+        packed += part.data
+        status.show(f"fetching the site's state: {len(packed) / 1e6:.1f} MB")
+    status.show(f"reading the site's state: {len(packed) / 1e6:.1f} MB")
     unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
         text = unpack.decompress(packed, MAX_EXPORT_BYTES)  # what is cut, or larger, is no JSON
@@ -92,7 +98,7 @@ def fetch(client: Client) -> Export:
         ) from error
 
 
-def decide(export: Export, wanted: list[Selector]) -> Verdict:
+def decide(export: Export, wanted: list[Selector], status: StatusLine) -> Verdict:
     """The outcome of losing everything that the selectors name."""
     from controlplane.sim import plan as planning  # noqa: PLC0415
 
@@ -102,7 +108,11 @@ def decide(export: Export, wanted: list[Selector]) -> Verdict:
             numbers.update(planning.select(export.state, key, value))
         except planning.NothingLost as error:
             raise CliError(f"nothing is lost: {error}", code=Exit.NOT_FOUND) from error
-    return planning.plan(export, sorted(numbers))
+
+    def told(virtual_s: float, settled: int, touched: int) -> None:
+        status.show(f"simulating: {virtual_s:.0f} s after the loss, {settled} of {touched} jobs settled")
+
+    return planning.plan(export, sorted(numbers), told)
 
 
 def document(verdict: Verdict) -> dict[str, Any]:

@@ -39,6 +39,14 @@ RECENT = 20
 """Finished recoveries whose phases are looked at."""
 
 
+Told = Callable[[float, int, int], None]
+"""How far a plan is: virtual seconds since the loss, jobs that are settled, jobs that lost ranks."""
+
+
+def _untold(virtual_s: float, settled: int, touched: int) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Duration:
     """Seconds, and where they come from."""
@@ -209,8 +217,10 @@ class _Account:
 class _Site:
     """The exported site as it goes on without what was lost."""
 
-    def __init__(self, export: Export, lost: frozenset[int], durations: Mapping[str, Duration]) -> None:
-        state = export.state
+    def __init__(
+        self, export: Export, lost: frozenset[int], durations: Mapping[str, Duration], told: Told = _untold
+    ) -> None:
+        state, self.told = export.state, told
         self.export, self.lost, self.durations = export, lost, durations
         self.kernel = Kernel()
         self.kernel.now_ns = export.at_ns
@@ -264,7 +274,9 @@ class _Site:
         if self.kernel.now_ns <= self.export.at_ns + seconds(MEMBERSHIP_S):
             return False
         state = self.engine.state
-        return all(self._rests(state.jobs[uid], account) for uid, account in self.accounts.items())
+        settled = sum(self._rests(state.jobs[uid], account) for uid, account in self.accounts.items())
+        self.told((self.kernel.now_ns - self.export.at_ns) / NS_PER_S, settled, len(self.accounts))
+        return settled == len(self.accounts)
 
     def _rests(self, job: Job, account: _Account) -> bool:
         return account.back_ns > 0 or job.terminal or job.state is JobState.SUSPENDED
@@ -374,11 +386,11 @@ def _lost(site: _Site, uid: str, account: _Account) -> Lost:
     )
 
 
-def plan(export: Export, lost: Sequence[int]) -> Verdict:
-    """What losing these nodes, all at once and without a word, would lead to."""
+def plan(export: Export, lost: Sequence[int], told: Told = _untold) -> Verdict:
+    """What losing these nodes, all at once and without a word, would lead to. `told` hears how far it is."""
     fleet = export.state.fleet
     durations = measured(export)
-    site = _Site(export, frozenset(lost), durations)
+    site = _Site(export, frozenset(lost), durations, told)
     site.drive()
     after = site.engine.state
     free = after.fleet.schedulable()[:, None] & after.fleet.usable_accelerators() & (after.fleet.acc_owner < 0)

@@ -123,3 +123,21 @@ def test_an_export_holds_no_identities_and_no_answers(site: Gang) -> None:
 def test_what_is_no_export_is_refused(text: str) -> None:
     with pytest.raises(UnreadableExport):
         Export.from_json(text)
+
+
+def test_a_plan_of_fifty_thousand_ranks_through_the_export_of_their_site() -> None:
+    """A rack goes onto spares; 64 racks at once find no room, and the plan says what they wait for and is told of on the way."""
+    gang = Gang(Shape(6_186, 64, ranks_per_node=8, rack_nodes=16), ours(phases.load(), warm_nodes=24))
+    gang.bring_up()
+    exported = export(gang)
+    rack = plan(exported, select(exported.state, "rack", "r002"))
+    assert [(job.rung, job.ranks, job.moved) for job in rack.jobs] == [("REPLACE_RANK", 128, 128)]
+    assert len(rack.jobs[0].spares) == 16
+    many = sorted(node for number in range(64) for node in select(exported.state, "rack", f"r{number:03}"))
+    heard: list[tuple[float, int, int]] = []
+    pod = plan(exported, many, lambda *told: heard.append(told))
+    assert [(job.rung, job.ranks, job.state) for job in pod.jobs] == [("SUSPEND", 8_192, "SUSPENDED")]
+    assert "no place for 8192 ranks" in pod.jobs[0].waits
+    assert not pod.recovers
+    assert heard[-1][1:] == (1, 1)
+    assert heard == sorted(heard)
