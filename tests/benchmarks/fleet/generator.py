@@ -97,6 +97,7 @@ class Node(Peer):
         self.beats = 0
         self.silent = False
         self.delay_s = 0.0
+        self.last_beat_at = 0.0
         self.effects: list[tuple[float, str]] = []
 
     def hello(self) -> bytes:
@@ -122,11 +123,10 @@ class Node(Peer):
         """One beat, with the moment at which it leaves."""
         assert self.stream is not None
         self.beats += 1
-        self.stream.send(
-            agent_pb2.AgentMessage(
-                beat=agent_pb2.Beat(sequence=self.beats, loop_lag_s=0.001, sent_ns=time.time_ns())
-            ).SerializeToString()
-        )
+        now_ns = time.time_ns()
+        self.last_beat_at = now_ns / 1e9
+        beat = agent_pb2.Beat(sequence=self.beats, loop_lag_s=0.001, sent_ns=now_ns)
+        self.stream.send(agent_pb2.AgentMessage(beat=beat).SerializeToString())
 
 
 class Cell(Peer):
@@ -153,10 +153,11 @@ class Cell(Peer):
             if not self.welcomed.done():
                 self.welcomed.set_result(None)
 
-    def report_dead(self, names: list[str]) -> None:
-        """Their raylets are gone."""
+    def report(self, names: list[str], *, alive: bool) -> None:
+        """Their raylets are gone, or there again."""
         assert self.stream is not None
-        report = cell_pb2.CellReport(nodes=[cell_pb2.CellNode(node=name, alive=False) for name in names])
+        rows = [cell_pb2.CellNode(node=name, alive=alive) for name in names]
+        report = cell_pb2.CellReport(nodes=rows, store_address="127.0.0.1:1")
         self.stream.send(cell_pb2.CellMessage(report=report).SerializeToString())
 
 
@@ -217,6 +218,8 @@ class Fleet:
 
     def start_beats(self, interval_s: float) -> None:
         """Every node beats at its own phase from now on."""
+        if self._pace is not None:
+            self._pace.cancel()
         self.interval_s = interval_s
         begin = time.monotonic() + 0.1
         count = len(self.nodes)
@@ -273,6 +276,9 @@ class Fleet:
                 return await self.connect(self.cells, "cell")
             case "beats":
                 self.start_beats(command["interval_s"])
+            case "hold":
+                if self._pace is not None:
+                    self._pace.cancel()
             case "marks":
                 return self.marks()
             case "reset":
@@ -286,6 +292,7 @@ class Fleet:
             case "silence":
                 for node in self.chosen(command["nodes"]):
                     node.silent = True
+                return {"at": at, "last": {name: self.by_name[name].last_beat_at for name in command["nodes"]}}
             case "speak":
                 for node in self.nodes:
                     node.silent = False
@@ -293,12 +300,12 @@ class Fleet:
             case "delay":
                 for node in self.chosen(command["nodes"]):
                     node.delay_s = command["delay_s"]
-            case "raylets_dead":
-                gone = set(command["nodes"])
+            case "raylets_dead" | "raylets_alive":
+                chosen = set(command["nodes"])
                 for cell in self.cells:
-                    mine = [name for name in cell.nodes if name in gone]
+                    mine = [name for name in cell.nodes if name in chosen]
                     if mine:
-                        cell.report_dead(mine)
+                        cell.report(mine, alive=command["do"] == "raylets_alive")
             case "ended":
                 return {"ended": {node.name: node.why for node in self.nodes if not node.open}}
             case "effects":

@@ -1,0 +1,50 @@
+"""The load generator speaks the agents' protocol to a real controller, and counts what it says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.fleet import scenarios
+from tests.benchmarks.fleet.scenarios import Bench
+from tests.benchmarks.fleet.site import Generator, make_site, read_lag
+from tests.benchmarks.fleet.watch import Watch
+from tests.fixtures.controller_process import until
+
+NODES = 24
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    controller = make_site(tmp_path, NODES, tls=True, lease_ms=3_000, beat_ms=1_000)
+    controller.start()
+    generator = Generator(tmp_path)
+    try:
+        generator.ask("connect")
+        generator.ask("cells")
+        watch = Watch(controller)
+        yield Bench(controller, generator, watch, tuple(f"node-{number:04d}" for number in range(NODES)), 1)
+        watch.close()
+    finally:
+        generator.close()
+        controller.close()
+
+
+def test_every_beat_is_heard_and_every_death_is_told(bench: Bench) -> None:
+    bench.generator.ask("beats", interval_s=0.2)
+    time.sleep(1.0)
+    bench.generator.ask("hold")
+    sent = bench.generator.ask("marks")["sent"]
+    assert sent >= NODES
+    until(lambda: read_lag(bench.controller).beats == sent, "every beat that was sent is counted")
+
+    bench.generator.ask("beats", interval_s=0.2)
+    detected = scenarios.resets(bench, 5)
+    assert len(detected) == 5
+    assert min(detected) > 0
+    marks = bench.generator.ask("marks")
+    assert marks["open"] == NODES
+    assert bench.generator.ask("ended")["ended"] == {}
