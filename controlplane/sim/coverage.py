@@ -1,7 +1,7 @@
 """What a run has reached: transitions of the state tables, rungs, rows of "Believing", and which fault led to which rung.
 
-Cells are named by plain text (`job QUEUED > PLACING`, `rung ROLLBACK`, `belief LEASE`, `node x REPLACE_RANK`), so that
-counts of many runs and processes add up, and so that a table can be printed with its zeros.
+Cells are named by plain text (`job QUEUED > PLACING`, `rung ROLLBACK`, `belief LEASE`), so that counts of many runs and
+processes add up, and so that a table can be printed with its zeros.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,9 +17,12 @@ from controlplane.core import records as r
 from controlplane.core import vocabulary
 from controlplane.core.fleet import Fleet
 from controlplane.core.health.suspicion import GROUND_TEXT, Ground
-from controlplane.core.units import seconds
 from controlplane.core.vocabulary import CheckpointState, NodeService, Rung
+from controlplane.sim.causes import Causes
 from controlplane.sim.checkers.book import Book
+
+if TYPE_CHECKING:
+    from controlplane.sim.world.site import World
 
 TABLES: Mapping[str, Mapping[Any, frozenset[Any]]] = {
     "liveness": vocabulary.NODE_LIVENESS,
@@ -28,9 +31,6 @@ TABLES: Mapping[str, Mapping[Any, frozenset[Any]]] = {
     "checkpoint": vocabulary.CHECKPOINT_STATES,
 }
 """Every state table of the core. A test compares this with what `core.vocabulary` holds."""
-
-CAUSE_S = 120.0
-"""A fault that struck within this time before a verdict counts as at work."""
 
 States = dict[tuple[str, str], IntEnum]
 
@@ -64,31 +64,35 @@ def cells(faults: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 class Coverage:
-    """Counts cells from records as the book reads them, and remembers which faults have just struck."""
+    """Counts cells from records as the book reads them. A verdict whose fault is known counts as `node x REPLACE_RANK`, one
+    that merely followed a fault as `node ~ REPLACE_RANK`."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
-        self._struck: dict[str, int] = {}
+        self._causes = Causes()
 
-    def struck(self, kind: str, now_ns: int) -> None:
+    def struck(self, kind: str, target: str, world: World) -> None:
         """A fault of a kind has struck."""
         self.faults[kind] += 1
-        self._struck[kind] = now_ns
+        self._causes.struck(kind, target, world)
 
-    def verdict(self, record: r.Record, at_ns: int) -> None:
-        """Count what a record says by itself: rungs with the faults just before them, grounds of belief."""
+    def verdict(self, record: r.Record, book: Book, now_ns: int) -> None:
+        """Count what a record says by itself: rungs with the faults that led to them, grounds of belief. `now_ns`: the
+        world's time; the book is as it was before the record."""
+        self._causes.lost(record, book)
         match record:
             case r.LivenessChanged(reason=reason):
                 ground = GROUNDS.get(reason)
                 if ground is not None:
                     self.counts[f"belief {ground.name}"] += 1
-            case r.RecoveryDecided(rung=rung):
+            case r.RecoveryDecided(job=uid, rung=rung):
                 self.counts[f"rung {rung}"] += 1
-                lately = at_ns - seconds(CAUSE_S)
-                self.counts.update(
-                    f"{kind} x {rung}" for kind, struck_ns in self._struck.items() if struck_ns >= lately
-                )
+                cause = self._causes.of(uid, now_ns)
+                if cause:
+                    self.counts[f"{cause} x {rung}"] += 1
+                else:
+                    self.counts.update(f"{kind} ~ {rung}" for kind in self._causes.shortly_before(now_ns))
             case _:
                 pass
 

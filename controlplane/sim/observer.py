@@ -13,6 +13,7 @@ from controlplane.engine.ports import JournalEntry
 from controlplane.engine.turn import TurnResult
 
 if TYPE_CHECKING:
+    from controlplane.sim.world.gangs import Gang
     from controlplane.sim.world.nodes import SimNode
     from controlplane.sim.world.site import World
 
@@ -46,11 +47,11 @@ class Observer:
     def on_submit(self, effects: Sequence[Effect], world: World) -> None:
         """Effects leave a controller."""
 
-    def on_effect(self, effect: Effect, node: SimNode, world: World) -> None:
-        """A node agent begins to carry out an effect."""
+    def on_carried_out(self, effect: Effect, node: SimNode, epoch: int, world: World) -> None:
+        """A node agent has carried out an effect of a controller of that epoch, and has not yet said so."""
 
-    def on_carried_out(self, effect: Effect, node: SimNode, world: World) -> None:
-        """A node agent has carried out an effect, and has not yet said so."""
+    def on_read(self, gang: Gang, world: World) -> None:
+        """The ranks of a gang have read their restore point, and found it whole."""
 
     def on_fault(self, kind: str, target: str, world: World) -> None:
         """A fault of the catalogue has just struck (`controlplane.sim.faults`)."""

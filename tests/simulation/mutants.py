@@ -17,11 +17,14 @@ import numpy as np
 import controlplane.core.apply as applying
 import controlplane.core.applying.recovery as recovery_records
 import controlplane.core.commands.node as node_commands
+import controlplane.core.health.quarantine as quarantining
 import controlplane.core.observing.nodes as node_reports
 import controlplane.core.settle as settling
 import controlplane.core.sweep as sweeping
 import controlplane.core.sweeping.liveness as sight
 import controlplane.engine.turn as turns
+import controlplane.sim.checkers.copies as copies_checked
+import controlplane.sim.copies as held_copies
 from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.accounting.ledger import Ledger
@@ -32,8 +35,9 @@ from controlplane.core.health.suspicion import Ground, Sight, SuspicionPolicy, j
 from controlplane.core.jobs import Job
 from controlplane.core.observing import gathered
 from controlplane.core.placement import gang
-from controlplane.core.recovery import copies, rungs
+from controlplane.core.recovery import copies, rules, rungs
 from controlplane.core.settling import binding, deciding, placing, upkeep
+from controlplane.core.spec import RestartPolicy
 from controlplane.core.state import State
 from controlplane.core.vocabulary import Bucket, CheckpointState, NodeLiveness
 
@@ -158,10 +162,29 @@ def neighbours_hold_copies(stack: ExitStack) -> None:
     _swap(stack, copies, "shared_fate", lambda sites, original, holder: np.zeros(len(original), dtype=np.uint8))
 
 
+@mutant("S8")
+def copies_stay_where_they_were(stack: ExitStack) -> None:
+    """Copies are placed once for a job's layout, and not again when its ranks move."""
+    known: dict[int, copies.CopyPlan] = {}
+    place = copies.place_copies
+
+    def once(sites: copies.Sites) -> copies.CopyPlan:
+        return known.setdefault(len(sites.node), place(sites))
+
+    for module in (copies, held_copies, copies_checked):
+        _swap(stack, module, "place_copies", once)
+
+
 @mutant("S9")
 def drains_know_no_budget(stack: ExitStack) -> None:
     """Any number of working nodes may be drained."""
     _swap(stack, node_commands, "refusal", lambda *_: "")
+
+
+@mutant("S9")
+def quarantines_know_no_budget(stack: ExitStack) -> None:
+    """Health takes out as many working nodes as it likes."""
+    _swap(stack, quarantining, "refusal", lambda *_: "")
 
 
 @mutant("S10")
@@ -197,6 +220,28 @@ def lost_progress_is_booked_twice(stack: ExitStack) -> None:
         return amount
 
     _swap(stack, recovery_records, "rebook", rebook)
+
+
+@mutant("rules")
+def the_first_rule_is_passed_over(stack: ExitStack) -> None:
+    """Rules are read from the second one on."""
+    choose = rules.choose
+
+    def late(policy: RestartPolicy, case: rules.Case, **how: bool) -> rules.Choice:
+        return choose(replace(policy, job_rules=policy.job_rules[1:]), case, **how)
+
+    _swap(stack, rules, "choose", late)
+
+
+@mutant("rules")
+def what_is_unknown_matches(stack: ExitStack) -> None:
+    """A condition on what nobody observed is taken to hold."""
+    word = rules._word
+
+    def lenient(what: str, wanted: Any, seen: str) -> str:
+        return word(what, wanted, seen) if seen else ""
+
+    _swap(stack, rules, "_word", lenient)
 
 
 @mutant("L1")

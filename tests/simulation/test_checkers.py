@@ -32,9 +32,10 @@ from controlplane.sim.checkers.base import Checker, Durable, Finding
 from controlplane.sim.checkers.book import Book
 from controlplane.sim.checkers.durability import DurableBeforeSent
 from controlplane.sim.checkers.numbering import NumbersGrow
+from controlplane.sim.checkers.old_writers import OldWritersAreHarmless
 from controlplane.sim.checkers.places import OnlyWhereWorkMayGo
 from controlplane.sim.checkers.rules import RulesAreObeyed
-from controlplane.sim.checkers.storage import LastGoodIsKept, OldWritersAreHarmless, StartsFromARestorePoint
+from controlplane.sim.checkers.storage import LastGoodIsKept, StartsFromARestorePoint
 
 SPEC = JobSpec("moe", Workload("m"), 2, parallel=Parallel(dp=2), spares=SparePolicy(warm_nodes=1))
 S = 1_000_000_000

@@ -12,6 +12,7 @@ from controlplane.core.state import State
 from controlplane.sim.checkers.book import Book
 
 if TYPE_CHECKING:
+    from controlplane.sim.world.gangs import Gang
     from controlplane.sim.world.nodes import SimNode
     from controlplane.sim.world.site import World
 
@@ -60,6 +61,14 @@ class Checker:
 
     def occupied(self, node: SimNode, book: Book) -> Iterator[Finding]:
         """A process of the world has taken accelerators of a node."""
+        return NOTHING
+
+    def obeyed(self, effect: Effect, node: SimNode, epoch: int) -> Iterator[Finding]:
+        """A node agent has carried out an effect of a controller of that epoch."""
+        return NOTHING
+
+    def read(self, gang: Gang, book: Book, world: World) -> Iterator[Finding]:
+        """The ranks of a gang have read their restore point."""
         return NOTHING
 
     def restarted(self, state: State, book: Book, world: World) -> Iterator[Finding]:

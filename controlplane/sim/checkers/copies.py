@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from controlplane.core import records as r
-from controlplane.core.recovery.copies import KINDS, Shared, place_copies, sites_of
+from controlplane.core.recovery.copies import KINDS, CopyPlan, Shared, place_copies, sites_of
 from controlplane.core.state import State
 from controlplane.sim.checkers.base import Checker, Durable, Finding
 from controlplane.sim.checkers.book import Book
+from controlplane.sim.checkers.lines import JobLine
 
 if TYPE_CHECKING:
     from controlplane.sim.world.nodes import SimNode
     from controlplane.sim.world.site import World
 
 
+SHOWN = 4
+"""Nodes that a finding names."""
+
+
 class CopiesLieElsewhere(Checker):
-    """A copy does not share its original's fate, or is shown as weaker: planned anew for every rank table."""
+    """Every node that runs ranks has a holder among the others of its job, again after every change of places; and a copy does
+    not share its original's fate, or is shown as weaker."""
 
     invariant = "S8"
     watches = (r.GenerationStarted,)
@@ -41,6 +47,7 @@ class CopiesLieElsewhere(Checker):
             job = book.jobs[uid]
             rank_node = np.array([number for number, _ in job.places], dtype=np.int32)
             plan = place_copies(sites_of(rank_node, job.spec.parallel, after.fleet.domains))
+            yield from self._placed(job, {int(node) for node in rank_node if node >= 0}, plan, book)
             for number, holder, shared in zip(
                 plan.node.tolist(), plan.holder.tolist(), plan.shared.tolist(), strict=True
             ):
@@ -52,6 +59,24 @@ class CopiesLieElsewhere(Checker):
                     text = f"{copy.name} holds the copies of {original.name} in {uid}, and nobody says: {hidden.words}"
                     yield Finding(original.name, text)
                     return
+
+    @staticmethod
+    def _placed(job: JobLine, nodes: set[int], plan: CopyPlan, book: Book) -> Iterator[Finding]:
+        """The copies are those of this rank table, and nobody else holds them."""
+        planned = set(plan.node.tolist())
+        if planned != nodes:
+            odd = _named(planned ^ nodes, book)
+            yield Finding(
+                job.uid, f"the copies of {job.uid} were not placed again: its nodes are not those with copies: {odd}"
+            )
+        holders = {int(holder) for holder in plan.holder if holder >= 0}
+        if len(nodes) > 1 and (len(holders) < 2 or holders - nodes):
+            text = f"copies of {job.uid} are held by {_named(holders, book) or 'nobody'}, its ranks run on {_named(nodes, book)}"
+            yield Finding(job.uid, text)
+
+
+def _named(numbers: set[int], book: Book) -> str:
+    return ", ".join(book.nodes[number].name for number in sorted(numbers)[:SHOWN])
 
 
 def _in_common(one: SimNode, other: SimNode) -> Shared:

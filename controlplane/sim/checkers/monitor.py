@@ -19,16 +19,18 @@ from controlplane.sim.checkers.copies import CopiesLieElsewhere
 from controlplane.sim.checkers.durability import DurableBeforeSent, ReplayAgrees
 from controlplane.sim.checkers.ledger import EverySecondOnce
 from controlplane.sim.checkers.numbering import NumbersGrow
+from controlplane.sim.checkers.old_writers import OldWritersAreHarmless
 from controlplane.sim.checkers.peace import EveryJobKnowsWhy, NodesAreWhatTheyAre, NothingGrows, SparesComeBack
 from controlplane.sim.checkers.places import OneRankPerAccelerator, OnlyWhereWorkMayGo
 from controlplane.sim.checkers.rules import RulesAreObeyed
-from controlplane.sim.checkers.storage import LastGoodIsKept, OldWritersAreHarmless, StartsFromARestorePoint
+from controlplane.sim.checkers.storage import LastGoodIsKept, StartsFromARestorePoint
 from controlplane.sim.coverage import Coverage
 from controlplane.sim.observer import Observer, Turn
 from controlplane.sim.trace import line
 
 if TYPE_CHECKING:
     from controlplane.core.draft import Policy
+    from controlplane.sim.world.gangs import Gang
     from controlplane.sim.world.nodes import SimNode
     from controlplane.sim.world.site import World
 
@@ -96,7 +98,7 @@ class Monitor(Observer):
         entries, records = turn.result.entries, turn.result.records
         if entries and entries[0].revision == self.book.revision + 1:
             for entry, record in zip(entries, records, strict=True):
-                self._read(entry, record)
+                self._read(entry, record, world)
         else:
             self._read_journal(world)
         self.coverage.serving(turn.before.fleet, turn.after.fleet)
@@ -110,8 +112,15 @@ class Monitor(Observer):
         for checker in self._checkers:
             self._judge(checker, checker.submitted(effects, self.book, world))
 
-    def on_carried_out(self, effect: Effect, node: SimNode, world: World) -> None:
-        """An agent may have given accelerators to processes."""
+    def on_read(self, gang: Gang, world: World) -> None:
+        """The ranks of a gang have read their restore point."""
+        for checker in self._checkers:
+            self._judge(checker, checker.read(gang, self.book, world))
+
+    def on_carried_out(self, effect: Effect, node: SimNode, epoch: int, world: World) -> None:
+        """An agent has obeyed; it may have given accelerators to processes."""
+        for checker in self._checkers:
+            self._judge(checker, checker.obeyed(effect, node, epoch))
         if effect.kind is EffectKind.APPLY_GENERATION:
             for checker in self._checkers:
                 self._judge(checker, checker.occupied(node, self.book))
@@ -130,16 +139,16 @@ class Monitor(Observer):
 
     def on_fault(self, kind: str, target: str, world: World) -> None:
         """A fault has struck."""
-        self.coverage.struck(kind, world.now_ns)
+        self.coverage.struck(kind, target, world)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def _read_journal(self, world: World) -> None:
         while entries := world.journal.read(self.book.revision, PAGE):
             for entry in entries:
-                self._read(entry, r.decode(entry.type, entry.version, entry.body))
+                self._read(entry, r.decode(entry.type, entry.version, entry.body), world)
 
-    def _read(self, entry: JournalEntry, record: r.Record) -> None:
+    def _read(self, entry: JournalEntry, record: r.Record, world: World) -> None:
         self._recent.append((entry.at_ns, record))
         watching = self._watching.get(type(record), ())
         if watching:
@@ -147,8 +156,8 @@ class Monitor(Observer):
             for checker in watching:
                 self._judge(checker, checker.record(seen, self.book))
         before = self.coverage.states(record, self.book)
+        self.coverage.verdict(record, self.book, world.now_ns)
         self.book.fold(record, entry.revision, entry.at_ns)
-        self.coverage.verdict(record, entry.at_ns)
         self.coverage.moved(before, self.coverage.states(record, self.book))
 
     def _judge(self, checker: Checker, findings: Iterable[Finding]) -> None:

@@ -1,4 +1,4 @@
-"""What may be read and what may be deleted: S3, S5 and S10."""
+"""What may be read and what may be deleted: S5 and S10."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from controlplane.core import records as r
 from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.recovery.restore_point import Tier
+from controlplane.core.state import State
 from controlplane.core.vocabulary import CheckpointState
 from controlplane.sim.checkers.base import Checker, Durable, Finding
 from controlplane.sim.checkers.book import Book, numbers
@@ -16,35 +18,29 @@ if TYPE_CHECKING:
     from controlplane.sim.world.site import World
 
 
-class OldWritersAreHarmless(Checker):
-    """S3: a shard counts only for the generation that is in force when it is told, and manifests are not mixed."""
-
-    invariant = "S3"
-    watches = (r.ShardsReported, r.GenerationStarted)
-
-    def record(self, seen: Durable, book: Book) -> Iterator[Finding]:
-        """Shards as they are taken, and what a generation is told to read."""
-        match seen.record:
-            case r.ShardsReported(job=uid, generation=generation, checkpoint=name, shards=shards):
-                current = book.jobs[uid].generation
-                if generation != current:
-                    ranks = [shard.rank for shard in shards]
-                    text = f"shards of ranks {ranks} of {name} are of generation {generation}; {current} is in force"
-                    yield Finding(uid, text)
-            case r.GenerationStarted(job=uid, restore_id=name) if name in book.jobs[uid].checkpoints:
-                line = book.jobs[uid].checkpoints[name]
-                mixed = sorted(set(line.shards.values()) - {line.generation})
-                if mixed:
-                    yield Finding(uid, f"{name} is to be restored, and holds shards of generations {mixed}")
-            case _:
-                return
-
-
 class StartsFromARestorePoint(Checker):
     """S5: step 0, or a checkpoint of which every rank's shard was reported, that is not poisoned, at the step that is said."""
 
     invariant = "S5"
     watches = (r.GenerationStarted,)
+
+    def __init__(self) -> None:
+        self._tiers: list[r.GenerationStarted] = []
+
+    def turn(self, after: State, book: Book, world: World) -> Iterator[Finding]:
+        """What is taken from processes and from memory is compared with who is left to have it."""
+        tiers, self._tiers = self._tiers, []
+        for record in tiers:
+            gang = world.gangs.newest.get(record.job)
+            alive = sum(process.exit is None for process in gang.members.values()) if gang else 0
+            keep = sum(source.ranks for source in record.sources if source.tier == Tier.SURVIVOR.words)
+            start = f"generation {record.generation} of {record.job} starts from"
+            if gang is None or gang.name not in world.keeps_copies:
+                yield Finding(record.job, f"{start} memory, and nobody keeps copies of it")
+            elif record.restore_step > world.gangs.step(record.job):
+                yield Finding(record.job, f"{start} step {record.restore_step}, which it has never made")
+            elif keep > alive:
+                yield Finding(record.job, f"{start} what {keep} processes hold, and {alive} are left")
 
     def record(self, seen: Durable, book: Book) -> Iterator[Finding]:
         """Look at the restore point of each new generation."""
@@ -58,6 +54,7 @@ class StartsFromARestorePoint(Checker):
                 yield Finding(job.uid, f"{start} what its processes hold, and those of ranks {newcomers} hold nothing")
             return
         if record.sources:
+            self._tiers.append(record)
             told, wanted = sum(source.ranks for source in record.sources), len(job.taking_part_now)
             if told != wanted:
                 yield Finding(job.uid, f"{start} several tiers, which hold the state of {told} ranks of {wanted}")

@@ -32,7 +32,11 @@ def render(total: Total, faults: Iterable[str]) -> str:
         reached = sum(1 for name in names if total.coverage.get(name))
         lines += ["", f"{title}: {reached} of {len(names)} reached"]
         lines += _counts({name: total.coverage.get(name, 0) for name in names})
-    lines += ["", "fault x rung", *_grid(kinds, total.coverage)]
+    lines += [
+        "",
+        "fault x rung: verdicts whose cause it was (+ those that followed it within 2 min, of no known cause)",
+    ]
+    lines += _grid(kinds, total.coverage)
     lines += ["", *_zeros([name for names in sections.values() for name in names], total.coverage)]
     silent = [kind for kind in kinds if not total.faults.get(kind)]
     if silent:
@@ -56,10 +60,14 @@ def _grid(kinds: list[str], coverage: Mapping[str, int]) -> list[str]:
     width = max((len(kind) for kind in kinds), default=0)
     head = " ".join(f"{rung.value:>12}" for rung in Rung)
     rows = [
-        f"  {kind.ljust(width)} " + " ".join(f"{coverage.get(f'{kind} x {rung}', 0):>12,}" for rung in Rung)
-        for kind in kinds
+        f"  {kind.ljust(width)} " + " ".join(f"{_cell(kind, rung, coverage):>12}" for rung in Rung) for kind in kinds
     ]
     return ["  " + " " * width + " " + head, *rows]
+
+
+def _cell(kind: str, rung: Rung, coverage: Mapping[str, int]) -> str:
+    by_time = coverage.get(f"{kind} ~ {rung}", 0)
+    return f"{coverage.get(f'{kind} x {rung}', 0):,}" + (f" (+{by_time:,})" if by_time else "")
 
 
 def _zeros(names: list[str], coverage: Mapping[str, int]) -> list[str]:

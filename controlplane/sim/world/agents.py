@@ -295,7 +295,6 @@ class Agents:
             return
         if node.deaf:
             return
-        world.performing(effect, node)
         ok, text = True, ""
         match effect.kind:
             case EffectKind.APPLY_GENERATION:
@@ -318,7 +317,7 @@ class Agents:
                 ok, text = run_checks(world, node, effect)
             case EffectKind.STOP_HOSTS | EffectKind.START_HOSTS:
                 ok, text = False, f"{effect.kind} is for a cell"
-        world.performed(effect, node)
+        world.performed(effect, node, state.epoch)
         world.network.up(node, lambda: world.effects.done(controller, effect, ok=ok, text=text, node=node.name))
 
     def _fence(self, node: SimNode, effect: Effect) -> None:

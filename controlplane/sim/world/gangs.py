@@ -192,6 +192,8 @@ class Gangs:
         if bad:
             self.world.stores.restore_failed(gang, bad)
         elif self._together(gang, RESTORED):
+            if not gang.keeps_state:
+                self.world.has_read(gang)
             self.world.agents.report(gang.members.values())
             self.world.kernel.after(self.world.timings.first_step_s, lambda: self._first_step(gang))
 

@@ -23,7 +23,7 @@ from controlplane.sim.world.cells import CellAgent
 from controlplane.sim.world.control import Control
 from controlplane.sim.world.controller import Controller
 from controlplane.sim.world.effects import Effects
-from controlplane.sim.world.gangs import Gangs
+from controlplane.sim.world.gangs import Gang, Gangs
 from controlplane.sim.world.network import Network
 from controlplane.sim.world.nodes import Process, SimNode
 from controlplane.sim.world.relays import Relays
@@ -233,15 +233,15 @@ class World:
             return
         self.control.leader.tell(ev.SubmitJob(f"submit-{spec.name}", spec), answered)
 
-    def performing(self, effect: Effect, node: SimNode) -> None:
-        """An agent begins to carry out an effect."""
+    def performed(self, effect: Effect, node: SimNode, epoch: int) -> None:
+        """An agent has carried out an effect of a controller of that epoch."""
         for observer in self.observers:
-            observer.on_effect(effect, node, self)
+            observer.on_carried_out(effect, node, epoch, self)
 
-    def performed(self, effect: Effect, node: SimNode) -> None:
-        """An agent has carried out an effect."""
+    def has_read(self, gang: Gang) -> None:
+        """The ranks of a gang have read their restore point, and found it whole."""
         for observer in self.observers:
-            observer.on_carried_out(effect, node, self)
+            observer.on_read(gang, self)
 
     # -- machines ---------------------------------------------------------------------------------------------------
 

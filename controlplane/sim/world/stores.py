@@ -25,11 +25,12 @@ SHARD_BYTES = 10
 @dataclass(eq=False)
 class StoredShard:
     """One rank's part of a checkpoint on storage. `sound`: the state in it is right (silent corruption writes unsound state
-    under good digests)."""
+    under good digests). `stored_ns`: when it got there, Unix ns."""
 
     rank: int
     intact: bool = True
     sound: bool = True
+    stored_ns: int = 0
 
 
 class Stores:
@@ -90,7 +91,7 @@ class Stores:
             node = self.world.nodes[process.node]
             if not node.up:
                 continue
-            kept[rank] = StoredShard(rank, intact=not torn, sound=process not in self.world.unsound)
+            kept[rank] = StoredShard(rank, not torn, process not in self.world.unsound, self.world.now_ns)
             rows.append((node, self.row(gang.job, gang.generation, step, rank, reached_ns)))
         self.world.agents.shards(rows)
 
