@@ -111,6 +111,7 @@ class Draft:
     follow: list[Settle] = field(default_factory=list)
     reply: Answer | Refusal | None = None
     gathered: NodeRows | None = None
+    finished: str = ""
     _effects: list[Effect] = field(default_factory=list)
 
     @property

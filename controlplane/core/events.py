@@ -480,11 +480,13 @@ class NodeRows:
 
 
 @dataclass(frozen=True, slots=True)
-class RowsGathered:
-    """What many nodes told of living processes and stored shards, one after another in one batch. Issued by the turn itself,
-    so that a whole gang that gets somewhere, or saves, is a few records and not one for each node or rank."""
+class Gathered:
+    """What many nodes told one after another in one batch: living processes, stored shards, and effects that were carried out.
+    Issued by the turn itself, so that a whole gang that gets somewhere, or saves, is a few records and not one for each node
+    or rank."""
 
     rows: tuple[NodeRows, ...]
+    finished: tuple[str, ...] = ()
 
 
 IdentityCommand = CreateToken | Join | Renew | IssueOperator | RevokeIdentity | ReinstateIdentity
@@ -507,4 +509,4 @@ class Ordered:
     by: By
 
 
-Event = Command | Ordered | Observation | Tick | Settle | RowsGathered
+Event = Command | Ordered | Observation | Tick | Settle | Gathered

@@ -1,9 +1,10 @@
 """The machine: one event in, records and effects out. Reads only; `apply` changes. The parts it calls hold the policy.
 
 Contract of a turn (see `engine.turn`): for every event of a drained batch call `step` on the working state and apply its
-records to the working state; the rows that reports leave to be judged together go into one `RowsGathered`, before anything else
-is decided and before a node is heard a second time; then step the jobs to look at, each once however many events asked for
-it, until none is left; append all records in one transaction; publish the working state; only then act on the effects.
+records to the working state; the rows and outcomes that are left to be judged together go into one `Gathered`, before anything
+else is decided and before a node, or an effect, is heard of a second time; then step the jobs to look at, each once however
+many events asked for it, until none is left; append all records in one transaction; publish the working state; only then act
+on the effects.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from controlplane.core.audit import LOCAL
 from controlplane.core.commands import identity
 from controlplane.core.draft import Answer, Draft, Policy, Refusal
 from controlplane.core.observing import answers, cells, nodes
-from controlplane.core.observing.gathered import rows_gathered
+from controlplane.core.observing.gathered import gathered
 from controlplane.core.observing.reached import hosts_reached
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
@@ -26,13 +27,14 @@ from controlplane.core.state import State
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What one step returns: records in order, jobs to look at after applying them, the answer to whoever asked, and rows that
-    are judged together with those of other nodes."""
+    """What one step returns: records in order, jobs to look at after applying them, the answer to whoever asked, and rows of a
+    node and an effect that are judged together with those of others."""
 
     records: tuple[r.Record, ...]
     follow: tuple[ev.Settle, ...]
     reply: Answer | Refusal | None = None
     gathered: ev.NodeRows | None = None
+    finished: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Machine:
         draft = Draft(state, now_ns, soft, self.policy, draw)
         self._dispatch(draft, event)
         draft.finish()
-        return Decision(tuple(draft.records), tuple(draft.follow), draft.reply, draft.gathered)
+        return Decision(tuple(draft.records), tuple(draft.follow), draft.reply, draft.gathered, draft.finished)
 
     def _dispatch(self, draft: Draft, event: ev.Event) -> None:
         match event:
@@ -68,8 +70,8 @@ class Machine:
                 sweep.tick(draft)
             case ev.NodeHello():
                 nodes.node_hello(draft, event)
-            case ev.RowsGathered():
-                rows_gathered(draft, event)
+            case ev.Gathered():
+                gathered(draft, event)
             case ev.NodesJoined():
                 nodes.nodes_joined(draft, event)
             case ev.NodeReport():

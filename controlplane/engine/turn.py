@@ -17,11 +17,12 @@ from controlplane.core import records as r
 from controlplane.core.apply import apply
 from controlplane.core.draft import Answer, Refusal
 from controlplane.core.effects import Effect
-from controlplane.core.events import Command, Event, NodeHello, NodeReport, NodeRows, Ordered, RowsGathered, Settle
+from controlplane.core.events import Command, Event, Ordered, Settle
 from controlplane.core.machine import Machine
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
 from controlplane.core.units import ms
+from controlplane.engine.gathering import Gathering
 from controlplane.engine.ports import Appender, JournalEntry, JournalUnavailable, JournalUncertain
 
 MAX_FOLLOW_UPS = 10_000
@@ -70,7 +71,7 @@ def decide(
     records: list[r.Record] = []
     replies: list[tuple[Reply, Answer | Refusal | None]] = []
     looks: dict[str, tuple[Settle, str]] = {}
-    gathered: dict[str, tuple[NodeRows, str]] = {}
+    gathering = Gathering()
 
     def step(event: Event, cause: str) -> Answer | Refusal | None:
         decision = machine.step(working, event, now_ns, soft, draw)
@@ -80,15 +81,13 @@ def decide(
             records.append(record)
         for follow in decision.follow:
             looks.setdefault(follow.job, (follow, cause))
-        if decision.gathered is not None:
-            gathered[decision.gathered.node] = (decision.gathered, cause)
+        gathering.add(decision, cause)
         return decision.reply
 
-    def rows() -> None:
-        if gathered:
-            told = list(gathered.values())
-            gathered.clear()
-            step(RowsGathered(tuple(rows for rows, _ in told)), told[0][1])
+    def gather() -> None:
+        told = gathering.take()
+        if told is not None:
+            step(*told)
 
     def look() -> None:
         for _ in range(MAX_FOLLOW_UPS):
@@ -100,14 +99,14 @@ def decide(
 
     for request in requests:
         event = request.event
-        if not isinstance(event, NodeReport | NodeHello) or event.node in gathered:
-            rows()  # whatever is decided next rests on them
+        if not gathering.joins(event):
+            gather()  # whatever is decided next rests on it
         if isinstance(event, Ordered | Command):
             look()  # an answer to an operator tells of what is decided so far
         answer = step(event, type(event.command if isinstance(event, Ordered) else event).__name__)
         if request.reply is not None:
             replies.append((request.reply, answer))
-    rows()
+    gather()
     look()
     issued = tuple(e for record in records if isinstance(record, r.EffectsIssued) for e in record.effects)
     finished = tuple(i for record in records if isinstance(record, r.EffectsFinished) for i in record.ids)

@@ -21,6 +21,9 @@ def effect_done(draft: Draft, event: ev.EffectDone) -> None:
         return  # stays outstanding: the ranks themselves show when it was carried out
     if effect.kind is EffectKind.FENCE_HOSTS and not event.ok:
         return  # stays outstanding: at its deadline it is asked for again, under a new id
+    if event.ok and not event.message and effect.kind is not EffectKind.RUN_CHECKS:
+        draft.finished = effect.id
+        return
     draft.write(r.EffectsFinished((effect.id,), event.ok, event.message[:500]))
     if effect.kind is EffectKind.RUN_CHECKS:
         checks_answered(draft, effect, ok=event.ok, message=event.message[:500])

@@ -1,4 +1,4 @@
-"""What many nodes tell at once: living processes by job, and stored shards by checkpoint."""
+"""What many nodes tell at once: effects carried out, living processes by job, and stored shards by checkpoint."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ MAX_SHARDS = 2_048
 """Shards of one record: with a few files each, an entry of the journal stays below a megabyte or two."""
 
 
-def rows_gathered(draft: Draft, event: ev.RowsGathered) -> None:
+def gathered(draft: Draft, event: ev.Gathered) -> None:
     """Judge the rows of many nodes, job by job."""
+    if event.finished:
+        draft.write(r.EffectsFinished(event.finished, ok=True, message=""))
     hosts: dict[str, list[tuple[int, ev.HostRow]]] = {}
     shards: dict[str, list[tuple[int, ev.ShardRow]]] = {}
     for told in event.rows:

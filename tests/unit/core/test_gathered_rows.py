@@ -9,10 +9,14 @@ import pytest
 
 from controlplane.core import events as ev
 from controlplane.core import records as r
+from controlplane.core.apply import apply
 from controlplane.core.checkpoints import Checkpoint, Shard, ShardFile, checkpoint_id
+from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.jobs import Exit
+from controlplane.core.machine import Machine
 from controlplane.core.observing import gathered, hosts
 from controlplane.core.vocabulary import CheckpointState, JobState, RankState
+from controlplane.engine.turn import Request, decide
 from controlplane.sim.observer import Observer, Turn
 from controlplane.sim.world import site
 from tests.support.world import World, spec
@@ -181,3 +185,17 @@ def test_an_end_that_another_node_tells_comes_before_living_rows() -> None:
     assert job.state is JobState.RECOVERING
     assert job.hosts.row(row.serial) == -1
     assert job.hosts.state[job.hosts.row(first.hosts[0].serial)] == RankState.PAUSED
+
+
+def test_effects_that_are_done_in_one_turn_are_one_record() -> None:
+    world, _ = running()
+    issue = [Effect(f"x{k}", EffectKind.SWEEP_FOLDERS, "node:node-00", world.now_ns) for k in range(4)]
+    done = [ev.EffectDone(effect.id, ok=True, message="") for effect in issue]
+    refused = ev.EffectDone("x3", ok=False, message="no space")
+    working = world.state().fork()
+    apply(working, r.EffectsIssued(tuple(issue)), world.now_ns)
+    events = [done[0], done[1], paused(world)[0], done[0], refused, done[2], done[2]]
+    result = decide(Machine(), working, [Request(event) for event in events], world.now_ns, world.soft)
+    ends = [(record.ids, record.ok) for record in result.records if isinstance(record, r.EffectsFinished)]
+    assert ends == [(("x0", "x1"), True), (("x3",), False), (("x2",), True)]
+    assert not any(effect.id in result.state.effects for effect in issue)
