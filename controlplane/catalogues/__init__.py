@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ class CatalogueError(Exception):
     """A fault table is wrong; the message says where, why, and what to write."""
 
 
+@cache
 def built_in() -> Catalogue:
-    """The tables that Phalanx brings along."""
+    """The tables that Phalanx brings along, read once."""
     folder = resources.files(__name__)
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".toml"))
     return merge(Catalogue(), [(name, (folder / name).read_text()) for name in names])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter, is_
 
 import numpy as np
 
@@ -20,6 +21,7 @@ OUTSIDE = (Bucket.UNKNOWN, Bucket.QUARANTINED, Bucket.SPARE, Bucket.IDLE)
 """Buckets of devices that no job holds; the first that applies."""
 COLUMNS = ("liveness", "service", "cordoned", "reserved", "acc_state", "acc_owner")
 """Columns of the fleet that decide it."""
+_COLUMNS = attrgetter(*COLUMNS)
 RECOUNT_SHARE = 4
 """When more than a quarter of the nodes have changed, all are counted: it is no dearer."""
 
@@ -47,7 +49,9 @@ class Tally:
         """Devices outside of jobs by bucket. `wanted`: devices that queued jobs wait for; so many idle ones are QUEUED."""
         counts = dict(zip(OUTSIDE, self.outside.tolist(), strict=True))
         queued = min(wanted, counts[Bucket.IDLE])
-        return {**counts, Bucket.IDLE: counts[Bucket.IDLE] - queued, Bucket.QUEUED: queued}
+        counts[Bucket.IDLE] -= queued
+        counts[Bucket.QUEUED] = queued
+        return counts
 
 
 def count(fleet: Fleet) -> Tally:
@@ -74,12 +78,11 @@ def recount(tally: Tally, fleet: Fleet) -> Tally:
 def _changed(old: Fleet, new: Fleet) -> LongColumn | None:
     """Nodes whose devices may be counted differently, new ones included; None: no column is another one."""
     known = old.size
+    if known == new.size and all(map(is_, _COLUMNS(old), _COLUMNS(new))):
+        return None
     mask = np.zeros(new.size, dtype=np.bool_)
     mask[known:] = True
-    pairs = [(getattr(old, name), getattr(new, name)) for name in COLUMNS]
-    pairs = [(before, after) for before, after in pairs if before is not after]
-    if not pairs and known == new.size:
-        return None
+    pairs = [pair for pair in zip(_COLUMNS(old), _COLUMNS(new), strict=True) if pair[0] is not pair[1]]
     for before, after in pairs:
         if before.shape[1:] != after.shape[1:]:
             return np.arange(new.size)
