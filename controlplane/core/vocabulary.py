@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 
-import numpy as np
-
 
 class Code(IntEnum):
-    """Words that stand in columns as numbers.
-
-    A comparison of a column with a member asks the member's class for `__array_ufunc__`, and an enumeration looks for
-    what it does not have in Python: that took five times as long as the comparison. Here it finds that a member has no
-    arithmetic of its own.
-    """
-
-    __array_ufunc__ = np.ndarray.__array_ufunc__
+    """Words that stand in columns as numbers; `core.columns` makes comparisons with them fast."""
 
 
 class NodeLiveness(Code):
