@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from agents.node.probes.machine import Machine, Memory, PciDevice
@@ -37,6 +37,14 @@ def pci_address(text: str) -> str | None:
 def on_the_bus(machine: Machine, vendors: frozenset[str]) -> tuple[PciDevice, ...]:
     """The vendor's accelerators on the PCI bus, by address."""
     return tuple(row for row in machine.pci() if row.vendor in vendors and row.kind in ACCELERATOR_KINDS)
+
+
+def positions(addresses: Iterable[str], bus: Sequence[PciDevice]) -> dict[str, int]:
+    """Position by PCI address: on the bus, so that a device that is missing moves no other; in the list where no bus is seen."""
+    order = {row.address: position for position, row in enumerate(bus)}
+    for address in addresses:
+        order.setdefault(address, len(order))
+    return order
 
 
 def inventory(devices: Sequence[Device], bus: Sequence[PciDevice], memory: Memory, *, complete: bool) -> Inventory:

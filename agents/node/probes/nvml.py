@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from agents.node.probes.boards import Board, Listing
+from agents.node.probes.driver_states import findings, set_fabric, set_recovery, set_state, set_throttling
 from agents.node.probes.findings import Findings
 from agents.node.probes.inventory import pci_address
-from agents.node.probes.listing import Gpu, Listing, findings, set_fabric, set_recovery, set_state, set_throttling
 from agents.node.probes.machine import Unreadable
-from agents.node.probes.reading import Severity, Unread
+from agents.node.probes.reading import Severity
 
 _ABSENT = (
     "NOT_SUPPORTED",
@@ -95,29 +96,25 @@ def listing(library: Nvml, source: str, link: str) -> Listing:
         listed.versions["driver"] = library.word(library.call("SystemGetDriverVersion"))
         for index, handle, reason in library.handles():
             if handle is None:
-                listed.complete = False
-                listed.unread.append(Unread(source, reason))
+                listed.leave_out(source, reason)
                 continue
             try:
                 address = pci_address(library.word(library.call("DeviceGetPciInfo", handle).busId))
                 uuid = library.word(library.call("DeviceGetUUID", handle))
                 model = library.word(library.call("DeviceGetName", handle))
             except library.error as error:
-                listed.complete = False
-                listed.unread.append(Unread(source, f"device {index}: {error}"))
+                listed.leave_out(source, f"device {index}: {error}")
                 continue
             if address is None:
-                listed.complete = False
-                listed.unread.append(Unread(source, f"device {index} has no PCI address that can be read"))
+                listed.leave_out(source, f"device {index} has no PCI address that can be read")
                 continue
-            gpu = Gpu(address, uuid, model, findings(source))
-            _read_metrics(library, handle, gpu.findings)
-            _read_states(library, handle, gpu.findings)
-            gpu.links = _links(library, handle, gpu.findings, link)
-            listed.gpus.append(gpu)
+            board = Board(address, uuid, model, findings(source))
+            _read_metrics(library, handle, board.findings)
+            _read_states(library, handle, board.findings)
+            board.links = _links(library, handle, board.findings, link)
+            listed.boards.append(board)
     except library.error as error:
-        listed.complete = False
-        listed.unread.append(Unread(source, str(error)))
+        listed.leave_out(source, str(error))
     return listed
 
 

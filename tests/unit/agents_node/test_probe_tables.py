@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from agents.node.probes import listing
+from agents.node.probes import boards
 from controlplane.catalogues import built_in
 from tests.fixtures.recorded_machine import recorded_names
 
-ROOT = Path(listing.__file__).parent
+ROOT = Path(boards.__file__).parent
 TABLE = built_in()
 COMMON = frozenset({
     "DEVICE-LOST", "LINK-DOWN", "PCIE-WIDTH", "THERMAL", "ECC-UNCORRECTED", "PAGES-PENDING", "VENDOR-UNHEALTHY",
     "PROBE-HUNG", "PROBE-CRASHED", "PROBE-SILENT",
 })  # fmt: skip
 VENDORS = sorted({vendor for vendor, _ in recorded_names()} - {"host"})
-SHARED = {"nvidia": ("listing", "nvml"), "thead": ("listing", "nvml")}
+SHARED = {"nvidia": ("driver_states", "nvml"), "thead": ("driver_states", "nvml")}
 """Modules with codes that several vendors use."""
 CODE = re.compile(r"[A-Z][A-Z0-9]*(?:-[A-Z0-9]+)+")
 NOT_CODES = {"PCI-E"}
@@ -51,5 +51,5 @@ def test_the_table_says_where_it_is_from(vendor: str) -> None:
 
 
 def test_common_codes_are_those_of_the_shared_modules() -> None:
-    shared = codes_in(ROOT / "inventory.py") | codes_in(ROOT / "findings.py")
+    shared = set().union(*(codes_in(ROOT / f"{name}.py") for name in ("inventory", "findings", "boards")))
     assert shared <= COMMON

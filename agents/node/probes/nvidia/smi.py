@@ -7,9 +7,10 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from agents.node.probes.boards import Board, Listing
+from agents.node.probes.driver_states import findings, set_fabric, set_recovery, set_state, set_throttling
 from agents.node.probes.findings import Findings
 from agents.node.probes.inventory import pci_address
-from agents.node.probes.listing import Gpu, Listing, findings, set_fabric, set_recovery, set_state, set_throttling
 from agents.node.probes.machine import Machine, PciDevice, Unreadable
 from agents.node.probes.reading import Severity, Unread
 
@@ -38,14 +39,14 @@ def listing(machine: Machine, bus: Sequence[PciDevice]) -> Listing:
     """All GPUs. When the tool refuses to list them because one is gone, each of the bus is asked for by its address."""
     try:
         found = _queried(machine, _QUERY)
-        if not found.gpus and found.unread:
+        if not found.boards and found.unread:
             for row in bus:
                 single = _queried(machine, (*_QUERY, "-i", row.address))
-                found.gpus += single.gpus
+                found.boards += single.boards
                 found.versions |= single.versions
     except Unreadable as error:
         return Listing(complete=False, unread=[Unread(" ".join(_QUERY), str(error))])
-    if found.gpus:
+    if found.boards:
         _read_links(machine, found)
     return found
 
@@ -56,14 +57,14 @@ def _queried(machine: Machine, command: tuple[str, ...]) -> Listing:
         return Listing()
     found = parse(out.stdout)
     if out.code != 0:
-        said = " ".join((out.stderr + (out.stdout if not found.gpus else "")).split())[:300]
+        said = " ".join((out.stderr + (out.stdout if not found.boards else "")).split())[:300]
         found.complete = False
         found.unread.append(Unread(" ".join(command), f"ended with code {out.code}: {said or 'it printed nothing'}"))
     elif not found.complete:
         found.unread.append(Unread(" ".join(command), "printed a list that ends early or is no XML"))
-    elif command == _QUERY and found.announced != str(len(found.gpus)):
+    elif command == _QUERY and found.announced != str(len(found.boards)):
         found.complete = False
-        text = f"lists {len(found.gpus)} GPUs and announces {found.announced[:20] or 'no number'}"
+        text = f"lists {len(found.boards)} GPUs and announces {found.announced[:20] or 'no number'}"
         found.unread.append(Unread(" ".join(command), text))
     return found
 
@@ -105,7 +106,7 @@ def _add(listing: Listing, element: ElementTree.Element) -> None:
     _read_metrics(found, element)
     _read_states(found, element)
     model = (_text(element, "product_name") or "").strip()
-    listing.gpus.append(Gpu(address, uuid, model, found))
+    listing.boards.append(Board(address, uuid, model, found))
     vbios = (_text(element, "vbios_version") or "").strip()
     if vbios:
         listing.versions.setdefault("vbios", vbios)
@@ -202,18 +203,18 @@ def _read_links(machine: Machine, found: Listing) -> None:
         out = machine.run(_LINKS)
     except Unreadable as error:
         found.unread.append(Unread(" ".join(_LINKS), str(error)))
-        for gpu in found.gpus:
-            gpu.findings.doubt("its NVLinks could not be read")
+        for board in found.boards:
+            board.findings.doubt("its NVLinks could not be read")
         return
     links, strange = parse_links(out.stdout)
     if out.code != 0 or strange:
         said = strange or " ".join((out.stdout + out.stderr).split())[:300]
         found.unread.append(Unread(" ".join(_LINKS), f"ended with code {out.code}: {said}"))
         return
-    for gpu in found.gpus:
-        gpu.links = links.get(gpu.uuid)
-        if gpu.links is None:
-            gpu.findings.garbled.append(f"{' '.join(_LINKS)} does not tell its links")
+    for board in found.boards:
+        board.links = links.get(board.serial)
+        if board.links is None:
+            board.findings.garbled.append(f"{' '.join(_LINKS)} does not tell its links")
 
 
 def parse_links(text: str) -> tuple[dict[str, tuple[bool, ...]], str]:

@@ -1,14 +1,12 @@
-"""What NVIDIA's tool, its binding and bindings that copy it fill in, and what follows: one judgement for all ways to read."""
+"""States of NVIDIA's driver, and of drivers that copy it, with the codes that we give them: one judgement for all ways to read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 from agents.node.probes.findings import Findings
-from agents.node.probes.machine import Memory
 from agents.node.probes.quantity import UNSUPPORTED_WORDS
-from agents.node.probes.reading import Severity, Unread
+from agents.node.probes.reading import Severity
 
 UNSUPPORTED = UNSUPPORTED_WORDS | {"requested functionality has been deprecated"}
 ESSENTIAL = frozenset({"temperature_celsius"})
@@ -33,29 +31,6 @@ STATES: Mapping[str, tuple[str, Severity, str]] = {
     "hw_power_brake": ("POWER-BRAKE", Severity.MAJOR, "the power supply brakes the clocks"),
 }
 """States of the driver and the codes that we give them."""
-
-
-@dataclass(slots=True)
-class Gpu:
-    """One GPU: identity, the link states in the order of the links, and findings."""
-
-    address: str
-    uuid: str
-    model: str
-    findings: Findings
-    links: tuple[bool, ...] | None = None
-
-
-@dataclass(slots=True)
-class Listing:
-    """All GPUs that one source listed. `complete`: its list was read to the end. `announced`: how many it said that there
-    are, in its own words; "" when it does not say."""
-
-    gpus: list[Gpu] = field(default_factory=list)
-    complete: bool = True
-    announced: str = ""
-    unread: list[Unread] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
 
 
 def findings(source: str) -> Findings:
@@ -98,42 +73,3 @@ def set_fabric(found: Findings, state: str | None, status: str | None, summary: 
     healthy = found.state("fabric health", summary, {"healthy": True, "unhealthy": False, "limited capacity": False})
     if healthy is False:
         found.fault("FABRIC-ERROR", Severity.MAJOR, f"the NVLink fabric is {(summary or '').strip().lower()}")
-
-
-def judge(gpus: Sequence[Gpu], memory: Memory) -> None:
-    """What follows from several GPUs together, and from what was there before: links that are down, errors that are new.
-
-    How many links a GPU should have up depends on its board, and no tool says it: as many as its best sister on this node,
-    and as many as it had before.
-    """
-    links_before: dict[str, int] = memory.setdefault("links", {})
-    errors_before: dict[str, float] = memory.setdefault("errors", {})
-    told = [(gpu.model, gpu.links) for gpu in gpus if gpu.links is not None]
-    most = {model: max(len(links) for other, links in told if other == model) for model, _ in told}
-    best = {model: max(sum(links) for other, links in told if other == model) for model, _ in told}
-    for gpu in gpus:
-        found = gpu.findings
-        found.narrow_pcie()
-        errors = found.value("ecc_uncorrected_total")
-        found.grown(
-            "ECC-UNCORRECTED",
-            Severity.MAJOR,
-            errors,
-            errors_before.get(gpu.uuid),
-            f"{errors} uncorrectable memory errors",
-        )
-        if errors is not None:
-            errors_before[gpu.uuid] = errors
-        if gpu.links is None:
-            if links_before.get(gpu.uuid):
-                found.doubt("the state of its NVLinks could not be read this time")
-            continue
-        up = sum(gpu.links)
-        found.put("link_up", up if gpu.links else None)
-        found.put("link_total", len(gpu.links) or None)
-        expected = max(best[gpu.model], links_before.get(gpu.uuid, 0))
-        if 0 < len(gpu.links) < most[gpu.model]:
-            found.doubt(f"{len(gpu.links)} of its links are told of, and {most[gpu.model]} of its sisters'")
-        elif up < expected:
-            found.fault("LINK-DOWN", Severity.MAJOR, f"{up} links are up, {expected} should be")
-        links_before[gpu.uuid] = expected
