@@ -239,11 +239,15 @@ class DeviceBoard:
         if unplaced:
             sources.append((f"{reading.vendor}: faults", f"cannot be told: {', '.join(unplaced)}", ()))
         for row in reading.unreadable:
-            source = self._source(
+            name, reason, covered = self._source(
                 reading.vendor, row.name, row.reason, tuple(places[i] for i in row.accelerators if i in places)
             )
-            sources.append(source)
-            blind |= {*source[2]} if row.accelerators else {*source[2], -1}
+            blind |= {*covered} if row.accelerators else {*covered, -1}
+            if (
+                row.accelerators
+            ):  # what is known of a device all the same is not made unknown by a value that is garbled
+                covered = tuple(p for p in covered if self._rows[p].state == pb.ACCELERATOR_STATE_UNKNOWN)
+            sources.append((name, reason, covered))
         self._set_sources(reading.vendor, tuple(sources), changes)
         return frozenset(blind)
 

@@ -13,6 +13,9 @@ ACCELERATOR_KINDS = frozenset({"0300", "0302", "0380", "0b40", "1200"})
 """PCI classes of accelerators: display, 3D, other display, co-processor, processing accelerator. A vendor's bridges, audio
 and switch functions are none."""
 
+_OTHER_DEVICES = frozenset({("19e5", "1711")})
+"""Display functions of the same vendors that are none: Huawei's management controller."""
+
 _ADDRESS = re.compile(r"(?:([0-9a-f]{1,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])")
 
 
@@ -36,7 +39,11 @@ def pci_address(text: str) -> str | None:
 
 def on_the_bus(machine: Machine, vendors: frozenset[str]) -> tuple[PciDevice, ...]:
     """The vendor's accelerators on the PCI bus, by address."""
-    return tuple(row for row in machine.pci() if row.vendor in vendors and row.kind in ACCELERATOR_KINDS)
+    return tuple(
+        row
+        for row in machine.pci()
+        if row.vendor in vendors and row.kind in ACCELERATOR_KINDS and (row.vendor, row.device) not in _OTHER_DEVICES
+    )
 
 
 def positions(addresses: Iterable[str], bus: Sequence[PciDevice]) -> dict[str, int]:

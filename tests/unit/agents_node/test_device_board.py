@@ -141,6 +141,15 @@ def test_a_fault_stands_while_its_source_is_silent() -> None:
     assert standing(made) == []
 
 
+def test_a_garbled_value_is_named_and_leaves_a_device_that_was_judged_alone() -> None:
+    made = board()
+    devices = [device(0), device(1, health=Health.UNKNOWN), device(2), device(3)]
+    made.take(reading(devices, unread=[Unread("power", "7 furlongs", (0,)), Unread("health", "mauve", (1,))]), 1.0)
+    power, health = made.unreadable().sources
+    assert (list(power.accelerators), power.node_only) == ([], True)
+    assert list(health.accelerators) == [1]
+
+
 def test_a_recovery_that_is_told_ends_a_fault_although_another_source_is_silent() -> None:
     made = board()
     devices = [device(index) for index in range(4)]

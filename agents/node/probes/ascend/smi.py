@@ -1,0 +1,173 @@
+"""Ascend devices as npu-smi lists them: the table of `npu-smi info`, and board, health and ECC of a chip."""
+
+from __future__ import annotations
+
+import re
+
+from agents.node.probes.ascend.device import Listing, Npu, set_codes, set_state
+from agents.node.probes.findings import Findings
+from agents.node.probes.inventory import pci_address
+from agents.node.probes.machine import Machine, Memory, Unreadable
+from agents.node.probes.reading import Unread
+from agents.node.probes.text import cells, fields, printed, words
+
+TOOL = "npu-smi"
+_TABLE = (TOOL, "info")
+_FIRST = ["power(w)", "temp(c)", "hugepages-usage(page)"]
+_SECOND = ["aicore(%)", "memory-usage(mb)"]
+_HBM = "hbm-usage(mb)"
+_NUMBERS = re.compile(r"(\S+)\s+(\S+)\s*/\s*(\S+)(?:\s+(\S+)\s*/\s*(\S+))?")
+_DIE = re.compile(r"[0-9A-Fa-f]{1,8}(?: [0-9A-Fa-f]{1,8}){4}")
+_CODE = re.compile(r"[0-9A-F]{4,8}")
+
+
+def listing(machine: Machine, memory: Memory) -> Listing:
+    """All chips, with what each of them says in detail."""
+    try:
+        found = parse(printed(machine, _TABLE))
+    except Unreadable as error:
+        return Listing(complete=False, unread=[Unread(" ".join(_TABLE), str(error))])
+    for npu in found.npus:
+        _identify(machine, memory, npu)
+        _read_health(machine, npu)
+        _read_ecc(machine, npu)
+    found.npus = [npu for npu in found.npus if npu.serial]
+    return found
+
+
+def parse(text: str) -> Listing:
+    """The chips in the table. What ends early, or has other columns than are known, is not `complete`."""
+    found = Listing()
+    lines = [row for line in text.splitlines() if (row := cells(line)) is not None]
+    _version(found, text)
+    head: list[str] | None = None
+    hbm = None
+    for row in lines:
+        if words(row[0])[:2] == ["npu", "chip"]:
+            found.processes = True
+        elif len(row) == 3 and words(row[0])[:1] == ["npu"]:
+            head = None
+            if words(row[1]) != ["health"] or words(row[2]) != _FIRST:
+                _unknown(found, row)
+        elif len(row) == 3 and words(row[0])[:1] == ["chip"]:
+            hbm = {2: False, 3: True}.get(len(words(row[2])))
+            if words(row[1]) != ["bus-id"] or words(row[2]) != [*_SECOND, *([_HBM] if hbm else [])]:
+                hbm = None
+                _unknown(found, row)
+        elif found.processes:
+            break
+        elif len(row) == 3 and hbm is not None:
+            if head is None:
+                head = row
+            else:
+                _add(found, head, row, hbm=hbm)
+                head = None
+    if head is not None or not found.processes:
+        found.complete = False
+        found.unread.append(Unread(" ".join(_TABLE), "the table ends early, or has a form that is not known"))
+    return found
+
+
+def _version(found: Listing, text: str) -> None:
+    version = re.search(r"npu-smi (\S+)\s+Version: *(\S+)", text)
+    if version:
+        found.versions |= {"npu-smi": version[1], "driver": version[2]}
+
+
+def _unknown(found: Listing, row: list[str]) -> None:
+    found.complete = False
+    found.unread.append(Unread(" ".join(_TABLE), f"columns that are not known: {' | '.join(row)[:200]}"))
+
+
+def _add(found: Listing, head: list[str], row: list[str], *, hbm: bool) -> None:
+    """One chip out of its two lines: name, health, power, temperature; chip, bus, utilisation, memory."""
+    name, place = head[0].split(maxsplit=1), row[0].split()
+    address = pci_address(row[1])
+    if len(name) != 2 or not name[0].isdigit() or not place or not place[0].isdigit() or address is None:
+        found.complete = False
+        text = f"a chip without number or PCI address: {' | '.join((*head, *row))[:200]}"
+        found.unread.append(Unread(" ".join(_TABLE), text))
+        return
+    npu = Npu(int(name[0]), int(place[0]), address, name[1])
+    npu.physical = int(place[1]) if len(place) == 2 and place[1].isdigit() else None
+    measures = head[2].split(maxsplit=2)
+    numbers = _NUMBERS.fullmatch(row[2])
+    if len(measures) < 3 or numbers is None or (numbers[4] is None) is hbm:
+        npu.findings.doubt(f"its numbers cannot be read: {head[2]} | {row[2]}")
+    else:
+        npu.findings.measure("power_watts", measures[0], unit="W")
+        npu.findings.measure("temperature_celsius", measures[1], unit="C")
+        npu.findings.measure("utilization_ratio", numbers[1], unit="%")
+        used, total = (numbers[4], numbers[5]) if hbm and numbers[5] != "0" else (numbers[2], numbers[3])
+        npu.findings.measure("memory_used_bytes", used, unit="MB")
+        npu.findings.measure("memory_total_bytes", total, unit="MB")
+    set_state(npu.findings, head[1])
+    found.npus.append(npu)
+
+
+def _query(machine: Machine, npu: Npu, kind: str) -> dict[str, str]:
+    return fields(printed(machine, (TOOL, "info", "-i", str(npu.card), "-c", str(npu.chip), "-t", kind)))
+
+
+def _identify(machine: Machine, memory: Memory, npu: Npu) -> None:
+    """The die's number, asked for once: it is burnt in. A chip that does not tell it is not known under another name."""
+    dies: dict[str, str] = memory.setdefault("dies", {})
+    if npu.address not in dies:
+        try:
+            board = _query(machine, npu, "board")
+        except Unreadable as error:
+            npu.findings.doubt(str(error))
+            npu.serial = f"pci-{npu.address}"
+            return
+        die = board.get("vdie id", board.get("die id", ""))
+        if not _DIE.fullmatch(die):
+            npu.findings.doubt(f"its die has no number: {die[:80]!r}")
+            npu.serial = f"pci-{npu.address}"
+            return
+        dies[npu.address] = die.upper().replace(" ", "-")
+        if "firmware version" in board:
+            memory.setdefault("versions", {})["firmware"] = board["firmware version"]
+    npu.serial = dies[npu.address]
+
+
+def _read_health(machine: Machine, npu: Npu) -> None:
+    try:
+        told = _query(machine, npu, "health")
+    except Unreadable as error:
+        npu.findings.doubt(str(error))
+        return
+    state = told.get("health status", told.get("health", ""))
+    if not state or "error code" not in told:
+        npu.findings.doubt("npu-smi info -t health: names no state or no codes")
+        return
+    set_state(npu.findings, state)
+    codes = told["error code"].split()
+    if codes and codes != ["NA"]:
+        if not all(_CODE.fullmatch(code) for code in codes):
+            npu.findings.doubt(f"codes that cannot be read: {told['error code'][:200]}")
+        set_codes(npu.findings, [code for code in codes if _CODE.fullmatch(code)], told.get("error information", ""))
+
+
+def _read_ecc(machine: Machine, npu: Npu) -> None:
+    try:
+        told = _query(machine, npu, "ecc")
+    except Unreadable as error:
+        npu.findings.garbled.append(str(error))
+        return
+    read_ecc(npu.findings, told)
+
+
+def read_ecc(found: Findings, told: dict[str, str]) -> None:
+    """Counters of HBM, or of DDR where a chip has no HBM."""
+    memory = "hbm" if "hbm single bit error count" in told else "ddr"
+    counters = {
+        "ecc_corrected_total": ["single bit aggregate total err cnt"],
+        "ecc_uncorrected_total": ["double bit aggregate total err cnt"],
+        "retired_pages": ["single bit isolated pages count", "double bit isolated pages count"],
+    }
+    for name, parts in counters.items():
+        texts = [told.get(f"{memory} {part}") for part in parts]
+        if None in texts:
+            found.garbled.append(f"{name}: npu-smi names no {memory} {parts[-1]}")
+        else:
+            found.measure(name, *texts)
