@@ -68,8 +68,8 @@ soak-fuzz: $(STAMP) ## hostile bytes and messages at every door, for minutes (PH
 bench-core: $(STAMP) ## CPU time of a recovery at 6,250 nodes x 8 in the product's own core
 	@$(BIN)/python -m tests.benchmarks.core
 
-bench-ettr: $(STAMP) ## effective training time at 50,000 accelerators, simulated (about 20 minutes; QUICK=1: one)
-	@$(BIN)/python -m tests.benchmarks.ettr $(if $(QUICK),--quick)
+bench-ettr: $(STAMP) ## effective training time at 50,000 accelerators, simulated (a quarter of an hour; QUICK=1: one minute; DOCS=1: into the docs)
+	@$(BIN)/python -m tests.benchmarks.ettr $(if $(QUICK),--quick) $(if $(DOCS),--docs)
 
 bench-cli: $(STAMP) ## help, imports, and the listing of 6,250 nodes of a real controller
 	@$(BIN)/python -m tests.benchmarks.cli

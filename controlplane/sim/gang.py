@@ -74,6 +74,7 @@ class Gang:
         self.broken: dict[int, Cause] = {}
         self.away: set[int] = set()
         self.repair_s: Callable[[Cause], float] = lambda cause: 0.0
+        self.repaired: Callable[[int], None] = lambda node: None
         self._agents = GangAgents(shape)
         self._attempt = 0
         self._witnesses: list[int] = []
@@ -154,6 +155,13 @@ class Gang:
         holds[list(self.job.nodes())] = True
         idle = np.flatnonzero(~holds)
         self.strike([int(idle[int(where * len(idle))])] if len(idle) else [], Cause.DEVICE)
+
+    def strike_again(self, node: int) -> None:
+        """A device of a node that was repaired goes again, wherever the node serves by now."""
+        held = self.job.per_node()
+        if node not in self.broken and node < len(held) and held[node]:
+            self.tally.again += 1
+        self.strike([node], Cause.DEVICE)
 
     # Turns and time
 
@@ -242,14 +250,16 @@ class Gang:
 
     def _leave(self, node: int, cause: Cause) -> None:
         self.away.add(node)
-        self.kernel.after(self.repair_s(cause), partial(self._return, node))
+        self.kernel.after(self.repair_s(cause), partial(self._return, node, cause))
 
-    def _return(self, node: int) -> None:
+    def _return(self, node: int, cause: Cause) -> None:
         self.away.discard(node)
         self.broken.pop(node, None)
         self.silent_ns[node] = 0
         self._agents.boot(node)
         self.turn(self._agents.hello(node))
+        if cause in REPAIRED:
+            self.repaired(node)
 
     def _bound(self, node: int) -> list[int]:
         """Serials of the processes that hold ranks on a node."""

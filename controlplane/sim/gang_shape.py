@@ -31,7 +31,8 @@ class Shape:
 
 @dataclass(slots=True)
 class Tally:
-    """What happened in a run. `rungs`: recoveries decided, by rung. `down_s`: seconds without progress, by first cause."""
+    """What happened in a run. `rungs`: recoveries decided, by rung. `down_s`: seconds without progress, by first cause.
+    `again`: failures of the job that came from nodes which had just been repaired."""
 
     strikes: dict[Cause, int] = field(default_factory=dict)
     rungs: dict[str, int] = field(default_factory=dict)
@@ -41,3 +42,4 @@ class Tally:
     ticks: int = 0
     generations: int = 0
     unmet: int = 0
+    again: int = 0

@@ -38,6 +38,14 @@ class Trace:
     nodes: int
     days: float
 
+    def followers(self, within_s: float) -> npt.NDArray[np.bool_]:
+        """Mask over faults: they came so soon after the one before."""
+        return np.diff(self.starts_s, prepend=-np.inf) <= within_s
+
+    def without_followers(self, within_s: float) -> Trace:
+        """The trace with every burst counted once."""
+        return Trace(self.starts_s[~self.followers(within_s)], self.nodes, self.days)
+
     @property
     def rate(self) -> float:
         """Faults per 1,000 node-days."""
@@ -105,6 +113,8 @@ def correlated(trace: Trace, rate: float, nodes: int, days: float, random: np.ra
     return _copies(trace, rate, nodes, days, random, together=True)
 
 
+BURST_S = 300.0
+"""Faults that follow another one this soon are one burst, in the literature and here."""
 SPREAD_S = 60.0
 """Copies in the correlated variant fail within this time of each other."""
 

@@ -16,14 +16,20 @@ import numpy as np
 
 from controlplane.sim.ettr.arrivals import Times
 from controlplane.sim.ettr.conduct import pinned
-from controlplane.sim.ettr.renewal import DAY_S, NODES, PlainCase, ettr, mtbf_s
-from controlplane.sim.ettr.run import Arrivals, Outcome, Plan, Weather, equivalent, failure_times
+from controlplane.sim.ettr.renewal import DAY_S, PlainCase, ettr, mtbf_s
+from controlplane.sim.ettr.run import Arrivals, Outcome, Plan, Repairs, Weather, equivalent
 from controlplane.sim.gang_shape import Shape
 
 GANG_NODES = 16
 """Nodes of the calibrated gang, whose failures come as often as those of 6,250: a pinned case does not depend on size."""
 POOL_NODES = 16
+T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110,
+    2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+"""Student's t for a two-sided 95 % interval, by degrees of freedom from 1 on."""
 Z95 = 1.96
+"""What it comes to for many runs."""
 
 
 def replay(failures: Times, duration_s: float, downtime_s: float, interval_s: float, stall_s: float) -> float:
@@ -54,10 +60,12 @@ class Estimate:
 
 
 def estimate(shares: Sequence[float]) -> Estimate:
-    """Mean and interval of shares (0 to 1) of independent runs. One run has no interval: NaN."""
+    """Mean and Student interval of shares (0 to 1) of independent runs. One run has no interval: NaN."""
     values = 100.0 * np.array(shares)
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return Estimate(float(np.mean(values)), Z95 * spread / math.sqrt(len(values)), len(values))
+    free = len(values) - 1
+    spread = float(np.std(values, ddof=1)) if free else math.nan
+    wide = T95[free - 1] if 0 < free <= len(T95) else Z95
+    return Estimate(float(np.mean(values)), wide * spread / math.sqrt(len(values)), len(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,8 @@ class Calibrated:
 def plan_case(case: PlainCase, rate: float, days: float, seed: int, nodes: int = GANG_NODES) -> Plan:
     """A run of a plain case at a rate per 1,000 node-days of the modelled 6,250 nodes."""
     conduct = pinned(case, mtbf_s(rate))
-    return Plan(Shape(nodes, POOL_NODES), conduct, Weather(equivalent(rate, nodes)), days, seed)
+    weather = Weather(equivalent(rate, nodes), repairs=Repairs(again=0.0))
+    return Plan(Shape(nodes, POOL_NODES), conduct, weather, days, seed)
 
 
 def replay_of(case: PlainCase, rate: float, days: float, outcome: Outcome) -> float:
@@ -104,17 +113,16 @@ def plan_trace(case: PlainCase, rate: float, kind: Arrivals, days: float, seed: 
     return replace(plan, weather=replace(plan.weather, arrivals=kind))
 
 
-def trace_difference(case: PlainCase, rate: float, kind: Arrivals, days: float, seeds: Sequence[int]) -> Estimate:
-    """Points by which a plain case does better (or worse) under failures of the trace than by the formula.
+def trace_difference(case: PlainCase, rate: float, runs: Sequence[Times], days: float) -> Estimate:
+    """Points by which a plain case does better (or worse) under given failures than by the formula, whose are exponential.
 
     By the plain recursion, which the simulator equals on the same failures (`plan_trace` shows it), so that many years can
     be looked at. A run does not have exactly as many failures as the rate asks for (the last copy is thinned, laps are cut):
-    it is compared with the formula at the rate that it had.
+    it is compared with the formula at the rate that it had. `runs`: failures in seconds, each of `days`.
     """
     interval = case.interval_at(mtbf_s(rate))
     differences = []
-    for seed in seeds:
-        times = failure_times(Weather(rate, arrivals=kind), NODES, days, seed)
+    for times in runs:
         had = days * DAY_S / max(1, len(times))
         share = replay(times, days * DAY_S, case.downtime_s, interval, case.stall_s)
         differences.append(share - ettr(had, case.downtime_s, interval, case.stall_s))

@@ -1,4 +1,4 @@
-"""All figures of effective training time: which runs they need, and the tables that they make."""
+"""All figures of effective training time: which runs they need. `result_tables` makes tables of them, `figures` orders them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from controlplane.sim.ettr import calibration as cal
+from controlplane.sim.ettr.break_even import Bracket
 from controlplane.sim.ettr.calibration import Calibrated, Estimate
 from controlplane.sim.ettr.phases import Column, Kind, Phases
 from controlplane.sim.ettr.policies import (
     CHANGES,
     EQUIVALENT_NODES,
     OTHERS,
-    PUBLISHED,
     Scale,
     World,
     our_world,
@@ -20,9 +20,8 @@ from controlplane.sim.ettr.policies import (
     share_of,
 )
 from controlplane.sim.ettr.renewal import NODES, PLAIN_CASES, RATES, PlainCase, mtbf_s
-from controlplane.sim.ettr.run import Arrivals, Outcome
+from controlplane.sim.ettr.run import Arrivals, Outcome, Weather, failure_times
 from controlplane.sim.ettr.runner import Runner
-from controlplane.sim.ettr.tables import Table
 
 GOALS: Mapping[float, float] = {3.8: 99.0, 6.5: 98.5}
 """Percent that our policy is to reach with expected durations, by rate."""
@@ -31,14 +30,16 @@ RESTART_NODES = 16
 CURVE_RATES = (1.0, 2.3, 3.8, 5.0, 6.5, 8.0, 10.0)
 POOLS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06)
 """Nodes beside the job, as shares of it."""
-BREAK_EVEN_TRIES = 6
+BREAK_EVEN_ROUNDS = 6
 TRACE_DAYS, TRACE_SEEDS = 300.0, 10
 """What the plain recursion is run over, for the effect of bursts."""
+BURSTS = (Arrivals.TRACE, Arrivals.ONCE, Arrivals.CORRELATED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How much is simulated: days and seeds of the whole site (`full`), of comparisons (`small`) and of calibration."""
+    """How much is simulated. `full`, `full_seeds`: the whole site; `small_*`: comparisons; `spare_days`: what depends on
+    nodes in repair, which takes longer to settle. `everything`: break-evens, bursts and all points of the curves."""
 
     full: Scale
     full_seeds: int
@@ -46,11 +47,19 @@ class Effort:
     small_seeds: int
     calibration_days: float
     calibration_seeds: int
+    spare_days: float
     everything: bool = True
 
 
-FULL = Effort(Scale(NODES, 1, 54.0), 2, 27.0, 2, 54.0, 2)
-QUICK = Effort(Scale(NODES, 1, 0.5), 2, 0.5, 2, 0.5, 2, everything=False)
+FULL = Effort(
+    full=Scale(NODES, 1, 54.0), full_seeds=4, small_days=8.0, small_seeds=4, calibration_days=8.0, calibration_seeds=4,
+    spare_days=27.0,
+)  # fmt: skip
+"""About a quarter of an hour on two cores."""
+QUICK = Effort(
+    full=Scale(NODES, 1, 0.5), full_seeds=2, small_days=0.5, small_seeds=2, calibration_days=0.5, calibration_seeds=2,
+    spare_days=4.0, everything=False,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +103,21 @@ class Campaign:
             for (case, rate), group in zip(pairs, outcomes, strict=True)
         ]
 
-    def traces(self) -> list[tuple[PlainCase, float, Arrivals, Estimate]]:
+    def traces(self) -> dict[tuple[PlainCase, Arrivals, float], Estimate]:
         """The difference that bursts make to plain cases."""
-        seeds = _seeds(TRACE_SEEDS, self.seed)
-        return [
-            (case, rate, kind, cal.trace_difference(case, rate, kind, TRACE_DAYS, seeds))
-            for case in PLAIN_CASES
-            for rate in RATES
-            for kind in (Arrivals.TRACE, Arrivals.CORRELATED)
-        ]
+        found = {}
+        for kind in BURSTS:
+            for rate in RATES:
+                weather = Weather(rate, arrivals=kind)
+                runs = [failure_times(weather, NODES, TRACE_DAYS, seed) for seed in _seeds(TRACE_SEEDS, self.seed)]
+                for case in PLAIN_CASES:
+                    found[case, kind, rate] = cal.trace_difference(case, rate, runs, TRACE_DAYS)
+        return found
 
     def trace_check(self) -> float:
         """Greatest difference (points) between simulator and recursion on failures of the trace, over a few runs."""
         cases = [case for case in PLAIN_CASES if case.key in ("a", "flash")]
-        days = self.effort.calibration_days / 2
+        days = self.effort.calibration_days
         keys = [(case, kind) for case in cases for kind in (Arrivals.TRACE, Arrivals.CORRELATED)]
         plans = [cal.plan_trace(case, RATES[-1], kind, days, self.seed) for case, kind in keys]
         outcomes = self.runner.run("failures of the public trace", plans)
@@ -117,10 +127,16 @@ class Campaign:
     # Our policy
 
     def ours(self) -> dict[tuple[Column, float], Estimate]:
-        """Our policy on the whole site, by column and rate."""
-        keys = [(column, rate) for column in Column for rate in RATES]
-        worlds = [our_world(self.phases.at(column), rate) for column, rate in keys]
+        """Our policy with expected durations on the whole site, by rate."""
+        worlds = [our_world(self.phases, rate) for rate in RATES]
         found = self._shares("our policy on the whole site", worlds, self.effort.full, self.effort.full_seeds)
+        return {(Column.EXPECTED, rate): share for rate, share in zip(RATES, found, strict=True)}
+
+    def bounds(self) -> dict[tuple[Column, float], Estimate]:
+        """The same with the shortest and the longest durations, on a small site with the same failures."""
+        keys = [(column, rate) for column in (Column.LOW, Column.HIGH) for rate in RATES]
+        worlds = [our_world(self.phases.at(column), rate) for column, rate in keys]
+        found = self._shares("shortest and longest durations", worlds, self._small(), self.effort.small_seeds)
         return dict(zip(keys, found, strict=True))
 
     def parts(self, rate: float) -> dict[str, Estimate]:
@@ -140,26 +156,23 @@ class Campaign:
         found = self._shares("published policies", worlds, self._small(RESTART_NODES), self.effort.small_seeds)
         return dict(zip(keys, found, strict=True))
 
-    def break_even(self, name: str, rate: float, target: float) -> float | None:
-        """The duration (seconds) of a phase at which our policy just reaches `target` percent, by bisection.
-
-        All tries meet the same failures. None: the target is missed even when the phase takes no time.
-        """
-
-        def reached(duration_s: float) -> float:
-            world = our_world(self.phases.with_duration(name, duration_s), rate)
-            (share,) = self._shares(f"break-even of {name} at r {rate:g}", [world], self._small(), 1)
-            return share.percent
-
-        low, high = 0.0, max(4.0 * self.phases[name], 4.0)
-        if reached(low) < target:
-            return None
-        while reached(high) >= target and high < 3_600.0:
-            low, high = high, 2.0 * high
-        for _ in range(BREAK_EVEN_TRIES):
-            middle = (low + high) / 2.0
-            low, high = (middle, high) if reached(middle) >= target else (low, middle)
-        return low
+    def break_evens(self, goals: Mapping[float, float] = GOALS) -> dict[tuple[str, float], float | None]:
+        """The duration (seconds) of each assumed phase at which our policy just reaches the goal (percent) of a rate; None: it
+        is missed even when the phase takes no time. All tries meet the same failures; those of one round run together."""
+        brackets = {
+            (name, rate): Bracket(goal, self.phases[name])
+            for rate, goal in goals.items()
+            for name in self.phases.of_kind(Kind.ASSUMED)
+        }
+        for number in range(1, BREAK_EVEN_ROUNDS + 1):
+            tries = {key: bracket.next_s() for key, bracket in brackets.items() if not bracket.settled}
+            if not tries:
+                break
+            worlds = [our_world(self.phases.with_duration(name, tries[name, rate]), rate) for name, rate in tries]
+            found = self._shares(f"break-even of assumed phases, round {number}", worlds, self._small(), 1)
+            for key, share in zip(tries, found, strict=True):
+                brackets[key].note(tries[key], share.percent)
+        return {key: bracket.even_s() for key, bracket in brackets.items()}
 
     # Curves
 
@@ -182,7 +195,7 @@ class Campaign:
 
     def over_spares(self) -> list[Series]:
         """Effective time over the nodes beside the job, by failure rate; what is down for repair comes out of them."""
-        scale = Scale(EQUIVALENT_NODES, 1, max(self.effort.small_days, 27.0) if self.effort.everything else 4.0)
+        scale = Scale(EQUIVALENT_NODES, 1, self.effort.spare_days)
         lines = []
         for rate in RATES:
             worlds = [replace(our_world(self.phases, rate), pool=round(NODES * share)) for share in POOLS]
@@ -194,106 +207,3 @@ class Campaign:
 
 def _grouped(outcomes: Sequence[Outcome], size: int) -> list[Sequence[Outcome]]:
     return [outcomes[first : first + size] for first in range(0, len(outcomes), size)]
-
-
-# Tables
-
-
-def calibration_table(found: Sequence[Calibrated], effort: Effort) -> Table:
-    """The simulator beside the exact formula."""
-    rows = tuple(
-        (
-            item.case.title, f"{item.rate:g}", f"{item.exact:.2f}", f"{item.mean.percent:.2f}", f"{item.error:+.3f}",
-            f"{item.mean.half_width:.3f}", str(item.plain), str(item.failures),
-        )
-        for item in found
-    )  # fmt: skip
-    note = (
-        f"Gangs of {cal.GANG_NODES} nodes with one rank each and the failures of {NODES:,}, "
-        f"{effort.calibration_seeds} runs of {effort.calibration_days:g} days a row; mean and its half width with the control "
-        "variate, the plain mean of the runs beside them."
-    )
-    headers = ("case", "r", "formula %", "simulated %", "error", "95 % ±", "plain mean %", "failures")
-    return Table("calibration", "The simulator against the exact renewal formula", headers, rows, note)
-
-
-def trace_table(found: Sequence[tuple[PlainCase, float, Arrivals, Estimate]], apart: float) -> Table:
-    """What bursts change. `apart`: greatest difference between simulator and recursion, points."""
-    rows = tuple(
-        (case.title, f"{rate:g}", str(kind), f"{points.percent:+.2f}", f"{points.half_width:.2f}")
-        for case, rate, kind, points in found
-    )
-    note = (
-        "trace: randomly shifted copies of the public trace; correlated: all copies shifted alike (stress). By the plain "
-        f"recursion over {TRACE_SEEDS} x {TRACE_DAYS:g} days; the simulator on failures of the trace is within {apart:.3f} "
-        "points of it."
-    )
-    headers = ("case", "r", "arrivals", "points against Poisson", "95 % ±")
-    return Table("trace", "Failures in bursts against failures by chance", headers, rows, note)
-
-
-def ours_table(found: Mapping[tuple[Column, float], Estimate], effort: Effort) -> Table:
-    """Our policy by column and rate, with the goals and the floor."""
-    floor = next(case for case in PLAIN_CASES if case.key == "c'")
-    rows = tuple(
-        (
-            f"{rate:g}",
-            *(str(found[column, rate]) for column in (Column.LOW, Column.EXPECTED, Column.HIGH)),
-            f"{GOALS[rate]:g}" if rate in GOALS else "-",
-            f"{100.0 * floor.ettr(mtbf_s(rate)):.2f}",
-        )
-        for rate in RATES
-    )
-    note = (
-        f"{effort.full.words}, {effort.full_seeds} runs each. Low: every phase at its shortest; high: at its longest."
-    )
-    headers = ("r", "low durations %", "expected %", "high durations %", "goal (expected)", "physical floor %")
-    return Table("ours", "Phalanx on 6,250 nodes of 8 accelerators", headers, rows, note)
-
-
-def parts_table(found: Mapping[str, Estimate], rate: float, scale: Scale) -> Table:
-    """What each part of our policy is worth."""
-    base = found[""]
-    rows = [("Phalanx", str(base), "-")]
-    for name, (title, _) in CHANGES.items():
-        share = found[name]
-        rows.append((title, str(share), f"{share.percent - base.percent:+.2f}"))
-    headers = ("policy or weather", "%", "points")
-    return Table(f"parts-{rate:g}", f"What each part is worth at r {rate:g}", headers, tuple(rows), f"{scale.words}.")
-
-
-def others_table(
-    found: Mapping[tuple[str, float], Estimate], ours: Mapping[tuple[Column, float], Estimate], scale: Scale
-) -> Table:
-    """Others in our world, and published systems at their own figures."""
-    rows = [("Phalanx", *(str(ours[Column.EXPECTED, rate]) for rate in RATES))]
-    rows += [(title, *(str(found[name, rate]) for rate in RATES)) for name, (title, _) in OTHERS.items()]
-    headers = ("policy", *(f"r {rate:g} %" for rate in RATES))
-    note = f"Others: {scale.words}. All meet the same failures, rack losses and false alarms."
-    return Table("others", "Against published ways to recover", headers, tuple(rows), note)
-
-
-def published_table() -> Table:
-    """What others say of themselves; nothing of it was run here."""
-    rows = tuple((item.name, item.scale, item.percent, item.source) for item in PUBLISHED)
-    note = "Other jobs, other rates, other definitions of effective time."
-    headers = ("system", "scale", "%", "source")
-    return Table("published", "Published systems at their own figures", headers, rows, note, simulated=False)
-
-
-def break_even_table(found: Mapping[tuple[str, float], float | None], phases: Phases, scale: Scale) -> Table:
-    """How long each assumed phase may take."""
-    rows = tuple(
-        (
-            name, f"{phases[name]:g} s", f"{GOALS[rate]:g} % at r {rate:g}",
-            "missed even at 0 s" if limit is None else f"{limit:.1f} s",
-        )
-        for (name, rate), limit in found.items()
-    )  # fmt: skip
-    headers = ("assumed phase", "expected", "goal", "reached within")
-    return Table("break-even", "Break-even of the assumed phases", headers, rows, f"By bisection; {scale.words}.")
-
-
-def assumed(phases: Phases) -> tuple[str, ...]:
-    """Assumed phases that our policy goes through."""
-    return phases.of_kind(Kind.ASSUMED)

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from controlplane.core.placement.spares import spares_for
 from controlplane.sim.ettr.conduct import Conduct, ours
 from controlplane.sim.ettr.phases import Column, Phases
-from controlplane.sim.ettr.policies import FALSE_ALARMS, POOL_SHARE, RACK_NODES, RACK_RATE, World, share_of
-from controlplane.sim.ettr.renewal import DAY_S, NODES, PLAIN_CASES, mtbf_s
+from controlplane.sim.ettr.policies import FALSE_ALARMS, POOL_SHARE, RACK_NODES, RACK_RATE, World, share_of, warm_nodes
+from controlplane.sim.ettr.renewal import NODES, PLAIN_CASES, mtbf_s
 from controlplane.sim.ettr.run import Outcome, Plan, Weather
 from controlplane.sim.ettr.tables import Table
 from controlplane.sim.gang_shape import Shape
 
-P99 = 0.99
-
 
 def worlds_of(phases: Phases, nodes: int, rate: float) -> dict[Column, World]:
     """Our policy on a job of `nodes`, for each column of durations: spares for a day at P99, false alarms by size."""
-    warm = spares_for(nodes, rate / 1_000.0, DAY_S, P99)
+    warm = warm_nodes(nodes, rate)
     weather = Weather(rate, pool_rate=rate, rack_rate=RACK_RATE, false_alarms=FALSE_ALARMS * nodes / NODES)
     return {
         column: World(ours(phases.at(column), warm_nodes=warm), weather, round(nodes * POOL_SHARE)) for column in Column

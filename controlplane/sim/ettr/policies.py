@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from controlplane.core.placement.spares import spares_for
 from controlplane.sim.ettr.calibration import Estimate, estimate
 from controlplane.sim.ettr.conduct import (
     Cause,
@@ -21,8 +22,7 @@ from controlplane.sim.ettr.renewal import DAY_S, NODES, STEP_S, mtbf_s
 from controlplane.sim.ettr.run import Arrivals, Outcome, Plan, Weather, equivalent
 from controlplane.sim.gang_shape import Shape
 
-WARM_NODES: Mapping[float, int] = {2.3: 24, 3.8: 36, 6.5: 56}
-"""Warm spares at the published rates: P99 of a day's failures of 6,250 nodes."""
+P99 = 0.99
 RACK_RATE = 0.1
 """Losses of a whole rack per 1,000 rack-days; assumed: about one in 54 days on 205 racks."""
 FALSE_ALARMS = 1.0
@@ -63,11 +63,15 @@ class World:
     pool: int
 
 
+def warm_nodes(nodes: int, rate: float) -> int:
+    """Warm spares of a job: what covers the failures of a day, on 99 of 100 days."""
+    return spares_for(nodes, rate / 1_000.0, DAY_S, P99)
+
+
 def our_world(phases: Phases, rate: float) -> World:
     """Our policy, with rack losses and false alarms; state is held by data-parallel replicas, so that nothing is copied."""
-    warm = WARM_NODES.get(rate, max(WARM_NODES.values()))
     weather = Weather(rate, pool_rate=rate, rack_rate=RACK_RATE, false_alarms=FALSE_ALARMS)
-    return World(ours(phases, warm_nodes=warm), weather, round(NODES * POOL_SHARE))
+    return World(ours(phases, warm_nodes=warm_nodes(NODES, rate)), weather, round(NODES * POOL_SHARE))
 
 
 def plan_of(world: World, scale: Scale, seed: int) -> Plan:
@@ -93,11 +97,11 @@ def cost_s(conduct: Conduct, cause: Cause) -> float:
 def controlled(plan: Plan, outcome: Outcome) -> float:
     """The share of a run, less the chance of how many failures of which cause it had (a control variate).
 
-    The control is the sum of `cost_s` over the failures of the job; its mean is known exactly for Poisson arrivals. Other
-    arrivals are returned as they are.
+    The control is the sum of `cost_s` over the failures of the job. Its mean is known exactly whatever the arrivals: copies
+    of the trace are shifted evenly, so that each moment has the mean rate.
     """
     weather, conduct = plan.weather, plan.conduct
-    if weather.arrivals is not Arrivals.POISSON or not weather.rate:
+    if not weather.rate:
         return outcome.share
     total = sum(conduct.shares.values())
     mean_cost = sum(share * cost_s(conduct, cause) for cause, share in conduct.shares.items()) / total
@@ -152,6 +156,11 @@ def _restart_job(world: World, phases: Phases, rate: float) -> World:
     return replace(world, conduct=conduct)
 
 
+def _sound_repairs(world: World, phases: Phases, rate: float) -> World:
+    repairs = replace(world.weather.repairs, again=0.0)
+    return replace(world, weather=replace(world.weather, repairs=repairs))
+
+
 CHANGES: Mapping[str, tuple[str, Change]] = {
     "restart job": ("without REPLACE_RANK and RESTART_RANK: every failure restarts the whole job", _restart_job),
     "no parked": ("without RESTART_RANK in place: no parked process on the node, a new one starts", _conduct(parked_per_node=0)),
@@ -163,6 +172,8 @@ CHANGES: Mapping[str, tuple[str, Change]] = {
     "no false alarms": ("no false convictions", _weather(false_alarms=0.0)),
     "ten false alarms": ("ten false convictions a day", _weather(false_alarms=10.0)),
     "no racks": ("no rack losses", _weather(rack_rate=0.0)),
+    "many racks": ("ten times as many rack losses", _weather(rack_rate=10 * RACK_RATE)),
+    "sound repairs": ("repaired nodes fault no more often than others", _sound_repairs),
     "bursts": ("failures as in the public trace (randomly shifted copies)", _weather(arrivals=Arrivals.TRACE)),
     "stress": ("the same, fully correlated copies", _weather(arrivals=Arrivals.CORRELATED)),
 }  # fmt: skip

@@ -52,8 +52,11 @@ TABLES: Mapping[str, Mapping[str, Read]] = {
     "spares": {"warm_nodes": _whole(0), "parked_per_node": _whole(0)},
     "saving": {"step_s": _at_least(1e-3), "steps": _whole(1), "stall_s": _at_least(0.0)},
     "weather": {"rack_rate": _at_least(0.0), "false_alarms": _at_least(0.0), "arrivals": _arrivals},
-    "repairs": {"median_h": _at_least(1e-3), "mean_h": _at_least(1e-3), "false_alarm_h": _at_least(0.0)},
-}
+    "repairs": {
+        "median_h": _at_least(1e-3), "mean_h": _at_least(1e-3), "false_alarm_h": _at_least(0.0),
+        "again": _at_least(0.0), "again_h": _at_least(1e-3),
+    },
+}  # fmt: skip
 """What a file may hold: tables and their keys. Rates and units are those of `run.Weather`, `run.Repairs` and `progress.Saving`."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -22,24 +22,34 @@ HOUR_S = 3_600.0
 
 
 class Arrivals(StrEnum):
-    """When failures come."""
+    """When failures come: at any time alike; as in the public trace, in copies of it that are shifted at random; so, but each
+    burst of it counted once; as in the trace, all copies shifted alike."""
 
     POISSON = "poisson"
     TRACE = "trace"
+    ONCE = "once"
     CORRELATED = "correlated"
 
 
 @dataclass(frozen=True, slots=True)
 class Repairs:
-    """How long a node is away, lognormal, from the median and mean of the public fault trace, in hours."""
+    """How long a node is away, lognormal, from the median and mean of the public fault trace, in hours.
+
+    `again`: share of repaired nodes that fault again within `again_h` hours, at any moment of them alike; that they do is
+    on top of the rate of failures.
+    """
 
     median_h: float = 20.4
     mean_h: float = 132.8
     false_alarm_h: float = 0.5
+    again: float = 0.2
+    again_h: float = 24.0
 
     def __post_init__(self) -> None:
         if not 0 < self.median_h <= self.mean_h or self.false_alarm_h < 0:
             raise ValueError(f"{self}: 0 < median_h <= mean_h and false_alarm_h >= 0 must hold")
+        if not 0 <= self.again <= 1 or self.again_h <= 0:
+            raise ValueError(f"{self}: 0 <= again <= 1 and again_h > 0 must hold")
 
     def draw_s(self, random: np.random.Generator) -> float:
         """One repair, seconds."""
@@ -110,6 +120,9 @@ def failure_times(weather: Weather, nodes: int, days: float, seed: int) -> Times
             return arrivals.poisson(weather.rate, nodes, days, random)
         case Arrivals.TRACE:
             return arrivals.superposed(arrivals.load_trace(), weather.rate, nodes, days, random)
+        case Arrivals.ONCE:
+            single = arrivals.load_trace().without_followers(arrivals.BURST_S)
+            return arrivals.superposed(single, weather.rate, nodes, days, random)
         case Arrivals.CORRELATED:
             return arrivals.correlated(arrivals.load_trace(), weather.rate, nodes, days, random)
 
@@ -140,8 +153,22 @@ def simulate(plan: Plan) -> Outcome:
     _plan_pool(gang, plan)
     _plan_racks(gang, plan)
     _plan_false_alarms(gang, plan)
+    gang.repaired = _faults_again(gang, plan)
     gang.run(plan.days * DAY_S)
     return Outcome(gang.productive_share(), failures, causes, gang.tally, gang.journal.digest)
+
+
+def _faults_again(gang: Gang, plan: Plan) -> Callable[[int], None]:
+    """What becomes of a node that comes back from its repair."""
+    random = stream(plan.seed, "repairs/again")
+    repairs = plan.weather.repairs
+
+    def repaired(node: int) -> None:
+        fails, after_h = random.uniform() < repairs.again, random.uniform(0.0, repairs.again_h)
+        if fails:
+            gang.kernel.after(after_h * HOUR_S, partial(gang.strike_again, node))
+
+    return repaired
 
 
 def _plan_failures(gang: Gang, plan: Plan, times: Times) -> dict[Cause, int]:

@@ -1,4 +1,5 @@
-"""All figures of effective training time. `--quick`: fewer and shorter runs, under a minute. Writes ettr.json, charts, a report."""
+"""All figures of effective training time. `--quick`: fewer and shorter runs, about a minute. What is there is written after
+each part: a run that is stopped leaves what it had."""
 
 from __future__ import annotations
 
@@ -8,71 +9,62 @@ import time
 from collections.abc import Sequence
 
 from cli.commands.sim_ettr import show
-from cli.ettr_progress import RunsProgress
 from cli.options import Output
 from controlplane.sim.ettr import figures
-from controlplane.sim.ettr.calibration import Estimate
-from controlplane.sim.ettr.campaign import FULL, GOALS, QUICK, Campaign
-from controlplane.sim.ettr.charts import save
+from controlplane.sim.ettr.campaign import FULL, QUICK, Campaign
 from controlplane.sim.ettr.figures import Figures
-from controlplane.sim.ettr.phases import Column, load
-from controlplane.sim.ettr.renewal import RATES
+from controlplane.sim.ettr.phases import load
 from controlplane.sim.ettr.runner import Runner
-from controlplane.sim.report import html
+from tests.benchmarks.ettr.results import Results, speed_table
 from tests.benchmarks.ettr.speed import DAYS, apart
-from tests.benchmarks.report import FOLDER, Figure, write
 
 QUICK_DAYS = 3.0
 SEED = 1
-IDS = {2.3: "ettr_r23", 3.8: "ettr_r38", 6.5: "ettr_r65"}
-PEERS = {"ByteRobust (9,600 GPUs)": 97, "Meta FT-HSDP (100k GPUs)": 80}
+SAY_EVERY_S = 15.0
 
 
-def of_policy(rate: float, share: Estimate) -> Figure:
-    spread = (round(share.percent - share.half_width, 3), round(share.percent + share.half_width, 3))
-    return Figure(IDS[rate], round(share.percent, 3), "%", share.runs, spread, goal=GOALS.get(rate), peers=PEERS)
+class Spoken:
+    """Says how far it is, in lines: at the begin and the end of each set of runs, and now and then in between."""
 
+    def __init__(self) -> None:
+        self._begun_s = self._said_s = time.monotonic()
 
-def all_figures(found: Figures, speed: dict[str, float]) -> list[Figure]:
-    errors = [abs(item.error) for item in found.calibrated]
-    result = [of_policy(rate, found.ours[Column.EXPECTED, rate]) for rate in RATES]
-    result.append(Figure("calibration_max_error_points", round(max(errors), 4), "points", len(errors), must=0.5))
-    whole = speed["days"] == DAYS
-    name = "sim_54_days_s" if whole else "sim_quick_days_s"
-    result.append(Figure(name, round(speed["wall_s"], 1), "s", 1, must=60.0 if whole else None))
-    result.append(Figure("sim_peak_mib", round(speed["peak_mib"], 0), "MiB", 1, must=1_024.0))
-    return result
+    def told(self, what: str, done: int, total: int) -> None:
+        """So many runs of so many have ended."""
+        now_s = time.monotonic()
+        if done in (0, total) or now_s - self._said_s >= SAY_EVERY_S:
+            self._said_s = now_s
+            print(f"{now_s - self._begun_s:6.0f} s  {what}: {done} of {total} runs", flush=True)
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
+    """Measure the speed first, alone; then everything else, on all cores."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.ettr", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter runs")
     parser.add_argument("--speed-only", action="store_true", help="only the 54 days of 50,000 ranks")
+    parser.add_argument("--docs", action="store_true", help="also put tables and charts into README.md and docs/")
     options = parser.parse_args(arguments)
-    begun_s = time.monotonic()
+    if options.docs and (options.quick or options.speed_only):
+        parser.error("--docs needs all figures: leave --quick and --speed-only out")
+    spoken = Spoken()
     speed = apart(QUICK_DAYS if options.quick else DAYS)
-    said = ", ".join(f"{name} {value:,.1f}" for name, value in speed.items())
-    print(f"50,000 ranks on 6,250 nodes (simulated): {said}", flush=True)
+    show([speed_table(speed)], Output.TABLE)
     if options.speed_only:
         return
-    progress = RunsProgress()
-    try:
-        with Runner(0, progress.show) as runner:
-            found = figures.collect(Campaign(load(), QUICK if options.quick else FULL, runner, SEED))
-    finally:
-        progress.close()
-    show(list(found.tables), Output.TABLE)
-    folder = FOLDER / "ettr"
-    folder.mkdir(parents=True, exist_ok=True)
-    page = folder / "report.html"
-    page.write_text(html(figures.TITLE, found.lines, found.tables, found.charts), encoding="utf-8")
-    files = [page, *(path for chart in found.charts for path in save(chart, folder))]
-    name = "ettr-quick" if options.quick else "ettr"
-    files.append(
-        write(name, all_figures(found, speed), seed=SEED, simulated=["everything but sim_54_days_s and sim_peak_mib"])
-    )
-    print("\nwritten: " + ", ".join(str(path) for path in files))
-    print(f"took {time.monotonic() - begun_s:.0f} s")
+    results = Results("ettr-quick" if options.quick else "ettr", SEED, speed, docs=options.docs)
+    shown: set[str] = set()
+
+    def arrived(found: Figures) -> None:
+        results.put(found)
+        fresh = [table for table in found.tables if table.key not in shown]
+        shown.update(table.key for table in fresh)
+        show(fresh, Output.TABLE)
+
+    with Runner(0, spoken.told) as runner:
+        found = figures.collect(Campaign(load(), QUICK if options.quick else FULL, runner, SEED), arrived)
+    show([table for table in found.tables if table.key == "ours"], Output.TABLE)
+    print("\nwritten: " + ", ".join(map(str, results.files)))
+    spoken.told("all figures", 1, 1)
 
 
 if __name__ == "__main__":

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from cli.__main__ import run
-from controlplane.sim.ettr import campaign as tabulate
+from controlplane.sim.ettr import result_tables as tabulate
+from controlplane.sim.ettr.break_even import Bracket
 from controlplane.sim.ettr.calibration import Estimate
-from controlplane.sim.ettr.campaign import Campaign, Effort, Series
+from controlplane.sim.ettr.campaign import BURSTS, GOALS, Campaign, Effort, Series
 from controlplane.sim.ettr.charts import draw, rates_chart, save
 from controlplane.sim.ettr.conduct import Cause, kubernetes, memory_copies, pinned
+from controlplane.sim.ettr.figures import Figures, collect
 from controlplane.sim.ettr.phases import Column, load
 from controlplane.sim.ettr.policies import CHANGES, Scale, our_world
 from controlplane.sim.ettr.policy_file import BadPolicy, apply
@@ -22,8 +25,13 @@ from controlplane.sim.ettr.run import Arrivals
 from controlplane.sim.ettr.runner import Runner
 from controlplane.sim.ettr.tables import Table
 from controlplane.sim.report import html
+from tests.benchmarks.ettr.page import MARKED, filled
+from tests.benchmarks.ettr.results import PAGES
 
-TINY = Effort(Scale(8, 1, 0.1), 2, 0.1, 2, 0.1, 2, everything=False)
+TINY = Effort(
+    full=Scale(8, 1, 0.1), full_seeds=2, small_days=0.1, small_seeds=2, calibration_days=0.1, calibration_seeds=2,
+    spare_days=0.1, everything=False,
+)  # fmt: skip
 
 
 def campaign(told: list[tuple[str, int, int]] | None = None) -> Campaign:
@@ -31,14 +39,82 @@ def campaign(told: list[tuple[str, int, int]] | None = None) -> Campaign:
     return Campaign(load(), TINY, runner, 1)
 
 
-def test_a_break_even_lies_where_the_target_is_just_reached() -> None:
+def test_a_break_even_lies_where_the_goal_is_just_reached() -> None:
     told: list[tuple[str, int, int]] = []
-    found = campaign(told)
-    limit = found.break_even("rebuild_communicators.affected_groups", 6.5, 98.0)
+    found = campaign(told).break_evens({6.5: 98.0})
+    assert len(found) == 4
+    limit = found["rebuild_communicators.affected_groups", 6.5]
     assert limit is not None
     assert 20.0 < limit < 40.0
-    assert found.break_even("rebuild_communicators.affected_groups", 6.5, 99.99) is None
-    assert {total for _, _, total in told} == {1}
+    assert {total for _, _, total in told} <= {1, 2, 3, 4}
+    assert set(campaign().break_evens({6.5: 99.99}).values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("percent", "even_s"),
+    [
+        (lambda s: 100.0 - 0.1 * s, 10.0),
+        (lambda s: 100.0 - 0.01 * s * s, 10.0),
+        (lambda s: 98.9, None),
+        (lambda s: 99.5, 3_600.0),
+    ],
+)
+def test_few_tries_find_where_a_falling_line_meets_the_target(
+    percent: Callable[[float], float], even_s: float | None
+) -> None:
+    bracket = Bracket(99.0, 3.0)
+    for _ in range(12):
+        if not bracket.settled:
+            at_s = bracket.next_s()
+            bracket.note(at_s, percent(at_s))
+    assert bracket.settled
+    assert bracket.even_s() == (None if even_s is None else pytest.approx(even_s, abs=0.2))
+
+
+def test_what_is_found_is_told_part_by_part() -> None:
+    class Stopped(Exception):
+        pass
+
+    parts: list[Figures] = []
+
+    def arrived(found: Figures) -> None:
+        parts.append(found)
+        if len(parts) == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        collect(campaign(), arrived)
+    assert [[table.key for table in part.tables] for part in parts] == [["ours"], ["ours", "calibration"]]
+    assert len(parts[0].ours) == len(RATES)
+
+
+def test_a_table_takes_the_place_of_its_earlier_form() -> None:
+    found = Figures(()).with_table(Table("a", "A", ("x",), (("1",),))).with_table(Table("b", "B", ("x",), (("2",),)))
+    found = found.with_table(Table("a", "A", ("x",), (("3",),)))
+    assert [table.rows for table in found.tables] == [(("3",),), (("2",),)]
+
+
+def test_pages_are_filled_between_their_markers() -> None:
+    page = "before\n<!-- table ours -->\nold\n<!-- /table -->\nbetween\n<!-- table gone -->\nkept\n<!-- /table -->\nafter\n"
+    table = Table("ours", "Ours", ("r", "%"), (("3.8", "99 | 1"),), "A note.")
+    text = filled(page, [table])
+    assert text.startswith(
+        "before\n<!-- table ours -->\n**Ours (simulated)**\n\n| r | % |\n| --- | --- |\n| 3.8 | 99 / 1 |\n"
+    )
+    assert "old" not in text
+    assert text.endswith("A note.\n<!-- /table -->\nbetween\n<!-- table gone -->\nkept\n<!-- /table -->\nafter\n")
+    assert filled(text, [table]) == text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_ask_for_tables_that_there_are(page: Path) -> None:
+    made = {"speed", "ours", "calibration", "others", "published", "break-even", "trace"}
+    made |= {f"parts-{rate:g}" for rate in GOALS}
+    text = page.read_text(encoding="utf-8")
+    asked = [found["key"] for found in MARKED.finditer(text)]
+    assert asked
+    assert set(asked) <= made
+    assert text.count("<!-- table ") == len(asked)
 
 
 def test_every_table_says_that_it_is_simulated_or_published() -> None:
@@ -48,7 +124,9 @@ def test_every_table_says_that_it_is_simulated_or_published() -> None:
         tabulate.parts_table({name: Estimate(98.0, 0.1, 2) for name in ("", *CHANGES)}, 3.8, Scale()),
         tabulate.break_even_table({("detect.hang", 3.8): 12.0, ("detect.hang", 6.5): None}, load(), Scale()),
         tabulate.calibration_table([], TINY),
-        tabulate.trace_table([(PLAIN_CASES[0], 2.3, Arrivals.TRACE, Estimate(0.4, 0.1, 4))], 0.001),
+        tabulate.trace_table(
+            {(c, k, r): Estimate(0.4, 0.1, 4) for c in PLAIN_CASES for k in BURSTS for r in RATES}, 0.001
+        ),
     ]
     assert all(table.caption.endswith("(simulated)") for table in tables)
     assert tabulate.published_table().caption.endswith("(published, not simulated)")

@@ -126,6 +126,20 @@ def test_a_lost_rack_is_replaced_at_once_while_warm_spares_last() -> None:
     assert gang.tally.down_s[Cause.SILENCE] < 40.0
 
 
+def test_repaired_nodes_fault_again_within_a_day() -> None:
+    def strikes(again: float) -> tuple[int, int]:
+        repairs = Repairs(median_h=1.0, mean_h=1.0, again=again)
+        plan = Plan(Shape(4, 2), conduct(), Weather(250.0, repairs=repairs), 8.0, 1)
+        tally = simulate(plan).tally
+        return tally.strikes.get(Cause.DEVICE, 0), tally.again
+
+    alone, none = strikes(0.0)
+    twice, hits = strikes(0.8)
+    assert (none, alone > 0) == (0, True)
+    assert twice > 2 * alone  # four of five repairs lead to another one
+    assert hits > 0
+
+
 def test_two_runs_of_a_seed_are_the_same_run_also_in_another_process() -> None:
     code = (
         "from controlplane.sim.ettr import phases\n"
@@ -164,6 +178,7 @@ def test_shares_of_causes_sum_to_one() -> None:
         lambda: Saving(0.0),
         lambda: Weather(-1.0),
         lambda: Repairs(median_h=10.0, mean_h=5.0),
+        lambda: Repairs(again=1.5),
         lambda: Plan(Shape(4, 1), conduct(), Weather(1.0), 0.0, 1),
     ],
 )
