@@ -9,11 +9,13 @@ import pytest
 
 from cli.seeds import seed_span, versioned_seed
 from controlplane.core import vocabulary
+from controlplane.core.vocabulary import Rung
 from controlplane.sim import coverage
+from controlplane.sim.faults import CATALOGUE
 from controlplane.sim.swarm import report, results
 from controlplane.sim.swarm.results import SeedResult, Total
 from controlplane.sim.swarm.sweep import sweep
-from controlplane.sim.swarm.unreached import UNREACHED
+from controlplane.sim.swarm.unreached import HARMFUL, UNREACHED, why_never
 from controlplane.sim.version import SIM_VERSION
 
 
@@ -69,6 +71,13 @@ def test_every_state_table_is_counted() -> None:
 
 def test_what_is_explained_exists() -> None:
     assert set(UNREACHED) <= {cell for section in coverage.cells(()).values() for cell in section}
+
+
+def test_every_pair_of_a_fault_and_a_rung_that_is_never_seen_has_a_reason() -> None:
+    assert set(CATALOGUE) >= HARMFUL
+    text = report.render(Total(), CATALOGUE)
+    assert f"fault x rung, never seen: {len(CATALOGUE) * len(Rung)}" in text
+    assert why_never("rack", Rung.RESTART_RANK) != why_never("process_kill", Rung.RESTART_RANK)
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("7", range(7, 8)), ("1-3", range(1, 4)), ("0-0", range(1))])

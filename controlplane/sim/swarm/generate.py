@@ -179,16 +179,16 @@ def _faults(random: Random) -> tuple[FaultPlan, ...]:
     chosen = random.sample(sorted(CATALOGUE), random.randint(*KINDS))
     plans = [_fault(random, name) for name in chosen]
     if random.random() < 0.2:  # an operator's script that drains one node after the other
-        plans += _storm(random, "drain")
+        plans += _storm(random, "drain", 3.0)
     if random.random() < 0.2:  # a new driver, with which one machine after the other says that it is not well
-        plans += _storm(random, "node_code")
+        plans += _storm(random, "node_code", random.choice([3.0, 20.0, 40.0]))
     return tuple(plans)
 
 
-def _storm(random: Random, name: str) -> list[FaultPlan]:
-    """Twenty faults of a kind within a minute."""
+def _storm(random: Random, name: str, every_s: float) -> list[FaultPlan]:
+    """Twenty faults of a kind, one after the other."""
     begin_s = random.uniform(600.0, HOURS * 3_600.0 - 1_800.0)
-    return [FaultPlan(name, at_s=begin_s + 3.0 * number, duration_s=1_200.0) for number in range(20)]
+    return [FaultPlan(name, at_s=begin_s + every_s * number, duration_s=1_200.0) for number in range(20)]
 
 
 def _fault(random: Random, name: str) -> FaultPlan:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from controlplane.core.vocabulary import Rung
 from controlplane.sim.coverage import cells
 from controlplane.sim.swarm.results import Total
-from controlplane.sim.swarm.unreached import UNREACHED
+from controlplane.sim.swarm.unreached import UNREACHED, why_never
 from controlplane.sim.version import SIM_VERSION
 
 COLUMNS = 3
@@ -36,7 +36,7 @@ def render(total: Total, faults: Iterable[str]) -> str:
         "",
         "fault x rung: verdicts whose cause it was (+ those that followed it within 2 min, of no known cause)",
     ]
-    lines += _grid(kinds, total.coverage)
+    lines += [*_grid(kinds, total.coverage), "", *_empty_pairs(kinds, total.coverage)]
     lines += ["", *_zeros([name for names in sections.values() for name in names], total.coverage)]
     silent = [kind for kind in kinds if not total.faults.get(kind)]
     if silent:
@@ -63,6 +63,24 @@ def _grid(kinds: list[str], coverage: Mapping[str, int]) -> list[str]:
         f"  {kind.ljust(width)} " + " ".join(f"{_cell(kind, rung, coverage):>12}" for rung in Rung) for kind in kinds
     ]
     return ["  " + " " * width + " " + head, *rows]
+
+
+def _empty_pairs(kinds: list[str], coverage: Mapping[str, int]) -> list[str]:
+    """Pairs of a fault and a rung that were never seen, by the reason, and by the rung within it."""
+    by_reason: dict[str, dict[Rung, list[str]]] = {}
+    for kind in kinds:
+        for rung in Rung:
+            if not coverage.get(f"{kind} x {rung}"):
+                by_reason.setdefault(why_never(kind, rung), {}).setdefault(rung, []).append(kind)
+    lines = [f"fault x rung, never seen: {sum(len(names) for rungs in by_reason.values() for names in rungs.values())}"]
+    for why, rungs in by_reason.items():
+        lines.append(f"  {why}:")
+        same = next(iter(rungs.values()))
+        if len(rungs) == len(Rung) and all(names == same for names in rungs.values()):
+            lines.append(f"    every rung: {', '.join(same)}")
+        else:
+            lines += [f"    {rung}: {', '.join(names)}" for rung, names in rungs.items()]
+    return lines
 
 
 def _cell(kind: str, rung: Rung, coverage: Mapping[str, int]) -> str:
