@@ -17,11 +17,14 @@ from controlplane.sim.checkers.base import Checker, Durable, Finding
 from controlplane.sim.checkers.believing import SilenceKillsNobody
 from controlplane.sim.checkers.durability import DurableBeforeSent, ReplayAgrees
 from controlplane.sim.checkers.ledger import EverySecondOnce
+from controlplane.sim.checkers.lines import CheckpointLine
 from controlplane.sim.checkers.monitor import Monitor, all_checkers
+from controlplane.sim.checkers.old_writers import OldWritersAreHarmless
 from controlplane.sim.checkers.peace import EveryJobKnowsWhy, NodesAreWhatTheyAre, NothingGrows, SparesComeBack
 from controlplane.sim.checkers.places import OneRankPerAccelerator
 from controlplane.sim.scenario import PlannedJob, Scenario, run
 from controlplane.sim.topology import Topology
+from controlplane.sim.world.stores import StoredShard
 
 SPEC = JobSpec(
     "moe", Workload("m"), 4, parallel=Parallel(dp=4), spares=SparePolicy(warm_nodes=1),
@@ -65,6 +68,11 @@ def is_buried(site: Site, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(site[0].book.nodes[5], "liveness", NodeLiveness.DEAD)
 
 
+def is_kept_out(site: Site, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(site[0].book.nodes[5], "cordons", {"health": False})
+    patch.setattr(site[0].book.nodes[5], "away", "it once was ill")
+
+
 def burns(site: Site, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(site[1].nodes["node-0005"], "up", False)
 
@@ -83,6 +91,7 @@ UNREST = {
     "L1 no reason": (EveryJobKnowsWhy, ends_without_reason, "without a reason"),
     "L1 a blocker that is not so": (EveryJobKnowsWhy, waits_in_vain, "would fit"),
     "L2 a whole node is out": (NodesAreWhatTheyAre, is_buried, "is whole, and believed DEAD"),
+    "L2 a cordon that nothing explains": (NodesAreWhatTheyAre, is_kept_out, "cordoned by health: it once was ill"),
     "L2 a dead node is in": (NodesAreWhatTheyAre, burns, "is dead, and believed ALIVE"),
     "L3 a spare is missing": (SparesComeBack, spare_goes, "holds 0 of 1 spare nodes"),
     "L4 an effect stays": (NothingGrows, effect_stays, "past their deadline"),
@@ -108,6 +117,40 @@ def test_two_ranks_on_one_accelerator(site: Site, monkeypatch: pytest.MonkeyPatc
     twin.serial = 99
     monkeypatch.setitem(node.processes, ("moe-1", 99), twin)
     assert "runs moe-1-" in first(checker.occupied(node, monitor.book))
+
+
+def test_a_lower_epoch_is_obeyed(site: Site) -> None:
+    node, _ = site[1].process("moe", 0)
+    checker = OldWritersAreHarmless()
+    effect = Effect("e1", EffectKind.FENCE_HOSTS, f"node:{node.name}", 0)
+    assert first(checker.obeyed(effect, node, 2)) == first(checker.obeyed(effect, node, 2)) == ""
+    assert "of epoch 1, after one of epoch 2" in first(checker.obeyed(effect, node, 1))
+
+
+def test_a_process_goes_back_to_an_older_generation(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    node, process = site[1].process("moe", 0)
+    checker = OldWritersAreHarmless()
+    effect = Effect("e1", EffectKind.APPLY_GENERATION, "job:moe-1", 0)
+    assert first(checker.obeyed(effect, node, 1)) == ""
+    monkeypatch.setattr(process, "generation", 0)
+    assert "from generation 1 back to 0" in first(checker.obeyed(effect, node, 1))
+
+
+def test_what_was_stored_too_late_is_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor, world = site
+    job = monitor.book.jobs["moe-1"]
+    line = CheckpointLine("moe-1/g1/step-20", job.generation, 20, "/s", frozenset({0}))
+    monkeypatch.setitem(job.checkpoints, line.id, line)
+    monkeypatch.setitem(world.stores.shards, line.id, {0: StoredShard(0, stored_ns=world.now_ns)})
+    gang = copy.copy(world.gangs.newest["moe-1"])
+    gang.restore_id, gang.generation = line.id, job.generation + 1
+    checker = OldWritersAreHarmless()
+    overtaken = r.GenerationStarted("moe-1", 2, (), (), line.id, line.step)
+    assert not list(checker.record(Durable(overtaken, 1, 1, "Tick"), monitor.book))
+    assert not list(checker.turn(world.state(), monitor.book, world))
+    assert first(checker.read(gang, monitor.book, world)) == ""
+    monkeypatch.setattr(world.stores.shards[line.id][0], "stored_ns", world.now_ns + 1)
+    assert "ranks [0] had stored their parts after it was overtaken" in first(checker.read(gang, monitor.book, world))
 
 
 def test_a_state_that_the_journal_does_not_tell(site: Site) -> None:
