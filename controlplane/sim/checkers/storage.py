@@ -15,7 +15,21 @@ from controlplane.sim.checkers.book import Book, numbers
 from controlplane.sim.checkers.lines import CheckpointLine, JobLine
 
 if TYPE_CHECKING:
+    from controlplane.sim.world.gangs import Gang
     from controlplane.sim.world.site import World
+
+
+def _held_by_nobody(record: r.GenerationStarted, gang: Gang, *, replicated: bool) -> list[int]:
+    """Ranks that are said to go on from a survivor's state, of which none lives. `replicated`: a replica's will do."""
+    living = [rank for rank, process in gang.members.items() if process.exit is None]
+    if replicated:
+        states = {gang.parallel.state_of(rank) for rank in living}
+        return [rank for rank in _from_survivors(record) if gang.parallel.state_of(rank) not in states]
+    return sorted({*_from_survivors(record)} - {*living})
+
+
+def _from_survivors(record: r.GenerationStarted) -> list[int]:
+    return [rank for source in record.sources if source.tier == Tier.SURVIVOR.words for rank in numbers(source.runs)]
 
 
 class StartsFromARestorePoint(Checker):
@@ -32,15 +46,13 @@ class StartsFromARestorePoint(Checker):
         tiers, self._tiers = self._tiers, []
         for record in tiers:
             gang = world.gangs.newest.get(record.job)
-            alive = sum(process.exit is None for process in gang.members.values()) if gang else 0
-            keep = sum(source.ranks for source in record.sources if source.tier == Tier.SURVIVOR.words)
             start = f"generation {record.generation} of {record.job} starts from"
             if gang is None or gang.name not in world.keeps_copies:
                 yield Finding(record.job, f"{start} memory, and nobody keeps copies of it")
             elif record.restore_step > world.gangs.step(record.job):
                 yield Finding(record.job, f"{start} step {record.restore_step}, which it has never made")
-            elif keep > alive:
-                yield Finding(record.job, f"{start} what {keep} processes hold, and {alive} are left")
+            elif lost := _held_by_nobody(record, gang, replicated=world.job(record.job).spec.checkpoint.replicated):
+                yield Finding(record.job, f"{start} what processes hold, and nobody holds the state of ranks {lost}")
 
     def record(self, seen: Durable, book: Book) -> Iterator[Finding]:
         """Look at the restore point of each new generation."""
