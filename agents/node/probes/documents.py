@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from agents.node.probes.quantity import GarbledError
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
+
+
+def mended(text: str) -> str:
+    """JSON in which commas are missing between values and numbers carry units (`41.0C`), as hy-smi prints it, as proper JSON.
+    A text that ends early stays broken: nothing is closed that the tool did not close."""
+    found: list[str] = []
+    for token in _TOKEN.findall(text):
+        if found and found[-1][-1] not in "{[:," and token not in ("}", "]", ":", ","):
+            found.append(",")
+        found.append(token if token[0] in '"{}[]:,' else json.dumps(token))
+    return "".join(found)
 
 
 def document(text: str) -> Any:

@@ -17,6 +17,7 @@ _OTHER_DEVICES = frozenset({("19e5", "1711")})
 """Display functions of the same vendors that are none: Huawei's management controller."""
 
 _ADDRESS = re.compile(r"(?:([0-9a-f]{1,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])")
+_ADDRESS_INSIDE = re.compile(r"\b[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,12 @@ def on_the_bus(machine: Machine, vendors: frozenset[str]) -> tuple[PciDevice, ..
         for row in machine.pci()
         if row.vendor in vendors and row.kind in ACCELERATOR_KINDS and (row.vendor, row.device) not in _OTHER_DEVICES
     )
+
+
+def address_in(text: str) -> str | None:
+    """The first PCI address with its domain in a text; None when there is none."""
+    found = _ADDRESS_INSIDE.search(text.lower())
+    return pci_address(found[0]) if found else None
 
 
 def positions(addresses: Iterable[str], bus: Sequence[PciDevice]) -> dict[str, int]:

@@ -20,7 +20,12 @@ COMMON = frozenset({
     "PROBE-HUNG", "PROBE-CRASHED", "PROBE-SILENT",
 })  # fmt: skip
 VENDORS = sorted({vendor for vendor, _ in recorded_names()} - {"host"})
-SHARED = {"nvidia": ("driver_states", "nvml"), "thead": ("driver_states", "nvml")}
+SHARED = {
+    "amd": ("amdgpu_log",),
+    "hygon": ("amdgpu_log",),
+    "nvidia": ("driver_states", "nvml"),
+    "thead": ("driver_states", "nvml"),
+}
 """Modules with codes that several vendors use."""
 CODE = re.compile(r"[A-Z][A-Z0-9]*(?:-[A-Z0-9]+)+")
 NOT_CODES = {"PCI-E"}

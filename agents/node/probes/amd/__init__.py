@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import re
-
 from agents.node.probes.amd import smi
 from agents.node.probes.amd.binding import AmdSmi
 from agents.node.probes.amd.binding import listing as binding_listing
+from agents.node.probes.amdgpu_log import words
 from agents.node.probes.boards import assembled, opened
 from agents.node.probes.inventory import on_the_bus
-from agents.node.probes.kernel_words import Word, with_log
+from agents.node.probes.kernel_words import with_log
 from agents.node.probes.machine import Machine, Memory
-from agents.node.probes.reading import Reading, Severity
+from agents.node.probes.reading import Reading
 
 VENDOR = "amd"
 PCI_VENDORS = frozenset({"1002"})
 PROVEN = "constructed"
 
 _BINDING = "amdsmi"
-_FAILED = r"(?:GPU Recovery Failed|GPU reset\(\d+\) failed|reset end with ret = -\d+)"
-_WORDS = tuple(
-    Word(re.compile(r"amdgpu (?P<place>[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]):.*" + pattern), code, severity)
-    for pattern, code, severity in (
-        (r"[Dd]evice lost from bus", "DEVICE-LOST", Severity.CRITICAL),
-        (_FAILED, "GPU-RESET-FAILED", Severity.CRITICAL),
-        (r"GPU reset\(\d+\) succeeded", "GPU-RESET", Severity.UNSTATED),
-        (r"ring \S+ timeout(?!, but soft recovered)", "RING-TIMEOUT", Severity.UNSTATED),
-        (r"(?:reaches threshold value|exceeds? threshold)", "RAS-THRESHOLD", Severity.CRITICAL),
-        (r"\b[1-9]\d* (?:new )?uncorrectable hardware errors? detected", "RAS-UNCORRECTABLE", Severity.MAJOR),
-        (r"(?:poison is consumed|RAS poison consumption)", "RAS-POISON", Severity.UNSTATED),
-    )
-)
-"""Lines of the Linux driver: amdgpu_device.c, amdgpu_job.c, amdgpu_ras.c, amdgpu_ras_eeprom.c."""
+_WORDS = words("amdgpu")
 
 
 def read(machine: Machine, memory: Memory) -> Reading:
