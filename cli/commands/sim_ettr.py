@@ -84,6 +84,8 @@ def report(
 
     if not file.resolve().parent.is_dir():
         raise CliError(f"there is no folder {file.resolve().parent}", fix="create it first", code=Exit.NOT_FOUND)
+    if file.is_dir():
+        raise CliError(f"{file} is a folder", fix=f"name the file to write: {file / 'ettr.html'}", code=Exit.USAGE)
     with _runner(jobs) as runner:
         found = figures.collect(Campaign(_phases(None), QUICK if quick else FULL, runner, seed))
     file.write_text(html(figures.TITLE, found.lines, found.tables, found.charts), encoding="utf-8")
@@ -133,8 +135,12 @@ def _with_policy(world: World, file: Path | None) -> World:
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CliError(f"{file} cannot be read", why=str(error), code=Exit.NOT_FOUND) from error
+    except OSError as error:
+        raise CliError(f"{file} cannot be read", why=str(error.strerror), code=Exit.NOT_FOUND) from error
+    except UnicodeDecodeError as error:
+        raise CliError(
+            f"{file} cannot be read", why=f"it is not UTF-8 at byte {error.start}", code=Exit.USAGE
+        ) from error
 
 
 def show(tables: list[Table], output: Output) -> None:

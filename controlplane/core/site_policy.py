@@ -109,7 +109,8 @@ def _known(name: str, written: str, known: list[str], place: str) -> str:
     setting = BY_NAME.get(name)
     if setting is None:
         near = get_close_matches(written, known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(known))}"
+        offered = sorted(one for one in known if one not in BY_NAME or not BY_NAME[one].flag)
+        hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(offered)}"
         raise BadPolicy(f"{place}: nothing is named `{name}`; {hint}")
     if setting.flag:
         raise BadPolicy(f"{place}: {name} follows from the controller's {setting.flag}: set it there")

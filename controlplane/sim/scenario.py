@@ -19,6 +19,7 @@ from controlplane.sim.faults.plan import FaultPlan, check_plan
 from controlplane.sim.kernel import START_NS
 from controlplane.sim.observer import Observer
 from controlplane.sim.reading import ROOT, BadScenario, as_list, as_table, read, to_toml, unknown, write
+from controlplane.sim.sense import check_sense
 from controlplane.sim.topology import Topology
 from controlplane.sim.version import SIM_VERSION
 from controlplane.sim.world.nodes import SimNode
@@ -146,17 +147,24 @@ def check(scenario: Scenario) -> None:
 
 
 def load(path: str) -> Scenario:
-    """The scenario of a TOML file.
+    """The scenario of a TOML file that a person has written.
 
     Raises:
-        BadScenario: the file cannot be read, or says something that cannot be; with the place.
+        BadScenario: the file cannot be read, or says something that cannot be, or be meant; with the place.
     """
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadScenario(f"{path}: cannot be read: {error}") from error
-    return parse(text, path)
+    except OSError as error:
+        raise BadScenario(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadScenario(f"{path}: is not UTF-8 at byte {error.start}") from error
+    scenario = parse(text, path)
+    try:
+        check_sense(scenario)
+    except BadScenario as error:
+        raise BadScenario(f"{path}: {error}") from error
+    return scenario
 
 
 def parse(text: str, place: str = "scenario") -> Scenario:

@@ -122,7 +122,12 @@ def _from_file(file: str, accelerators: int, labels: tuple[tuple[str, str], ...]
     if file in PUBLIC:
         text = resources.files("controlplane.sim").joinpath("data", PUBLIC[file]).read_text()
     elif Path(file).is_file():
-        text = Path(file).read_text()
+        try:
+            text = Path(file).read_text(encoding="utf-8")
+        except OSError as error:
+            raise BadScenario(f"topology.file: {file} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise BadScenario(f"topology.file: {file} is not UTF-8 at byte {error.start}") from error
     elif "/" in file or file.endswith(".csv"):
         raise BadScenario(f"topology.file: no file is at {file}")
     else:

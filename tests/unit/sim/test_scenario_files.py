@@ -186,3 +186,59 @@ def test_the_catalogue_is_complete() -> None:
     kinds = " ".join(CATALOGUE)
     assert [name for name in named.split() if name not in kinds] == []
     assert isinstance(parse(WHOLE).jobs[0].spec, JobSpec)
+
+
+FILE = """
+duration_s = "4h"
+[topology]
+racks_per_super_pod = 2
+nodes_per_rack = 4
+accelerators = 8
+[[jobs]]
+name = "ant"
+[jobs.spec]
+ranks = 2
+acceleratorsPerRank = 8
+[[faults]]
+kind = "rack"
+target = "r1"
+at_s = "1h"
+"""
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ('target = "r1"', 'target = "r1x"', "faults[0].target: no rack is named `r1x`; did you mean `r1`?"),
+        ('target = "r1"', 'target = "zzz"', "known: r0, r1"),
+        ('kind = "rack"', 'kind = "node"', "faults[0].target: no node is named `r1`"),
+        ('kind = "rack"', 'kind = "process_kill"', "`r1` is of no job of this file; its jobs are ant"),
+        ('at_s = "1h"', 'at_s = "4h"', "faults[0].at_s: 14400 s is after the end"),
+        ('name = "ant"', 'name = "ant"\nat_s = "5h"', "jobs[0].at_s: 18000 s is after the end"),
+        ('duration_s = "4h"', "duration_s = 0", "duration_s: nothing happens in no time"),
+        ("accelerators = 8", "accelerators = 4", "a rank of ant needs 8 accelerators on one machine, the widest has 4"),
+    ],
+)
+def test_what_nobody_can_have_meant_is_refused_in_a_file(tmp_path: Path, was: str, now: str, said: str) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text(FILE)
+    assert load(str(path)).faults[0].target == "r1"
+    path.write_text(FILE.replace(was, now))
+    with pytest.raises(BadScenario) as refused:
+        load(str(path))
+    assert said in str(refused.value)
+    assert str(refused.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("aim", ["ant/1", "ant-1/1"])
+def test_a_rank_is_named_by_its_jobs_name_or_uid(tmp_path: Path, aim: str) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text(FILE.replace('"rack"', '"process_kill"').replace('"r1"', f'"{aim}"'))
+    assert load(str(path)).faults[0].target == aim
+
+
+def test_a_topology_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    bad = tmp_path / "racks.csv"
+    bad.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadScenario, match="is not UTF-8 at byte 0"):
+        parse(f'[topology]\nfile = "{bad}"\n')
