@@ -11,6 +11,7 @@ import pytest
 
 from controlplane.core import records as r
 from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.jobs import Exit
 from controlplane.core.spec import CheckpointPolicy, JobSpec, Parallel, SparePolicy, Workload
 from controlplane.core.vocabulary import Bucket, JobState, NodeLiveness
 from controlplane.sim.checkers.base import Checker, Durable, Finding
@@ -22,6 +23,7 @@ from controlplane.sim.checkers.monitor import Monitor, all_checkers
 from controlplane.sim.checkers.old_writers import OldWritersAreHarmless
 from controlplane.sim.checkers.peace import EveryJobKnowsWhy, NodesAreWhatTheyAre, NothingGrows, SparesComeBack
 from controlplane.sim.checkers.places import OneRankPerAccelerator
+from controlplane.sim.checkers.storage import StartsFromARestorePoint
 from controlplane.sim.scenario import PlannedJob, Scenario, run
 from controlplane.sim.topology import Topology
 from controlplane.sim.world.stores import StoredShard
@@ -151,6 +153,24 @@ def test_what_was_stored_too_late_is_read(site: Site, monkeypatch: pytest.Monkey
     assert first(checker.read(gang, monitor.book, world)) == ""
     monkeypatch.setattr(world.stores.shards[line.id][0], "stored_ns", world.now_ns + 1)
     assert "ranks [0] had stored their parts after it was overtaken" in first(checker.read(gang, monitor.book, world))
+
+
+@pytest.mark.parametrize(("replicated", "found"), [(False, "nobody holds the state of ranks [1]"), (True, "")])
+def test_a_rank_that_is_gone_is_said_to_hold_its_state(
+    site: Site, monkeypatch: pytest.MonkeyPatch, *, replicated: bool, found: str
+) -> None:
+    monitor, world = site
+    _, process = world.process("moe", 1)
+    monkeypatch.setattr(process, "exit", Exit(observed=True, signal=9))
+    monkeypatch.setattr(world, "keeps_copies", {"moe"})
+    job = world.job("moe")
+    monkeypatch.setattr(job, "spec", replace(SPEC, checkpoint=replace(SPEC.checkpoint, replicated=replicated)))
+    checker = StartsFromARestorePoint()
+    sources = (r.FromTier("survivor", 4, ((0, 4),)),)
+    started = r.GenerationStarted("moe-1", 2, (), (), "", world.gangs.step("moe-1"), sources=sources)
+    assert not list(checker.record(Durable(started, 1, 1, "Tick"), monitor.book))
+    text = first(checker.turn(world.state(), monitor.book, world))
+    assert text.endswith(found) if found else not text
 
 
 def test_a_state_that_the_journal_does_not_tell(site: Site) -> None:
