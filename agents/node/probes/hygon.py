@@ -18,6 +18,7 @@ from agents.node.probes.kernel_words import with_log
 from agents.node.probes.machine import Machine, Memory, Unreadable
 from agents.node.probes.quantity import GarbledError
 from agents.node.probes.reading import Reading, Unread
+from agents.node.probes.sysfs import file_text, read_lanes
 
 VENDOR = "hygon"
 PCI_VENDORS = frozenset({"1d94", "1e83"})
@@ -64,7 +65,8 @@ def _listing(machine: Machine) -> Listing:
             continue
         findings = Findings(source, _ESSENTIAL, _UNSUPPORTED)
         _read_card(findings, card)
-        _read_sysfs(findings, machine, address)
+        read_lanes(findings, machine, address)
+        _read_counters(findings, machine, address)
         model = card.get("Card Series") or card.get("Card series") or "Hygon DCU"
         found.boards.append(Board(address, card.get("Unique ID", ""), model, findings))
     for path in _DRIVERS:
@@ -114,16 +116,13 @@ def _read_card(found: Findings, card: Mapping[str, str]) -> None:
         found.measure(name, text, unit=unit)
 
 
-def _read_sysfs(found: Findings, machine: Machine, address: str) -> None:
-    """Lanes and the driver's error counters, of which the tool says nothing."""
-    folder = f"/sys/bus/pci/devices/{address}"
-    names = machine.names(folder)
-    for metric, name in (("pcie_width", "current_link_width"), ("pcie_width_max", "max_link_width")):
-        found.measure(metric, _text(found, machine, f"{folder}/{name}") if name in names else None)
+def _read_counters(found: Findings, machine: Machine, address: str) -> None:
+    """The driver's error counters, of which the tool says nothing."""
+    folder = f"/sys/bus/pci/devices/{address}/ras"
     counts: dict[str, list[str]] = {"ue": [], "ce": []}
-    for name in machine.names(f"{folder}/ras"):
+    for name in machine.names(folder):
         if name.endswith("_err_count"):
-            text = _text(found, machine, f"{folder}/ras/{name}") or ""
+            text = file_text(found, machine, f"{folder}/{name}") or ""
             told = dict(_COUNT.findall(text))
             if not told:
                 found.garbled.append(f"{name}: {text[:40]!r} holds no counters")
@@ -131,11 +130,3 @@ def _read_sysfs(found: Findings, machine: Machine, address: str) -> None:
                 counts[kind].append(number)
     found.measure("ecc_uncorrected_total", *(counts["ue"] or ["N/A"]))
     found.measure("ecc_corrected_total", *(counts["ce"] or ["N/A"]))
-
-
-def _text(found: Findings, machine: Machine, path: str) -> str | None:
-    try:
-        return machine.text(path).strip()
-    except Unreadable as error:
-        found.doubt(str(error))
-        return None

@@ -1,4 +1,4 @@
-"""NVML by its Python binding, and bindings that copy it under another prefix (T-Head's HGML): calls, and what their errors mean."""
+"""NVML by its Python binding, and bindings that copy it under another prefix: calls, and what their errors mean."""
 
 from __future__ import annotations
 
@@ -13,37 +13,35 @@ from agents.node.probes.machine import Unreadable
 from agents.node.probes.reading import Severity
 
 _ABSENT = (
-    "NOT_SUPPORTED",
-    "FUNCTION_NOT_FOUND",
-    "INVALID_ARGUMENT",
-    "NO_PERMISSION",
-    "DEPRECATED",
-    "NO_DATA",
-    "NOT_FOUND",
-)
+    "NOT_SUPPORTED", "FUNCTION_NOT_FOUND", "INVALID_ARGUMENT", "NO_PERMISSION", "DEPRECATED", "NO_DATA", "NOT_FOUND",
+    "ARGUMENT_VERSION_MISMATCH", "VGPU_ECC_NOT_SUPPORTED",
+)  # fmt: skip
 _THROTTLING = {"hw_slowdown": 0x08, "sw_thermal_slowdown": 0x20, "hw_thermal_slowdown": 0x40, "hw_power_brake": 0x80}
 _RECOVERY_ACTIONS = ("none", "reset", "reboot", "drain p2p", "drain and reset", "reset bus")
 _FABRIC_STATES = ("n/a", "not started", "in progress", "completed")
 _FABRIC_SUMMARIES = ("n/a", "healthy", "unhealthy", "limited capacity")
-_ABSENT_IF_DEFINED = ("ARGUMENT_VERSION_MISMATCH", "VGPU_ECC_NOT_SUPPORTED")
 
 
 class Nvml:
-    """A binding whose names begin with `prefix` (`nvml`, `hgml`). Opening it initialises the library.
+    """A binding whose names begin with `prefix` (`nvml`, `hgml`, `mtml`). Opening it initialises the library.
 
     Raises:
         Unreadable: the library is not there or its driver does not answer.
     """
 
-    def __init__(self, module: Any, prefix: str = "nvml") -> None:
+    def __init__(self, module: Any, prefix: str = "nvml", init: str = "Init") -> None:
         self._module, self._prefix = module, prefix
         self.error: type[Exception] = getattr(module, f"{prefix.upper()}Error")
-        names = (*_ABSENT, *(name for name in _ABSENT_IF_DEFINED if hasattr(module, f"{prefix.upper()}_ERROR_{name}")))
-        self._absent = frozenset(self.constant(f"ERROR_{name}") for name in names)
+        self._absent = frozenset(code for name in _ABSENT if (code := self._code(name)) is not None)
         try:
-            self.call("Init")
+            self.call(init)
         except (self.error, OSError) as error:
             raise Unreadable(f"{prefix.upper()}: cannot be opened: {error}") from error
+
+    def _code(self, name: str) -> int | None:
+        """The number of an error; None when this library does not know it."""
+        code: int | None = getattr(self._module, f"{self._prefix.upper()}_ERROR_{name}", None)
+        return code
 
     def constant(self, name: str) -> Any:
         """`NVML_<name>`."""
@@ -65,12 +63,12 @@ class Nvml:
         try:
             return function(*arguments)
         except self.error as error:
-            code = getattr(error, "value", None)
+            code = getattr(error, "value", -1)
             if code in self._absent:
                 return None
-            if code == self.constant("ERROR_GPU_IS_LOST"):
+            if code == self._code("GPU_IS_LOST"):
                 found.fault("DEVICE-LOST", Severity.CRITICAL, f"{self._prefix}{name}: {error}")
-            elif code == self.constant("ERROR_RESET_REQUIRED"):
+            elif code == self._code("RESET_REQUIRED"):
                 found.fault("RECOVERY-RESET", Severity.CRITICAL, f"{self._prefix}{name}: {error}")
             else:
                 found.doubt(f"{self._prefix}{name}: {error}")
