@@ -51,6 +51,8 @@ class StartsFromARestorePoint(Checker):
                 yield Finding(record.job, f"{start} memory, and nobody keeps copies of it")
             elif record.restore_step > world.gangs.step(record.job):
                 yield Finding(record.job, f"{start} step {record.restore_step}, which it has never made")
+            elif gang.generation >= record.generation:
+                continue  # its commit was uncertain and became known late: the processes are those that it led to
             elif lost := _held_by_nobody(record, gang, replicated=world.job(record.job).spec.checkpoint.replicated):
                 yield Finding(record.job, f"{start} what processes hold, and nobody holds the state of ranks {lost}")
 
