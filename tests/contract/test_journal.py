@@ -556,13 +556,13 @@ class TestSqliteTrouble:
             assert index.stat().st_ino == before
 
     def test_a_read_only_file_says_so_and_recovers(self) -> None:
-        with tempfile.TemporaryDirectory() as folder, ordinary_user(Path(folder)):
+        with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "journal.db"
             with closing(sql_journal(path)) as journal:
                 epoch = journal.acquire("a")
                 journal.append(records(1, 3, epoch))
             path.chmod(0o444)
-            with closing(sql_journal(path)) as journal:
+            with ordinary_user(Path(folder)), closing(sql_journal(path)) as journal:
                 with pytest.raises(JournalUnavailable, match="read-only for uid"):
                     journal.append(records(4, 1, epoch))
                 assert journal.read(0) == records(1, 3, epoch)
@@ -698,12 +698,16 @@ def fill_up(ballast: Path) -> None:
 
 @contextmanager
 def ordinary_user(folder: Path) -> Iterator[None]:
-    """Act as a user to whom file permissions apply, and who owns `folder`; root is above them."""
+    """Act as a user to whom file permissions apply, and who owns `folder` and what is in it; root is above them.
+
+    That user may be unable to read our own code, which then cannot be imported: what a test imports late, it needs before.
+    """
     if os.geteuid():
         yield
         return
     nobody = 65_534
-    os.chown(folder, nobody, nobody)
+    for owned in (folder, *folder.iterdir()):
+        os.chown(owned, nobody, nobody)
     os.seteuid(nobody)
     try:
         yield
