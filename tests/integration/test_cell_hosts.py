@@ -262,7 +262,7 @@ def test_sigterm_ends_the_agent_and_leaves_the_actors(site: CellSite) -> None:
     assert site.agent is not None
     site.agent.send_signal(signal.SIGTERM)
 
-    assert site.agent.wait(10) == 0
+    assert site.agent.wait(60) == 0
     assert alive(actor)
     hello = site.start_agent()
     assert spec.host_id in {row.host_id for row in hello.snapshot.actors}

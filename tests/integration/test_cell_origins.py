@@ -83,7 +83,7 @@ def test_the_container_shares_what_the_contract_needs(bench: Bench, runtime: dic
     assert bench.node.host("h-1").contained
     end = bench.node.end("h-1")
     assert (end.exit.code, end.exit.signal, end.exit.group_empty) == (5, 0, True)
-    assert host.wait(5) == 0
+    assert host.wait(60) == 0
     (call,) = calls(bench)
     options = call[: call.index(IMAGE)]
     node = str(bench.node.directory)

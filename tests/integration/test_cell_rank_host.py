@@ -111,7 +111,7 @@ def test_it_registers_before_the_child_runs_and_ends_after_the_ack(bench: Bench)
     bench.node.exits.clear()
     bench.node.acknowledge = True
     bench.node.end("h-1")  # sent again
-    assert host.wait(5) == 0
+    assert host.wait(60) == 0
     workload = json.loads(json.loads(facts.read_text())["environ"]["PHALANX_WORKLOAD"])
     assert workload["args"]["learning_rate"] == 0.5
     assert repr(workload["args"]["steps"]) == "100"
@@ -132,14 +132,14 @@ def test_without_an_agent_the_child_runs_and_both_are_told_later(bench: Bench) -
     bench.node.start()
     assert bench.node.host("h-1", 2).pid == child
     assert bench.node.end("h-1").exit.signal == signal.SIGSEGV
-    assert host.wait(5) == 0
+    assert host.wait(60) == 0
 
 
 def test_a_refused_host_starts_nothing(bench: Bench) -> None:
     bench.node.refuse = "the end of host h-1 is already on record"
     host = bench.start("h-1", SLEEP)
 
-    assert host.wait(10) == rank_host.EXIT_REFUSED
+    assert host.wait(60) == rank_host.EXIT_REFUSED
     assert "already on record" in bench.log("h-1")
     assert "rank stub" not in bench.log("h-1")
 
@@ -150,13 +150,13 @@ def test_sigterm_is_forwarded_and_then_enforced(bench: Bench) -> None:
     host.terminate()
     assert bench.node.end("h-1").exit.signal == signal.SIGKILL
     assert bench.node.end("h-1").exit.group_empty
-    assert host.wait(5) == 0
+    assert host.wait(60) == 0
 
     polite = bench.start("h-2", {"say": "ready"}, SLEEP)
     wait_for("the child runs", lambda: "ready" in bench.log("h-2"))
     polite.terminate()
     assert bench.node.end("h-2").exit.signal == signal.SIGTERM
-    assert polite.wait(5) == 0
+    assert polite.wait(60) == 0
 
 
 def test_it_ends_with_its_node(bench: Bench) -> None:
@@ -166,7 +166,7 @@ def test_it_ends_with_its_node(bench: Bench) -> None:
     shutil.rmtree(bench.node.directory)
     bench.node.directory.mkdir()  # a new node under the old name is not this host's
 
-    assert host.wait(5) == rank_host.EXIT_NODE_GONE
+    assert host.wait(60) == rank_host.EXIT_NODE_GONE
     assert not alive(child)
 
 
@@ -190,7 +190,7 @@ def test_an_end_that_nobody_takes_is_left_in_a_file(bench: Bench) -> None:
     bench.node.acknowledge = False
     host = bench.start("h-1", {"exit": 6}, arguments=("--report-limit", "0.2"))
 
-    assert host.wait(10) == 0
+    assert host.wait(60) == 0
     left = json.loads((bench.node.directory / "exits" / "h-1.json").read_text())
     assert left["host_id"] == "h-1"
     assert left["exit"]["code"] == 6

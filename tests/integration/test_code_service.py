@@ -35,7 +35,7 @@ def code(controller: Controller) -> code_pb2_grpc.CodeServiceStub:
 
 def send(code: code_pb2_grpc.CodeServiceStub, *messages: code_pb2.UploadCodeRequest) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as caught:
-        code.UploadCode(iter(messages), timeout=10)
+        code.UploadCode(iter(messages), timeout=30)
     return refusal(caught.value)
 
 
@@ -50,10 +50,10 @@ def test_stored_once_and_found_afterwards(controller: Controller, code: code_pb2
     (stored,) = folder(controller).iterdir()
     assert stored.read_bytes() == DATA
     assert stored.name == f"{DIGEST.removeprefix('sha256:')}.tar.gz"
-    found = code.FindCode(code_pb2.FindCodeRequest(digest=DIGEST), timeout=5)
+    found = code.FindCode(code_pb2.FindCodeRequest(digest=DIGEST), timeout=30)
     assert (found.found, found.max_bytes) == (True, MAX_ARCHIVE_BYTES)
     audit = audit_pb2_grpc.AuditServiceStub(controller.channel)
-    records = audit.ListAudit(audit_pb2.ListAuditRequest(subject=f"code/{DIGEST}"), timeout=5).records
+    records = audit.ListAudit(audit_pb2.ListAuditRequest(subject=f"code/{DIGEST}"), timeout=30).records
     assert {record.action for record in records} == {"KeepCode"}
 
 
@@ -92,7 +92,7 @@ def test_a_job_whose_code_was_never_uploaded_is_not_stored(controller: Controlle
     spec.workload.CopyFrom(workload)
     before = controller.site().revision
     with pytest.raises(grpc.RpcError) as caught:
-        controller.jobs.SubmitJob(job_pb2.SubmitJobRequest(request_id="1", spec=spec), timeout=5)
+        controller.jobs.SubmitJob(job_pb2.SubmitJobRequest(request_id="1", spec=spec), timeout=30)
     assert refusal(caught.value) == (grpc.StatusCode.FAILED_PRECONDITION, "CODE_MISSING")
     assert controller.site().revision == before
 
@@ -102,7 +102,7 @@ def test_a_dry_run_needs_no_upload_and_leaves_nothing(controller: Controller) ->
     spec.workload.CopyFrom(types_pb2.WorkloadSpec(module="train", code_digest=OTHER))
     before = controller.site().revision
     with pytest.raises(grpc.RpcError) as caught:
-        controller.jobs.SubmitJob(job_pb2.SubmitJobRequest(spec=spec, dry_run=True), timeout=5)
+        controller.jobs.SubmitJob(job_pb2.SubmitJobRequest(spec=spec, dry_run=True), timeout=30)
     assert refusal(caught.value)[1] == "DOES_NOT_FIT_SITE", "missing code is no objection; that there is no node is one"
     assert controller.site().revision == before
     assert not [path for path in folder(controller).glob("*") if path.name.startswith("0" * 64)]

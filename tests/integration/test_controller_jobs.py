@@ -43,17 +43,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def messages(site: Site, **request: object) -> list[str]:
-    answer = site.controller.events.ListEvents(event_pb2.ListEventsRequest(**request), timeout=5)  # type: ignore[arg-type]
+    answer = site.controller.events.ListEvents(event_pb2.ListEventsRequest(**request), timeout=30)  # type: ignore[arg-type]
     return [event.message for event in answer.events]
 
 
 def why(site: Site, kind: event_pb2.SubjectKind.ValueType, name: str) -> event_pb2.ExplainResponse:
-    return site.controller.events.Explain(event_pb2.ExplainRequest(kind=kind, name=name), timeout=5)
+    return site.controller.events.Explain(event_pb2.ExplainRequest(kind=kind, name=name), timeout=30)
 
 
 def history(site: Site, *types: str) -> dict[int, str]:
     """Type by revision of the records of some types."""
-    pages = site.controller.events.ReadHistory(event_pb2.ReadHistoryRequest(types=types), timeout=5)
+    pages = site.controller.events.ReadHistory(event_pb2.ReadHistoryRequest(types=types), timeout=30)
     return {record.revision: record.type for page in pages for record in page.records}
 
 
@@ -70,12 +70,12 @@ def test_rules_that_can_never_match_are_remarked_on(site: Site) -> None:
     rule = spec.restart_policy.job_rules.add(action=types_pb2.RULE_ACTION_FAIL)
     rule.match.exit_codes.append(42)
     rule.match.reasons.append("nodeDead")
-    answer = site.controller.jobs.SubmitJob(job_pb2.SubmitJobRequest(spec=spec, dry_run=True), timeout=5)
+    answer = site.controller.jobs.SubmitJob(job_pb2.SubmitJobRequest(spec=spec, dry_run=True), timeout=30)
     (warning,) = answer.warnings
     assert (warning.path, warning.reason[:15]) == ("spec.restartPolicy.jobRules[0].match", "can never match")
     rule.match.message = "("
     with pytest.raises(grpc.RpcError) as error:
-        site.controller.jobs.SubmitJob(job_pb2.SubmitJobRequest(spec=spec, dry_run=True), timeout=5)
+        site.controller.jobs.SubmitJob(job_pb2.SubmitJobRequest(spec=spec, dry_run=True), timeout=30)
     assert [one.path for one in violations(error.value)] == ["spec.restartPolicy.jobRules[0].match.message"]
 
 
@@ -210,7 +210,7 @@ def test_events_are_filtered_by_job_and_node(site: Site) -> None:
     assert any("joined cell cell-1" in text for text in of_node), "a record about several nodes"
     assert not any("node-2 registered" in text for text in of_node)
     assert len(messages(site, limit=3)) == 3
-    answer = site.controller.events.ListEvents(event_pb2.ListEventsRequest(), timeout=5)
+    answer = site.controller.events.ListEvents(event_pb2.ListEventsRequest(), timeout=30)
     assert [event.revision for event in answer.events] == sorted(event.revision for event in answer.events)
     assert "node-1 takes new work" in why(site, event_pb2.SUBJECT_KIND_NODE, "node-1").summary
     with pytest.raises(grpc.RpcError) as error:
@@ -227,7 +227,7 @@ def test_a_future_revision_is_refused(site: Site, after: int) -> None:
 
 def test_health_and_reflection_answer(site: Site) -> None:
     health = health_pb2_grpc.HealthStub(site.controller.channel)
-    answer = health.Check(health_pb2.HealthCheckRequest(service="phalanx.v1.JobService"), timeout=5)
+    answer = health.Check(health_pb2.HealthCheckRequest(service="phalanx.v1.JobService"), timeout=30)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
     listed = reflection_pb2_grpc.ServerReflectionStub(site.controller.channel).ServerReflectionInfo(
         iter([reflection_pb2.ServerReflectionRequest(list_services="")])
@@ -249,7 +249,7 @@ def test_repeats_of_a_request_get_the_first_answer(site: Site) -> None:
 def test_what_is_wrong_with_a_submission_is_named_field_by_field(site: Site) -> None:
     stub = site.controller.jobs
     with pytest.raises(grpc.RpcError) as missing:
-        stub.SubmitJob(job_pb2.SubmitJobRequest(spec=spec_message()), timeout=5)
+        stub.SubmitJob(job_pb2.SubmitJobRequest(spec=spec_message()), timeout=30)
     assert refusal(missing.value) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     assert [v.path for v in violations(missing.value)] == ["request_id"]
 
@@ -257,11 +257,11 @@ def test_what_is_wrong_with_a_submission_is_named_field_by_field(site: Site) -> 
     broken.parallel.ep = 3
     broken.ClearField("spares")
     with pytest.raises(grpc.RpcError) as sections:
-        stub.SubmitJob(job_pb2.SubmitJobRequest(request_id="b", spec=broken), timeout=5)
+        stub.SubmitJob(job_pb2.SubmitJobRequest(request_id="b", spec=broken), timeout=30)
     assert [v.path for v in violations(sections.value)] == ["spec.spares"]
     broken.spares.SetInParent()
     with pytest.raises(grpc.RpcError) as rules:
-        stub.SubmitJob(job_pb2.SubmitJobRequest(request_id="b", spec=broken), timeout=5)
+        stub.SubmitJob(job_pb2.SubmitJobRequest(request_id="b", spec=broken), timeout=30)
     assert refusal(rules.value) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SPEC")
     assert [v.path for v in violations(rules.value)] == ["spec.parallel.ep"]
 
@@ -278,7 +278,7 @@ def test_what_is_wrong_with_a_submission_is_named_field_by_field(site: Site) -> 
 
 def test_a_dry_run_stores_nothing(site: Site) -> None:
     request = job_pb2.SubmitJobRequest(spec=spec_message(name="dry"), dry_run=True)
-    answer = site.controller.jobs.SubmitJob(request, timeout=5)
+    answer = site.controller.jobs.SubmitJob(request, timeout=30)
     assert len(answer.placement) == 2
     with pytest.raises(grpc.RpcError):
         site.controller.job("dry")
@@ -327,7 +327,7 @@ def test_logs_come_from_the_node_of_the_rank_and_stop_with_the_reader(site: Site
     site.run("logs-1", name="logs")
     agent, host = site.holder(0, "logs")
     request = job_pb2.ReadLogsRequest(name="logs", rank=0)
-    chunks = list(site.controller.jobs.ReadLogs(request, timeout=10))
+    chunks = list(site.controller.jobs.ReadLogs(request, timeout=30))
     assert b"".join(chunk.data for chunk in chunks) == b"hello from a rank\n"
     assert {chunk.host_id for chunk in chunks} == {host}
 
@@ -337,10 +337,10 @@ def test_logs_come_from_the_node_of_the_rank_and_stop_with_the_reader(site: Site
     stream.cancel()
     until(lambda: getattr(agent, "log_ended", False) or hasattr(agent, "log_error"), "the agent's stream ends")
     cancel(site, "logs")
-    ended = list(site.controller.jobs.ReadLogs(job_pb2.ReadLogsRequest(name="logs", rank=0), timeout=10))
+    ended = list(site.controller.jobs.ReadLogs(job_pb2.ReadLogsRequest(name="logs", rank=0), timeout=30))
     assert ended[0].host_id == host, "the log of an ended process"
     with pytest.raises(grpc.RpcError) as missing:
-        list(site.controller.jobs.ReadLogs(job_pb2.ReadLogsRequest(name="logs", rank=7), timeout=10))
+        list(site.controller.jobs.ReadLogs(job_pb2.ReadLogsRequest(name="logs", rank=7), timeout=30))
     assert refusal(missing.value) == (grpc.StatusCode.NOT_FOUND, "NO_SUCH_RANK")
 
 
@@ -355,7 +355,7 @@ class Written(dict[str, bytes]):
 
 
 def read(site: Site, **request: object) -> bytes:
-    chunks = site.controller.jobs.ReadLogs(job_pb2.ReadLogsRequest(**request), timeout=10)  # type: ignore[arg-type]
+    chunks = site.controller.jobs.ReadLogs(job_pb2.ReadLogsRequest(**request), timeout=30)  # type: ignore[arg-type]
     return b"".join(chunk.data for chunk in chunks)
 
 
@@ -406,6 +406,6 @@ def test_metrics_and_site_agree_with_the_state(site: Site) -> None:
 
 def cancel(site: Site, name: str, *, wait: bool = True) -> None:
     request = job_pb2.CancelJobRequest(request_id=f"cancel-{name}", name=name, reason="test")
-    site.controller.jobs.CancelJob(request, timeout=5)
+    site.controller.jobs.CancelJob(request, timeout=30)
     if wait:
         site.controller.until_state(types_pb2.JOB_STATE_CANCELLED, name)

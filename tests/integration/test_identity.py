@@ -93,22 +93,24 @@ def test_roles(controller: SecureController) -> None:
     viewer = fleet_pb2_grpc.FleetServiceStub(
         controller.channel_as(controller.shown("operator", "eve", role=Role.VIEWER))
     )
-    assert viewer.GetSite(fleet_pb2.GetSiteRequest(), timeout=5).version
+    assert viewer.GetSite(fleet_pb2.GetSiteRequest(), timeout=30).version
     with pytest.raises(grpc.RpcError) as caught:
-        viewer.CordonNode(fleet_pb2.CordonNodeRequest(request_id="r", name="n", owner="o", reason="x"), timeout=5)
+        viewer.CordonNode(fleet_pb2.CordonNodeRequest(request_id="r", name="n", owner="o", reason="x"), timeout=30)
     assert refusal(caught.value) == (DENIED, "ROLE_NEEDED")
     assert "needs the role operator" in caught.value.details()
     operator = identity_pb2_grpc.IdentityServiceStub(
         controller.channel_as(controller.shown("operator", "olga", role=Role.OPERATOR))
     )
     with pytest.raises(grpc.RpcError) as caught:
-        operator.RevokeIdentity(identity_pb2.RevokeIdentityRequest(request_id="r", uri="node/n", reason="x"), timeout=5)
+        operator.RevokeIdentity(
+            identity_pb2.RevokeIdentityRequest(request_id="r", uri="node/n", reason="x"), timeout=30
+        )
     assert refusal(caught.value) == (DENIED, "ROLE_NEEDED")
     node = fleet_pb2_grpc.FleetServiceStub(controller.channel_as(controller.shown("node", "node-1")))
     with pytest.raises(grpc.RpcError) as caught:
-        node.GetSite(fleet_pb2.GetSiteRequest(), timeout=5)
+        node.GetSite(fleet_pb2.GetSiteRequest(), timeout=30)
     assert refusal(caught.value) == (DENIED, "ROLE_NEEDED")
-    me = operator.WhoAmI(identity_pb2.WhoAmIRequest(), timeout=5)
+    me = operator.WhoAmI(identity_pb2.WhoAmIRequest(), timeout=30)
     assert (me.identity.uri, me.identity.role, me.plaintext) == (
         f"spiffe://{SITE}/operator/olga", identity_pb2.ROLE_OPERATOR, False,
     )  # fmt: skip
@@ -239,7 +241,7 @@ def test_real_agents_join_and_renew_without_a_gap(tmp_path: Path) -> None:
         assert len(agent.logged("session.welcomed")) >= 3
         from phalanx.v1 import event_pb2
 
-        rows = controller.events.ListEvents(event_pb2.ListEventsRequest(node="node-1"), timeout=5).events
+        rows = controller.events.ListEvents(event_pb2.ListEventsRequest(node="node-1"), timeout=30).events
         assert not [row.message for row in rows if "SUSPECT" in row.message]
     finally:
         agent.close()

@@ -45,7 +45,7 @@ class Site:
 
     def checkpoints(self, name: str) -> list[checkpoint_pb2.Checkpoint]:
         request = checkpoint_pb2.ListCheckpointsRequest(job=name)
-        return list(self.controller.checkpoints.ListCheckpoints(request, timeout=5).checkpoints)
+        return list(self.controller.checkpoints.ListCheckpoints(request, timeout=30).checkpoints)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_the_log_of_another_node_is_not_taken(site: Site) -> None:
     stub = agent_pb2_grpc.AgentServiceStub(site.controller.channel_as(site.controller.shown("node", "node-3")))
     chunk = agent_pb2.PushLogRequest(stream_id=order.stream_id, data=b"a lie", host_id=order.host_id)
     with pytest.raises(grpc.RpcError) as caught:
-        stub.PushLog(iter([chunk]), timeout=10)
+        stub.PushLog(iter([chunk]), timeout=30)
     assert refusal(caught.value) == (DENIED, "NOT_YOUR_NAME")
     pushed(order)
     read = b"".join(part.data for part in reader)
@@ -81,7 +81,7 @@ def test_the_outcome_of_another_nodes_effect_is_refused(site: Site) -> None:
     agent = site.agents[job.ranks[0].node]
     agent.auto = False
     request = job_pb2.CancelJobRequest(request_id="cancel-1", name="effects")
-    site.controller.jobs.CancelJob(request, timeout=5)
+    site.controller.jobs.CancelJob(request, timeout=30)
     until(lambda: any(e.HasField("fence_hosts") for e in agent.effects), "its processes are fenced")
     fence = next(e for e in agent.effects if e.HasField("fence_hosts"))
     result = agent_pb2.EffectResult(effect_id=fence.effect_id, ok=True)
@@ -176,14 +176,14 @@ def test_a_renewal_gives_what_was_given_before_and_nothing_more(site: Site) -> N
 
     shown: Shown = site.controller.shown("node", "node-3")
     stub = identity_pb2_grpc.IdentityServiceStub(site.controller.channel_as(shown))
-    stub.Renew(identity_pb2.RenewRequest(csr_pem=signing_request()), timeout=5)
+    stub.Renew(identity_pb2.RenewRequest(csr_pem=signing_request()), timeout=30)
     assert site.controller.identity("node/node-3")
     site.controller.revoke("node/node-3")
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Renew(identity_pb2.RenewRequest(csr_pem=signing_request()), timeout=5)
+        stub.Renew(identity_pb2.RenewRequest(csr_pem=signing_request()), timeout=30)
     assert refusal(caught.value) == (UNAUTHENTICATED, "REVOKED")
     operator = site.controller.shown("operator", "olga", role=Role.ADMIN)
     stub = identity_pb2_grpc.IdentityServiceStub(site.controller.channel_as(operator))
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Renew(identity_pb2.RenewRequest(csr_pem=signing_request()), timeout=5)
+        stub.Renew(identity_pb2.RenewRequest(csr_pem=signing_request()), timeout=30)
     assert refusal(caught.value) == (DENIED, "ROLE_NEEDED"), "an operator's certificate ends when it ends"

@@ -36,11 +36,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
         agent.end_host(rank.host_id, signal=9, sender=types_pb2.ExitInfo.SENDER_UNKNOWN)
         until(lambda: any(r.complete for r in controller.job("moe").recoveries), "the rank is back")
         cordon = fleet_pb2.CordonNodeRequest(request_id="log-2", name="node-1", owner="operator", reason="look")
-        controller.fleet.CordonNode(cordon, timeout=5)
-        controller.jobs.CancelJob(job_pb2.CancelJobRequest(request_id="log-3", name="moe", reason="done"), timeout=5)
+        controller.fleet.CordonNode(cordon, timeout=30)
+        controller.jobs.CancelJob(job_pb2.CancelJobRequest(request_id="log-3", name="moe", reason="done"), timeout=30)
         controller.until_state(types_pb2.JOB_STATE_CANCELLED, "moe")
         with pytest.raises(Exception, match="no job is named"):
-            controller.jobs.CancelJob(job_pb2.CancelJobRequest(request_id="log-4", name="nobody"), timeout=5)
+            controller.jobs.CancelJob(job_pb2.CancelJobRequest(request_id="log-4", name="nobody"), timeout=30)
     finally:
         controller.close()
     return read(controller.log)

@@ -133,7 +133,7 @@ def test_ranks_meet_again_after_the_store_was_restarted(site: RankSite) -> None:
     site.announce([a, b])
     site.wait_step(5)
     site.store.kill()
-    site.store.wait(10)
+    site.store.wait(60)
     reached = site.agent.hosts[a].step(site.generation)
     site.wait_step(reached + 50)  # a running generation does not need the store
     site.announce([a, b])
@@ -144,7 +144,7 @@ def test_ranks_meet_again_after_the_store_was_restarted(site: RankSite) -> None:
 
 def test_the_store_ends_on_sigterm(site: RankSite) -> None:
     site.store.send_signal(signal.SIGTERM)
-    assert site.store.wait(10) == 0
+    assert site.store.wait(60) == 0
     site.store = site.start_store()
 
 
@@ -188,7 +188,7 @@ def test_sigterm_ends_a_rank_with_143(site: RankSite) -> None:
     site.wait_step(5)
     site.freeze(b)  # a is inside a collective that cannot complete
     site.processes[a].send_signal(signal.SIGTERM)
-    assert site.processes[a].wait(5) == 143
+    assert site.processes[a].wait(60) == 143
     site.kill(b)
 
 
@@ -197,7 +197,7 @@ def test_a_lost_peer_without_a_successor_ends_the_process_in_bounded_time(site: 
     site.announce([a, b], join_timeout_ms=50)
     site.wait_step(5)
     site.kill(b)
-    assert site.processes[a].wait(10) == 75
+    assert site.processes[a].wait(60) == 75
     assert "no new generation came within" in site.tail(a)
 
 
@@ -239,7 +239,7 @@ def test_a_workload_that_fails_ends_with_its_code_and_its_reason(site: RankSite)
         site.parked([hosts[how]])
         site.announce([hosts[how]])
     for how, (code, said) in cases.items():
-        assert site.processes[hosts[how]].wait(20) == code, how
+        assert site.processes[hosts[how]].wait(60) == code, how
         assert said in site.tail(hosts[how])
 
 

@@ -165,7 +165,7 @@ def test_replicas_that_differ_are_found_at_the_end(site: RankSite) -> None:
     site.parked(odd)
     hosts = site.take(3) + odd
     site.announce(hosts, ep=2)
-    assert [site.processes[host].wait(20) for host in hosts] == [17] * 4
+    assert [site.processes[host].wait(60) for host in hosts] == [17] * 4
     assert "blocks.0.moe.router.bias (rank 3 against rank 0)" in site.tail(hosts[0])
 
 

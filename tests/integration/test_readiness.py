@@ -13,7 +13,7 @@ import pytest
 
 from tests.fixtures.controller_process import Controller, until
 
-LIMIT_S = 40.0
+LIMIT_S = 60.0
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def test_a_site_is_compacted_backed_up_and_comes_back(controller: Controller, tm
     controller.submit("storage-1")
     job = controller.until_state(types_pb2.JOB_STATE_RUNNING)
     why = event_pb2.ExplainRequest(kind=event_pb2.SUBJECT_KIND_JOB, name="demo")
-    told = list(controller.events.Explain(why, timeout=10).chain)
+    told = list(controller.events.Explain(why, timeout=30).chain)
     at = ("--address", controller.address, "--plaintext")
 
     phalanx("compact", *at, code=2)  # nobody to ask
@@ -51,7 +51,7 @@ def test_a_site_is_compacted_backed_up_and_comes_back(controller: Controller, tm
     assert int(shown["archived_records"]) > 5
     assert shown["state"] == "ok"
     assert shown["controllers"] == [controller.address]
-    assert list(controller.events.Explain(why, timeout=10).chain) == told, "why answers as before"
+    assert list(controller.events.Explain(why, timeout=30).chain) == told, "why answers as before"
     assert any(event.type == "Audited" for event in controller.events.ListEvents(event_pb2.ListEventsRequest()).events)
 
     file = tmp_path / "site.backup"
@@ -76,7 +76,7 @@ def test_a_site_is_compacted_backed_up_and_comes_back(controller: Controller, tm
 
     until(further, f"the job goes on in a new generation: {controller.job()}")
     assert [rank.host_id for rank in controller.job().ranks] == [rank.host_id for rank in job.ranks], "no rank was lost"
-    assert list(controller.events.Explain(why, timeout=10).chain)[: len(told)] == told
+    assert list(controller.events.Explain(why, timeout=30).chain)[: len(told)] == told
 
 
 def test_a_plan_asks_the_running_site_and_touches_nothing(controller: Controller) -> None:

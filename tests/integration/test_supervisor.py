@@ -22,7 +22,7 @@ from cli.supervisor.launch import bring_up, start_supervisor, sweep, take_down
 from cli.supervisor.layout import SiteOptions, choose_ports, make_run_folder, run_folder
 from cli.supervisor.plan import Plan, Unit
 
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 
 
 def until(condition: Callable[[], object], what: str) -> Any:

@@ -58,7 +58,7 @@ class Coming:
             wait_ready(plan, supervisor, self.client, timeout_s, self.said.append)
         finally:
             take_down(Path(plan.directory), self.said.append)
-            supervisor.wait(10)
+            supervisor.wait(60)
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def pair(launch: Start, url: str) -> tuple[Controller, Controller]:
 
 def cordon(controller: Controller, request_id: str, node: str = "node-1") -> None:
     request = fleet_pb2.CordonNodeRequest(request_id=request_id, name=node, owner="test", reason="test")
-    controller.fleet.CordonNode(request, timeout=10)
+    controller.fleet.CordonNode(request, timeout=30)
 
 
 def connect(controller: Controller) -> tuple[list[FakeAgent], FakeCell]:
@@ -92,8 +92,8 @@ def test_a_standby_refuses_and_names_the_leader(launch: Start, journal_url: str)
     assert refusal(refused.value) == (grpc.StatusCode.UNAVAILABLE, "NOT_LEADER")
     assert dict(refused.value.trailing_metadata())["phalanx-leader"] == leader.address
     assert leader.address in refused.value.details()
-    assert FakeAgent(standby, "node-1").dial().ended.wait(20), "streams are refused too"
-    health = health_pb2_grpc.HealthStub(standby.channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+    assert FakeAgent(standby, "node-1").dial().ended.wait(60), "streams are refused too"
+    health = health_pb2_grpc.HealthStub(standby.channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
     assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert "phalanx_leader 0.0" in standby.metrics()
     assert "phalanx_leader 1.0" in leader.metrics()
