@@ -20,7 +20,8 @@ postgres: ## the server that the tests of the journal start themselves; installe
 $(STAMP): pyproject.toml constraints.txt
 	@echo "creating $(VENV) and installing (a few minutes, about 2 GB) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib > /dev/null || true # on all cores, where pip uses one
 	@touch $@
 
 install: postgres $(STAMP) ## create .venv and install
@@ -49,8 +50,8 @@ proto: $(STAMP) ## generate phalanx.v1 from proto/
 proto-check: $(STAMP)
 	@PATH=$(BIN):$$PATH $(BIN)/python proto/generate.py --check && echo "proto ok"
 
-test: $(STAMP) ## the whole suite, with durations
-	@$(BIN)/python -m pytest --durations=15 -m "not soak"
+test: $(STAMP) ## the whole suite in WORKERS=3 processes, with durations
+	@$(BIN)/python -m pytest --numprocesses=$${WORKERS:-3} --durations=15 -m "not soak"
 
 soak: $(STAMP) ## random sites and faults under every checker, on all cores (SOAK_TIME=30m, SOAK_SEEDS=1-1000000)
 	@$(BIN)/phalanx sim sweep --seeds $${SOAK_SEEDS:-1-1000000} --time $${SOAK_TIME:-30m}

@@ -19,6 +19,7 @@ from cli.commands.fault import Target, kill_of_site, rank_pid
 from cli.credentials import load
 from cli.site import Site, require_site
 from cli.supervisor import control
+from tests.fixtures.ports import free_port
 
 ENDED = (types_pb2.JOB_STATE_SUCCEEDED, types_pb2.JOB_STATE_FAILED, types_pb2.JOB_STATE_CANCELLED)
 WORKLOADS = Path(__file__).resolve().parents[1] / "fixtures" / "e2e_workloads"
@@ -43,7 +44,8 @@ class RunningSite:
 
     def __init__(self, folder: Path, nodes: int, *options: str) -> None:
         self.folder = folder
-        self.phalanx("up", "--nodes", str(nodes), "--accelerators", "2", "--timeout", "150", *options)
+        size = ("--nodes", str(nodes), "--accelerators", "2", "--port", str(free_port()))
+        self.phalanx("up", *size, "--timeout", "150", *options)
         self.site: Site = require_site(folder)
         self.client = Client(self.site.address, load(folder / "pki" / "admin"))
 
@@ -188,6 +190,13 @@ class RunningSite:
             f"{unit} is back",
             60,
         )
+
+    def undisturbed(self) -> str:
+        """Run the product's own trainer to its end, and return its weights."""
+        self.submit("reference", TRAINER)
+        job = self.finished("reference")
+        assert job.generation == 1
+        return str(job.result["weights_sha256"])
 
     def _release(self, name: str) -> Path:
         return self.folder / f"{name}.released"

@@ -21,7 +21,8 @@ from tests.e2e.site import RunningSite, poll
 from tests.fixtures.postgres import PostgresServer
 
 pytestmark = pytest.mark.e2e
-TAKE_OVER_S = 10.0
+TAKE_OVER_S = 30.0
+"""Three times what is promised: a busy machine decides no test."""
 UNITS = ("controller", "controller-2")
 EPOCH_LOST = "exit code 3"
 
@@ -61,7 +62,7 @@ def serves_later(site: RunningSite, before: int, since: float) -> int:
 
 
 def test_the_lead_moves_twice_and_the_database_restarts(
-    pair: RunningSite, own_postgres: PostgresServer, database: str, reference: str
+    pair: RunningSite, own_postgres: PostgresServer, database: str
 ) -> None:
     pair.submit("two")
     pair.running("two", step=15)
@@ -99,7 +100,7 @@ def test_the_lead_moves_twice_and_the_database_restarts(
 
     job = pair.finished("two")
     assert job.generation == 1
-    assert job.result["weights_sha256"] == reference
+    assert job.result["weights_sha256"] == pair.undisturbed()
 
 
 def _journal_state(site: RunningSite) -> str:

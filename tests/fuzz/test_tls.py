@@ -10,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.fixtures.controller_process import Controller, free_port, until
+from tests.fixtures.controller_process import Controller, until
+from tests.fixtures.ports import free_port
 from tests.fuzz.generator import SECONDS, SEED, show
 from tests.fuzz.target import BROKEN
 

@@ -27,7 +27,7 @@ RUNNING = types_pb2.JOB_STATE_RUNNING
 
 @pytest.fixture
 def controller(tmp_path: Path) -> Iterator[Controller]:
-    controller = Controller(tmp_path)
+    controller = Controller(tmp_path, lease_ms=1_500)
     yield controller
     controller.close()
 

@@ -20,7 +20,7 @@ UNKNOWN = types_pb2.NODE_LIVENESS_UNKNOWN
 
 @pytest.fixture(scope="module")
 def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
-    controller = Controller(tmp_path_factory.mktemp("controller"), write_ms=1_000).start()
+    controller = Controller(tmp_path_factory.mktemp("controller"), lease_ms=1_500, write_ms=1_000).start()
     yield controller
     controller.close()
 

@@ -9,8 +9,9 @@ from phalanx.v1 import types_pb2
 from cli.traces import trace_of_message
 from controlplane.core.vocabulary import Phase
 from tests.fixtures.controller_peers import FakeAgent, FakeCell
-from tests.fixtures.controller_process import Controller, free_port, until
+from tests.fixtures.controller_process import Controller, until
 from tests.fixtures.otlp_collector import Collector
+from tests.fixtures.ports import free_port
 
 
 def recover_once(controller: Controller) -> None:

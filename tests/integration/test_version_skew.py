@@ -105,7 +105,7 @@ def effects(controller: Controller) -> float:
 
 
 def test_an_agent_one_minor_older_works(old: Released, tmp_path: Path) -> None:
-    controller = Controller(tmp_path).start()
+    controller = Controller(tmp_path, lease_ms=int(LEASE_S * 1_000)).start()
     try:
         with node_agent(controller, tmp_path, old):
             works_together(controller, OLD)

@@ -14,8 +14,9 @@ from controlplane.adapters.traces import otlp
 from controlplane.adapters.traces.otlp import QUEUE_SPANS, OtlpTraces, is_loopback
 from controlplane.core.traces import trace_of
 from controlplane.rpc.views import job_message
-from tests.fixtures.controller_process import free_port, until
+from tests.fixtures.controller_process import until
 from tests.fixtures.otlp_collector import Collector
+from tests.fixtures.ports import free_port
 from tests.support.fleets import fleet
 from tests.unit.core.test_recovery_traces import RECOVERY, account, job_on
 
