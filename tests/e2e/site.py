@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,12 @@ class RunningSite:
     def __init__(self, folder: Path, nodes: int, *options: str) -> None:
         self.folder = folder
         size = ("--nodes", str(nodes), "--accelerators", "2", "--port", str(free_port()))
-        self.phalanx("up", *size, "--timeout", "150", *options)
+        try:
+            self.phalanx("up", *size, "--timeout", "150", *options)
+        except BaseException:
+            with suppress(AssertionError):
+                self.phalanx("down")  # what has come up would run on beside all other tests
+            raise
         self.site: Site = require_site(folder)
         self.client = Client(self.site.address, load(folder / "pki" / "admin"))
 

@@ -186,7 +186,7 @@ def test_an_unreaped_leader_and_a_member_in_another_group() -> None:
     while len(processes.session_members(session)) < 2:
         assert time.monotonic() < deadline
         os.sched_yield()
-    asyncio.run(asyncio.wait_for(empty_session(session, KillPlan(kill_at=0.0)), 5))
+    asyncio.run(asyncio.wait_for(empty_session(session, KillPlan(kill_at=0.0)), 30))
     stat = processes.read_stat(process.pid)
     assert stat is not None
     assert (stat.state, processes.session_members(session)) == ("Z", [])
@@ -205,10 +205,10 @@ def test_a_second_order_hurries_the_first() -> None:
         task = asyncio.create_task(empty_session(session, plan))
         started = time.monotonic()
         asyncio.get_running_loop().call_later(0.1, plan.hurry, 0.0)
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 40)
         return time.monotonic() - started
 
-    assert asyncio.run(scenario()) < 3
+    assert asyncio.run(scenario()) < 30, "half of the time that the first order gave"
     assert process.wait() == -signal.SIGKILL
 
 
