@@ -39,7 +39,7 @@ def words(cell: str) -> list[str]:
     return cell.lower().split()
 
 
-def positions(keys: Sequence[str], memory: Memory) -> dict[str, int]:
+def kept_order(keys: Sequence[str], memory: Memory) -> dict[str, int]:
     """An index for each device, in the order of the tool's list, kept while the process lives: one that is gone moves no other."""
     known: dict[str, int] = memory.setdefault("positions", {})
     for order, key in enumerate(keys):

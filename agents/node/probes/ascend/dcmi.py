@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from agents.node.probes.ascend.device import STATES, Listing, Npu, set_codes, set_state
+from agents.node.probes.ascend.device import STATES, Npu, npu, set_codes, set_state
+from agents.node.probes.boards import Listing
 from agents.node.probes.machine import Unreadable
 from agents.node.probes.reading import Unread
 
@@ -60,7 +61,7 @@ def listing(library: Dcmi) -> Listing:
             continue
         for chip in range(count):
             try:
-                found.npus.append(_chip(library, card, chip))
+                found.boards.append(_chip(library, card, chip))
             except Unreadable as error:
                 found.complete = False
                 found.unread.append(Unread("DCMI", f"card {card} chip {chip}: {error}"))
@@ -72,11 +73,10 @@ def _chip(library: Dcmi, card: int, chip: int) -> Npu:
     address = str(library.call("dcmi_get_device_bdf", card, chip)).lower()
     info = library.call("dcmi_get_device_chip_info_v2", card, chip)
     die = str(library.call("dcmi_get_device_die_v2", card, chip, _VDIE) or "")
-    npu = Npu(card, chip, address, _text(getattr(info, "chip_name", "")))
+    board = npu("DCMI", card, chip, address, _text(getattr(info, "chip_name", "")))
     # The binding leaves out leading zeros of the five words, npu-smi prints them.
-    npu.serial = "-".join(word.zfill(8) for word in die.upper().split()) or f"pci-{address}"
-    found = npu.findings
-    found.source = "DCMI"
+    board.serial = "-".join(word.zfill(8) for word in die.upper().split()) or f"pci-{address}"
+    found = board.findings
 
     def metric(name: str, read: Callable[[], float | None]) -> None:
         try:
@@ -91,37 +91,37 @@ def _chip(library: Dcmi, card: int, chip: int) -> Npu:
     metric("temperature_celsius", lambda: scaled("dcmi_get_device_temperature", 1))
     metric("power_watts", lambda: scaled("dcmi_get_device_power_info", 10))
     metric("utilization_ratio", lambda: scaled("dcmi_get_device_utilization_rate", 100, _AICORE))
-    _read_memory(library, npu)
-    _read_health(library, npu)
-    return npu
+    _read_memory(library, board)
+    _read_health(library, board)
+    return board
 
 
-def _read_memory(library: Dcmi, npu: Npu) -> None:
+def _read_memory(library: Dcmi, board: Npu) -> None:
     try:
-        hbm = library.call("dcmi_get_device_hbm_info", npu.card, npu.chip)
-        ecc = library.call("dcmi_get_device_ecc_info", npu.card, npu.chip, _HBM)
+        hbm = library.call("dcmi_get_device_hbm_info", board.card, board.chip)
+        ecc = library.call("dcmi_get_device_ecc_info", board.card, board.chip, _HBM)
     except Unreadable as error:
-        npu.findings.garbled.append(str(error))
+        board.findings.garbled.append(str(error))
         return
-    npu.findings.put("memory_used_bytes", None if hbm is None else hbm.memory_usage * _MIB)
-    npu.findings.put("memory_total_bytes", None if hbm is None else hbm.memory_size * _MIB)
-    npu.findings.put("ecc_corrected_total", None if ecc is None else ecc.total_single_bit_error_cnt)
-    npu.findings.put("ecc_uncorrected_total", None if ecc is None else ecc.total_double_bit_error_cnt)
+    board.findings.put("memory_used_bytes", None if hbm is None else hbm.memory_usage * _MIB)
+    board.findings.put("memory_total_bytes", None if hbm is None else hbm.memory_size * _MIB)
+    board.findings.put("ecc_corrected_total", None if ecc is None else ecc.total_single_bit_error_cnt)
+    board.findings.put("ecc_uncorrected_total", None if ecc is None else ecc.total_double_bit_error_cnt)
     pages = None if ecc is None else ecc.single_bit_isolated_pages_cnt + ecc.double_bit_isolated_pages_cnt
-    npu.findings.put("retired_pages", pages)
+    board.findings.put("retired_pages", pages)
 
 
-def _read_health(library: Dcmi, npu: Npu) -> None:
+def _read_health(library: Dcmi, board: Npu) -> None:
     try:
-        health = library.call("dcmi_get_device_health", npu.card, npu.chip)
-        codes = library.call("dcmi_get_device_errorcode_v2", npu.card, npu.chip)
+        health = library.call("dcmi_get_device_health", board.card, board.chip)
+        codes = library.call("dcmi_get_device_errorcode_v2", board.card, board.chip)
     except Unreadable as error:
-        npu.findings.doubt(str(error))
+        board.findings.doubt(str(error))
         return
-    set_state(npu.findings, _WORDS[health] if health in range(len(_WORDS)) else f"{health}")
+    set_state(board.findings, _WORDS[health] if health in range(len(_WORDS)) else f"{health}")
     if codes is None:
-        npu.findings.doubt("DCMI has no error codes for this product")
-    set_codes(npu.findings, [f"{code:08X}" for code in codes or ()], "")
+        board.findings.doubt("DCMI has no error codes for this product")
+    set_codes(board.findings, [f"{code:08X}" for code in codes or ()], "")
 
 
 def _text(value: object) -> str:

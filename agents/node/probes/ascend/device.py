@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from agents.node.probes.boards import Board
 from agents.node.probes.findings import Findings
-from agents.node.probes.reading import Severity, Unread
+from agents.node.probes.reading import Severity
 
 ESSENTIAL = frozenset({"temperature_celsius"})
 STATES: Mapping[str, Severity] = {
@@ -20,34 +21,19 @@ UNHEALTHY = "VENDOR-UNHEALTHY"
 WARNING = "VENDOR-WARNING"
 
 
-def _findings() -> Findings:
-    return Findings("npu-smi", ESSENTIAL)
-
-
 @dataclass(slots=True)
-class Npu:
+class Npu(Board):
     """One chip (one die where a card has two): `card` and `chip` are the numbers that tools want, `physical` the one of
     hccn_tool, where it is told."""
 
-    card: int
-    chip: int
-    address: str
-    model: str
-    serial: str = ""
+    card: int = 0
+    chip: int = 0
     physical: int | None = None
-    findings: Findings = field(default_factory=_findings)
 
 
-@dataclass(slots=True)
-class Listing:
-    """All chips that one source listed. `complete`: the list was read to its end. `processes`: npu-smi's table of processes,
-    which follows the chips, was reached."""
-
-    npus: list[Npu] = field(default_factory=list)
-    complete: bool = True
-    unread: list[Unread] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    processes: bool = False
+def npu(source: str, card: int, chip: int, address: str, model: str) -> Npu:
+    """A chip of which nothing else is known yet."""
+    return Npu(address, "", model, Findings(source, ESSENTIAL), card=card, chip=chip)
 
 
 def set_state(found: Findings, word: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from agents.node.probes.ascend.device import Listing, Npu, set_codes, set_state
+from agents.node.probes.ascend.device import Npu, npu, set_codes, set_state
+from agents.node.probes.boards import Listing
 from agents.node.probes.findings import Findings
 from agents.node.probes.inventory import pci_address
 from agents.node.probes.machine import Machine, Memory, Unreadable
@@ -27,11 +28,11 @@ def listing(machine: Machine, memory: Memory) -> Listing:
         found = parse(printed(machine, _TABLE))
     except Unreadable as error:
         return Listing(complete=False, unread=[Unread(" ".join(_TABLE), str(error))])
-    for npu in found.npus:
-        _identify(machine, memory, npu)
-        _read_health(machine, npu)
-        _read_ecc(machine, npu)
-    found.npus = [npu for npu in found.npus if npu.serial]
+    for chip in found.boards:
+        assert isinstance(chip, Npu)
+        _identify(machine, memory, chip)
+        _read_health(machine, chip)
+        _read_ecc(machine, chip)
     return found
 
 
@@ -41,10 +42,10 @@ def parse(text: str) -> Listing:
     lines = [row for line in text.splitlines() if (row := cells(line)) is not None]
     _version(found, text)
     head: list[str] | None = None
-    hbm = None
+    hbm, ended = None, False  # the table of processes follows the chips
     for row in lines:
         if words(row[0])[:2] == ["npu", "chip"]:
-            found.processes = True
+            ended = True
         elif len(row) == 3 and words(row[0])[:1] == ["npu"]:
             head = None
             if words(row[1]) != ["health"] or words(row[2]) != _FIRST:
@@ -54,7 +55,7 @@ def parse(text: str) -> Listing:
             if words(row[1]) != ["bus-id"] or words(row[2]) != [*_SECOND, *([_HBM] if hbm else [])]:
                 hbm = None
                 _unknown(found, row)
-        elif found.processes:
+        elif ended:
             break
         elif len(row) == 3 and hbm is not None:
             if head is None:
@@ -62,7 +63,7 @@ def parse(text: str) -> Listing:
             else:
                 _add(found, head, row, hbm=hbm)
                 head = None
-    if head is not None or not found.processes:
+    if head is not None or not ended:
         found.complete = False
         found.unread.append(Unread(" ".join(_TABLE), "the table ends early, or has a form that is not known"))
     return found
@@ -88,76 +89,76 @@ def _add(found: Listing, head: list[str], row: list[str], *, hbm: bool) -> None:
         text = f"a chip without number or PCI address: {' | '.join((*head, *row))[:200]}"
         found.unread.append(Unread(" ".join(_TABLE), text))
         return
-    npu = Npu(int(name[0]), int(place[0]), address, name[1])
-    npu.physical = int(place[1]) if len(place) == 2 and place[1].isdigit() else None
+    chip = npu("npu-smi", int(name[0]), int(place[0]), address, name[1])
+    chip.physical = int(place[1]) if len(place) == 2 and place[1].isdigit() else None
     measures = head[2].split(maxsplit=2)
     numbers = _NUMBERS.fullmatch(row[2])
     if len(measures) < 3 or numbers is None or (numbers[4] is None) is hbm:
-        npu.findings.doubt(f"its numbers cannot be read: {head[2]} | {row[2]}")
+        chip.findings.doubt(f"its numbers cannot be read: {head[2]} | {row[2]}")
     else:
-        npu.findings.measure("power_watts", measures[0], unit="W")
-        npu.findings.measure("temperature_celsius", measures[1], unit="C")
-        npu.findings.measure("utilization_ratio", numbers[1], unit="%")
+        chip.findings.measure("power_watts", measures[0], unit="W")
+        chip.findings.measure("temperature_celsius", measures[1], unit="C")
+        chip.findings.measure("utilization_ratio", numbers[1], unit="%")
         used, total = (numbers[4], numbers[5]) if hbm and numbers[5] != "0" else (numbers[2], numbers[3])
-        npu.findings.measure("memory_used_bytes", used, unit="MB")
-        npu.findings.measure("memory_total_bytes", total, unit="MB")
-    set_state(npu.findings, head[1])
-    found.npus.append(npu)
+        chip.findings.measure("memory_used_bytes", used, unit="MB")
+        chip.findings.measure("memory_total_bytes", total, unit="MB")
+    set_state(chip.findings, head[1])
+    found.boards.append(chip)
 
 
-def _query(machine: Machine, npu: Npu, kind: str) -> dict[str, str]:
-    return fields(printed(machine, (TOOL, "info", "-i", str(npu.card), "-c", str(npu.chip), "-t", kind)))
+def _query(machine: Machine, chip: Npu, kind: str) -> dict[str, str]:
+    return fields(printed(machine, (TOOL, "info", "-i", str(chip.card), "-c", str(chip.chip), "-t", kind)))
 
 
-def _identify(machine: Machine, memory: Memory, npu: Npu) -> None:
+def _identify(machine: Machine, memory: Memory, chip: Npu) -> None:
     """The die's number, asked for once: it is burnt in. A chip that does not tell it is not known under another name."""
     dies: dict[str, str] = memory.setdefault("dies", {})
-    if npu.address not in dies:
+    if chip.address not in dies:
         try:
-            board = _query(machine, npu, "board")
+            board = _query(machine, chip, "board")
         except Unreadable as error:
-            npu.findings.doubt(str(error))
-            npu.serial = f"pci-{npu.address}"
+            chip.findings.doubt(str(error))
+            chip.serial = f"pci-{chip.address}"
             return
         die = board.get("vdie id", board.get("die id", ""))
         if not _DIE.fullmatch(die):
-            npu.findings.doubt(f"its die has no number: {die[:80]!r}")
-            npu.serial = f"pci-{npu.address}"
+            chip.findings.doubt(f"its die has no number: {die[:80]!r}")
+            chip.serial = f"pci-{chip.address}"
             return
-        dies[npu.address] = die.upper().replace(" ", "-")
+        dies[chip.address] = die.upper().replace(" ", "-")
         if "firmware version" in board:
             memory.setdefault("versions", {})["firmware"] = board["firmware version"]
-    npu.serial = dies[npu.address]
+    chip.serial = dies[chip.address]
 
 
-def _read_health(machine: Machine, npu: Npu) -> None:
+def _read_health(machine: Machine, chip: Npu) -> None:
     try:
-        told = _query(machine, npu, "health")
+        told = _query(machine, chip, "health")
     except Unreadable as error:
-        npu.findings.doubt(str(error))
+        chip.findings.doubt(str(error))
         return
     state = told.get("health status", told.get("health", ""))
     if not state or "error code" not in told:
-        npu.findings.doubt("npu-smi info -t health: names no state or no codes")
+        chip.findings.doubt("npu-smi names no state or no codes")
         return
-    set_state(npu.findings, state)
+    set_state(chip.findings, state)
     codes = told["error code"].split()
     if codes and codes != ["NA"]:
         if not all(_CODE.fullmatch(code) for code in codes):
-            npu.findings.doubt(f"codes that cannot be read: {told['error code'][:200]}")
-        set_codes(npu.findings, [code for code in codes if _CODE.fullmatch(code)], told.get("error information", ""))
+            chip.findings.doubt(f"codes that cannot be read: {told['error code'][:200]}")
+        set_codes(chip.findings, [code for code in codes if _CODE.fullmatch(code)], told.get("error information", ""))
 
 
-def _read_ecc(machine: Machine, npu: Npu) -> None:
+def _read_ecc(machine: Machine, chip: Npu) -> None:
     try:
-        told = _query(machine, npu, "ecc")
+        told = _query(machine, chip, "ecc")
     except Unreadable as error:
-        npu.findings.garbled.append(str(error))
+        chip.findings.garbled.append(str(error))
         return
-    read_ecc(npu.findings, told)
+    _fill_ecc(chip.findings, told)
 
 
-def read_ecc(found: Findings, told: dict[str, str]) -> None:
+def _fill_ecc(found: Findings, told: dict[str, str]) -> None:
     """Counters of HBM, or of DDR where a chip has no HBM."""
     memory = "hbm" if "hbm single bit error count" in told else "ddr"
     counters = {
