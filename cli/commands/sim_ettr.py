@@ -86,6 +86,10 @@ def report(
         raise CliError(f"there is no folder {file.resolve().parent}", fix="create it first", code=Exit.NOT_FOUND)
     if file.is_dir():
         raise CliError(f"{file} is a folder", fix=f"name the file to write: {file / 'ettr.html'}", code=Exit.USAGE)
+    try:
+        file.touch()
+    except OSError as error:
+        raise CliError(f"{file} cannot be written", why=str(error.strerror), code=Exit.USAGE) from error
     with _runner(jobs) as runner:
         found = figures.collect(Campaign(_phases(None), QUICK if quick else FULL, runner, seed))
     file.write_text(html(figures.TITLE, found.lines, found.tables, found.charts), encoding="utf-8")
