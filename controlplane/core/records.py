@@ -19,7 +19,6 @@ from controlplane.core.effects import Effect
 from controlplane.core.events import AcceleratorRow
 from controlplane.core.evidence import Offence
 from controlplane.core.fleet import Accelerator
-from controlplane.core.health.book import FaultNote, Source
 from controlplane.core.jobs import NONE, LostRank
 from controlplane.core.ranges import Ranges, expand, runs
 from controlplane.core.records_checkpoints import (
@@ -33,6 +32,22 @@ from controlplane.core.records_checkpoints import (
     CorruptionCleared,
     CorruptionSuspected,
     ShardsReported,
+)
+from controlplane.core.records_health import (
+    ActRefused,
+    ChecksFailed,
+    ChecksStarted,
+    DetectorDegraded,
+    DetectorRestored,
+    FaultsJudged,
+    FaultsReported,
+    IncidentReblamed,
+    LinksReported,
+    NodeQuarantined,
+    NodeReleased,
+    SourcesReported,
+    TrialPassed,
+    TrialStarted,
 )
 from controlplane.core.records_hosts import (
     HostEnded,
@@ -52,9 +67,10 @@ from controlplane.core.records_identity import (
 )
 from controlplane.core.records_policy import PolicyChanged
 from controlplane.core.spec import JobSpec
-from controlplane.core.vocabulary import Blame, HandlingLevel, JobState, NodeLiveness, Phase, Rung
+from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, Phase, Rung
 
 __all__ = [
+    "ActRefused",
     "CertificateIssued",
     "CheckpointCommitted",
     "CheckpointIntervalSet",
@@ -63,8 +79,14 @@ __all__ = [
     "CheckpointUnpinned",
     "CheckpointVerified",
     "CheckpointsExpired",
+    "ChecksFailed",
+    "ChecksStarted",
     "CorruptionCleared",
     "CorruptionSuspected",
+    "DetectorDegraded",
+    "DetectorRestored",
+    "FaultsJudged",
+    "FaultsReported",
     "HostEnded",
     "HostsForgotten",
     "HostsLost",
@@ -73,11 +95,18 @@ __all__ = [
     "HostsRequested",
     "IdentityReinstated",
     "IdentityRevoked",
+    "IncidentReblamed",
+    "LinksReported",
+    "NodeQuarantined",
+    "NodeReleased",
     "PolicyChanged",
     "ShardsReported",
+    "SourcesReported",
     "StartFailed",
     "TokenCreated",
     "TokenSpent",
+    "TrialPassed",
+    "TrialStarted",
 ]
 """Kept in modules of their own; everything else is here."""
 
@@ -468,126 +497,6 @@ class JournalRestored:
     many numbers of jobs, effects, processes and generations are never used."""
 
     skipped: int
-
-
-@dataclass(frozen=True, slots=True)
-class DetectorDegraded:
-    """This controller is late itself: silence convicts nobody until it is restored."""
-
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DetectorRestored:
-    """This controller keeps up again: silence counts."""
-
-    after_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class FaultsReported:
-    """Faults of a node as they came in, each judged: it occurred, recovered, or happened once."""
-
-    node: str
-    notes: tuple[FaultNote, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FaultsJudged:
-    """Faults that stand on a node are judged anew, because of time, of a reset or of other devices of the job. A note that
-    says recovered ends its fault."""
-
-    node: str
-    notes: tuple[FaultNote, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SourcesReported:
-    """Sources of a node's health that cannot be read now, in place of what was said before."""
-
-    node: str
-    unreadable: tuple[Source, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class IncidentReblamed:
-    """Losses of a running incident turn out to be somebody else's fault."""
-
-    job: str
-    ranks: tuple[int, ...]
-    blame: Blame
-    level: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class NodeQuarantined:
-    """Health takes a node out: no new work, what runs there moves elsewhere. `disturbs`: something that works has to move, so
-    that the action budget counts it. `serials`: the parts that are to blame."""
-
-    node: str
-    reason: str
-    level: HandlingLevel
-    evidence: tuple[str, ...]
-    serials: tuple[str, ...] = ()
-    disturbs: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ActRefused:
-    """The action budget does not allow an act against what works: it is dropped, and asked for again only by fresh evidence."""
-
-    node: str
-    act: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChecksStarted:
-    """The agent of a quarantined node repairs and checks it."""
-
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChecksFailed:
-    """The node stays in quarantine. `next_ns`: when the checks are tried again, Unix ns."""
-
-    node: str
-    reason: str
-    next_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class TrialStarted:
-    """The checks passed: the node takes work again, on trial until `until_ns` (Unix ns)."""
-
-    node: str
-    until_ns: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class TrialPassed:
-    """The trial is over and nothing happened."""
-
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class NodeReleased:
-    """An operator's word against health's: the node is back, and what happened before is not held against it."""
-
-    node: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class LinksReported:
-    """Nodes to which a node's links are broken, in place of what it said before."""
-
-    node: str
-    broken: tuple[str, ...]
 
 
 Record = (

@@ -1,0 +1,128 @@
+"""Durable records of health: this controller's own sight, faults, quarantine, links; see `records`, which names them all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controlplane.core.health.book import FaultNote, Source
+from controlplane.core.vocabulary import Blame, HandlingLevel
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorDegraded:
+    """This controller is late itself: silence convicts nobody until it is restored."""
+
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorRestored:
+    """This controller keeps up again: silence counts."""
+
+    after_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class FaultsReported:
+    """Faults of a node as they came in, each judged: it occurred, recovered, or happened once."""
+
+    node: str
+    notes: tuple[FaultNote, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FaultsJudged:
+    """Faults that stand on a node are judged anew, because of time, of a reset or of other devices of the job. A note that
+    says recovered ends its fault."""
+
+    node: str
+    notes: tuple[FaultNote, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesReported:
+    """Sources of a node's health that cannot be read now, in place of what was said before."""
+
+    node: str
+    unreadable: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentReblamed:
+    """Losses of a running incident turn out to be somebody else's fault."""
+
+    job: str
+    ranks: tuple[int, ...]
+    blame: Blame
+    level: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeQuarantined:
+    """Health takes a node out: no new work, what runs there moves elsewhere. `disturbs`: something that works has to move, so
+    that the action budget counts it. `serials`: the parts that are to blame."""
+
+    node: str
+    reason: str
+    level: HandlingLevel
+    evidence: tuple[str, ...]
+    serials: tuple[str, ...] = ()
+    disturbs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ActRefused:
+    """The action budget does not allow an act against what works: it is dropped, and asked for again only by fresh evidence."""
+
+    node: str
+    act: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChecksStarted:
+    """The agent of a quarantined node repairs and checks it."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChecksFailed:
+    """The node stays in quarantine. `next_ns`: when the checks are tried again, Unix ns."""
+
+    node: str
+    reason: str
+    next_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStarted:
+    """The checks passed: the node takes work again, on trial until `until_ns` (Unix ns)."""
+
+    node: str
+    until_ns: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPassed:
+    """The trial is over and nothing happened."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReleased:
+    """An operator's word against health's: the node is back, and what happened before is not held against it."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinksReported:
+    """Nodes to which a node's links are broken, in place of what it said before."""
+
+    node: str
+    broken: tuple[str, ...]
