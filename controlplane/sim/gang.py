@@ -237,8 +237,9 @@ class Gang:
     def _links_break(self, gone: Sequence[int]) -> None:
         """Two nodes that worked with the silent ones say that their links to them are broken."""
         names = tuple(self._agents.name(node) for node in gone)
-        peers = [node for node in self.job.nodes() if self.talks(node) and node not in self.broken]
-        self._witnesses = peers[:: max(1, len(peers) - 1)][:2]
+        held = np.flatnonzero(self.job.per_node())
+        peers = held[(self.silent_ns[held] == 0) & ~np.isin(held, list(self.broken))]
+        self._witnesses = peers[:: max(1, len(peers) - 1)][:2].tolist()
         self.turn(*(self._agents.links(node, names) for node in self._witnesses))
 
     def _links_mend(self) -> None:
