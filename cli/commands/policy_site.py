@@ -14,6 +14,8 @@ from cli.options import Output, OutputForm, SiteChoice, for_site
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from controlplane.core.draft import Policy
+
 MAX_BYTES = 1 << 20
 
 
@@ -47,14 +49,24 @@ def check(
     output: OutputForm = Output.TABLE,
 ) -> None:
     """Read a policy file as the controller would, and show what it changes. No site is asked."""
+    from controlplane.core.site_policy import values  # noqa: PLC0415
+
+    _show(values(read(file)), changed=True, output=output)
+
+
+def read(file: Path) -> Policy:
+    """The policy of a file, as the controller would read it.
+
+    Raises:
+        CliError: usage, the controller would not start with it.
+    """
     from controlplane.core.draft import Policy  # noqa: PLC0415
-    from controlplane.core.site_policy import BadPolicy, parse, values  # noqa: PLC0415
+    from controlplane.core.site_policy import BadPolicy, parse  # noqa: PLC0415
 
     try:
-        policy = parse(_text(file), str(file), Policy())
+        return parse(_text(file), str(file), Policy())
     except BadPolicy as error:
         raise CliError("the controller would not start with this file", why=str(error), code=Exit.USAGE) from None
-    _show(values(policy), changed=True, output=output)
 
 
 def _text(file: Path) -> str:

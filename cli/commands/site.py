@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cli import render
 from cli.client import connect
+from cli.commands import policy_site
 from cli.errors import CliError, Exit
 from cli.grammar import Group, Option
 from cli.options import DEFAULT_DIRECTORY, Directory
@@ -39,9 +40,12 @@ def up(
     controllers: Annotated[int, Option(min=1, max=3, help="One leads, the others stand by.")] = 1,
     journal: Annotated[str, Option(help="postgresql://user@host/database; default: SQLite in the folder.")] = "",
     journal_password_file: Annotated[str, Option(help="Password for PostgreSQL, mode 0600.")] = "",
+    policy: Annotated[Path | None, Option(help="Limits of decisions (`phalanx policy check` reads it first).")] = None,
     timeout: Annotated[float, Option(help="Seconds until the site must be ready.")] = READY_TIMEOUT_S,
 ) -> None:
     """Start a site on this machine: controller, node agents, Ray cell, and a supervisor that restarts what dies."""
+    if policy is not None:
+        policy_site.read(policy)
     options = SiteOptions(
         directory,
         nodes,
@@ -53,6 +57,7 @@ def up(
         controllers=controllers,
         journal=journal,
         journal_password_file=journal_password_file,
+        policy="" if policy is None else str(policy.resolve()),
     )
     signal.signal(signal.SIGTERM, _interrupt)
     supervisor = start_site(options, timeout)

@@ -42,6 +42,7 @@ class SiteOptions:
     controllers: int = 1
     journal: str = ""
     journal_password_file: str = ""
+    policy: str = ""
 
 
 def agent_unit(node: str) -> str:
@@ -203,7 +204,7 @@ def _controller(directory: Path, place: _Place, options: SiteOptions, security: 
     # One journal for all: in the first one's folder, unless there is a database.
     url = options.journal or f"sqlite:///{quote(str(directory / CONTROLLER_UNIT / 'journal.db'))}"
     where = ("--dir", str(folder), "--listen", place.listen, "--metrics", place.metrics, "--checkpoints", str(shared))
-    journal = ("--journal", url, "--journal-password-file", options.journal_password_file)
+    journal = ("--journal", url, "--journal-password-file", options.journal_password_file, "--policy", options.policy)
     trust = ("--pki", str(security.pki), "--join", place.join) if security else PLAINTEXT
     return Unit(
         name=place.unit,

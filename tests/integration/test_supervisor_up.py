@@ -97,6 +97,16 @@ def test_up_gives_up_after_its_time_and_names_what_is_missing(coming: Coming) ->
     assert "it waits for node-1 in service" in failed.value.what
 
 
+def test_the_policy_file_goes_to_every_controller(tmp_path: Path) -> None:
+    run = run_folder(tmp_path)
+    make_run_folder(run)
+    options = SiteOptions(tmp_path, nodes=1, with_cell=False, plaintext=True, controllers=2, policy="/etc/policy.toml")
+    units = [unit for unit in make_plan(options, run).units if "controlplane" in unit.argv]
+    assert len(units) == 2
+    for unit in units:
+        assert unit.argv[unit.argv.index("--policy") + 1] == "/etc/policy.toml"
+
+
 def test_a_taken_port_is_replaced_unless_it_was_asked_for(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -56,3 +56,11 @@ def test_check_refuses_with_the_reason(phalanx: Phalanx, tmp_path: Path, raw: by
     outcome = phalanx("policy", "check", "policy.toml")
     assert outcome.code == Exit.USAGE
     assert said in outcome.err
+
+
+def test_up_reads_the_file_before_anything_is_started(phalanx: Phalanx, tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text("hang_ms = -1\n")
+    outcome = phalanx("up", "--dir", str(tmp_path / "site"), "--policy", "policy.toml")
+    assert outcome.code == Exit.USAGE
+    assert "hang_ms: -1ms is not between 10s and 24h" in outcome.err
+    assert not (tmp_path / "site").exists()
