@@ -14,6 +14,12 @@ SIZE_INCHES = (8.0, 4.8)
 DOTS_PER_INCH = 130
 
 
+SHOWN_PERCENT = (0.0, 50.0, 70.0, 80.0, 90.0, 95.0, 97.0, 98.0, 99.0, 99.5, 99.7, 99.9)
+"""Marks of the axis. What is lost is drawn on a scale of factors: else everything good would lie on one line at the top."""
+LEAST_LOST = 0.05
+"""Percent; less is drawn as this."""
+
+
 class NoCharts(Exception):
     """matplotlib is not installed."""
 
@@ -23,13 +29,12 @@ class NoCharts(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Lines of percent over something. `floor`: the lowest percent that is shown."""
+    """Lines of percent over something."""
 
     name: str
     title: str
     x_label: str
     series: tuple[Series, ...]
-    floor: float = 0.0
 
 
 def rates_chart(series: Sequence[Series]) -> Chart:
@@ -64,11 +69,17 @@ def draw(chart: Chart, kind: str) -> bytes:
     axes = figure.subplots()
     for line in chart.series:
         xs, ys = zip(*line.points, strict=True)
-        axes.plot(xs, ys, marker="o", markersize=4, label=line.name)
+        lost = [max(100.0 - percent, LEAST_LOST) for percent in ys]
+        axes.plot(xs, lost, marker="o", markersize=4, label=line.name)
     axes.set_title(chart.title, fontsize=11)
     axes.set_xlabel(chart.x_label)
-    axes.set_ylabel("effective training time, %")
-    axes.set_ylim(bottom=chart.floor, top=100.5)
+    axes.set_ylabel("effective training time, % (by factors of what is lost)")
+    axes.set_yscale("log")
+    axes.invert_yaxis()
+    axes.set_yticks(
+        [100.0 - percent for percent in SHOWN_PERCENT], labels=[f"{percent:g}" for percent in SHOWN_PERCENT]
+    )
+    axes.minorticks_off()
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize=8)
     target = io.BytesIO()

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from controlplane.core.placement.spares import spares_for
-from controlplane.sim.ettr.calibration import Estimate, estimate
+from controlplane.sim.ettr.calibration import Estimate, estimate, replay
 from controlplane.sim.ettr.conduct import (
     Cause,
     Conduct,
+    Survivors,
     full_restart,
     kubernetes,
     memory_copies,
@@ -18,7 +19,7 @@ from controlplane.sim.ettr.conduct import (
 )
 from controlplane.sim.ettr.phases import Phases
 from controlplane.sim.ettr.progress import Saving
-from controlplane.sim.ettr.renewal import DAY_S, NODES, STEP_S, mtbf_s
+from controlplane.sim.ettr.renewal import DAY_S, NODES, STEP_S, ettr, mtbf_s
 from controlplane.sim.ettr.run import Arrivals, Outcome, Plan, Weather, equivalent
 from controlplane.sim.gang_shape import Shape
 
@@ -97,17 +98,39 @@ def cost_s(conduct: Conduct, cause: Cause) -> float:
 def controlled(plan: Plan, outcome: Outcome) -> float:
     """The share of a run, less the chance of how many failures of which cause it had (a control variate).
 
-    The control is the sum of `cost_s` over the failures of the job. Its mean is known exactly whatever the arrivals: copies
-    of the trace are shifted evenly, so that each moment has the mean rate.
+    Where every failure restarts the whole job the control is the plain recursion of `calibration` with the mean downtime, on
+    the same failures; its mean is the formula. Elsewhere it is the sum of `cost_s` over the failures of the job. Its mean is
+    known exactly whatever the arrivals: copies of the trace are shifted evenly, so that each moment has the mean rate.
     """
     weather, conduct = plan.weather, plan.conduct
     if not weather.rate:
         return outcome.share
+    if conduct.survivors is Survivors.EXIT and weather.arrivals is Arrivals.POISSON:
+        return outcome.share - _recursion_luck(plan, outcome)
     total = sum(conduct.shares.values())
     mean_cost = sum(share * cost_s(conduct, cause) for cause, share in conduct.shares.items()) / total
     expected = plan.days * DAY_S / mtbf_s(weather.rate, plan.shape.nodes) * mean_cost
     seen = sum(count * cost_s(conduct, cause) for cause, count in outcome.causes.items())
     return outcome.share + (seen - expected) / (plan.days * DAY_S)
+
+
+def _recursion_luck(plan: Plan, outcome: Outcome) -> float:
+    """By how much the plain recursion does better on the failures of a run than it does on average."""
+    conduct, saving = plan.conduct, plan.conduct.saving
+    shares = conduct.shares
+    seen_s = sum(share * conduct.detect_s[cause] for cause, share in shares.items()) / sum(shares.values())
+    down_s = (
+        seen_s
+        + conduct.decide_s
+        + conduct.announce_s
+        + conduct.start_s
+        + conduct.join_s
+        + conduct.whole_s
+        + conduct.fetch_s
+    )
+    interval_s = saving.steps * saving.step_s
+    expected = ettr(mtbf_s(plan.weather.rate, plan.shape.nodes), down_s, interval_s, saving.stall_s)
+    return replay(outcome.failures, plan.days * DAY_S, down_s, interval_s, saving.stall_s) - expected
 
 
 def share_of(plans: list[Plan], outcomes: list[Outcome]) -> Estimate:

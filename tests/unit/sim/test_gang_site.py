@@ -14,8 +14,8 @@ from controlplane.core.vocabulary import JobState, NodeLiveness
 from controlplane.sim.ettr import calibration, phases
 from controlplane.sim.ettr.arrivals import stream
 from controlplane.sim.ettr.calibration import calibrated, plan_case, replay
-from controlplane.sim.ettr.conduct import CAUSE_SHARE, Cause, Conduct, ours
-from controlplane.sim.ettr.policies import Scale, controlled, cost_s, our_world, plan_of
+from controlplane.sim.ettr.conduct import CAUSE_SHARE, Cause, Conduct, full_restart, ours
+from controlplane.sim.ettr.policies import Scale, controlled, cost_s, our_world, plan_of, share_of
 from controlplane.sim.ettr.progress import Progress, Saving
 from controlplane.sim.ettr.renewal import DAY_S, PLAIN_CASES, mtbf_s
 from controlplane.sim.ettr.run import Arrivals, Plan, Repairs, Weather, failure_times, simulate
@@ -162,6 +162,15 @@ def test_the_control_variate_narrows_and_does_not_move_the_mean() -> None:
     plain = calibration.estimate([outcome.share for outcome in outcomes])
     narrow = calibration.estimate([controlled(p, o) for p, o in zip(plans, outcomes, strict=True)])
     assert narrow.half_width < plain.half_width / 3
+    assert abs(narrow.percent - plain.percent) < plain.half_width + narrow.half_width
+
+
+def test_where_all_restart_the_recursion_narrows_and_does_not_move_the_mean() -> None:
+    world = replace(our_world(phases.load(), 6.5), conduct=full_restart(phases.load()))
+    plans = [plan_of(world, Scale(16, 1, 0.5), seed) for seed in range(4)]
+    outcomes = [simulate(plan) for plan in plans]
+    plain, narrow = calibration.estimate([outcome.share for outcome in outcomes]), share_of(plans, outcomes)
+    assert narrow.half_width < plain.half_width / 2
     assert abs(narrow.percent - plain.percent) < plain.half_width + narrow.half_width
 
 
