@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from phalanx.v1 import fleet_pb2, fleet_pb2_grpc
 
 from controlplane.core import events as ev
+from controlplane.core.vocabulary import NodeService
 from controlplane.rpc.caller import own_name
 from controlplane.rpc.codec import check_request
 from controlplane.rpc.errors import refuse
@@ -31,7 +33,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             revision=state.revision,
             epoch=state.epoch,
             version=site.version,
-            nodes=state.fleet.size,
+            nodes=int(np.count_nonzero(state.fleet.service != NodeService.RETIRED)),
             accelerators=state.fleet.total_accelerators(),
             ledger_s=ledger_s(state.ledger.site),
             wall_s=age_s(state.ledger.begun_ns or now_ns, now_ns),

@@ -307,6 +307,7 @@ def test_checkpoints_are_committed_and_restored_from(site: Site) -> None:
     order = [e.apply_generation for e in agent.effects if e.HasField("apply_generation")][-1]
     assert (order.restore.step, order.restore.folder, len(order.restore.files)) == (10, folder, 2)
     explained = why(site, event_pb2.SUBJECT_KIND_CHECKPOINT, listed[0].id)
+    assert explained.decisions[-1].verdict == "restored: generation 2 started from it"
     assert "generation 2 of ckpt started from it" in explained.summary
     cancel(site, "ckpt")
 

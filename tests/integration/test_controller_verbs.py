@@ -69,6 +69,8 @@ def test_a_drained_node_is_empty_and_the_job_goes_on(site: Site) -> None:
     told = controller.events.Explain(event_pb2.ExplainRequest(kind=event_pb2.SUBJECT_KIND_NODE, name=home), timeout=30)
     assert any("DrainNode" in entry.message for entry in told.chain)
     assert any("is drained" in entry.message for entry in told.chain)
+    assert told.decisions[-1].verdict.startswith("mover: "), "the recovery that the drain asked for"
+    assert list(told.decisions[-1].rungs)
     controller.fleet.UncordonNode(fleet_pb2.UncordonNodeRequest(request_id="drain-3", name=home), timeout=30)
     assert site.node(home).service == types_pb2.NODE_SERVICE_IN_SERVICE
     controller.jobs.CancelJob(job_pb2.CancelJobRequest(request_id="drain-4", name="mover"), timeout=30)

@@ -105,3 +105,19 @@ def test_journals_of_older_versions_tell_their_facts_with_the_end_of_processes()
     assert backtest(old, RestartPolicy()).changes == ()
     killed = RestartPolicy(job_rules=(JobRule(Match(signals=(9,)), RuleAction.RESTART_JOB),))
     assert ("RESTART_RANK", "RESTART_JOB") in rungs(backtest(old, killed))
+
+
+def test_what_the_site_believes_of_its_own_measurements_comes_from_the_policy_in_the_journal(history: History) -> None:
+    """With one sample believed, the price of a restart in place is measured; by default it takes three."""
+    rule = JobRule(Match(exit_codes=(1,)), RuleAction.RESTART_RANK, Blame.INFRASTRUCTURE)
+    policy = RestartPolicy(job_rules=(rule,))
+    told = r.PolicyChanged({"ladder.samples": 1}, "")
+    (first, *_) = backtest([(0, 0, told), *history], policy).changes
+    assert first.cost_would_be is not None
+    assert first.cost_would_be.source == "measured"
+    assert first.cost_was is not None
+    assert first.cost_was.source == "what happened"
+    many = r.PolicyChanged({"ladder.samples": 100}, "")
+    (first, *_) = backtest([(0, 0, many), *history], policy).changes
+    assert first.cost_would_be is not None
+    assert first.cost_would_be.source == "unknown", "nothing published was given here"
