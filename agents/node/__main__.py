@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from agents.node.agent import NodeAgent
+from agents.node.check import check
 from agents.node.config import DEFAULT_ORPHAN_GRACE_MS, AgentConfig
 from agents.node.connection_options import add_connection, check_connection
 from agents.node.durable import AlreadyRunningError
@@ -41,7 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m agents.node",
         description="Node agent of Phalanx: reports what this machine is and does, obeys the controller's effects, "
-        "ends rank processes and witnesses their ends. SIGTERM ends it; rank processes run on.",
+        "ends rank processes and witnesses their ends. SIGTERM ends it; rank processes run on. "
+        "`check` as the only word reads this machine's devices once and says what can be seen.",
     )
     add = parser.add_argument
     add_connection(parser)
@@ -50,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--socket", required=True, type=Path, metavar="PATH", help="Unix socket for rank hosts (at most 107 bytes)")
     add("--address", default="127.0.0.1", help="the node's address for rank traffic (default: %(default)s)")
     add("--label", action="append", default=[], type=_label, metavar="KEY=VALUE", help="rack, switch, ...; repeatable")
-    add("--simulated-accelerators", default=0, type=_count, metavar="N", help="simulate N accelerators (default: 0)")
+    add("--simulated-accelerators", type=_count, metavar="N", help="simulate N accelerators (default: none)")
     add(
         "--probe",
         action="append",
@@ -98,8 +100,8 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
         socket_path=parsed.socket.absolute(),
         address=parsed.address,
         labels=dict(parsed.label),
-        simulated_accelerators=parsed.simulated_accelerators,
-        vendors=_vendors(parsed.probe, simulated=bool(parsed.simulated_accelerators)),
+        simulated_accelerators=parsed.simulated_accelerators or 0,
+        vendors=_vendors(parsed.probe, simulated=parsed.simulated_accelerators is not None),
         probe_deadline_s=parsed.probe_deadline_s,
         snapshot_interval_s=parsed.snapshot_interval_s,
         orphan_grace_ms=parsed.orphan_grace_ms,
@@ -111,7 +113,8 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
 
 
 def _vendors(asked: Sequence[str], *, simulated: bool) -> tuple[str, ...]:
-    """Probes to run. A site that is only tried out does not read the machine under it unless it is told to."""
+    """Probes to run. A site that is only tried out, with simulated accelerators or none, does not read the machine under it
+    unless it is told to."""
     named = {vendor for vendor in asked if vendor in TOOLS}
     if "auto" in asked or not (asked or simulated):
         named |= {*present(RealMachine())}
@@ -123,7 +126,9 @@ async def _run(config: AgentConfig) -> None:
 
 
 def main() -> None:
-    """Run the agent until SIGTERM. Exit code 2: it cannot start, and says why."""
+    """Run the agent until SIGTERM, or `check` this machine. Exit code 2: it cannot start, and says why."""
+    if sys.argv[1:2] == ["check"]:
+        sys.exit(check(sys.argv[2:]))
     config = parse_config()
     configure_logging(config.log_level, config.log_format)
     name_process(node=config.node)

@@ -47,7 +47,7 @@ class Devices:
     def __init__(self, settings: DeviceSettings) -> None:
         self._settings = settings
         self.simulated = SimulatedProbe(settings.node, settings.simulated) if settings.simulated else None
-        known = load_kept(settings.kept_path)
+        known = [entry for entry in load_kept(settings.kept_path) if not self._gone_on_purpose(entry)]
         first = (self.simulated.VENDOR,) if self.simulated is not None else ()
         self.board = DeviceBoard((*first, *settings.vendors), known)
         self._telemetry = Telemetry(settings.node, settings.telemetry_path)
@@ -153,11 +153,14 @@ class Devices:
             log.warning("sources.changed", unreadable=sources)
 
     def _keep(self) -> None:
-        real = [entry for entry in self.board.to_keep() if entry.vendor in self._settings.vendors]
         try:
-            save_kept(self._settings.kept_path, real)
+            save_kept(self._settings.kept_path, self.board.to_keep())
         except OSError as error:
             log.error("accelerators.not_saved", reason=str(error))  # noqa: TRY400  the reason is for an operator
+
+    def _gone_on_purpose(self, entry: Kept) -> bool:
+        """Whether fewer accelerators are simulated than before; what is real and missing is lost."""
+        return entry.vendor == SimulatedProbe.VENDOR and entry.index >= self._settings.simulated
 
     def _look_back_ns(self) -> int:
         """From when on the kernel log has not been read yet: the telemetry file shows when the last agent was here."""
@@ -170,8 +173,7 @@ class Devices:
 
 def save_kept(path: Path, entries: Sequence[Kept]) -> None:
     """Remember accelerators over a restart. Raises OSError."""
-    if entries or path.exists():
-        replace_file(path, json.dumps([asdict(entry) for entry in entries], indent=1).encode(), sync=True)
+    replace_file(path, json.dumps([asdict(entry) for entry in entries], indent=1).encode(), sync=True)
 
 
 def load_kept(path: Path) -> list[Kept]:

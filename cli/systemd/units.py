@@ -42,6 +42,7 @@ def files(role: Role, place: Place) -> dict[str, str]:
 def _filled(name: str, place: Place) -> str:
     words = {
         "@HARDENING@": _template("hardening.conf").strip(),
+        "@NO_KERNEL_LOG@": _template("no_kernel_log.conf").strip(),
         "@PYTHON@": place.python,
         "@SHARED@": place.shared,
         "@USER@": place.user,

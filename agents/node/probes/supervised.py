@@ -33,6 +33,7 @@ CRASHED = "PROBE-CRASHED"
 TROUBLES = (HUNG, SILENT, CRASHED)
 
 ERROR_TAIL_BYTES = 4_096
+REAP_S = 5.0
 NS_PER_S = 1_000_000_000
 
 log = structlog.get_logger(__name__)
@@ -94,6 +95,7 @@ class SupervisedProbe:
         self._command = command or self._default_command
         self._sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self._answered = False
+        self._held: asyncio.subprocess.Process | None = None
 
     def _default_command(self, descriptor: int, log_since_ns: int) -> Sequence[str]:
         interval_s = self._pace.interval_s
@@ -113,6 +115,10 @@ class SupervisedProbe:
             wait_s = min(wait_s * 2, self._pace.last_wait_s)
 
     async def _live(self) -> End:
+        if self._held is not None and self._held.returncode is None:
+            return End(
+                HUNG, f"its former process {self._held.pid} was killed, and the kernel holds it in a driver's call"
+            )
         try:
             receiving, sending = os.pipe()
         except OSError as error:
@@ -142,8 +148,13 @@ class SupervisedProbe:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             draining.cancel()
-            # A process that a driver holds does not die at once, and no second one is started beside it.
-            await process.wait()
+            await self._reap(process)
+
+    async def _reap(self, process: asyncio.subprocess.Process) -> None:
+        """Wait for a killed process. One that a driver holds does not die, and no second one is started beside it."""
+        self._held = process
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), REAP_S)
 
     async def _listen(self, receiving: int) -> End:
         """Frames until there are no more, or none in time."""

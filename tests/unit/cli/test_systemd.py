@@ -39,6 +39,9 @@ def test_a_unit_keeps_the_promises(name: str, text: str) -> None:
     assert (service["NoNewPrivileges"], service["ProtectSystem"], service["UMask"]) == ("yes", "strict", "0077")
     assert service["Type"] == ("exec" if "store" in name else "notify")
     assert parsed(text)["Unit"]["StartLimitIntervalSec"] == "0", "an outage must not leave a unit failed for good"
+    reads_kernel_log = name == "phalanx-node-agent.service"
+    assert service["CapabilityBoundingSet"] == ("CAP_SYSLOG" if reads_kernel_log else "")
+    assert service["ProtectKernelLogs"] == ("no" if reads_kernel_log else "yes")
     if "agent" in name:
         assert service["KillMode"] == "process", "ranks outlive agents"
     for line in text.splitlines():
