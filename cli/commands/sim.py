@@ -82,15 +82,18 @@ def sweep(
     from controlplane.sim.swarm.sweep import sweep as sweep_seeds  # noqa: PLC0415
     from controlplane.sim.version import SIM_VERSION  # noqa: PLC0415
 
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CliError(f"results cannot go to {folder}", why=str(error.strerror), code=Exit.USAGE) from error
     progress = SweepProgress(len(seeds), time)
     try:
         total = sweep_seeds(iter(seeds), run_seed, jobs=jobs, limit_s=time or float("inf"), on_result=progress.show)
     finally:
         progress.close()
     about = {"sim_version": SIM_VERSION, "seeds": [seeds.start, seeds.stop - 1], "simulated": True}
-    path = results.write(folder, total, about)
     render.out(report.render(total, CATALOGUE))
-    render.note(f"written to {path}")
+    render.note(f"written to {results.write(folder, total, about)}")
     if total.violations:
         raise CommandEnd(Exit.ERROR)
 
