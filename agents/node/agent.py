@@ -160,6 +160,7 @@ class NodeAgent:
             address=self._config.address,
             cpu_count=self._facts.cpu_count,
             memory_bytes=self._facts.memory_bytes,
+            own_rows=True,
         )
 
     def _confirmed(self, sequence: int) -> None:

@@ -158,6 +158,7 @@ class LocalDesk:
         if refusal is not None:
             return refusal
         assert record is not None  # register_rank refuses an unknown host
+        record.own_rows = message.own_rows
         self._connections.enter(connection, message.host_id, Role.RANK)
         connection.send(local_pb2.LocalInstruction(registered=local_pb2.Registered(agent_boot_id=self._boot_id)))
         # The connection stands whatever it says: a rank that was away for an assignment speaks of the old one.

@@ -108,6 +108,10 @@ class Effects:
 
     def _apply_generation(self, order: agent_pb2.ApplyGeneration) -> Outcome:
         """Keep the table, give every bound process its assignment. All bindings hold, or none is made."""
+        older = [binding.host_id for binding in order.bindings if not self._takes_own_rows(binding.host_id)]
+        if order.own_rows and older:
+            message = f"need full table: {', '.join(older)} read whole tables, their rank library is older than 0.3"
+            return Outcome(ok=False, message=message, final=False, need_full=True)
         whole = self._generations.tables.merge(order)
         if isinstance(whole, Rejected):
             return Outcome(ok=False, message=whole.message, final=not whole.need_full)
@@ -134,6 +138,10 @@ class Effects:
             not_connected=waiting,
         )
         return Outcome(ok=True, message=f"not connected yet: {', '.join(waiting)}" if waiting else "")
+
+    def _takes_own_rows(self, host_id: str) -> bool:
+        record = self._state.table.get(host_id)
+        return record is None or record.own_rows
 
     async def _fence(self, order: agent_pb2.FenceHosts, deadline_ms: int) -> Outcome:
         grace_s = order.grace_ms / 1000

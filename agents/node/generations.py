@@ -49,10 +49,12 @@ class GenerationTables:
             return Rejected(f"generation {order.generation} is older than {newest}, which this node already has")
         if order.generation == 0 or order.world_size == 0:
             return Rejected("a generation needs a number and a world size above 0")
+        if order.own_rows:
+            return _own(order)
         rows: dict[int, agent_pb2.RankRow] = {}
         if order.base_generation:
             base = self.table(order.job_uid, order.base_generation)
-            if base is None:
+            if base is None or base.own_rows:
                 return Rejected("need full table", need_full=True)
             rows = {row.rank: row for row in base.rows if row.rank < order.world_size}
         rows.update((row.rank, row) for row in order.rows)
@@ -83,6 +85,14 @@ class GenerationTables:
     def drop(self, job_uid: str) -> None:
         """Forget a job."""
         self.jobs.pop(job_uid, None)
+
+
+def _own(order: agent_pb2.ApplyGeneration) -> agent_pb2.ApplyGeneration | Rejected:
+    """The order itself, if it holds the row of every rank that it binds here."""
+    missing = {binding.rank for binding in order.bindings} - {row.rank for row in order.rows}
+    if missing:
+        return Rejected(f"the rows of ranks {sorted(missing)[:8]} are missing, which are bound here")
+    return order
 
 
 def assignment_message(whole: agent_pb2.ApplyGeneration, held: HeldAssignment) -> local_pb2.LocalInstruction:

@@ -114,7 +114,8 @@ class HostRecord:
     """One rank host and its process.
 
     `state`, `rank` and `generation` are what the process obeys; `assigned` may already be newer. `lost` covers the
-    state while host and rank are both silent although the host's process lives: unknown is not dead.
+    state while host and rank are both silent although the host's process lives: unknown is not dead. `own_rows`: its rank
+    library takes assignments without the rows of other nodes' ranks.
     """
 
     identity: HostIdentity
@@ -130,6 +131,7 @@ class HostRecord:
     exit: types_pb2.ExitInfo | None = None
     fence_reason: str = ""
     lost: bool = False
+    own_rows: bool = False
 
     @property
     def exited(self) -> bool:

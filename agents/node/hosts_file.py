@@ -72,7 +72,7 @@ def load_hosts(path: Path) -> HostTable:
 
 
 def _record_document(record: HostRecord) -> dict[str, Any]:
-    return {
+    document = {
         "identity": _identity_document(record.identity),
         "serial": record.serial,
         "state": types_pb2.RankState.Name(record.state),
@@ -86,6 +86,9 @@ def _record_document(record: HostRecord) -> dict[str, Any]:
         "exit": json_format.MessageToDict(record.exit) if record.exit is not None else None,
         "fence_reason": record.fence_reason,
     }
+    if record.own_rows:
+        document["own_rows"] = True
+    return document
 
 
 def _identity_document(identity: HostIdentity) -> dict[str, Any]:
@@ -115,4 +118,5 @@ def _record(document: dict[str, Any]) -> HostRecord:
         marker=Marker(**marker) if marker is not None else None,
         exit=json_format.ParseDict(exit_info, types_pb2.ExitInfo()) if exit_info is not None else None,
         fence_reason=document["fence_reason"],
+        own_rows=document.get("own_rows", False),
     )

@@ -14,11 +14,15 @@ RESEND_WINDOW_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an effect ended. One that is not `final` did nothing: the same id may be tried again."""
+    """How an effect ended. One that is not `final` did nothing: the same id may be tried again.
+
+    `need_full`: a generation must be sent with more than the rows of this node's ranks.
+    """
 
     ok: bool
     message: str = ""
     final: bool = True
+    need_full: bool = False
 
 
 class OutcomeMemory:
@@ -63,7 +67,9 @@ class OutcomeMemory:
         if not self._due:
             return None
         effect_id, outcome = self._due.popitem(last=False)
-        return agent_pb2.EffectResult(effect_id=effect_id, ok=outcome.ok, message=outcome.message)
+        return agent_pb2.EffectResult(
+            effect_id=effect_id, ok=outcome.ok, message=outcome.message, need_full=outcome.need_full
+        )
 
     def new_session(self, former_ended_at: float | None) -> None:
         """Results have no acknowledgement: those of the former session's last minute may be lost and go out again."""

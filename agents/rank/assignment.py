@@ -108,7 +108,10 @@ class Degrees:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One rank of one generation, as the node agent handed it to this process."""
+    """One rank of one generation, as the node agent handed it to this process.
+
+    `table` has the rows of the ranks on this node, by rank; all rows where the controller or the node agent is older than 0.3.
+    """
 
     job_uid: str
     job_name: str
@@ -128,20 +131,29 @@ class Assignment:
     @property
     def address(self) -> str:
         """This rank's address for rank traffic."""
-        return self.table[self.rank].address
+        return next(row.address for row in self.table if row.rank == self.rank)
 
 
 DEFAULT_JOIN_TIMEOUT_S = 60.0
 
 
 def assignment_from(message: local_pb2.Assignment) -> Assignment:
-    """Read an assignment. Raises ValueError when the table does not list every rank once or the degrees do not fit."""
+    """Read an assignment.
+
+    Raises:
+        ValueError: this rank is not in the table, a table that is to be whole does not list every rank once, or the degrees
+            do not fit.
+    """
     body = message.generation
     table = tuple(
         RankRow(row.rank, row.node, row.address, tuple(row.accelerators))
         for row in sorted(body.rows, key=lambda row: row.rank)
     )
-    if [row.rank for row in table] != list(range(body.world_size)) or message.rank >= body.world_size:
+    ranks = [row.rank for row in table]
+    if body.own_rows:
+        if ranks.count(message.rank) != 1 or message.rank >= body.world_size:
+            raise ValueError(f"rank table of generation {body.generation} does not list rank {message.rank} once")
+    elif ranks != list(range(body.world_size)) or message.rank >= body.world_size:
         raise ValueError(
             f"rank table of generation {body.generation} does not list ranks 0..{body.world_size - 1} once"
         )

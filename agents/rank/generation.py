@@ -92,7 +92,7 @@ class Generation:
 
     @property
     def table(self) -> tuple[RankRow, ...]:
-        """The rank table, by rank."""
+        """Rows of the rank table for the ranks on this node, by rank. Others are met through the groups."""
         return self.assignment.table
 
     @property

@@ -88,6 +88,7 @@ class AgentLink:
             pid=os.getpid(),
             proof=self._settings.proof(),
             status=self._outbox.reconnected(self._settings.host_id, time.monotonic()),
+            own_rows=True,
         )
         _write(connection, local_pb2.LocalRequest(rank_register=register))
         registered = False

@@ -21,6 +21,7 @@ from controlplane.rpc.caller import CALLER
 from controlplane.rpc.codec import at_from_age
 from controlplane.rpc.effects import agent_effect, concerns
 from controlplane.rpc.errors import RequestRefused, refuse
+from controlplane.rpc.generations import GenerationMessages
 from controlplane.rpc.guard import Context, resolve
 from controlplane.rpc.logs import LogRelays
 from controlplane.rpc.sessions import Conversation, Registry, Work
@@ -61,8 +62,10 @@ class AgentConversation(Conversation):
     kind = "agent"
     subject = "node"
 
-    def __init__(self, site: Site, registry: Registry, context: Context) -> None:
+    def __init__(self, site: Site, registry: Registry, context: Context, prepared: GenerationMessages) -> None:
         super().__init__(site, registry, context)
+        self._prepared = prepared
+        self._own_rows = False
         self._number = -1
         self._delay = Delay()
 
@@ -83,7 +86,7 @@ class AgentConversation(Conversation):
             outcome = await site.tell(event)
             if isinstance(outcome, Refusal):
                 raise RequestRefused(outcome)
-            self.name, self.boot_id = hello.node, hello.boot_id
+            self.name, self.boot_id, self._own_rows = hello.node, hello.boot_id, hello.own_rows
             number = site.state.fleet.number(self.name)
             assert number is not None
             self._number = number
@@ -107,7 +110,10 @@ class AgentConversation(Conversation):
                 self._report(message.report)
             case "effect_result":
                 result = message.effect_result
-                self.effect_result(result.effect_id, ok=result.ok, message=result.message)
+                if result.need_full and self._own_rows:
+                    self._send_tables(result.effect_id)
+                else:
+                    self.effect_result(result.effect_id, ok=result.ok, message=result.message)
             case "hello":
                 refuse("invalid", "SECOND_HELLO", f"{self.name} said hello twice in one session")
             case None:
@@ -124,7 +130,10 @@ class AgentConversation(Conversation):
     def effect_message(self, effect: Effect) -> agent_pb2.AgentInstruction:
         """An effect as an instruction."""
         site = self.site
-        message = agent_effect(effect, site.state, self.name, site.settings.root, site.now_ns())
+        message = agent_effect(
+            effect, site.state, self.name, site.settings.root, site.now_ns(),
+            prepared=self._prepared, own_rows=self._own_rows,
+        )  # fmt: skip
         return agent_pb2.AgentInstruction(effect=message)
 
     def open_log(self, order: agent_pb2.OpenLog) -> None:
@@ -153,6 +162,14 @@ class AgentConversation(Conversation):
             if not kept:
                 site.metrics.refuse("OLD_GENERATION")
 
+    def _send_tables(self, effect_id: str) -> None:
+        """A process on the node is older than its agent, and reads whole tables."""
+        self._own_rows = False
+        effect = self.site.state.effects.get(effect_id)
+        if effect is not None and self.addressed(effect):
+            self._carried.discard(effect_id)
+            self.send_effects((effect,))
+
     def _report(self, message: agent_pb2.Report) -> None:
         site = self.site
         event = observations.node_report(self.name, self.boot_id, message, site.now_ns(), site.state)
@@ -172,10 +189,11 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self._site = site
         self._sessions = sessions
         self._relays = relays
+        self._prepared = GenerationMessages()
 
     async def Session(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override] # reads and writes by itself
         """One node agent's stream."""
-        await AgentConversation(self._site, self._sessions, context).run()
+        await AgentConversation(self._site, self._sessions, context, self._prepared).run()
 
     async def PushLog(self, request_iterator: Any, context: Any) -> agent_pb2.PushLogResponse:
         """Chunks of one log for one reader; ends when the reader leaves."""

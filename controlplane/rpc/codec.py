@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 from phalanx.v1 import types_pb2 as pb
 
+from controlplane.core.checkpoints import Checkpoint, ShardFile
 from controlplane.core.manifest import complete
 from controlplane.core.spec import (
     AUTO,
@@ -185,6 +186,19 @@ def workload_message(workload: Workload) -> pb.WorkloadSpec:
 def parallel_message(parallel: Parallel) -> pb.ParallelDegrees:
     """The wire form of parallel degrees."""
     return pb.ParallelDegrees(tp=parallel.tp, pp=parallel.pp, cp=parallel.cp, dp=parallel.dp, ep=parallel.ep)
+
+
+def file_messages(files: Iterable[ShardFile]) -> list[pb.ShardFile]:
+    """The wire form of files."""
+    return [pb.ShardFile(path=file.path, bytes=file.bytes, sha256=file.sha256) for file in files]
+
+
+def restore_message(checkpoint: Checkpoint | None) -> pb.RestorePoint:
+    """The wire form of where a generation starts; None: from initial weights."""
+    if checkpoint is None:
+        return pb.RestorePoint()
+    files = file_messages(checkpoint.files)
+    return pb.RestorePoint(checkpoint_id=checkpoint.id, step=checkpoint.step, folder=checkpoint.folder, files=files)
 
 
 def spec_message(spec: JobSpec) -> pb.TrainingJobSpec:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import assert_never
 
-import numpy as np
 from phalanx.v1 import agent_pb2, cell_pb2
-from phalanx.v1 import types_pb2 as pb
 
-from controlplane.core.checkpoints import ShardFile
 from controlplane.core.effects import Effect, EffectKind
-from controlplane.core.jobs import NONE, Job, host_id, split_host_id
+from controlplane.core.jobs import NONE, Job, split_host_id
 from controlplane.core.shipped import archive_path
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_MS
-from controlplane.rpc.codec import parallel_message, workload_message
+from controlplane.rpc.codec import file_messages, workload_message
+from controlplane.rpc.generations import GenerationMessages
 
 
 class Superseded(Exception):
@@ -31,8 +28,25 @@ def concerns(effect: Effect, state: State, node: str) -> bool:
     return job is not None and number is not None and bool((job.rank_node == number).any())
 
 
-def agent_effect(effect: Effect, state: State, node: str, root: str, now_ns: int) -> agent_pb2.AgentEffect:
-    """The message for the agent of a node. `root`: folder for checkpoints of jobs that name none.
+def agent_effect(
+    effect: Effect,
+    state: State,
+    node: str,
+    root: str,
+    now_ns: int,
+    *,
+    prepared: GenerationMessages,
+    own_rows: bool = False,
+) -> agent_pb2.AgentEffect:
+    """The message for the agent of a node.
+
+    Args:
+        effect, state: what is to be done, and the published state.
+        node: who is told.
+        root: folder for checkpoints of jobs that name none.
+        now_ns: the controller's time.
+        prepared: what generations have in common for all nodes.
+        own_rows: the agent needs the rows of its own ranks only.
 
     Raises:
         Superseded: the effect must be finished without being sent.
@@ -40,7 +54,7 @@ def agent_effect(effect: Effect, state: State, node: str, root: str, now_ns: int
     message = agent_pb2.AgentEffect(effect_id=effect.id, epoch=state.epoch, deadline_ms=_left_ms(effect, now_ns))
     match effect.kind:
         case EffectKind.APPLY_GENERATION:
-            message.apply_generation.CopyFrom(_generation(effect, state, node, root))
+            message.apply_generation.CopyFrom(_generation(effect, state, node, root, prepared, own_rows=own_rows))
         case EffectKind.FENCE_HOSTS:
             message.fence_hosts.CopyFrom(
                 agent_pb2.FenceHosts(
@@ -116,60 +130,13 @@ def _fence_reason(effect: Effect, state: State) -> str:
     return f"left behind by {job.name} in generation {job.generation}"
 
 
-def _generation(effect: Effect, state: State, node: str, root: str) -> agent_pb2.ApplyGeneration:
+def _generation(
+    effect: Effect, state: State, node: str, root: str, prepared: GenerationMessages, *, own_rows: bool
+) -> agent_pb2.ApplyGeneration:
     job = _job(effect, state)
     if job.generation != effect.generation:
         raise Superseded(f"superseded: {job.name} is in generation {job.generation}")
-    full = effect.full or node in effect.nodes
-    cell = state.cell()
-    ranks = range(job.spec.ranks) if full else (int(item) for item in effect.items)
-    message = agent_pb2.ApplyGeneration(
-        job_uid=job.uid,
-        job_name=job.name,
-        generation=job.generation,
-        base_generation=0 if full else job.generation - 1,
-        world_size=job.spec.ranks,
-        rows=_rows(job, state, ranks),
-        parallel=parallel_message(job.spec.parallel),
-        restore=_restore_point(job),
-        store_address=cell.store_address if cell else "",
-        checkpoint_folder=f"{checkpoint_folder(job, root)}/g{job.generation}",
-        checkpoint_every_steps=job.saves_every,
-        join_timeout_ms=job.spec.timeouts.join_ms,
-        kept_step=job.restore_step if job.keeps_state else 0,
-    )
-    here = (job.rank_node == state.fleet.number(node)) & (job.rank_host != NONE)
-    for rank in np.flatnonzero(here).tolist():
-        serial = int(job.rank_host[rank])
-        message.bindings.add(rank=rank, host_id=host_id(job.uid, serial), accelerators=job.rank_acc[rank].tolist())
-    return message
-
-
-def _rows(job: Job, state: State, ranks: Iterable[int]) -> list[agent_pb2.RankRow]:
-    facts = state.fleet.facts
-    rows = []
-    taking_part = job.present
-    for rank in ranks:
-        if not taking_part[rank]:
-            continue
-        node = facts[int(job.rank_node[rank])]
-        rows.append(
-            agent_pb2.RankRow(rank=rank, node=node.name, address=node.address, accelerators=job.rank_acc[rank].tolist())
-        )
-    return rows
-
-
-def _restore_point(job: Job) -> pb.RestorePoint:
-    checkpoint = job.checkpoints.get(job.restore_id)
-    if checkpoint is None:
-        return pb.RestorePoint()
-    files = file_messages(checkpoint.files)
-    return pb.RestorePoint(checkpoint_id=checkpoint.id, step=checkpoint.step, folder=checkpoint.folder, files=files)
-
-
-def file_messages(files: Iterable[ShardFile]) -> list[pb.ShardFile]:
-    """The wire form of files."""
-    return [pb.ShardFile(path=file.path, bytes=file.bytes, sha256=file.sha256) for file in files]
+    return prepared.message(effect, job, state, node, checkpoint_folder(job, root), own_rows=own_rows)
 
 
 def _verification(effect: Effect, state: State) -> agent_pb2.VerifyCheckpoint:

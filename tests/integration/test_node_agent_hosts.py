@@ -86,6 +86,25 @@ async def test_patches_merge_and_unknown_bases_ask_for_the_full_table(site: Site
 
 
 @with_site
+async def test_a_process_whose_library_is_older_gets_the_whole_table(site: Site) -> None:
+    _, session = await site.started()
+    assert session.hello.own_rows
+    newer, older = await site.host(session, "j-1", "--own-rows"), await site.host(session, "j-2")
+    own = apply_generation(1, {0: "j-1"}, rows={0: "n1"}, world=50_000)
+    own.own_rows = True
+    session.effect("e1", apply_generation=own)
+    assert [row.rank for row in (await newer.assignment(1)).generation.rows] == [0]
+    own = apply_generation(2, {1: "j-2"}, rows={1: "n2"}, world=3)
+    own.own_rows = True
+    session.effect("e2", apply_generation=own)
+    result = await until(lambda: session.result("e2"), "the answer")
+    assert (result.ok, result.need_full) == (False, True)
+    assert "j-2" in result.message
+    session.effect("e2", apply_generation=apply_generation(2, {1: "j-2"}, world=3))
+    assert [row.rank for row in (await older.assignment(2)).generation.rows] == [0, 1, 2]
+
+
+@with_site
 async def test_bindings_to_unknown_or_exited_hosts_fail_by_name(site: Site) -> None:
     _, session = await site.started()
     host = await site.host(session, "j-1")

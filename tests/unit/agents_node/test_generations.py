@@ -108,3 +108,28 @@ def test_a_broken_table_file_only_costs_a_full_table(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     GenerationStore(tmp_path / "generations")
     assert not path.exists()
+
+
+def own(generation: int, rows: dict[int, str], bound: int) -> agent_pb2.ApplyGeneration:
+    message = order(generation, rows, world=50_000)
+    message.own_rows = True
+    message.bindings.add(rank=bound, host_id="j-1")
+    return message
+
+
+def test_rows_of_this_nodes_ranks_are_enough() -> None:
+    tables = GenerationTables()
+    kept = tables.merge(own(7, {41_000: "a"}, 41_000))
+    assert nodes(kept) == ["a"]
+    assert isinstance(tables.merge(own(7, {41_000: "a"}, 41_001)), Rejected)
+
+
+def test_a_patch_of_rows_that_were_never_told_needs_the_whole_table() -> None:
+    tables = GenerationTables()
+    kept = tables.merge(own(1, {0: "a"}, 0))
+    assert not isinstance(kept, Rejected)
+    tables.keep(kept)
+    patch = tables.merge(order(2, {1: "x"}, base=1))
+    assert isinstance(patch, Rejected)
+    assert patch.need_full
+    assert nodes(tables.merge(order(2, WHOLE))) == ["a", "b", "c"]

@@ -233,3 +233,15 @@ def test_a_wrong_environment_is_named(tmp_path: Path, changes: dict[str, str], t
 def test_importing_the_library_imports_no_torch() -> None:
     code = "import sys, agents.rank; agents.rank.RankContext; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_row_of_this_rank_is_enough() -> None:
+    order = message(dp=4)
+    order.generation.own_rows = True
+    del order.generation.rows[:]
+    order.generation.rows.add(rank=1, node="n", address="10.0.0.1")
+    assignment = assignment_from(order)
+    assert (assignment.world_size, assignment.address) == (4, "10.0.0.1")
+    order.rank = 2
+    with pytest.raises(ValueError, match="does not list rank 2"):
+        assignment_from(order)

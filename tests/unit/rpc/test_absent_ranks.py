@@ -8,6 +8,7 @@ from controlplane.core.vocabulary import JobState
 from controlplane.engine.soft import Progress
 from controlplane.rpc.effects import agent_effect
 from controlplane.rpc.explain import rank_summary
+from controlplane.rpc.generations import GenerationMessages
 from controlplane.rpc.views import rank_messages
 from tests.support.world import World, spec
 
@@ -36,7 +37,7 @@ def test_absent_ranks_have_no_row_and_no_node() -> None:
     world = small()
     state, job = world.state(), world.job("moe")
     effect = Effect("e1", EffectKind.APPLY_GENERATION, f"job:{job.uid}", 0, job.uid, job.generation, full=True)
-    table = agent_effect(effect, state, "node-00", "/s", 0).apply_generation
+    table = agent_effect(effect, state, "node-00", "/s", 0, prepared=GenerationMessages()).apply_generation
     assert sorted(row.rank for row in table.rows) == [0, 1, 2, 3, 4, 5]
     assert (table.world_size, table.kept_step) == (8, 0)
     seen = list(rank_messages(state, job, Progress()))
@@ -56,4 +57,5 @@ def test_a_step_that_is_tried_again_is_told_by_its_number() -> None:
     world.run_until(lambda: world.job("moe").keeps_state)
     job = world.job("moe")
     effect = Effect("e1", EffectKind.APPLY_GENERATION, f"job:{job.uid}", 0, job.uid, job.generation, full=True)
-    assert agent_effect(effect, world.state(), "node-00", "/s", 0).apply_generation.kept_step == job.restore_step > 0
+    message = agent_effect(effect, world.state(), "node-00", "/s", 0, prepared=GenerationMessages())
+    assert message.apply_generation.kept_step == job.restore_step > 0

@@ -126,6 +126,7 @@ class AgentHello(_message.Message):
     CPU_COUNT_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    OWN_ROWS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     boot_id: _builtins.str
     """new at every start of the agent; starts with the start time, so later ones sort higher"""
@@ -136,6 +137,8 @@ class AgentHello(_message.Message):
     """the node's address for rank traffic"""
     cpu_count: _builtins.int
     memory_bytes: _builtins.int
+    own_rows: _builtins.bool
+    """takes a generation that holds the rows of its own ranks only; false: agents before 0.3"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """rack, switch, superpod, power"""
@@ -156,10 +159,11 @@ class AgentHello(_message.Message):
         cpu_count: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         snapshot: Global___Report | None = ...,
+        own_rows: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "cpu_count", b"cpu_count", "highest_epoch", b"highest_epoch", "labels", b"labels", "memory_bytes", b"memory_bytes", "node", b"node", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "cpu_count", b"cpu_count", "highest_epoch", b"highest_epoch", "labels", b"labels", "memory_bytes", b"memory_bytes", "node", b"node", "own_rows", b"own_rows", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -917,19 +921,23 @@ class EffectResult(_message.Message):
     EFFECT_ID_FIELD_NUMBER: _builtins.int
     OK_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    NEED_FULL_FIELD_NUMBER: _builtins.int
     effect_id: _builtins.str
     ok: _builtins.bool
     message: _builtins.str
+    need_full: _builtins.bool
+    """of a generation with own_rows: a process here reads whole tables"""
     def __init__(
         self,
         *,
         effect_id: _builtins.str = ...,
         ok: _builtins.bool = ...,
         message: _builtins.str = ...,
+        need_full: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect_id", b"effect_id", "message", b"message", "ok", b"ok"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect_id", b"effect_id", "message", b"message", "need_full", b"need_full", "ok", b"ok"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -937,7 +945,9 @@ Global___EffectResult: _TypeAlias = EffectResult  # noqa: Y015
 
 @_typing.final
 class ApplyGeneration(_message.Message):
-    """A generation of a job, for one node. `rows` are the whole table when base_generation is 0, else the rows that differ from it."""
+    """A generation of a job, for one node. With own_rows, `rows` are those of the ranks that are bound here, and nothing is merged.
+    Else they are the whole table when base_generation is 0, and the rows that differ from it otherwise.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -955,6 +965,7 @@ class ApplyGeneration(_message.Message):
     CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _builtins.int
     JOIN_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     KEPT_STEP_FIELD_NUMBER: _builtins.int
+    OWN_ROWS_FIELD_NUMBER: _builtins.int
     job_uid: _builtins.str
     job_name: _builtins.str
     generation: _builtins.int
@@ -968,6 +979,8 @@ class ApplyGeneration(_message.Message):
     join_timeout_ms: _builtins.int
     kept_step: _builtins.int
     """> 0: every rank goes on with what it holds, the state after this step, and reads nothing"""
+    own_rows: _builtins.bool
+    """only to agents that said so in their hello"""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankRow]: ...
     @_builtins.property
@@ -995,10 +1008,11 @@ class ApplyGeneration(_message.Message):
         checkpoint_every_steps: _builtins.int = ...,
         join_timeout_ms: _builtins.int = ...,
         kept_step: _builtins.int = ...,
+        own_rows: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parallel", b"parallel", "restore", b"restore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_generation", b"base_generation", "bindings", b"bindings", "checkpoint_every_steps", b"checkpoint_every_steps", "checkpoint_folder", b"checkpoint_folder", "generation", b"generation", "job_name", b"job_name", "job_uid", b"job_uid", "join_timeout_ms", b"join_timeout_ms", "kept_step", b"kept_step", "parallel", b"parallel", "restore", b"restore", "rows", b"rows", "store_address", b"store_address", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_generation", b"base_generation", "bindings", b"bindings", "checkpoint_every_steps", b"checkpoint_every_steps", "checkpoint_folder", b"checkpoint_folder", "generation", b"generation", "job_name", b"job_name", "job_uid", b"job_uid", "join_timeout_ms", b"join_timeout_ms", "kept_step", b"kept_step", "own_rows", b"own_rows", "parallel", b"parallel", "restore", b"restore", "rows", b"rows", "store_address", b"store_address", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -211,9 +211,12 @@ class RankRegister(_message.Message):
     PID_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    OWN_ROWS_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     pid: _builtins.int
     proof: _builtins.str
+    own_rows: _builtins.bool
+    """takes an assignment without the rows of other nodes' ranks; false: rank libraries before 0.3"""
     @_builtins.property
     def status(self) -> Global___RankStatus: ...
     def __init__(
@@ -223,10 +226,11 @@ class RankRegister(_message.Message):
         pid: _builtins.int = ...,
         proof: _builtins.str = ...,
         status: Global___RankStatus | None = ...,
+        own_rows: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_id", b"host_id", "pid", b"pid", "proof", b"proof", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_id", b"host_id", "own_rows", b"own_rows", "pid", b"pid", "proof", b"proof", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -383,7 +387,7 @@ class Assignment(_message.Message):
     """proves the generation on everything the rank says"""
     @_builtins.property
     def generation(self) -> _agent_pb2.ApplyGeneration:
-        """rows are the whole table here"""
+        """rows are the whole table here, or, with own_rows, those of this node's ranks"""
 
     @_builtins.property
     def accelerators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...

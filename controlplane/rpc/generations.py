@@ -1,0 +1,147 @@
+"""Generations as messages, one per node: what all nodes are told alike is built once, what a node's ranks need is cut out of it.
+
+A rank finds the others through the rendezvous store, so that it needs no row of the table but its own. A node therefore gets
+the rows of its own ranks, and a generation of 50,000 ranks is some hundred bytes to each of 6,250 nodes. Agents that do not say
+`own_rows` in their hello (before 0.3), or ask for more, get whole tables and patches.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from phalanx.v1 import agent_pb2
+
+from controlplane.core.effects import Effect
+from controlplane.core.jobs import NONE, Job, host_id
+from controlplane.core.state import State
+from controlplane.rpc.codec import parallel_message, restore_message
+
+KEPT = 16
+"""Prepared generations: as many jobs as start at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What a generation's messages are made of; columns are never written in place, so identity tells."""
+
+    columns: tuple[object, ...]
+    values: tuple[object, ...]
+
+    def same(self, other: _Source) -> bool:
+        """Whether the same messages follow."""
+        return self.values == other.values and all(
+            mine is theirs for mine, theirs in zip(self.columns, other.columns, strict=True)
+        )
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """A generation without rows, and its ranks in the order of their nodes."""
+
+    source: _Source
+    head: agent_pb2.ApplyGeneration
+    ranks: np.ndarray
+    nodes: np.ndarray
+    tables: dict[bool, agent_pb2.ApplyGeneration]
+    """With all rows (True) or with those that differ (False), once somebody needs them."""
+
+    def ranks_on(self, number: int) -> list[int]:
+        """Ranks on a node, ascending."""
+        first, last = np.searchsorted(self.nodes, [number, number + 1])
+        ranks: list[int] = self.ranks[first:last].tolist()
+        return ranks
+
+
+class GenerationMessages:
+    """Builds the messages of generations and keeps what the next node's message has in common with them."""
+
+    def __init__(self) -> None:
+        self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
+
+    def message(
+        self, effect: Effect, job: Job, state: State, node: str, folder: str, *, own_rows: bool
+    ) -> agent_pb2.ApplyGeneration:
+        """What the agent of a node is told.
+
+        Args:
+            effect: the announcement; its job is in the generation that it names.
+            job, state: of the same moment.
+            node: who is told.
+            folder: where the job's checkpoints lie.
+            own_rows: the agent needs the rows of its own ranks only.
+        """
+        prepared = self._of(effect, job, state, folder)
+        number = state.fleet.number(node)
+        here = prepared.ranks_on(number) if number is not None else []
+        message = agent_pb2.ApplyGeneration()
+        if own_rows:
+            message.CopyFrom(prepared.head)
+            message.own_rows = True
+            message.rows.extend(_rows(job, state, here))
+        else:
+            whole = effect.full or node in effect.nodes
+            if whole not in prepared.tables:
+                prepared.tables[whole] = _table(prepared.head, effect, job, state, whole=whole)
+            message.CopyFrom(prepared.tables[whole])
+        for rank in here:
+            serial = int(job.rank_host[rank])
+            if serial != NONE:
+                devices = job.rank_acc[rank].tolist()
+                message.bindings.add(rank=rank, host_id=host_id(job.uid, serial), accelerators=devices)
+        return message
+
+    def _of(self, effect: Effect, job: Job, state: State, folder: str) -> _Prepared:
+        cell = state.cell()
+        address = cell.store_address if cell else ""
+        restore = job.checkpoints.get(job.restore_id)
+        source = _Source((job.rank_node, job.rank_acc, restore), (job.generation, address, folder, job.saves_every))
+        found = self._prepared.get(effect.id)
+        if found is None or not found.source.same(source):
+            order = np.argsort(job.rank_node, kind="stable")
+            head = _head(job, address, folder)
+            found = self._prepared[effect.id] = _Prepared(source, head, order, job.rank_node[order], {})
+        self._prepared.move_to_end(effect.id)
+        while len(self._prepared) > KEPT:
+            self._prepared.popitem(last=False)
+        return found
+
+
+def _head(job: Job, store_address: str, folder: str) -> agent_pb2.ApplyGeneration:
+    return agent_pb2.ApplyGeneration(
+        job_uid=job.uid,
+        job_name=job.name,
+        generation=job.generation,
+        world_size=job.spec.ranks,
+        parallel=parallel_message(job.spec.parallel),
+        restore=restore_message(job.checkpoints.get(job.restore_id)),
+        store_address=store_address,
+        checkpoint_folder=f"{folder}/g{job.generation}",
+        checkpoint_every_steps=job.saves_every,
+        join_timeout_ms=job.spec.timeouts.join_ms,
+        kept_step=job.restore_step if job.keeps_state else 0,
+    )
+
+
+def _table(
+    head: agent_pb2.ApplyGeneration, effect: Effect, job: Job, state: State, *, whole: bool
+) -> agent_pb2.ApplyGeneration:
+    message = agent_pb2.ApplyGeneration()
+    message.CopyFrom(head)
+    message.base_generation = 0 if whole else job.generation - 1
+    ranks = range(job.spec.ranks) if whole else (int(item) for item in effect.items)
+    message.rows.extend(_rows(job, state, ranks))
+    return message
+
+
+def _rows(job: Job, state: State, ranks: Iterable[int]) -> list[agent_pb2.RankRow]:
+    rows = []
+    for rank in ranks:
+        number = int(job.rank_node[rank])
+        if number != NONE:  # else it takes no part: its replica has left
+            node = state.fleet.facts[number]
+            devices = job.rank_acc[rank].tolist()
+            rows.append(agent_pb2.RankRow(rank=rank, node=node.name, address=node.address, accelerators=devices))
+    return rows
