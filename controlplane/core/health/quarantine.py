@@ -21,7 +21,7 @@ from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.orders import fence, settle_all
 from controlplane.core.units import ms
-from controlplane.core.vocabulary import Blame, HandlingLevel, NodeService
+from controlplane.core.vocabulary import Blame, HandlingLevel, JobState, NodeService
 
 HEALTH = "health"
 """Owner of the cordons that health sets."""
@@ -199,11 +199,12 @@ def _awaits_part(book: HealthBook, node: str) -> bool:
 
 
 def _held(draft: Draft) -> np.ndarray:
-    """Mask over nodes on which processes of a job may still run, or ranks are placed."""
+    """Mask over nodes on which processes of a job may still run, or may start soon. A suspended job starts none: it may be
+    waiting for this very node."""
     held = np.zeros(draft.fleet.size, dtype=np.bool_)
     for job in draft.state.active_jobs():
         held[job.hosts.node[~job.hosts.gone()]] = True
-        if job.placed:
+        if job.placed and job.state is not JobState.SUSPENDED:
             held[job.rank_node[job.present]] = True
     return held
 

@@ -65,7 +65,7 @@ def _let_go_on(world: World) -> None:
         world.kernel.after(world.timings.retry_s, lambda: _let_go_on(world))
         return
     for job in leader.state.active_jobs():
-        if job.state is JobState.SUSPENDED:
+        if job.state is JobState.SUSPENDED and "jobRules[" in job.blocker:
             leader.tell(ev.RestartJob("", job.name, "looked at"), world.count_refusal)
 
 

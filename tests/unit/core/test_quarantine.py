@@ -123,6 +123,14 @@ def test_checks_begin_when_the_node_is_empty() -> None:
     assert not told(world, "ChecksStarted")
 
 
+def test_a_job_that_waits_for_its_own_node_does_not_keep_it_from_its_checks() -> None:
+    world = running(site(nodes=2))
+    fall_ill(world, "node-00")
+    world.run_until(lambda: world.job("moe").state is JobState.SUSPENDED)
+    world.run_until(lambda: service(world, "node-00") is NodeService.PROBATION)
+    world.run_until(lambda: world.job("moe").state is JobState.RUNNING)
+
+
 def test_a_node_that_dies_in_its_checks_stays_in_quarantine_and_is_checked_again() -> None:
     world = site()
     world.cut("node-00", down=True)  # nothing reaches it: the checks are ordered and not carried out
