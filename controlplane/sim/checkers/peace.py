@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from controlplane.core.effects import Effect
 from controlplane.core.state import State
+from controlplane.core.sweeping.hangs import hang_limit_ns
 from controlplane.core.units import seconds
 from controlplane.core.vocabulary import JobState, NodeLiveness, NodeService
 from controlplane.sim.checkers.base import Checker, Finding
@@ -61,6 +62,13 @@ def fits(world: World, book: Book, job: JobLine, ranks: int) -> bool:
     return sum(count // width for count in room(world, book, ours=job).values()) >= ranks
 
 
+def hang_due(uid: str, world: World) -> bool:
+    """Whether a hang of a job must have been noticed: the stated time is many of its own steps, and steps may be slow."""
+    soft = world.leader.soft
+    quiet_ns = world.leader.clock_ns() - soft.progress(uid)[1]
+    return quiet_ns > hang_limit_ns(world.machine.policy, soft.step_time_ns(uid))
+
+
 class EveryJobKnowsWhy(Checker):
     """L1: a job runs, or has ended with a reason, or names its blocker, and what it names is so."""
 
@@ -100,6 +108,8 @@ class EveryJobKnowsWhy(Checker):
                 continue
             name = book.nodes[job.places[rank][0]].name
             process = world.nodes[name].processes.get((job.uid, serial))
+            if process is not None and process.exit is None and not hang_due(job.uid, world):
+                continue
             if process is None or not process.works or process.generation != job.generation:
                 text = f"{job.uid} is RUNNING, and rank {rank} (process {serial} on {name}) does not work"
                 yield Finding(job.uid, text)
