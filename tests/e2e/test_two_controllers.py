@@ -64,7 +64,7 @@ def serves_later(site: RunningSite, before: int, since: float) -> int:
 def test_the_lead_moves_twice_and_the_database_restarts(
     pair: RunningSite, own_postgres: PostgresServer, database: str
 ) -> None:
-    pair.submit("two")
+    pair.submit("two", spares=False)
     pair.running("two", step=15)
     pids = pair.pids("two")
     first, killed = epoch(pair), leader(pair)
