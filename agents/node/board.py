@@ -239,6 +239,9 @@ class DeviceBoard:
         if unplaced:
             sources.append((f"{reading.vendor}: faults", f"cannot be told: {', '.join(unplaced)}", ()))
         for row in reading.unreadable:
+            if row.node_only:  # it tells of events alone: nothing that stands depends on it
+                sources.append((f"{reading.vendor}: {row.name}", row.reason, ()))
+                continue
             name, reason, covered = self._source(
                 reading.vendor, row.name, row.reason, tuple(places[i] for i in row.accelerators if i in places)
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from agents.node.probes.findings import Findings
@@ -69,9 +69,9 @@ def assembled(
     found = inventory(devices, bus, memory, complete=listed.complete)
     faults = [fault for board in listed.boards for fault in board.findings.faults_of(place[board.address])]
     unread = [entry for board in listed.boards for entry in board.findings.unread(place[board.address])]
-    return Reading(
-        vendor, found.devices, (*faults, *found.faults), (*listed.unread, *unread, *found.unread), listed.versions
-    )
+    everything = tuple(device.index for device in found.devices)
+    general = [replace(entry, accelerators=entry.accelerators or everything) for entry in listed.unread]
+    return Reading(vendor, found.devices, (*faults, *found.faults), (*general, *unread, *found.unread), listed.versions)
 
 
 def places(reading: Reading) -> dict[str, int]:

@@ -28,7 +28,9 @@ def with_log(reading: Reading, machine: Machine, words: Sequence[Word], what: st
     try:
         lines = machine.kernel_log()
     except Unreadable as error:
-        return replace(reading, unread=(*reading.unread, Unread("kernel log", f"{what} are not seen: {error}")))
+        return replace(
+            reading, unread=(*reading.unread, Unread("kernel log", f"{what} are not seen: {error}", events_only=True))
+        )
     return replace(reading, faults=(*reading.faults, *coalesced(_faults(lines, words, places(reading)))))
 
 

@@ -104,11 +104,16 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A source that gave nothing, why, and the devices that it speaks for (empty: all of the vendor's)."""
+    """A source that gave nothing, why, and the devices that it speaks for (empty: all of the vendor's).
+
+    `events_only`: it tells of one-off events alone, such as a kernel log. What stands does not depend on it, so no device
+    becomes UNKNOWN by its silence and no fault is kept for its sake; it is a blind spot of the node that people should see.
+    """
 
     source: str
     reason: str
     accelerators: tuple[int, ...] = ()
+    events_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

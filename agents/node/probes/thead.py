@@ -46,7 +46,9 @@ def read(machine: Machine, memory: Memory) -> Reading:
     try:
         logged = _xids(machine.kernel_log(), places(reading))
     except Unreadable as error:
-        return replace(reading, unread=(*reading.unread, Unread("kernel log", f"XIDs are not seen: {error}")))
+        return replace(
+            reading, unread=(*reading.unread, Unread("kernel log", f"XIDs are not seen: {error}", events_only=True))
+        )
     return replace(reading, faults=(*reading.faults, *logged))
 
 

@@ -39,7 +39,10 @@ def message_of(reading: Reading, now_ns: int) -> agent_pb2.ProbeReading:
         faults=[_fault(reading.vendor, fault, now_ns) for fault in reading.faults],
         unreadable=[
             agent_pb2.UnreadableSource(
-                name=source.source[:MAX_TEXT], reason=source.reason[:MAX_TEXT], accelerators=source.accelerators
+                name=source.source[:MAX_TEXT],
+                reason=source.reason[:MAX_TEXT],
+                accelerators=source.accelerators,
+                node_only=source.events_only,
             )
             for source in reading.unread
         ],

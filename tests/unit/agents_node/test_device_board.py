@@ -150,6 +150,18 @@ def test_a_garbled_value_is_named_and_leaves_a_device_that_was_judged_alone() ->
     assert list(health.accelerators) == [1]
 
 
+def test_a_source_of_events_alone_holds_nothing_and_makes_nobody_unknown() -> None:
+    made = board()
+    devices = [device(index) for index in range(4)]
+    blind = Unread("kernel log", "no right", events_only=True)
+    made.take(reading(devices, [Fault("accelerator/1", "E1"), Fault("node", "E2")], [blind]), 1.0)
+    (source,) = made.unreadable().sources
+    assert (source.name, list(source.accelerators), source.node_only) == ("ascend: kernel log", [], True)
+    made.take(reading(devices, unread=[blind]), 2.0)
+    assert standing(made) == []
+    assert states(made) == [HEALTHY] * 4
+
+
 def test_a_recovery_that_is_told_ends_a_fault_although_another_source_is_silent() -> None:
     made = board()
     devices = [device(index) for index in range(4)]

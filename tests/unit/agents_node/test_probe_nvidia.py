@@ -262,7 +262,7 @@ def test_one_event_in_many_lines_counts_once(node: RecordedMachine) -> None:
 
 def test_a_kernel_log_that_cannot_be_read_is_a_blind_spot(node: RecordedMachine) -> None:
     reading = read(node.with_unreadable_kernel())
-    assert [(entry.source, entry.accelerators) for entry in reading.unread] == [("kernel log", ())]
+    assert [(entry.source, entry.events_only) for entry in reading.unread] == [("kernel log", True)]
     assert health(reading) == ["healthy"] * 8
 
 

@@ -93,7 +93,7 @@ def test_every_tool_hangs_or_is_missing(vendor: str, name: str) -> None:
         for broken in (machine.hanging(tool), machine.without_tool(tool)):
             for after in (probe_of(vendor).read(broken.again(), {}), probe_of(vendor).read(broken.again(), memory)):
                 judge(before, after, cut=True)
-                assert after.unread, f"{tool} says nothing, and nobody says so"
+                assert after.unread or not before.devices, f"{tool} says nothing, and nobody says so"
 
 
 def _replaced(text: str, rng: random.Random) -> str:

@@ -34,7 +34,9 @@ def with_messages(reading: Reading, machine: Machine, places: Mapping[str, int])
     try:
         lines = machine.kernel_log()
     except Unreadable as error:
-        return replace(reading, unread=(*reading.unread, Unread("kernel log", f"EIDs are not seen: {error}")))
+        return replace(
+            reading, unread=(*reading.unread, Unread("kernel log", f"EIDs are not seen: {error}", events_only=True))
+        )
     found = [fault for line in lines if (fault := parse(line, places)) is not None]
     return replace(reading, faults=(*reading.faults, *coalesced(found)))
 

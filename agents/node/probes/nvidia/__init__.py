@@ -31,5 +31,7 @@ def read(machine: Machine, memory: Memory) -> Reading:
     try:
         logged = xid.faults(machine.kernel_log(), places(reading))
     except Unreadable as error:
-        return replace(reading, unread=(*reading.unread, Unread("kernel log", f"Xids are not seen: {error}")))
+        return replace(
+            reading, unread=(*reading.unread, Unread("kernel log", f"Xids are not seen: {error}", events_only=True))
+        )
     return replace(reading, faults=(*reading.faults, *logged))

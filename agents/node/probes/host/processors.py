@@ -1,0 +1,39 @@
+"""Processors that are there and do not run."""
+
+from __future__ import annotations
+
+from agents.node.probes.host.sight import Sight
+from agents.node.probes.reading import Severity, Unread
+
+_FOLDER = "/sys/devices/system/cpu"
+
+
+def read(sight: Sight) -> None:
+    """`CPU-OFFLINE` when fewer run than before, or some are off though nobody has switched off simultaneous threads."""
+    text = sight.text(f"{_FOLDER}/online")
+    if text is None:
+        return
+    online = cpus(text)
+    if not online:
+        sight.unread.append(Unread(f"{_FOLDER}/online", f"{text[:60]!r} is no list of processors"))
+        return
+    present = cpus(sight.text(f"{_FOLDER}/present") or "")
+    sight.versions["cpus"] = str(len(online))
+    before: set[int] = sight.memory.setdefault("cpus", set())
+    switched_off = "smt" in sight.machine.names(_FOLDER) and sight.text(f"{_FOLDER}/smt/control") in ("off", "forceoff")
+    missing = before - online if switched_off else (before | present) - online
+    before |= online
+    if missing:
+        first = ", ".join(str(cpu) for cpu in sorted(missing)[:8])
+        sight.stands("CPU-OFFLINE", Severity.MAJOR, f"{len(missing)} processors do not run: {first}")
+
+
+def cpus(text: str) -> set[int]:
+    """`0-3,8` as numbers; empty when the text is no such list."""
+    found: set[int] = set()
+    for piece in filter(None, text.strip().split(",")):
+        first, _, last = piece.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()) or int(last or first) > 65_535:
+            return set()
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
