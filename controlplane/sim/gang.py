@@ -149,20 +149,6 @@ class Gang:
         node = int(self.job.rank_node[rank])
         self.strike([node] if node != NONE else [], cause)
 
-    def strike_idle(self, where: float) -> None:
-        """A node that holds no rank fails; `where` in [0, 1) chooses among them."""
-        holds = np.zeros(self.shape.size, dtype=np.bool_)
-        holds[list(self.job.nodes())] = True
-        idle = np.flatnonzero(~holds)
-        self.strike([int(idle[int(where * len(idle))])] if len(idle) else [], Cause.DEVICE)
-
-    def strike_again(self, node: int) -> None:
-        """A device of a node that was repaired goes again, wherever the node serves by now."""
-        held = self.job.per_node()
-        if node not in self.broken and node < len(held) and held[node]:
-            self.tally.again += 1
-        self.strike([node], Cause.DEVICE)
-
     # Turns and time
 
     def turn(self, *events: ev.Event) -> TurnResult:

@@ -40,12 +40,14 @@ class GangSoft(PromptController):
     def copies(self, job_uid: str) -> Copies:
         """The newest saved step of every rank: by its own process, and by another node of the job that can be reached.
 
-        Replicas hold the same state; where ranks end together, shared storage is told of as a node that lives.
+        Replicas hold the same state; where ranks end together, and where no node of the job is left, shared storage is told of
+        as a node that lives.
         """
         gang = self._gang
         nodes = gang.job.rank_node
         step = gang.progress.saved(gang.kernel.now_ns)
-        reachable = (node for node in gang.job.nodes() if node not in gang.broken and gang.talks(node))
+        candidates = itertools.chain(gang.job.nodes(), range(gang.shape.size))
+        reachable = (node for node in candidates if node not in gang.broken and gang.talks(node))
         there = list(itertools.islice(reachable, 2))
         if not step or not there:
             return Copies.none()

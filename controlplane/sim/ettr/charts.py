@@ -81,7 +81,7 @@ def draw(chart: Chart, kind: str) -> bytes:
     )
     axes.minorticks_off()
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     target = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     figure.savefig(target, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)

@@ -76,16 +76,18 @@ def our_world(phases: Phases, rate: float) -> World:
 
 
 def plan_of(world: World, scale: Scale, seed: int) -> Plan:
-    """A run of a world at a size. A smaller gang has the failures, racks and pool of the whole site."""
-    small = scale.nodes != NODES
-    weather = world.weather
-    if small:
+    """A run of a world at a size. A smaller gang has the failures, racks and pool of the whole site; it stands in two racks at
+    least, since a lost rack of the whole site leaves nodes of the job that witness it."""
+    weather, rack_nodes = world.weather, RACK_NODES
+    if scale.nodes != NODES:
+        rack_nodes = max(1, min(RACK_NODES, scale.nodes // 2))
         racks = -(-(NODES + world.pool) // RACK_NODES)
-        here = -(-(scale.nodes + world.pool) // RACK_NODES)
+        here = -(-(scale.nodes + world.pool) // rack_nodes)
         weather = replace(
-            weather, rate=equivalent(weather.rate, scale.nodes), rack_rate=weather.rack_rate * racks / here
-        )
-    shape = Shape(scale.nodes, world.pool, scale.ranks_per_node, rack_nodes=RACK_NODES)
+            weather, rate=equivalent(weather.rate, scale.nodes), rack_rate=weather.rack_rate * racks / here,
+            rack_hits=NODES / (NODES + world.pool),
+        )  # fmt: skip
+    shape = Shape(scale.nodes, world.pool, scale.ranks_per_node, rack_nodes=rack_nodes)
     return Plan(shape, world.conduct, weather, scale.days, seed)
 
 

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from controlplane.core.draft import Policy
+from controlplane.sim import gang_strikes
 from controlplane.sim.ettr import arrivals
 from controlplane.sim.ettr.arrivals import Times, stream
 from controlplane.sim.ettr.conduct import Cause, Conduct
@@ -66,13 +67,15 @@ class Weather:
     """What goes wrong on a site.
 
     `rate`: job-stopping failures per 1,000 node-days of the job; `pool_rate`: failures of nodes beside it; `rack_rate`:
-    losses of a whole rack per 1,000 rack-days; `false_alarms`: healthy nodes of the job taken for bad ones, per day.
+    losses of a whole rack per 1,000 rack-days; `rack_hits`: share of them that hit the job (None: its share of the nodes; for
+    a small gang that stands for a large one); `false_alarms`: healthy nodes of the job taken for bad ones, per day.
     """
 
     rate: float
     pool_rate: float = 0.0
     arrivals: Arrivals = Arrivals.POISSON
     rack_rate: float = 0.0
+    rack_hits: float | None = None
     false_alarms: float = 0.0
     repairs: Repairs = Repairs()
 
@@ -188,7 +191,7 @@ def _faults_again(gang: Gang, plan: Plan) -> Callable[[int], None]:
     def repaired(node: int) -> None:
         fails, after_h = random.uniform() < repairs.again, random.uniform(0.0, repairs.again_h)
         if fails:
-            gang.kernel.after(after_h * HOUR_S, partial(gang.strike_again, node))
+            gang.kernel.after(after_h * HOUR_S, partial(gang_strikes.repaired_node, gang, node))
 
     return repaired
 
@@ -214,16 +217,23 @@ def _plan_pool(gang: Gang, plan: Plan) -> None:
     random = stream(plan.seed, "failures/pool")
     shape = plan.shape
     for at_s in _poisson_times(plan.weather.pool_rate * shape.pool / 1_000.0, plan.days, random):
-        gang.after_start(at_s, partial(gang.strike_idle, float(random.uniform())))
+        gang.after_start(at_s, partial(gang_strikes.idle_node, gang, float(random.uniform())))
 
 
 def _plan_racks(gang: Gang, plan: Plan) -> None:
     random = stream(plan.seed, "failures/rack")
-    racks = -(-plan.shape.size // plan.shape.rack_nodes)
-    for at_s in _poisson_times(plan.weather.rack_rate * racks / 1_000.0, plan.days, random):
-        first = int(random.integers(racks)) * plan.shape.rack_nodes
-        nodes = range(first, min(first + plan.shape.rack_nodes, plan.shape.size))
-        gang.after_start(at_s, partial(gang.strike, nodes, Cause.SILENCE))
+    shape, weather = plan.shape, plan.weather
+    hits = weather.rack_hits if weather.rack_hits is not None else shape.nodes / shape.size
+    racks = -(-shape.size // shape.rack_nodes)
+    for at_s in _poisson_times(weather.rack_rate * racks / 1_000.0, plan.days, random):
+        of_the_job, where = random.uniform() < hits, float(random.uniform())
+        rank = int(where * shape.nodes * shape.ranks_per_node)
+        hit = (
+            partial(gang_strikes.rack_of_rank, gang, rank)
+            if of_the_job
+            else partial(gang_strikes.idle_rack, gang, where)
+        )
+        gang.after_start(at_s, hit)
 
 
 def _plan_false_alarms(gang: Gang, plan: Plan) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from controlplane.core.vocabulary import JobState, NodeLiveness
+from controlplane.sim import gang_strikes
 from controlplane.sim.ettr import calibration, phases
 from controlplane.sim.ettr.arrivals import stream
 from controlplane.sim.ettr.calibration import calibrated, plan_case, replay
@@ -124,6 +125,29 @@ def test_a_lost_rack_is_replaced_at_once_while_warm_spares_last() -> None:
     dead = gang.engine.state.fleet.liveness == NodeLiveness.DEAD
     assert dead.nonzero()[0].tolist() == [4, 5, 6, 7]
     assert gang.tally.down_s[Cause.SILENCE] < 40.0
+
+
+@pytest.mark.parametrize("conduct", [conduct(), full_restart(phases.load())], ids=["ours", "full restart"])
+def test_half_a_gang_that_is_lost_goes_on_where_it_was_saved(conduct: Conduct) -> None:
+    gang = Gang(Shape(8, 8, rack_nodes=4), replace(conduct, warm_nodes=4))
+    gang.repair_s = lambda cause: 3_600.0
+    gang.bring_up()
+    gang.after_start(4_000.0, lambda: gang_strikes.rack_of_rank(gang, 0))
+    gang.run(7_000.0)
+    assert gang.job.state is JobState.RUNNING
+    assert gang.job.restore_step >= 720
+
+
+def test_racks_are_lost_where_the_job_stands_and_elsewhere() -> None:
+    def lost(hits: float) -> tuple[int, float]:
+        weather = Weather(0.0, rack_rate=500.0, rack_hits=hits, repairs=Repairs(1.0, 1.0, again=0.0))
+        tally = simulate(Plan(Shape(16, 24, rack_nodes=8), replace(conduct(), warm_nodes=8), weather, 3.0, 1)).tally
+        return tally.strikes[Cause.SILENCE], tally.down_s.get(Cause.SILENCE, 0.0)
+
+    (often, down_s), (as_often, _) = lost(1.0), lost(0.0)
+    assert often > 3
+    assert as_often > 3
+    assert down_s > 20.0 * often
 
 
 def test_repaired_nodes_fault_again_within_a_day() -> None:
