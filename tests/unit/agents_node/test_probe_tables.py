@@ -11,7 +11,7 @@ import pytest
 
 from agents.node.probes import boards
 from controlplane.catalogues import built_in
-from tests.fixtures.recorded_machine import recorded_names
+from tests.fixtures.recorded_machine import recorded_machine, recorded_names
 
 ROOT = Path(boards.__file__).parent
 TABLE = built_in()
@@ -60,3 +60,17 @@ def test_the_table_says_where_it_is_from(vendor: str) -> None:
 def test_common_codes_are_those_of_the_shared_modules() -> None:
     shared = set().union(*(codes_in(ROOT / f"{name}.py") for name in ("inventory", "findings", "boards")))
     assert shared <= COMMON
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_the_page_says_how_far_a_probe_is_proven(vendor: str) -> None:
+    page = (ROOT.parents[2] / "docs" / "probes.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{vendor}` |")]
+    assert row.endswith(f"| {importlib.import_module(f'agents.node.probes.{vendor}').PROVEN} |")
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_proven_probe_has_a_recorded_machine_with_that_source(vendor: str) -> None:
+    sources = {recorded_machine(owner, name).source for owner, name in recorded_names(vendor)}
+    proven = importlib.import_module(f"agents.node.probes.{vendor}").PROVEN != "constructed"
+    assert proven == any(source.startswith("https://") for source in sources)

@@ -1,5 +1,8 @@
 """The machine itself: processors, memory, disks, network ports, and what the kernel logs of them. It has no accelerators: all
-faults are of the node or of a port."""
+faults are of the node or of a port.
+
+Its published outputs are the InfiniBand ports of an H100 node and kernel lines; the rest is written after docs.kernel.org.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,7 @@ from agents.node.probes.reading import Reading
 
 VENDOR = "host"
 PCI_VENDORS: frozenset[str] = frozenset()
-PROVEN = (
-    "https://github.com/leptonai/gpud (ports of an H100 node, kernel lines); the rest is written after docs.kernel.org"
-)
+PROVEN = "https://github.com/leptonai/gpud/tree/main/components"
 
 
 def read(machine: Machine, memory: Memory) -> Reading:
