@@ -13,6 +13,7 @@ from controlplane.sim.faults import CATALOGUE
 from controlplane.sim.faults.catalogue import Aim
 
 ENDLESS = "jobs of the swarm train without end; stories and the property test finish them"
+NEWCOMERS = "new nodes of the swarm are whole, and nobody drains one in the turn in which it joins"
 RETIREMENT = "operators of the swarm give every node back; a story and unit tests retire some"
 
 UNREACHED: Mapping[str, str] = {
@@ -24,6 +25,11 @@ UNREACHED: Mapping[str, str] = {
         for before, after in NODE_SERVICE.items()
         if NodeService.RETIRED in after
     },
+    "service JOINING > QUARANTINED": NEWCOMERS,
+    "service JOINING > DRAINING": NEWCOMERS,
+    "job QUEUED > FAILED": "what is in the queue has no ranks that could fail; it is only cancelled",
+    "job RUNNING > SUSPENDED": "a loss makes a running job RECOVERING before anything is decided about it",
+    "checkpoint POISONED > COMMITTED": "operators of the swarm clear no doubt; a story and unit tests do",
 }
 
 MACHINES = frozenset({"node", "node_reboot", "rack", "power", "superpod", "burst", "switch", "zombie", "unlinked"})
