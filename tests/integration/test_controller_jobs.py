@@ -21,7 +21,7 @@ class Site:
     """A controller with two nodes of two accelerators each, and their cell."""
 
     def __init__(self, folder: Path) -> None:
-        self.controller = Controller(folder, preflight_ms=1_500).start()
+        self.controller = Controller(folder, preflight_ms=5_000).start()
         self.agents = [FakeAgent(self.controller, f"node-{number}").connect() for number in (1, 2)]
         self.cell = FakeCell(self.controller, self.agents).connect()
         self.by_name = {agent.node: agent for agent in self.agents}
@@ -169,9 +169,9 @@ def test_a_node_that_cannot_apply_a_patch_gets_the_whole_table(site: Site) -> No
 
 
 def test_an_effect_that_its_job_left_behind_is_not_sent_again(site: Site) -> None:
-    site.controller.submit("behind-1", name="behind", ranks=3)
     for agent in site.agents:
         agent.auto = False
+    site.controller.submit("behind-1", name="behind", ranks=3)
 
     def ordered(agent: FakeAgent) -> list[int]:
         orders = [e.apply_generation for e in agent.effects if e.HasField("apply_generation")]

@@ -19,7 +19,7 @@ DRAINING, DRAINED = types_pb2.NODE_SERVICE_DRAINING, types_pb2.NODE_SERVICE_OUT_
 
 class Site:
     def __init__(self, folder: Path) -> None:
-        self.controller = Controller(folder, preflight_ms=1_500).start()
+        self.controller = Controller(folder, preflight_ms=5_000).start()
         self.agents = [FakeAgent(self.controller, f"node-{number}").connect() for number in (1, 2)]
         self.cell = FakeCell(self.controller, self.agents).connect()
         self.audit = audit_pb2_grpc.AuditServiceStub(self.controller.new_channel())

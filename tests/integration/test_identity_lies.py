@@ -22,7 +22,7 @@ class Site:
     """Two nodes and their cell over TLS, and node-3, which has no rank and lies."""
 
     def __init__(self, folder: Path) -> None:
-        self.controller = SecureController(folder, preflight_ms=1_500).start()
+        self.controller = SecureController(folder, preflight_ms=5_000).start()
         self.agents = {name: self.agent(name).connect() for name in NODES}
         self.liar = self.agent("node-3", accelerators=0).connect()
         shown = self.controller.shown("cell", "cell-1", speaks_for=("node-[1-2]",))
