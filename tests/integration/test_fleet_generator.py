@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.fleet import scenarios
+from tests.benchmarks.fleet import recoveries, scenarios
 from tests.benchmarks.fleet.scenarios import Bench
 from tests.benchmarks.fleet.site import Generator, make_site, read_lag
 from tests.benchmarks.fleet.watch import Watch
@@ -48,3 +48,16 @@ def test_every_beat_is_heard_and_every_death_is_told(bench: Bench) -> None:
     marks = bench.generator.ask("marks")
     assert marks["open"] == NODES
     assert bench.generator.ask("ended")["ended"] == {}
+
+
+def test_a_gang_loses_a_node_and_every_agent_is_told(bench: Bench) -> None:
+    """160 ranks on 20 nodes and two spare ones, as the bench plays 50,000."""
+    bench.generator.ask("beats", interval_s=0.2)
+    recoveries.submit(bench, 160, 2)
+    lost = recoveries.ranks_on(bench)[0]
+    found = recoveries.go_dark(bench, [lost], recovers=True)
+    assert (found.rung, found.generations) == ("REPLACE_RANK", 1)
+    assert found.told_nodes == 20
+    assert 0 < found.told_ms <= found.fanout_ms
+    assert found.message_bytes < 1_000
+    assert lost not in recoveries.ranks_on(bench)

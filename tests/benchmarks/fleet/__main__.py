@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks.fleet import scenarios
+from tests.benchmarks.fleet import recoveries, scenarios
 from tests.benchmarks.fleet.scenarios import Bench, Load, Verdicts, percentile
 from tests.benchmarks.fleet.site import CONTROLLER_CORE, Generator, make_site, pin, sample
 from tests.benchmarks.fleet.watch import Watch
@@ -84,8 +84,8 @@ def show(figures: Sequence[Figure]) -> list[str]:
     return [figure.id for figure in figures if figure.must is not None and figure.value > figure.must]
 
 
-def run(options: argparse.Namespace) -> list[Figure]:
-    """All parts, on one site."""
+def streams(options: argparse.Namespace) -> list[Figure]:
+    """One stream per node: load, detection, false convictions, on one site without jobs."""
     folder = Path(tempfile.mkdtemp(prefix="phx-fleet-"))
     names = tuple(f"node-{number:04d}" for number in range(options.nodes))
     controller = make_site(
@@ -124,16 +124,26 @@ def run(options: argparse.Namespace) -> list[Figure]:
     return figures
 
 
+PARTS = {"streams": streams, "recoveries": recoveries.measure}
+
+
 def main() -> int:
     """Measures, prints, writes; exit status 1 when a promise is not kept."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, default=NODES)
     parser.add_argument("--seconds", type=float, default=300.0, help="how long the beats are measured (default: 300)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--ranks", type=int, default=50_000, help="of the gang that loses racks (default: 50000)")
+    parser.add_argument("--swaps", type=int, default=5, help="racks that are replaced one after the other (default: 5)")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between (default: all)")
     parser.add_argument("--plaintext", action="store_true", help="no TLS, for comparison")
     options = parser.parse_args()
     print(f"machine {machine()}; commit {commit()}; seed {options.seed}; simulated: {', '.join(SIMULATED)}")
-    figures = run(options)
+    figures: list[Figure] = []
+    for name, part in PARTS.items():
+        if name in options.only.split(","):
+            print(f"\n{name}: {(part.__doc__ or '').splitlines()[0]}", flush=True)
+            figures += part(options)
     late = show(figures)
     print(f"\nwritten to {write('fleet', figures, seed=options.seed, simulated=SIMULATED).relative_to(ROOT)}")
     for name in late:

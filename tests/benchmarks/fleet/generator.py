@@ -15,6 +15,7 @@ import os
 import ssl
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from phalanx.v1 import agent_pb2, cell_pb2
 
+from tests.benchmarks.fleet.gang import Board, Gangs
 from tests.benchmarks.fleet.http2 import GrpcStream
 from tests.benchmarks.many_nodes import hello
 
@@ -29,6 +31,7 @@ SERVER_NAME = "controller.phalanx"
 SESSION = "/phalanx.v1.AgentService/Session"
 CELL_SESSION = "/phalanx.v1.CellService/Session"
 NODES_PER_CELL = 250
+RACK_NODES = 64
 AT_ONCE = 128
 """Handshakes under way: a site that comes back does so with jitter."""
 CONNECT_LIMIT_S = 30.0
@@ -42,7 +45,7 @@ class Peer:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.boot = 0
+        self.boot = 1
         self.stream: GrpcStream | None = None
         self.welcomed: asyncio.Future[None] | None = None
         self.ended_at = 0.0
@@ -70,7 +73,6 @@ class Peer:
     async def connect(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
         """Open the session and wait for its welcome."""
         loop = asyncio.get_running_loop()
-        self.boot += 1
         self.ended_at = 0.0
         self.welcomed = loop.create_future()
         stream = GrpcStream(self.path, SERVER_NAME, self.took, self.ended, tls=context is not None)
@@ -83,17 +85,21 @@ class Peer:
         await asyncio.wait_for(self.welcomed, WELCOME_LIMIT_S)
 
     def reset(self) -> None:
-        """Die."""
+        """Die. Who comes back is a new process."""
+        self.boot += 1
         if self.stream is not None:
             self.stream.reset()
 
 
 class Node(Peer):
-    """One agent: says hello, beats, acknowledges effects."""
+    """One agent: says hello, beats, carries out effects."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, gangs: Gangs) -> None:
         super().__init__(f"node-{number:04d}")
         self.number = number
+        self.gangs = gangs
+        self.board = Board(self.name, self._report, self._answer)
+        self.reports = 1
         self.beats = 0
         self.silent = False
         self.delay_s = 0.0
@@ -101,23 +107,29 @@ class Node(Peer):
         self.effects: list[tuple[float, str]] = []
 
     def hello(self) -> bytes:
-        """The truth of a node with eight healthy devices and no process."""
+        """The truth of a node with eight healthy devices and what runs there."""
         message = hello(self.number)
         message.hello.boot_id = f"{self.boot:020d}"
+        message.hello.labels["rack"] = f"r{self.number // RACK_NODES:03d}"
+        message.hello.own_rows = True
+        message.hello.snapshot.sequence = self.reports
+        message.hello.snapshot.hosts.extend(self.board.rows())
         return message.SerializeToString()
 
     def took(self, raw: bytes) -> None:
-        """Welcome, acknowledgements, effects: each effect is answered at once."""
+        """Welcome, acknowledgements, effects: each effect is answered at once. Who is silent does nothing."""
         instruction = agent_pb2.AgentInstruction.FromString(raw)
         match instruction.WhichOneof("body"):
             case "welcome":
                 if self.welcomed is not None and not self.welcomed.done():
                     self.welcomed.set_result(None)
-            case "effect":
+            case "report_ack":
+                confirmed = self.board.confirming.pop(instruction.report_ack.sequence, None)
+                if confirmed is not None:
+                    confirmed.confirmed()
+            case "effect" if not self.silent:
                 self.effects.append((time.time(), instruction.effect.effect_id))
-                result = agent_pb2.EffectResult(effect_id=instruction.effect.effect_id, ok=True)
-                if self.stream is not None:
-                    self.stream.send(agent_pb2.AgentMessage(effect_result=result).SerializeToString())
+                self.gangs.obey(self.board, instruction.effect, len(raw))
 
     def beat(self) -> None:
         """One beat, with the moment at which it leaves."""
@@ -126,7 +138,27 @@ class Node(Peer):
         now_ns = time.time_ns()
         self.last_beat_at = now_ns / 1e9
         beat = agent_pb2.Beat(sequence=self.beats, loop_lag_s=0.001, sent_ns=now_ns)
+        if self.board.processes:
+            beat.progress.extend(self.board.progress(self.gangs.jobs, time.monotonic()))
         self.stream.send(agent_pb2.AgentMessage(beat=beat).SerializeToString())
+
+    def fall_silent(self, *, gone: bool) -> None:
+        """Stop with everything, the connection stays. `gone`: with all processes; who speaks then is a new agent."""
+        self.silent = True
+        self.gangs.lost(self.board, gone=gone)
+        if gone:
+            self.boot += 1
+
+    def _report(self, rows: list[agent_pb2.HostStatus]) -> int:
+        self.reports += 1
+        if self.stream is not None and self.open and not self.silent:
+            report = agent_pb2.Report(sequence=self.reports, hosts=rows)
+            self.stream.send(agent_pb2.AgentMessage(report=report).SerializeToString())
+        return self.reports
+
+    def _answer(self, result: agent_pb2.EffectResult) -> None:
+        if self.stream is not None:
+            self.stream.send(agent_pb2.AgentMessage(effect_result=result).SerializeToString())
 
 
 class Cell(Peer):
@@ -134,9 +166,10 @@ class Cell(Peer):
 
     path = CELL_SESSION
 
-    def __init__(self, number: int, nodes: list[str]) -> None:
+    def __init__(self, number: int, nodes: list[str], fleet: Fleet) -> None:
         super().__init__(f"cell-{number:02d}")
         self.nodes = nodes
+        self.fleet = fleet
 
     def hello(self) -> bytes:
         """All raylets are alive."""
@@ -147,18 +180,30 @@ class Cell(Peer):
         return cell_pb2.CellMessage(hello=message).SerializeToString()
 
     def took(self, raw: bytes) -> None:
-        """Only the welcome matters."""
-        if cell_pb2.CellInstruction.FromString(raw).WhichOneof("body") == "welcome":
-            assert self.welcomed is not None
-            if not self.welcomed.done():
-                self.welcomed.set_result(None)
+        """The welcome, questions about a workload, and processes to start: they park at once."""
+        instruction = cell_pb2.CellInstruction.FromString(raw)
+        match instruction.WhichOneof("body"):
+            case "welcome":
+                assert self.welcomed is not None
+                if not self.welcomed.done():
+                    self.welcomed.set_result(None)
+            case "preflight":
+                result = cell_pb2.PreflightResult(preflight_id=instruction.preflight.preflight_id)
+                self._send(cell_pb2.CellMessage(preflight_result=result))
+            case "effect":
+                self.fleet.start_hosts(instruction.effect.start_hosts)
+                result = agent_pb2.EffectResult(effect_id=instruction.effect.effect_id, ok=True)
+                self._send(cell_pb2.CellMessage(effect_result=result))
+
+    def _send(self, message: cell_pb2.CellMessage) -> None:
+        if self.stream is not None:
+            self.stream.send(message.SerializeToString())
 
     def report(self, names: list[str], *, alive: bool) -> None:
         """Their raylets are gone, or there again."""
-        assert self.stream is not None
         rows = [cell_pb2.CellNode(node=name, alive=alive) for name in names]
         report = cell_pb2.CellReport(nodes=rows, store_address="127.0.0.1:1")
-        self.stream.send(cell_pb2.CellMessage(report=report).SerializeToString())
+        self._send(cell_pb2.CellMessage(report=report))
 
 
 class Fleet:
@@ -170,11 +215,13 @@ class Fleet:
         self.port = int(port)
         self.folder = folder
         self.tls = site["tls"]
-        self.nodes = [Node(number) for number in range(site["nodes"])]
+        self.gangs = Gangs()
+        self.nodes = [Node(number, self.gangs) for number in range(site["nodes"])]
         self.by_name = {node.name: node for node in self.nodes}
         names = [node.name for node in self.nodes]
         self.cells = [
-            Cell(at // NODES_PER_CELL, names[at : at + NODES_PER_CELL]) for at in range(0, len(names), NODES_PER_CELL)
+            Cell(at // NODES_PER_CELL, names[at : at + NODES_PER_CELL], self)
+            for at in range(0, len(names), NODES_PER_CELL)
         ]
         self._due: list[tuple[float, int]] = []
         self._late: list[float] = []
@@ -215,6 +262,16 @@ class Fleet:
 
         await asyncio.gather(*(one(peer) for peer in peers))
         return {"took_s": time.monotonic() - began, "tries": tries}
+
+    def start_hosts(self, order: cell_pb2.StartHosts) -> None:
+        """Processes begin on their nodes; on silent ones nothing does."""
+        wanted: defaultdict[str, list[str]] = defaultdict(list)
+        for host in order.hosts:
+            wanted[host.node].append(host.host_id)
+        for name, host_ids in wanted.items():
+            node = self.by_name[name]
+            if not node.silent:
+                self.gangs.start(node.board, host_ids)
 
     def start_beats(self, interval_s: float) -> None:
         """Every node beats at its own phase from now on."""
@@ -291,7 +348,7 @@ class Fleet:
                 return await self.connect([cell for cell in self.cells if not cell.open], "cell")
             case "silence":
                 for node in self.chosen(command["nodes"]):
-                    node.silent = True
+                    node.fall_silent(gone=command.get("gone", False))
                 return {"at": at, "last": {name: self.by_name[name].last_beat_at for name in command["nodes"]}}
             case "speak":
                 for node in self.nodes:
@@ -308,6 +365,8 @@ class Fleet:
                         cell.report(mine, alive=command["do"] == "raylets_alive")
             case "ended":
                 return {"ended": {node.name: node.why for node in self.nodes if not node.open}}
+            case "gangs":
+                return {"gangs": {uid: gang.shown() for uid, gang in self.gangs.jobs.items()}}
             case "effects":
                 return {"effects": {node.name: node.effects for node in self.nodes if node.effects}}
             case other:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import grpc
@@ -17,9 +18,10 @@ from tests.fixtures.controller_process import Controller
 
 @dataclass(frozen=True)
 class Seen:
-    """One record. `at`: Unix seconds of its arrival here."""
+    """One record. `at`: Unix seconds of its arrival here; `turn_at`: of the turn that decided it, before it was durable."""
 
     at: float
+    turn_at: float
     type: str
     body: dict[str, Any]
 
@@ -46,7 +48,10 @@ class Watch:
             for answer in self._call:
                 now = time.time()
                 with self._grown:
-                    self.seen += [Seen(now, event.type, json.loads(event.body_json)) for event in answer.events]
+                    self.seen += [
+                        Seen(now, datetime.fromisoformat(event.at).timestamp(), event.type, json.loads(event.body_json))
+                        for event in answer.events
+                    ]
                     self._grown.notify_all()
         except grpc.RpcError:
             return
