@@ -55,6 +55,7 @@ class Devices:
         self._wake: Callable[[], None] = lambda: None
         self._answered = asyncio.Event()
         self._silent = {*settings.vendors}
+        self._unread = {*settings.vendors}
         since_ns = self._look_back_ns()
         self._probes = [
             SupervisedProbe(
@@ -109,6 +110,11 @@ class Devices:
         self._telemetry.take(reading, time.time())
         self._heard(reading.vendor)
         self._publish(self.board.take(reading, time.monotonic()))
+        if reading.vendor in self._unread and self._outbox is not None:
+            # Faults that ended while no agent was here are not named by anybody: only the whole truth ends them.
+            self._unread.discard(reading.vendor)
+            self._outbox.request_full()
+            self._wake()
 
     def _trouble(self, vendor: str, code: str, reason: str) -> None:
         self._telemetry.lost(vendor)

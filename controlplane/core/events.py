@@ -138,7 +138,8 @@ class NodesJoined:
 @dataclass(frozen=True, slots=True)
 class NodeReport:
     """Rows that changed, or all of them when `full`. `broken_links`: nodes that cannot be reached from here,
-    `unreadable`: sources of health that cannot be read, each the whole truth; None: not said."""
+    `unreadable`: sources of health that cannot be read, each the whole truth; None: not said. `all_faults`: `faults` are all
+    that stand, as in a hello."""
 
     node: str
     boot_id: str
@@ -151,6 +152,7 @@ class NodeReport:
     broken_links: tuple[str, ...] | None = None
     faults: tuple[FaultRow, ...] = ()
     unreadable: tuple[SourceRow, ...] | None = None
+    all_faults: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,11 @@ def fault_rows(node: str, message: agent_pb2.Report, now_ns: int, state: State) 
     return tuple(_fault(node, row, now_ns, state) for row in message.faults)
 
 
+def tells_all_faults(message: agent_pb2.Report) -> bool:
+    """Whether a fault that the report does not name does not stand. Agents that know faults name their blind spots with them."""
+    return message.full and message.HasField("unreadable")
+
+
 def source_rows(message: agent_pb2.Report) -> tuple[ev.SourceRow, ...] | None:
     """The sources that cannot be read; None: the report does not say."""
     if not message.HasField("unreadable"):

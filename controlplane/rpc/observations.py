@@ -86,7 +86,7 @@ def node_report(node: str, boot_id: str, message: agent_pb2.Report, now_ns: int,
     return ev.NodeReport(
         node, boot_id, message.full, hosts, tuple(_accelerators(message)), *findings(message, now_ns),
         broken_links=health_rows.broken_links(message), faults=health_rows.fault_rows(node, message, now_ns, state),
-        unreadable=health_rows.source_rows(message),
+        unreadable=health_rows.source_rows(message), all_faults=health_rows.tells_all_faults(message),
     )  # fmt: skip
 
 

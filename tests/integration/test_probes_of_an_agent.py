@@ -101,6 +101,9 @@ def test_a_node_is_introduced_with_its_accelerators_and_tells_what_becomes_of_th
         assert [row.state for row in later.hello.snapshot.accelerators] == [HEALTHY] * 2 + [UNKNOWN] * 8
         await until(lambda: states(later) == [HEALTHY] * 9 + [FAILED], "the last one is gone")
         assert standing(later) == {("accelerator/9", "DEVICE-LOST")}
+        await until(
+            lambda: any(report.full for report in later.reports[1:]), "the whole truth, once everything was read"
+        )
 
     story(tmp_path)
 

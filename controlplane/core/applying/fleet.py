@@ -154,16 +154,16 @@ def liveness(state: State, record: r.LivenessChanged) -> None:
 
 
 def accelerators(state: State, record: r.AcceleratorsChanged) -> None:
-    """Devices of a node have changed."""
+    """Devices of a node have changed, or are told of for the first time."""
     fleet, number = node(state, record.node)
     devices = list(fleet.facts[number].accelerators)
+    fleet.widen(max((change.index + 1 for change in record.rows), default=0))
     row = fleet.acc_state[number].copy()
     for change in record.rows:
         while len(devices) <= change.index:
             devices.append(Accelerator(""))
         devices[change.index] = change.device
-        if change.index < len(row):
-            row[change.index] = change.state
+        row[change.index] = change.state
     fleet.set_facts(number, replace(fleet.facts[number], accelerators=tuple(devices)))
     was_whole = not (fleet.acc_state[number] == AcceleratorState.FAILED).any()
     if was_whole and (row == AcceleratorState.FAILED).any() and fleet.service[number] == NodeService.IN_SERVICE:

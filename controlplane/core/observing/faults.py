@@ -44,11 +44,12 @@ class Intake:
 def take_in(draft: Draft, event: ev.NodeHello | ev.NodeReport, known: tuple[Accelerator, ...]) -> Intake:
     """Judge what a node says of its health and write it down. `known`: its devices as they were before.
 
-    A hello is the whole truth: what it does not name has recovered, unless its source cannot be read.
+    A hello is the whole truth, and so is a report of all faults: what they do not name has recovered, unless its source
+    cannot be read.
     """
     rows = [*_told_by_devices(event.accelerators, known), *event.faults][:MAX_FAULTS]
-    if isinstance(event, ev.NodeHello):
-        rows += _unnamed(draft.state.health.on(event.node), rows, event.unreadable)
+    if isinstance(event, ev.NodeHello) or event.all_faults:
+        rows += _unnamed(draft.state.health.on(event.node), rows, event.unreadable or ())
     fresh = tuple(note for row in rows if (note := _judged(draft, event.node, row, known)) is not None)
     fresh = excuse(draft, event.node, fresh)
     if fresh:

@@ -85,6 +85,23 @@ def test_a_source_of_the_node_itself_leaves_its_accelerators_alone() -> None:
     assert world.state().health.sources["node-00"][0].name == "host: /dev/kmsg"
 
 
+def test_a_full_report_ends_faults_that_it_does_not_name_unless_nobody_can_see() -> None:
+    world = site()
+    tell(world, fault("SIM-SLOW"), fault("SIM-LEAK", entity="node"))
+    node = world.nodes["node-00"]
+
+    def full(**fields: object) -> list[str]:
+        report = agent_pb2.Report(sequence=2, full=True, **fields)  # type: ignore[arg-type]
+        world.turn(observations.node_report("node-00", node.boot_id, report, world.now_ns, world.state()))
+        return sorted(known.note.code for known in world.state().health.on("node-00"))
+
+    blind = agent_pb2.UnreadableSources(sources=[agent_pb2.UnreadableSource(name="ascend: probe", accelerators=[1])])
+    assert full() == ["SIM-LEAK", "SIM-SLOW"], "an agent that does not know faults has not said that they ended"
+    assert full(unreadable=blind) == ["SIM-SLOW"]
+    assert full(unreadable=agent_pb2.UnreadableSources(), faults=[fault("SIM-SLOW")]) == ["SIM-SLOW"]
+    assert full(unreadable=agent_pb2.UnreadableSources()) == []
+
+
 def test_what_a_report_does_not_say_stays_unsaid() -> None:
     world = site()
     event = observations.node_report("node-00", "b", agent_pb2.Report(sequence=1), world.now_ns, world.state())
