@@ -15,6 +15,7 @@ from phalanx.v1 import types_pb2 as pb
 
 from agents.node.hosts import age_ms
 from agents.node.outbox import EventFinding, FaultKey
+from agents.node.probes.wire import MAX_TEXT
 
 MAX_ACCELERATORS = 256
 MAX_FAULTS = 128
@@ -281,21 +282,25 @@ class DeviceBoard:
             key = (entity, row.code)
             raised_at = now - row.raised_age_ms / 1_000 if row.raised_age_ms else None
             if row.assertion == pb.FAULT_ASSERTION_ONCE:
-                self._event(key, status, raised_at if raised_at is not None else now, changes)
+                self._event((row.entity, row.code), status, raised_at if raised_at is not None else now, changes)
             elif row.assertion == pb.FAULT_ASSERTION_RECOVERED:
                 told[key] = None
             else:
+                other = told.get(key)
+                if other is not None:  # several ports of the machine: one fault of the node that names them
+                    status.message = f"{other.status.message}; {status.message}"[:MAX_TEXT]
                 told[key] = _Standing(status, raised_at)
         return told, unplaced[:MAX_UNPLACED]
 
-    def _event(self, key: FaultKey, status: agent_pb2.FaultStatus, raised_at: float, changes: Changes) -> None:
-        """What happened once is told once: not again when it is read again, and not for each of a burst."""
-        sequence, told_at = self._events.get(key, (-1, -EVENT_COALESCE_S))
+    def _event(self, source: FaultKey, status: agent_pb2.FaultStatus, raised_at: float, changes: Changes) -> None:
+        """What happened once is told once: not again when it is read again, and not for each of a burst. `source`: entity and
+        code as the probe names them."""
+        sequence, told_at = self._events.get(source, (-1, -EVENT_COALESCE_S))
         if status.sequence <= sequence and status.sequence:
             return
         burst = abs(raised_at - told_at) < EVENT_COALESCE_S
-        self._events[key] = (status.sequence, told_at if burst else raised_at)
-        self._events.move_to_end(key)
+        self._events[source] = (status.sequence, told_at if burst else raised_at)
+        self._events.move_to_end(source)
         while len(self._events) > MAX_EVENTS_REMEMBERED:
             self._events.popitem(last=False)
         if not burst:
@@ -352,10 +357,13 @@ def _position(entity: str) -> int:
 
 
 def _entity(entity: str, places: dict[int, int]) -> str | None:
-    """The entity with the position on the node in place of the vendor's index; None when there is no such device."""
-    if entity == NODE:
-        return NODE
+    """The entity with the position on the node in place of the vendor's index; None when there is no such device.
+
+    A port of a vendor without accelerators is one of the machine, and belongs to no accelerator.
+    """
     kind, _, number = entity.partition("/")
+    if entity == NODE or (kind == "port" and number.isdigit() and not places):
+        return NODE
     if not number.isdigit() or int(number) not in places:
         return None
     return f"{kind}/{places[int(number)]}"

@@ -58,7 +58,7 @@ class Finding:
     @property
     def empty(self) -> bool:
         """Whether there is nothing of this vendor here."""
-        return not (self.devices or self.faults or self.unreadable or self.trouble)
+        return not (self.devices or self.faults or self.unreadable or self.versions or self.trouble)
 
     @property
     def well(self) -> bool:

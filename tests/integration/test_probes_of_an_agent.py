@@ -18,6 +18,7 @@ from tests.fixtures.node_agent_harness import FakeSession, Site, until, with_sit
 from tests.fixtures.recorded_machine import ROOT
 
 PUBLISHED = ROOT / "enflame" / "s60x8" / "q.txt"
+LIMIT_S = 90.0
 HEALTHY, FAILED, UNKNOWN = (
     types_pb2.ACCELERATOR_STATE_HEALTHY,
     types_pb2.ACCELERATOR_STATE_FAILED,
@@ -73,25 +74,25 @@ def test_a_node_is_introduced_with_its_accelerators_and_tells_what_becomes_of_th
         # The harness simulates two accelerators beside those of the tool: positions 0 and 1.
         agent, session = await site.started("--probe", "enflame")
         assert len(session.hello.snapshot.accelerators) + len(session.reports[0].accelerators) >= 2
-        await until(lambda: states(session) == [HEALTHY] * 10, "all accelerators")
-        await until(lambda: unreadable(session) == [], "nothing is unreadable")
+        await until(lambda: states(session) == [HEALTHY] * 10, "all accelerators", LIMIT_S)
+        await until(lambda: unreadable(session) == [], "nothing is unreadable", LIMIT_S)
         rows = {row.index: row for report in session.reports for row in report.accelerators}
         assert (rows[2].vendor, rows[2].serial, rows[2].pci_address) == ("enflame", "A0A1650510670", "0000:17:00.0")
 
         tool.prints(published.replace("Health                  : True", "Health                  : False", 1))
-        await until(lambda: standing(session) == {("accelerator/2", "VENDOR-UNHEALTHY")}, "the fault")
-        await until(lambda: states(session)[2] == FAILED, "the device has failed")
+        await until(lambda: standing(session) == {("accelerator/2", "VENDOR-UNHEALTHY")}, "the fault", LIMIT_S)
+        await until(lambda: states(session)[2] == FAILED, "the device has failed", LIMIT_S)
 
         tool.prints("Segmentation fault\n")
-        await until(lambda: states(session)[2:] == [UNKNOWN] * 8, "what cannot be read is unknown")
+        await until(lambda: states(session)[2:] == [UNKNOWN] * 8, "what cannot be read is unknown", LIMIT_S)
         assert states(session)[:2] == [HEALTHY] * 2
         assert ("accelerator/2", "VENDOR-UNHEALTHY") in standing(session), "nobody saw it end"
         assert any(name.startswith("enflame") for name in unreadable(session))
 
         tool.prints(published)
-        await until(lambda: states(session) == [HEALTHY] * 10 and not standing(session), "all is well again")
+        await until(lambda: states(session) == [HEALTHY] * 10 and not standing(session), "all is well again", LIMIT_S)
         telemetry, value = site.directory / "telemetry.prom", 'power_watts{node="n1",vendor="enflame"'
-        await until(lambda: telemetry.exists() and value in telemetry.read_text(), "telemetry is written")
+        await until(lambda: telemetry.exists() and value in telemetry.read_text(), "telemetry is written", LIMIT_S)
 
         # A device that goes while the agent is away is known to be lost.
         await agent.kill()
@@ -99,7 +100,7 @@ def test_a_node_is_introduced_with_its_accelerators_and_tells_what_becomes_of_th
         site.controller.sessions.clear()
         _, later = await site.started("--probe", "enflame")
         assert [row.state for row in later.hello.snapshot.accelerators] == [HEALTHY] * 2 + [UNKNOWN] * 8
-        await until(lambda: states(later) == [HEALTHY] * 9 + [FAILED], "the last one is gone")
+        await until(lambda: states(later) == [HEALTHY] * 9 + [FAILED], "the last one is gone", LIMIT_S)
         assert standing(later) == {("accelerator/9", "DEVICE-LOST")}
         await until(
             lambda: any(report.full for report in later.reports[1:]), "the whole truth, once everything was read"

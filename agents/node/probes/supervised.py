@@ -199,8 +199,8 @@ class SupervisedProbe:
     ) -> End:
         """The end with the exit status and the last line that the process wrote, when it has ended by itself."""
         try:
-            status = await asyncio.wait_for(process.wait(), 1.0)
-            await asyncio.wait_for(draining, 1.0)
+            status = await asyncio.wait_for(process.wait(), REAP_S)
+            await asyncio.wait_for(draining, REAP_S)
         except TimeoutError:
             return end
         lines = b"".join(tail)[-ERROR_TAIL_BYTES:].decode(errors="replace").strip().splitlines()

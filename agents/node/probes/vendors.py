@@ -50,8 +50,6 @@ def present(machine: Machine) -> tuple[str, ...]:
     """Vendors whose devices are on the bus or whose tool is installed, sorted; the machine itself is always there."""
     found = {HOST}
     for vendor, tools in TOOLS.items():
-        if vendor == HOST:
-            continue
         if any(machine.has_tool(tool) for tool in tools) or on_the_bus(machine, load(vendor).PCI_VENDORS):
             found.add(vendor)
     return tuple(sorted(found))

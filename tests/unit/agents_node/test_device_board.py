@@ -221,6 +221,21 @@ def test_what_is_told_is_bounded() -> None:
     assert ("accelerator/0", "BAD") in standing(made)
 
 
+def test_ports_of_the_machine_are_the_nodes_and_no_accelerators() -> None:
+    made = board()
+    down = [Fault(f"port/{n}", "LINK-DOWN", message=f"eth{n} is down") for n in (0, 1)]
+    flaps = [Fault(f"port/{n}", "LINK-FLAP", assertion=Assertion.ONCE, sequence=9 - n) for n in (0, 1)]
+    changes = made.take(reading(faults=[*down, *flaps], vendor="host"), 1.0)
+    assert standing(made) == [("node", "LINK-DOWN")]
+    assert made.fault(("node", "LINK-DOWN"), 1.0).message == "eth0 is down; eth1 is down"
+    assert [event.message.entity for event in changes.events] == ["node", "node"]
+    assert not made.take(reading(faults=[*down, *flaps], vendor="host"), 2.0)
+    made.take(reading(faults=down[1:], vendor="host"), 3.0)
+    assert standing(made) == [("node", "LINK-DOWN")]
+    made.take(reading(vendor="host"), 4.0)
+    assert standing(made) == []
+
+
 @pytest.mark.parametrize("entity", ["accelerator/9", "accelerator/x", "port/77", "accelerator/"])
 def test_a_fault_of_a_device_that_is_not_there_is_shown_as_such(entity: str) -> None:
     made = board()
