@@ -227,8 +227,8 @@ def test_a_stream_does_not_outlive_its_certificate(controller: SecureController)
 
 
 def test_real_agents_join_and_renew_without_a_gap(tmp_path: Path) -> None:
-    """Certificates that live six seconds: several renewals, and the node is never anything but ALIVE."""
-    controller = SecureController(tmp_path, certificate_ms=6_000).start()
+    """Certificates that live ten seconds: several renewals, and the node is never anything but ALIVE."""
+    controller = SecureController(tmp_path, certificate_ms=10_000).start()
     controller.join_file(tmp_path / "n1" / "join.json", "node", "node-1")
     agent = NodeAgent(controller, tmp_path / "n1", "node-1")
     try:
