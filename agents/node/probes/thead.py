@@ -16,6 +16,7 @@ from agents.node.probes.inventory import address_in, on_the_bus, pci_address
 from agents.node.probes.machine import KernelLine, Machine, Memory, Unreadable
 from agents.node.probes.nvml import Nvml
 from agents.node.probes.nvml import listing as hgml_listing
+from agents.node.probes.nvml_events import xids
 from agents.node.probes.outline import Outline, headed, outline
 from agents.node.probes.reading import Assertion, Fault, Reading, Severity, Unread
 
@@ -46,9 +47,10 @@ def read(machine: Machine, memory: Memory) -> Reading:
     try:
         logged = _xids(machine.kernel_log(), places(reading))
     except Unreadable as error:
-        return replace(
-            reading, unread=(*reading.unread, Unread("kernel log", f"XIDs are not seen: {error}", events_only=True))
-        )
+        told = None if library is None else xids(library, memory, places(reading), machine.now_ns())
+        text = "XIDs are not seen" if told is None else "only those XIDs are seen that HGML tells"
+        blind = Unread("kernel log", f"{text}: {error}", events_only=True)
+        return replace(reading, faults=(*reading.faults, *(told or ())), unread=(*reading.unread, blind))
     return replace(reading, faults=(*reading.faults, *logged))
 
 

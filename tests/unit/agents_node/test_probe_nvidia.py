@@ -388,5 +388,35 @@ def test_what_a_gpu_does_not_support_is_not_a_doubt(node: RecordedMachine) -> No
     assert reading.devices[0].metrics["utilization_ratio"] == Metric(None, supported=False)
 
 
+def test_xids_by_the_binding_where_the_kernel_log_may_not_be_read(node: RecordedMachine) -> None:
+    """Several events of one Xid on one GPU are one fault; the library is asked until it has no more."""
+    told = [(1, 48), (1, 48), (3, 79)]
+
+    class WithEvents(FakeNvml):
+        NVML_ERROR_TIMEOUT = 10
+        nvmlEventTypeXidCriticalError = 8
+
+        def nvmlEventSetCreate(self) -> list[int]:
+            return []
+
+        def nvmlDeviceRegisterEvents(self, handle: int, _: int, events: list[int]) -> None:
+            events.append(handle)
+
+        def nvmlEventSetWait_v2(self, events: list[int], _: int) -> Any:
+            assert events == list(range(8))
+            if not told:
+                raise NVMLError(self.NVML_ERROR_TIMEOUT)
+            device, number = told.pop(0)
+            return SimpleNamespace(device=device, eventType=8, eventData=number)
+
+    machine = node.with_unreadable_kernel().with_module("pynvml", WithEvents())
+    memory: Memory = {}
+    reading = read(machine, memory)
+    assert codes(reading) == [("accelerator/1", "XID-48"), ("accelerator/3", "XID-79")]
+    assert {(fault.assertion, fault.raised_ns) for fault in reading.faults} == {(Assertion.ONCE, node.clock_ns)}
+    assert "only those Xids are seen" in reading.unread[0].reason
+    assert read(machine, memory).faults == ()
+
+
 def test_without_its_library_the_binding_is_left_alone(node: RecordedMachine) -> None:
     assert read(node.with_module("pynvml", FakeNvml(nvmlInit=12))) == read(node)

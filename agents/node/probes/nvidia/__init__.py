@@ -10,6 +10,7 @@ from agents.node.probes.machine import Machine, Memory, Unreadable
 from agents.node.probes.nvidia import smi, xid
 from agents.node.probes.nvml import Nvml
 from agents.node.probes.nvml import listing as nvml_listing
+from agents.node.probes.nvml_events import xids
 from agents.node.probes.reading import Reading, Unread
 
 VENDOR = "nvidia"
@@ -31,7 +32,8 @@ def read(machine: Machine, memory: Memory) -> Reading:
     try:
         logged = xid.faults(machine.kernel_log(), places(reading))
     except Unreadable as error:
-        return replace(
-            reading, unread=(*reading.unread, Unread("kernel log", f"Xids are not seen: {error}", events_only=True))
-        )
+        told = None if library is None else xids(library, memory, places(reading), machine.now_ns())
+        text = "Xids are not seen" if told is None else "only those Xids are seen that NVML tells"
+        blind = Unread("kernel log", f"{text}: {error}", events_only=True)
+        return replace(reading, faults=(*reading.faults, *(told or ())), unread=(*reading.unread, blind))
     return replace(reading, faults=(*reading.faults, *logged))
