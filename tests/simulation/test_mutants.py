@@ -30,7 +30,7 @@ FOUND_BY: dict[str, tuple[int, ...]] = {
     "suspended_jobs_are_forgotten": (142,),
     "drains_know_no_budget": (1,),
     "retention_counts_only": (3,),
-    "uncordon_removes_every_reason": (4,),
+    "uncordon_removes_every_reason": (1,),
     "blockers_are_not_named": (11,),
     "the_dead_stay_dead": (5,),
     "spares_are_not_refilled": (1,),
