@@ -40,7 +40,7 @@ def message_of(reading: Reading, now_ns: int) -> agent_pb2.ProbeReading:
         unreadable=[
             agent_pb2.UnreadableSource(
                 name=source.source[:MAX_TEXT],
-                reason=source.reason[:MAX_TEXT],
+                reason=source.reason.removeprefix(f"{source.source}: ")[:MAX_TEXT],
                 accelerators=source.accelerators,
                 node_only=source.events_only,
             )
