@@ -13,7 +13,7 @@ import structlog
 from agents.node.agent import NodeAgent
 from agents.node.check import check
 from agents.node.config import DEFAULT_ORPHAN_GRACE_MS, AgentConfig
-from agents.node.connection_options import add_connection, check_connection
+from agents.node.connection_options import add_connection, add_relays, check_connection
 from agents.node.durable import AlreadyRunningError
 from agents.node.hosts_file import HostsFileError
 from agents.node.observability import FORMS, LEVELS, configure_logging, name_process
@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add_connection(parser)
+    add_relays(parser)
     add("--node", required=True, metavar="NAME", help="name of this node, unique in the site")
     add("--dir", required=True, type=Path, metavar="NODE_DIR", help="folder of this node; created when missing")
     add("--socket", required=True, type=Path, metavar="PATH", help="Unix socket for rank hosts (at most 107 bytes)")
@@ -92,9 +93,10 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
     """The settings of a command line; exits with a message when it is wrong."""
     parser = build_parser()
     parsed = parser.parse_args(arguments)
-    check_connection(parser, parsed)
+    check_connection(parser, parsed, parsed.relay)
     return AgentConfig(
         controllers=parsed.controller,
+        relays=parsed.relay,
         node=parsed.node,
         directory=parsed.dir.absolute(),
         socket_path=parsed.socket.absolute(),

@@ -88,7 +88,7 @@ class NodeAgent:
         self._orphans = OrphanWatch(self._memory, self._endings, self._living_hosts)
         self._lag = LoopLag()
         membership = None if config.membership is None else Membership(config.membership)
-        self._dialer = Dialer(config.controllers, membership)
+        self._dialer = Dialer(config.controllers, membership, config.relays)
         self._session = ControllerSession(
             self._dialer,
             boot_id=self._boot_id,
@@ -114,7 +114,7 @@ class NodeAgent:
         tell_supervisor("READY=1", f"STATUS=agent of {self._config.node}")
         works = {"session": self._introduced()}
         if self._dialer.membership is not None:
-            works["identity"] = self._dialer.membership.keep_fresh(self._dialer.channel)
+            works["identity"] = self._dialer.membership.keep_fresh(self._dialer.controller_channel)
         parts = [
             asyncio.create_task(work, name=name)
             for name, work in (

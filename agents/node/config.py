@@ -15,8 +15,8 @@ DEFAULT_ORPHAN_GRACE_MS = 600_000
 class AgentConfig:
     """Settings of one agent. Paths are absolute.
 
-    `vendors`: probes that run, each in a process of its own. `orphan_grace_ms` holds only until the first welcome of a
-    controller, which dictates its own.
+    `relays` are tried before the controllers. `vendors`: probes that run, each in a process of its own. `orphan_grace_ms`
+    holds only until the first welcome of a controller, which dictates its own.
     """
 
     controllers: tuple[str, ...]
@@ -28,6 +28,7 @@ class AgentConfig:
     simulated_accelerators: int = 0
     vendors: tuple[str, ...] = ()
     probe_deadline_s: float = 15.0
+    relays: tuple[str, ...] = ()
     plaintext: bool = False
     join_file: Path | None = None
     snapshot_interval_s: float = 300.0

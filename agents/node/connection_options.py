@@ -38,8 +38,19 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_connection(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
-    """End with a message when plaintext would leave the machine."""
-    far = [address for address in parsed.controller if not is_loopback(address)]
+def add_relays(parser: argparse.ArgumentParser) -> None:
+    """Add `--relay`."""
+    parser.add_argument(
+        "--relay",
+        default=(),
+        type=_addresses,
+        metavar="HOST:PORT[,HOST:PORT]",
+        help="relays to dial first; while none of them answers, the controllers are dialled (default: none)",
+    )
+
+
+def check_connection(parser: argparse.ArgumentParser, parsed: argparse.Namespace, others: tuple[str, ...] = ()) -> None:
+    """End with a message when plaintext would leave the machine. `others`: where it connects beside the controllers."""
+    far = [address for address in (*parsed.controller, *others) if not is_loopback(address)]
     if parsed.plaintext and far:
         parser.error(f"--plaintext is for loopback only, {far[0]} is not: join with a token instead")

@@ -29,6 +29,8 @@ LAST_RETRY_S = 5.0
 STEADY_AFTER_S = 5.0
 CONNECT_LIMIT_S = 5.0
 WELCOME_LIMIT_S = 10.0
+RELAY_WELCOME_LIMIT_S = 3.0
+"""A relay is near: one that stands still is passed by soon."""
 CLOSE_LIMIT_S = 1.0
 HANDOVER_RETRY_S = 1.0
 DEFAULT_BEAT_INTERVAL_MS = 1000
@@ -143,6 +145,7 @@ class ControllerLink(ABC):
                 lasted_s = now - stream.welcomed_at if stream.welcomed_at else 0.0
                 if lasted_s:
                     self._ended_at = now
+                    self._dialer.lost()
                     delay_s = backoff.next_s(lasted_s)
                 elif self._dialer.refused():
                     delay_s = backoff.next_s(0.0)
@@ -209,7 +212,9 @@ class ControllerLink(ABC):
                 await asyncio.wait_for(channel.channel_ready(), CONNECT_LIMIT_S)
             stream.call = self.open(channel)
             # A read is never given a time limit (cancelling one leaks); the call as a whole is cancelled instead.
-            limit = asyncio.get_running_loop().call_later(WELCOME_LIMIT_S, stream.call.cancel)
+            limit = asyncio.get_running_loop().call_later(
+                RELAY_WELCOME_LIMIT_S if self._dialer.relayed else WELCOME_LIMIT_S, stream.call.cancel
+            )
             if former is not None:
                 await former.silence()
                 self._ended_at = time.monotonic()

@@ -30,6 +30,25 @@ class Progress:
     by_node_ns: dict[int, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class StepColumns:
+    """Finished steps of ranks of one generation, columns of equal length. `at_ns`: Unix ns; NaN in `losses`: not reported."""
+
+    ranks: np.ndarray
+    nodes: np.ndarray
+    steps: np.ndarray
+    at_ns: np.ndarray
+    losses: np.ndarray
+    step_times_s: np.ndarray
+
+    def taken(self, mask: np.ndarray) -> StepColumns:
+        """The rows of a mask."""
+        return StepColumns(
+            self.ranks[mask], self.nodes[mask], self.steps[mask], self.at_ns[mask], self.losses[mask],
+            self.step_times_s[mask],
+        )  # fmt: skip
+
+
 class SoftColumns:
     """Beats and progress. Safe to write from the edge's threads while the brain reads."""
 
@@ -45,9 +64,20 @@ class SoftColumns:
     def beat(self, node: int, now_ns: int) -> None:
         """A node's lease is renewed."""
         with self._lock:
-            if node >= len(self._beats):
-                self._beats = np.pad(self._beats, (0, max(node + 1, 2 * len(self._beats)) - len(self._beats)))
+            self._make_room(node)
             self._beats[node] = now_ns
+
+    def beats(self, nodes: np.ndarray, at_ns: np.ndarray) -> None:
+        """Leases of many nodes are renewed, each as of its own moment: one that is known to be later stays."""
+        if not len(nodes):
+            return
+        with self._lock:
+            self._make_room(int(nodes.max()))
+            self._beats[nodes] = np.maximum(self._beats[nodes], at_ns)
+
+    def _make_room(self, node: int) -> None:
+        if node >= len(self._beats):
+            self._beats = np.pad(self._beats, (0, max(node + 1, 2 * len(self._beats)) - len(self._beats)))
 
     def step(
         self,
@@ -67,11 +97,29 @@ class SoftColumns:
             if known.by_rank.get(rank) != step:
                 known.by_node_ns[node] = at_ns
                 known.at_ns = max(known.at_ns, at_ns)
+            known.step = max(known.step, step) if known.by_rank else step  # a look at all ranks would be one per rank
             known.by_rank[rank] = step
-            known.step = max(known.by_rank.values())
             if loss == loss:  # noqa: PLR0124 - not NaN
                 known.loss = loss
             known.step_time_s = step_time_s
+
+    def steps(self, job_uid: str, rows: StepColumns) -> None:
+        """Many ranks of one generation finished steps."""
+        if not len(rows.ranks):
+            return
+        with self._lock:
+            known = self._progress.setdefault(job_uid, Progress())
+            told = [*zip(rows.ranks.tolist(), rows.steps.tolist(), strict=True)]
+            moved = np.array([known.by_rank.get(rank) != step for rank, step in told])
+            known.by_node_ns.update(zip(rows.nodes[moved].tolist(), rows.at_ns[moved].tolist(), strict=True))
+            known.at_ns = max(known.at_ns, int(rows.at_ns[moved].max(initial=0)))
+            newest = int(rows.steps.max())
+            known.step = max(known.step, newest) if known.by_rank else newest
+            known.by_rank.update(told)
+            losses = rows.losses[~np.isnan(rows.losses)]
+            if len(losses):
+                known.loss = float(losses[-1])
+            known.step_time_s = float(rows.step_times_s[-1])
 
     def rewind(self, job_uid: str, step: int) -> None:
         """A generation starts again from `step`."""

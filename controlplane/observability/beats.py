@@ -51,10 +51,10 @@ class BeatLag(Collector):
         self._counts = [0] * (len(BOUNDS_S) + 1)
         self._sum_ns = 0
 
-    def note(self, lag_ns: int) -> None:
-        """One beat."""
-        self._counts[bisect_left(_BOUNDS_NS, lag_ns)] += 1
-        self._sum_ns += lag_ns
+    def note(self, lag_ns: int, beats: int = 1) -> None:
+        """One beat, or several that came together."""
+        self._counts[bisect_left(_BOUNDS_NS, lag_ns)] += beats
+        self._sum_ns += lag_ns * beats
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client.registry.Collector."""

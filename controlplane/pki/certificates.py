@@ -19,13 +19,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from controlplane.core.identity import CONTROLLER, KINDS, NAME, Role
+from controlplane.core.identity import CONTROLLER, KINDS, NAME, RELAY, Role
 from controlplane.core.units import NS_PER_S
 
 CLAIMS_OID = x509.ObjectIdentifier("2.25.146853918270458321095817340526093477129")
 """Of our extension; below 2.25 a UUID is an identifier that needs no registration (ITU-T X.667)."""
 SERVER_NAME = "controller.phalanx"
 """DNS name of every controller of every site; the authority tells sites apart."""
+RELAY_NAME = "relay.phalanx"
+"""DNS name of every relay: agents that dial one demand it, so that no relay can pass for a controller."""
 CLOCK_SKEW = timedelta(minutes=5)
 """A certificate is valid from a little before it was made: clocks of nodes differ."""
 MAX_PEM = 16 << 10
@@ -152,12 +154,16 @@ def pem(certificate: x509.Certificate) -> bytes:
 
 
 def sign_client(claims: Claims, key: PublicKey, authority: x509.Certificate, signer: PrivateKey) -> bytes:
-    """A client certificate (clientAuth only) as PEM."""
+    """A client certificate (clientAuth only) as PEM. A relay's also serves the agents behind it, under the relays' DNS name."""
     body = {"role": int(claims.role), "series": claims.series, "speaks_for": list(claims.speaks_for)}
     extension = x509.UnrecognizedExtension(CLAIMS_OID, json.dumps(body, separators=(",", ":")).encode())
-    builder = _leaf(claims, key, authority, ExtendedKeyUsageOID.CLIENT_AUTH)
-    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(claims.uri)])
-    builder = builder.add_extension(names, critical=True).add_extension(extension, critical=False)
+    purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    shown: list[x509.GeneralName] = [x509.UniformResourceIdentifier(claims.uri)]
+    if claims.kind == RELAY:
+        purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
+        shown.append(x509.DNSName(RELAY_NAME))
+    builder = _leaf(claims, key, authority, *purposes).add_extension(x509.SubjectAlternativeName(shown), critical=True)
+    builder = builder.add_extension(extension, critical=False)
     return pem(builder.sign(signer, hashes.SHA256()))
 
 
@@ -170,7 +176,7 @@ def sign_server(claims: Claims, key: PublicKey, authority: x509.Certificate, sig
 
 
 def _leaf(
-    claims: Claims, key: PublicKey, authority: x509.Certificate, purpose: x509.ObjectIdentifier
+    claims: Claims, key: PublicKey, authority: x509.Certificate, *purposes: x509.ObjectIdentifier
 ) -> x509.CertificateBuilder:
     usage = x509.KeyUsage(
         digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
@@ -186,7 +192,7 @@ def _leaf(
         .not_valid_after(_moment(claims.not_after_ns))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage, critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=True)
     )
 
 

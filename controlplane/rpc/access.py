@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpc import aio
 
-from controlplane.core.identity import CELL, CONTROLLER, NODE, OPERATOR, RELAY, Role
+from controlplane.core.identity import CELL, CONTROLLER, NODE, OPERATOR, RELAY, Role, covers
 from controlplane.core.state import State
 from controlplane.pki.certificates import BadCertificate, Claims, read_certificate
 from controlplane.rpc.caller import ANONYMOUS, LOCAL, Caller
@@ -34,8 +34,9 @@ VIEW, OPERATE, ADMINISTER = Rule(Role.VIEWER), Rule(Role.OPERATOR), Rule(Role.AD
 
 METHODS: Mapping[str, Rule] = {
     "AgentService/Session": Rule(kinds=frozenset({NODE})),
-    "AgentService/PushLog": Rule(kinds=frozenset({NODE})),
+    "AgentService/PushLog": Rule(kinds=frozenset({NODE, RELAY})),
     "CellService/Session": Rule(kinds=frozenset({CELL})),
+    "RelayService/Session": Rule(kinds=frozenset({RELAY})),
     "IdentityService/Join": Rule(anybody=True),
     "IdentityService/Renew": Rule(kinds=frozenset({NODE, CELL, RELAY})),
     "IdentityService/WhoAmI": Rule(Role.NONE, frozenset({NODE, CELL, RELAY})),
@@ -110,10 +111,16 @@ class Access:
         if not self.site:
             return replace(LOCAL, peer=peer)
         shown = list(context.auth_context().get(PEM_KEY, ()))
-        if not shown:
-            return replace(ANONYMOUS, peer=peer)
+        return self.holder(shown[0], peer) if shown else replace(ANONYMOUS, peer=peer)
+
+    def holder(self, certificate_pem: bytes, peer: str) -> Caller:
+        """Whom a certificate names that its holder has proven to be his: to us, or to a relay that we trust with his name.
+
+        Raises:
+            RequestRefused: it is not one of this site's, has expired, or its identity is revoked.
+        """
         try:
-            claims = read_certificate(shown[0])
+            claims = read_certificate(certificate_pem)
         except BadCertificate as error:
             refuse("unauthenticated", "NOT_AUTHENTICATED", str(error))
         if claims.site != self.site or claims.kind == CONTROLLER:
@@ -171,4 +178,20 @@ def check_name(caller: Caller, kind: str, name: str) -> None:
     """
     if caller.kind != LOCAL.kind and (caller.kind, caller.name) != (kind, name):
         text = f"{caller.uri} says that it is {kind} {name!r}: an agent speaks of itself only"
+        refuse("denied", "NOT_YOUR_NAME", text)
+
+
+def check_speaks_for(caller: Caller, name: str) -> None:
+    """Refuse who says something for a node: neither the node itself nor a relay whose certificate lists it.
+
+    Raises:
+        RequestRefused: NOT_YOUR_NAME.
+    """
+    if caller.kind != RELAY:
+        check_name(caller, NODE, name)
+    elif not covers(caller.speaks_for, name):
+        text = (
+            f"{caller.uri} speaks for {', '.join(caller.speaks_for[:5]) or 'none'} and not for {name!r}: make the relay a "
+            "token with `--speaks-for`"
+        )
         refuse("denied", "NOT_YOUR_NAME", text)

@@ -17,16 +17,17 @@ from controlplane.core.identity import NODE
 from controlplane.observability.beats import Delay
 from controlplane.rpc import observations
 from controlplane.rpc.access import check_name
-from controlplane.rpc.caller import CALLER
+from controlplane.rpc.caller import CALLER, Caller
 from controlplane.rpc.codec import at_from_age
 from controlplane.rpc.effects import agent_effect, concerns
 from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.generations import GenerationMessages
-from controlplane.rpc.guard import Context, resolve
+from controlplane.rpc.guard import resolve
 from controlplane.rpc.logs import LogRelays
-from controlplane.rpc.sessions import Conversation, Registry, Work
+from controlplane.rpc.sessions import Registry, Session, Work
 from controlplane.rpc.site import Site
 from controlplane.rpc.skew import check_version
+from controlplane.rpc.streams import OwnStream
 
 log = structlog.get_logger(__name__)
 
@@ -56,24 +57,36 @@ def check_epoch(site: Site, name: str, highest: int) -> None:
         refuse("stale", "STALE_CONTROLLER", text)
 
 
-class AgentConversation(Conversation):
-    """The stream of one node agent."""
+class AgentSession(Session):
+    """The session of one node agent."""
 
     kind = "agent"
     subject = "node"
 
-    def __init__(self, site: Site, registry: Registry, context: Context, prepared: GenerationMessages) -> None:
-        super().__init__(site, registry, context)
+    def __init__(self, site: Site, registry: Registry, caller: Caller, prepared: GenerationMessages) -> None:
+        super().__init__(site, registry, caller)
         self._prepared = prepared
         self._own_rows = False
         self._number = -1
         self._delay = Delay()
 
+    @property
+    def number(self) -> int:
+        """The node's row in the fleet; -1 before its hello is recorded."""
+        return self._number
+
     async def greet(self, message: agent_pb2.AgentMessage) -> None:
-        """The hello opens the session; its rows are the whole truth of the node."""
+        """The first message is the hello."""
         if message.WhichOneof("body") != "hello":
             refuse("invalid", "NO_HELLO", "the first message of a session must be a hello")
-        hello = message.hello
+        await self.open(message.hello)
+
+    async def open(self, hello: agent_pb2.AgentHello) -> None:
+        """The hello opens the session; its rows are the whole truth of the node.
+
+        Raises:
+            RequestRefused: it is not believed.
+        """
         check_name(self.caller, NODE, hello.node)
         site = self.site
         event = observations.node_hello(hello, site.now_ns(), site.state)
@@ -193,7 +206,11 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
 
     async def Session(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override] # reads and writes by itself
         """One node agent's stream."""
-        await AgentConversation(self._site, self._sessions, context, self._prepared).run()
+        await OwnStream(self.session_of(CALLER.get()), context).run()
+
+    def session_of(self, caller: Caller) -> AgentSession:
+        """A session for a node that has proven its name, whatever will carry it."""
+        return AgentSession(self._site, self._sessions, caller, self._prepared)
 
     async def PushLog(self, request_iterator: Any, context: Any) -> agent_pb2.PushLogResponse:
         """Chunks of one log for one reader; ends when the reader leaves."""

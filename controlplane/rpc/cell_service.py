@@ -20,14 +20,14 @@ from controlplane.core.spec import JobSpec, Violation
 from controlplane.rpc import observations
 from controlplane.rpc.access import check_name
 from controlplane.rpc.agent_service import check_epoch, welcome
-from controlplane.rpc.caller import LOCAL
+from controlplane.rpc.caller import CALLER, LOCAL, Caller
 from controlplane.rpc.codec import workload_message
 from controlplane.rpc.effects import Roots, cell_effect
 from controlplane.rpc.errors import RequestRefused, refuse, violation_value
-from controlplane.rpc.guard import Context
-from controlplane.rpc.sessions import Conversation, Registry, Work
+from controlplane.rpc.sessions import Registry, Session, Work
 from controlplane.rpc.site import Site
 from controlplane.rpc.skew import check_version
+from controlplane.rpc.streams import OwnStream
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +35,8 @@ CELL_RETURN_S = 10.0
 """A submission waits this long for a cell agent that has just lost its session."""
 
 
-class CellConversation(Conversation):
-    """The stream of one cell agent.
+class CellSession(Session):
+    """The session of one cell agent.
 
     `members` remembers what the cell last said of every node: a node agent may come after its raylet, and the core
     keeps membership of registered nodes only.
@@ -45,8 +45,8 @@ class CellConversation(Conversation):
     kind = "cell"
     subject = "cell"
 
-    def __init__(self, site: Site, registry: Registry, context: Context) -> None:
-        super().__init__(site, registry, context)
+    def __init__(self, site: Site, registry: Registry, caller: Caller) -> None:
+        super().__init__(site, registry, caller)
         self.members: dict[str, bool] = {}
         self.store_address = ""
         self._questions: dict[str, asyncio.Future[tuple[Violation, ...]]] = {}
@@ -208,7 +208,7 @@ async def preflight(site: Site, cells: Registry, spec: JobSpec) -> None:
     if session is None:
         log.warning("preflight_skipped", job=spec.name, reason="no cell agent is connected")
         return
-    cell = cast("CellConversation", session)
+    cell = cast("CellSession", session)
     try:
         violations = await cell.preflight(spec, spec.checkpoint.folder or site.settings.root)
     except TimeoutError:
@@ -234,4 +234,4 @@ class CellService(cell_pb2_grpc.CellServiceServicer):
 
     async def Session(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override] # reads and writes by itself
         """One cell agent's stream."""
-        await CellConversation(self._site, self._sessions, context).run()
+        await OwnStream(CellSession(self._site, self._sessions, CALLER.get()), context).run()

@@ -30,6 +30,7 @@ DEFAULT_LIMIT = 64 * KIB
 LIMITS: Mapping[str, int] = {
     "AgentService/Session": 8 * MIB,  # a snapshot of a node with hundreds of processes and their last output
     "AgentService/PushLog": 128 * KIB,  # chunks of 64 KiB
+    "RelayService/Session": 9 * MIB,  # one of a node agent's messages, wrapped
     "CellService/Session": 8 * MIB,  # the actors of 250 nodes
     "JobService/SubmitJob": MIB,
     "CodeService/UploadCode": 128 * KIB,  # chunks of 64 KiB

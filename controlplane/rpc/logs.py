@@ -14,8 +14,7 @@ from typing import Any
 from phalanx.v1 import agent_pb2, job_pb2
 
 from controlplane.core.draft import Refusal
-from controlplane.core.identity import NODE
-from controlplane.rpc.access import check_name
+from controlplane.rpc.access import check_speaks_for
 from controlplane.rpc.caller import Caller
 from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.guard import Context, read_message
@@ -73,7 +72,7 @@ class LogRelays:
         relay = self._open.get(first.stream_id)
         if relay is None:
             refuse("not_found", "NO_SUCH_LOG_READER", "nobody reads this log any more")
-        check_name(caller, NODE, relay.node)
+        check_speaks_for(caller, relay.node)
         relay.opened.set()
         copying = asyncio.create_task(_copy(context, relay, first))
         left = asyncio.create_task(relay.left.wait())

@@ -6,9 +6,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from controlplane.core import records as r
 from controlplane.core.state import State
-from controlplane.engine.soft import Progress, SoftColumns
+from controlplane.engine.soft import Progress, SoftColumns, StepColumns
 
 REMEMBERED_JOBS = 200
 """Ended jobs whose last progress is still shown; as many as the state keeps."""
@@ -29,6 +31,10 @@ class ProgressGate:
     def beat(self, node: int, now_ns: int) -> None:
         """A node's lease is renewed."""
         self._columns.beat(node, now_ns)
+
+    def beats(self, nodes: np.ndarray, at_ns: np.ndarray) -> None:
+        """Leases of many nodes are renewed. Numbers of nodes, and when each was heard, Unix ns."""
+        self._columns.beats(nodes, at_ns)
 
     def last_beat_ns(self, size: int) -> Sequence[int]:
         """Last beat of each node by number; 0: none yet."""
@@ -57,6 +63,17 @@ class ProgressGate:
                 return False  # a node tells of its own ranks only
             self._columns.step(job, rank, node, step, at_ns, loss=loss, step_time_s=step_time_s, generation=generation)
             return True
+
+    def steps(self, state: Callable[[], State], job: str, generation: int, rows: StepColumns) -> int:
+        """Ranks of one generation finished steps. Returns how many rows were refused, as `step` refuses them."""
+        with self._lock:
+            known = state().jobs.get(job)
+            if known is None or known.terminal or known.generation != generation:
+                return len(rows.ranks)
+            fits = (rows.ranks < known.spec.ranks) & (rows.steps > 0)
+            fits &= known.rank_node[np.where(fits, rows.ranks, 0)] == rows.nodes
+            self._columns.steps(job, rows.taken(fits))
+            return len(rows.ranks) - int(np.count_nonzero(fits))
 
     def committed(self, records: Sequence[r.Record]) -> None:
         """A turn was published: generations rewind, ended jobs are forgotten. Called in the brain's thread."""

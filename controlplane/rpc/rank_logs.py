@@ -15,7 +15,7 @@ from typing import cast
 from phalanx.v1 import agent_pb2, job_pb2
 
 from controlplane.core.jobs import NONE, Job, host_id
-from controlplane.rpc.agent_service import AgentConversation
+from controlplane.rpc.agent_service import AgentSession
 from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.history import History
 from controlplane.rpc.logs import LogRelays, read_relay
@@ -110,7 +110,7 @@ class RankLogs:
             )
             if at is not None:
                 order.offset = (at.offset or 0) if at.host_id == process.host_id else 0
-            cast("AgentConversation", session).open_log(order)
+            cast("AgentSession", session).open_log(order)
             async for chunk in read_relay(relay):
                 yield chunk
         finally:

@@ -8,20 +8,21 @@ from controlplane.core import records as r
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
 from controlplane.core.vocabulary import NodeLiveness
-from controlplane.rpc.cell_service import CellConversation
+from controlplane.rpc.cell_service import CellSession
 from controlplane.rpc.history import History
-from controlplane.rpc.sessions import Conversation, Registry
+from controlplane.rpc.sessions import Registry, Session
 from controlplane.rpc.site import Site
 
 
 class Router:
     """Hands durable effects to sessions. Without a session they stay outstanding, and the next hello takes them along."""
 
-    def __init__(self, site: Site, agents: Registry, cells: Registry, history: History) -> None:
+    def __init__(self, site: Site, agents: Registry, cells: Registry, relays: Registry, history: History) -> None:
         self._site = site
         self._history = history
         self._agents = agents
         self._cells = cells
+        self._relays = relays
 
     def submit(self, effects: Sequence[Effect]) -> None:
         """Take effects over from the brain's thread."""
@@ -32,13 +33,14 @@ class Router:
         self._site.loop.call_soon_threadsafe(self._after, tuple(records))
 
     def sessions(self) -> dict[str, int]:
-        """Open streams by kind of agent."""
-        return {"node": len(self._agents.current), "cell": len(self._cells.current)}
+        """Open sessions by kind of agent; those of nodes behind relays are among the nodes'."""
+        registries = {"node": self._agents, "cell": self._cells, "relay": self._relays}
+        return {kind: len(registry.current) for kind, registry in registries.items()}
 
     def end_all(self, refusal: Refusal) -> None:
         """End every session."""
-        for registry in (self._agents, self._cells):
-            for session in registry.current.values():
+        for registry in (self._agents, self._cells, self._relays):
+            for session in tuple(registry.current.values()):
                 session.end(refusal)
 
     def _dispatch(self, effects: tuple[Effect, ...]) -> None:
@@ -46,7 +48,7 @@ class Router:
             for session in self._addressed(effect):
                 session.send_effects((effect,))
 
-    def _addressed(self, effect: Effect) -> Iterator[Conversation]:
+    def _addressed(self, effect: Effect) -> Iterator[Session]:
         """The open sessions that an effect is for."""
         kind, _, name = effect.target.partition(":")
         names: Iterable[str] = (name,)
@@ -71,7 +73,7 @@ class Router:
             elif isinstance(record, r.NodeRegistered | r.NodesRegistered):
                 new = record.nodes if isinstance(record, r.NodesRegistered) else (record,)
                 for session in self._cells.current.values():
-                    if isinstance(session, CellConversation):
+                    if isinstance(session, CellSession):
                         for registered in new:
                             session.node_registered(registered.node)
         self._site.commits.notify()

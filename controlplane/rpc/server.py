@@ -34,6 +34,8 @@ from phalanx.v1 import (
     identity_pb2_grpc,
     job_pb2,
     job_pb2_grpc,
+    relay_pb2,
+    relay_pb2_grpc,
 )
 
 from controlplane.config import Settings
@@ -54,6 +56,7 @@ from controlplane.rpc.identity_service import IdentityService, add_join, record_
 from controlplane.rpc.job_service import JobService
 from controlplane.rpc.logs import LogRelays
 from controlplane.rpc.open_calls import OpenCalls
+from controlplane.rpc.relay_service import RelayService
 from controlplane.rpc.router import Router
 from controlplane.rpc.sessions import Registry
 from controlplane.rpc.site import Site
@@ -183,6 +186,7 @@ def bind(settings: Settings, metrics: Metrics, leader: Callable[[], str]) -> Edg
         for module, service in (
             (agent_pb2, "AgentService"),
             (cell_pb2, "CellService"),
+            (relay_pb2, "RelayService"),
             (fleet_pb2, "FleetService"),
             (job_pb2, "JobService"),
             (checkpoint_pb2, "CheckpointService"),
@@ -227,11 +231,14 @@ def server_credentials(
 def serve(edge: Edge, site: Site, storage: Storage) -> Router:
     """Add the services and return the way from the brain to their streams; the edge can be opened after this."""
     edge.access.attach(lambda: site.state, site.now_ns, lambda claims: site.spawn(record_outside(site, claims)))
-    agents, cells, relays = Registry(), Registry(), LogRelays()
+    agents, cells, relays, logs = Registry(), Registry(), Registry(), LogRelays()
     history = History(site.journal)
     server = cast("aio.Server", edge.board)  # the generated code only adds handlers to it
-    agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(site, agents, relays), server)
+    nodes = AgentService(site, agents, logs)
+    agent_pb2_grpc.add_AgentServiceServicer_to_server(nodes, server)
     cell_pb2_grpc.add_CellServiceServicer_to_server(CellService(site, cells), server)
+    relaying = RelayService(site, relays, nodes, edge.access)
+    relay_pb2_grpc.add_RelayServiceServicer_to_server(relaying, server)
     fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(site), server)
     checkpoint_pb2_grpc.add_CheckpointServiceServicer_to_server(CheckpointService(site), server)
     event_pb2_grpc.add_EventServiceServicer_to_server(EventService(site, history), server)
@@ -240,10 +247,10 @@ def serve(edge: Edge, site: Site, storage: Storage) -> Router:
     code = CodeStore(site)
     site.spawn(code.sweep())
     code_pb2_grpc.add_CodeServiceServicer_to_server(CodeService(site, code), server)
-    jobs = JobService(site, agents, cells, relays, history, code=code)
+    jobs = JobService(site, agents, cells, logs, history, code=code)
     job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     identities = IdentityService(site, edge.authority)
     identity_pb2_grpc.add_IdentityServiceServicer_to_server(identities, server)
     if edge.join is not None:
         add_join(identities, cast("aio.Server", edge.join_board))
-    return Router(site, agents, cells, history)
+    return Router(site, agents, cells, relays, history)

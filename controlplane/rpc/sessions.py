@@ -1,8 +1,8 @@
-"""Long-lived streams of agents and cells: one reader, one writer, one worker each, and who speaks for which name.
+"""Sessions of agents and cells, whatever carries them: what a name is told, what it reports, and who speaks for it.
 
-The reader is never cancelled and never timed (a cancelled read leaks inside grpc): when the call ends, its read returns
-by itself. The worker takes observations to the brain one by one, in order, so that an acknowledgement covers all earlier
-reports. Whoever wants a session to end says so through `end`; the call then ends with that refusal.
+A session's observations are taken to the brain one by one, in order, so that an acknowledgement covers all earlier reports.
+Whoever wants a session to end says so through `end`; what carries it (`streams`: a stream of its own, `relay_service`: a
+relay's) then ends it with that refusal.
 """
 
 from __future__ import annotations
@@ -11,26 +11,21 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 from weakref import WeakValueDictionary
 
 import structlog
-from grpc import aio
 
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
 from controlplane.core.events import EffectDone, Observation
-from controlplane.rpc.caller import CALLER
+from controlplane.rpc.caller import Caller
 from controlplane.rpc.effects import Superseded
 from controlplane.rpc.errors import RequestRefused
-from controlplane.rpc.guard import Context, read_message
 from controlplane.rpc.site import Outcome, Site
 
 BATCH = 64
 """Outcomes of effects that go to the brain together."""
-PAUSE_LIMIT_S = 5.0
-LAST_WRITE_S = 1.0
-"""A peer that does not take one more message in this time gets its status without."""
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +42,7 @@ class Work:
 class Registry:
     """Who speaks for a name now. The lock of a name orders hellos and ends."""
 
-    current: dict[str, Conversation] = field(default_factory=dict)
+    current: dict[str, Session] = field(default_factory=dict)
     _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     def lock(self, name: str) -> asyncio.Lock:
@@ -64,28 +59,31 @@ class Registry:
             session.end(refusal)
 
 
-class Conversation:
-    """One stream from its first message to its end. Subclasses know the messages."""
+class Session:
+    """One name's session from its hello to its end. Subclasses know the messages; a carrier reads and writes them.
+
+    `wake` is called when `next_instruction` has something to write; a carrier sets it, looks at `closing`, and calls `close`
+    once when the session is over.
+    """
 
     kind = "session"
     subject = "name"
 
-    def __init__(self, site: Site, registry: Registry, context: Context) -> None:
+    def __init__(self, site: Site, registry: Registry, caller: Caller) -> None:
         self.site = site
         self.registry = registry
-        self.context = context
-        self.caller = CALLER.get()
+        self.caller = caller
         self.name = ""
         self.boot_id = ""
         self.ended = False
-        self._closing: asyncio.Future[Refusal] = site.loop.create_future()
+        self.closing: asyncio.Future[Refusal] = site.loop.create_future()
+        self.wake: Callable[[], None] = _nobody
         self._outgoing: deque[Any] = deque()
         self._effects: deque[Effect] = deque()
         self._carried: set[str] = set()
-        self._wake = asyncio.Event()
-        self._work: asyncio.Queue[Work] = asyncio.Queue()  # bounded by its reader, which pauses
-        self._room = asyncio.Event()
-        self._writing = False
+        self._work: deque[Work] = deque()  # bounded by the carrier, which reads no further or ends the session
+        self._carrying: asyncio.Task[None] | None = None
+        self._room: asyncio.Event | None = None
 
     # What subclasses provide
 
@@ -114,19 +112,21 @@ class Conversation:
     def send(self, instruction: Any) -> None:
         """Queue an instruction; a peer that leaves too many unread is cut."""
         if len(self._outgoing) >= self.site.settings.session_queue:
-            self.end(self._slow(f"has left {len(self._outgoing)} instructions unread"))
+            self.end(self.slow(f"has left {len(self._outgoing)} instructions unread"))
             return
         self._outgoing.append(instruction)
-        self._wake.set()
+        self.wake()
 
     def queue(self, work: Work) -> None:
         """Queue an observation for the brain."""
-        self._work.put_nowait(work)
+        self._work.append(work)
+        if self._carrying is None and not self.ended:
+            self._carrying = self.site.loop.create_task(self._carry(), name=f"{self.kind} observations")
 
     def end(self, refusal: Refusal) -> None:
         """End the session with a status."""
-        if not self._closing.done():
-            self._closing.set_result(refusal)
+        if not self.closing.done():
+            self.closing.set_result(refusal)
 
     def send_effects(self, effects: Iterable[Effect]) -> None:
         """Send effects that this session has not carried yet, in order.
@@ -141,7 +141,7 @@ class Conversation:
         outstanding = self.site.state.effects
         if len(self._carried) > 2 * len(outstanding) + 64:
             self._carried &= outstanding.keys() | {effect.id for effect in self._effects}
-        self._wake.set()
+        self.wake()
 
     def accept(self) -> None:
         """From now on this session speaks for its name; an earlier one ends."""
@@ -150,6 +150,8 @@ class Conversation:
         if earlier is not None:
             text = f"another session of {self.name} has taken over"
             earlier.end(Refusal("conflict", "SESSION_REPLACED", text))
+        if self.ended:  # while the brain took the hello: nobody has told of the end yet
+            self.site.spawn(self._leave("the stream ended during its hello", 0.0))
 
     def note(self, event: str, **fields: object) -> None:
         """A log line about this session; `node` or `cell` holds its name, as in every other line."""
@@ -168,84 +170,28 @@ class Conversation:
             return  # that it was done is shown by the ranks, not said by every node
         self.queue(Work(EffectDone(effect_id, ok, message)))
 
-    # The stream
+    # What carriers use
 
-    async def run(self) -> None:
-        """Serve the stream until either side ends it.
+    @property
+    def waiting(self) -> int:
+        """Observations that wait for the brain."""
+        return len(self._work)
 
-        Raises:
-            RequestRefused: we end it.
-        """
-        site = self.site
-        reader = asyncio.create_task(self._read(), name=f"{self.kind} reader")
-        writer = asyncio.create_task(self._write(), name=f"{self.kind} writer")
-        worker = asyncio.create_task(self._carry(), name=f"{self.kind} worker")
-        hello = site.loop.call_later(site.settings.hello_ms / 1000, self._late_hello)
-        reason = "the stream was reset"
-        try:
-            ends: set[asyncio.Future[Any]] = {reader, writer, worker, self._closing}
-            with site.calls.hold(self.caller, self.end, site.now_ns):
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            await self._last_write(writer)
-            _raise_from(reader, writer, worker)
-            if self._closing.done():
-                _raise(self._closing.result())
-            reason = "the agent closed its stream"
-        except RequestRefused as error:
-            reason = error.refusal.message
-            raise
-        finally:
-            self.ended = True
-            hello.cancel()
-            worker.cancel()
-            if not self._writing:
-                writer.cancel()
-            for task in (reader, writer):
-                task.add_done_callback(_settle)
-            site.spawn(self._leave(reason))
+    async def room(self) -> None:
+        """Until the brain has caught up with half of what may wait."""
+        self._room = asyncio.Event()
+        await self._room.wait()
 
-    async def _read(self) -> None:
-        message = await read_message(self.context)
-        if message is None:
-            return
-        await self.greet(message)
-        while not self.ended:
-            message = await read_message(self.context)
-            if message is None:
-                return
-            self.handle(message)
-            if self._work.qsize() >= self.site.settings.report_queue:
-                await self._pause()
+    def slow(self, what: str) -> Refusal:
+        """What a peer is told that does not read."""
+        return Refusal("exhausted", "SLOW_READER", f"{self.name or 'the peer'} {what}: connect again")
 
-    async def _pause(self) -> None:
-        """Read no further until the brain has caught up; a peer that waits too long is cut, its beats wait too."""
-        self._room.clear()
-        try:
-            async with asyncio.timeout(PAUSE_LIMIT_S):
-                await self._room.wait()
-        except TimeoutError:
-            text = f"{self._work.qsize()} reports of {self.name} wait for the controller: connect again"
-            self.end(Refusal("exhausted", "BACKLOG", text))
+    def backlog(self) -> Refusal:
+        """What a peer is told whose reports do not get through."""
+        text = f"{len(self._work)} reports of {self.name} wait for the controller: connect again"
+        return Refusal("exhausted", "BACKLOG", text)
 
-    async def _write(self) -> None:
-        limit_s = self.site.settings.write_ms / 1000
-        while not self.ended:
-            instruction = self._next_instruction()
-            if instruction is None:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            self._writing = True
-            stuck = self.site.loop.call_later(limit_s, self.end, self._slow(f"has read nothing for {limit_s:g} s"))
-            try:
-                await self.context.write(instruction)
-            except (aio.BaseError, asyncio.InvalidStateError):
-                return  # the call has ended; the reader says how
-            finally:
-                stuck.cancel()
-                self._writing = False
-
-    def _next_instruction(self) -> Any:
+    def next_instruction(self) -> Any:
         """What to write now, None when nothing waits."""
         if self._outgoing:
             return self._outgoing.popleft()
@@ -262,27 +208,35 @@ class Conversation:
                 self.site.spawn(self.site.tell_until_durable(event))
         return None
 
-    def _slow(self, what: str) -> Refusal:
-        return Refusal("exhausted", "SLOW_READER", f"{self.name or 'the peer'} {what}: connect again")
-
-    async def _last_write(self, writer: asyncio.Task[None]) -> None:
-        """Let the write under way end before a status is sent: cut short, grpc sends the headers twice and no status."""
+    def close(self, reason: str, moved_s: float = 0.0) -> None:
+        """The session is over: the brain learns it, unless another one speaks for the name within `moved_s`."""
         self.ended = True
-        if self._writing:
-            await asyncio.wait({writer}, timeout=LAST_WRITE_S)
+        if self._carrying is not None:
+            self._carrying.cancel()
+        self.site.spawn(self._leave(reason, moved_s))
 
     async def _carry(self) -> None:
         """One report at a time, in order; outcomes of effects that follow each other together."""
-        while True:
-            batch = [await self._work.get()]
-            while isinstance(batch[-1].event, EffectDone) and not self._work.empty() and len(batch) < BATCH:
-                batch.append(self._work.get_nowait())
-            together = [work for work in batch if isinstance(work.event, EffectDone)]
-            await asyncio.gather(*(self._deliver(work) for work in together))
-            for work in batch[len(together) :]:
-                await self._deliver(work)
-            if self._work.qsize() < self.site.settings.report_queue // 2:
-                self._room.set()
+        try:
+            while self._work and not self.ended:
+                batch = [self._work.popleft()]
+                while isinstance(batch[-1].event, EffectDone) and self._work and len(batch) < BATCH:
+                    batch.append(self._work.popleft())
+                together = [work for work in batch if isinstance(work.event, EffectDone)]
+                await asyncio.gather(*(self._deliver(work) for work in together))
+                for work in batch[len(together) :]:
+                    await self._deliver(work)
+                if self._room is not None and len(self._work) < self.site.settings.report_queue // 2:
+                    self._room.set()
+        except RequestRefused as error:
+            self.end(error.refusal)
+        except Exception:  # process edge: a defect in one session must not reach the others
+            log.exception("session_broke", **{self.subject: self.name})
+            self.site.metrics.refuse("INTERNAL")
+            text = "the session failed by a defect of the controller; its log has the details"
+            self.end(Refusal("internal", "INTERNAL", text))
+        finally:
+            self._carrying = None
 
     async def _deliver(self, work: Work) -> None:
         outcome = await self.site.tell_until_durable(work.event)
@@ -291,12 +245,7 @@ class Conversation:
         if work.done is not None:
             work.done()
 
-    def _late_hello(self) -> None:
-        if not self.name:
-            text = f"no hello within {self.site.settings.hello_ms} ms: the first message must be one"
-            self.end(Refusal("invalid", "NO_HELLO", text))
-
-    async def _leave(self, reason: str) -> None:
+    async def _leave(self, reason: str, moved_s: float) -> None:
         """Tell the brain once that the name has lost its session, unless another one speaks for it already."""
         if not self.name:
             return
@@ -306,6 +255,8 @@ class Conversation:
                 return
             del self.registry.current[self.name]
         self.note("session_ended", reason=reason)
+        if moved_s:
+            await asyncio.sleep(moved_s)
         await self._tell_lost(event)
 
     async def _tell_lost(self, event: Observation) -> None:
@@ -319,17 +270,5 @@ class Conversation:
                 await asyncio.sleep(0.5)
 
 
-def _raise_from(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        if task.done():
-            task.result()
-
-
-def _raise(refusal: Refusal) -> NoReturn:
-    raise RequestRefused(refusal)
-
-
-def _settle(task: asyncio.Task[None]) -> None:
-    """Look at what a reader left behind ended with: the call is over, so nothing of it matters."""
-    if not task.cancelled():
-        task.exception()
+def _nobody() -> None:
+    """Before a carrier has the session nobody writes."""

@@ -1,0 +1,106 @@
+"""Node agents behind a relay: a real controller, real relays, four real agents. A relay's end moves sessions and kills nobody."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from phalanx.v1 import event_pb2, fleet_pb2, types_pb2
+
+from controlplane.core.vocabulary import NodeLiveness
+from tests.fixtures.controller_process import until
+from tests.fixtures.relays import RelayProcess
+from tests.fixtures.secure_site import NodeAgent, SecureController
+
+NODES = tuple(f"node-{number}" for number in range(4))
+LEASE_MS = 2_000
+
+
+class RelayedSite:
+    """A controller, a relay for four nodes, and their agents, which dial the relay first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.controller = SecureController(folder, lease_ms=LEASE_MS, beat_ms=100).start()
+        self.relays = [RelayProcess(self.controller, folder / "relay", "relay-1", ("node-[0-3]",))]
+        self.agents: list[NodeAgent] = []
+
+    def add_agent(self, node: str, relays: str) -> NodeAgent:
+        place = self.folder / node
+        self.controller.join_file(place / "join.json", "node", node)
+        agent = NodeAgent(self.controller, place, node, "--relay", relays)
+        self.agents.append(agent)
+        return agent
+
+    def nodes(self) -> list[fleet_pb2.Node]:
+        return list(self.controller.fleet.ListNodes(fleet_pb2.ListNodesRequest(), timeout=30).nodes)
+
+    def all_open(self) -> bool:
+        nodes = self.nodes()
+        return len(nodes) == len(self.agents) and all(node.session_open for node in nodes)
+
+    def sessions(self, kind: str) -> int:
+        line = next(
+            line for line in self.controller.metrics().splitlines() if f'phalanx_sessions{{kind="{kind}"' in line
+        )
+        return round(float(line.rsplit(" ", 1)[1]))
+
+    def records(self, *types: str) -> list[dict[str, Any]]:
+        found = self.controller.events.ListEvents(event_pb2.ListEventsRequest(limit=1_000), timeout=30).events
+        return [json.loads(event.body_json) for event in found if event.type in types]
+
+    def convictions(self) -> list[dict[str, Any]]:
+        return [body for body in self.records("LivenessChanged") if body["liveness"] == int(NodeLiveness.DEAD)]
+
+    def close(self) -> None:
+        for part in (*self.agents, *self.relays, self.controller):
+            part.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[RelayedSite]:
+    one = RelayedSite(tmp_path)
+    try:
+        for node in NODES:
+            one.add_agent(node, one.relays[0].address)
+        until(one.all_open, "every node has a session")
+        yield one
+    finally:
+        one.close()
+
+
+def test_a_relay_that_dies_or_stands_still_moves_its_nodes_and_convicts_none(site: RelayedSite) -> None:
+    relay = site.relays[0]
+    assert site.sessions("relay") == 1
+    assert len(site.controller.log_lines("session_opened")) == len(NODES) + 1
+    peers = {json.loads(line)["peer"] for line in site.controller.log_lines("session_opened")}
+    assert len(peers) == 1, "everything came over the relay's connection"
+    time.sleep(1.5 * LEASE_MS / 1_000)  # longer than a lease: beats come through
+    assert not site.records("LivenessChanged")
+
+    relay.kill()
+    began = time.monotonic()
+    until(lambda: site.sessions("relay") == 0, "the controller knows that the relay is gone")
+    until(lambda: site.sessions("node") == len(NODES), "the agents have dialled the controller")
+    assert time.monotonic() - began < 10
+    until(site.all_open, "every node has a session")
+    time.sleep(1.5 * LEASE_MS / 1_000)
+    assert not site.convictions()
+    assert not site.records("LivenessChanged"), "nobody was even suspected"
+
+
+def test_a_relay_that_stands_still_ages_its_nodes_and_its_agents_leave_it(site: RelayedSite) -> None:
+    relay = site.relays[0]
+    relay.send(signal.SIGSTOP)
+    until(lambda: len(site.controller.log_lines("session_opened")) == 2 * len(NODES) + 1, "the agents are elsewhere")
+    until(lambda: all(node.liveness == types_pb2.NODE_LIVENESS_ALIVE for node in site.nodes()), "all are ALIVE again")
+    relay.send(signal.SIGCONT)
+    until(lambda: relay.logged("session.ended") or len(relay.logged("node.refused")) > 0, "the relay looks around")
+    time.sleep(1.5 * LEASE_MS / 1_000)
+    assert site.all_open()
+    assert not site.convictions()
