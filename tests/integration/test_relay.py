@@ -100,7 +100,6 @@ def test_a_relay_that_stands_still_ages_its_nodes_and_its_agents_leave_it(site: 
     until(lambda: len(site.controller.log_lines("session_opened")) == 2 * len(NODES) + 1, "the agents are elsewhere")
     until(lambda: all(node.liveness == types_pb2.NODE_LIVENESS_ALIVE for node in site.nodes()), "all are ALIVE again")
     relay.send(signal.SIGCONT)
-    until(lambda: relay.logged("session.ended") or len(relay.logged("node.refused")) > 0, "the relay looks around")
     time.sleep(1.5 * LEASE_MS / 1_000)
     assert site.all_open()
     assert not site.convictions()
