@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -234,3 +235,26 @@ def test_devices_of_a_silent_probe_are_unknown_and_the_rest_goes_on(tmp_path: Pa
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(inside())
+
+
+def test_the_kernel_log_is_read_from_where_the_last_agent_stopped(tmp_path: Path) -> None:
+    """At most an hour back: what an agent did not see while it was away is not lost, and old faults are not dug up."""
+
+    def since_s(age_s: float | None) -> float:
+        telemetry = tmp_path / "telemetry.prom"
+        if age_s is not None:
+            telemetry.touch()
+            os.utime(telemetry, (time.time() - age_s,) * 2)
+
+        async def made() -> float:
+            settings = DeviceSettings(
+                node="n1", vendors=("host",), simulated=0, kept_path=tmp_path / "kept", telemetry_path=telemetry
+            )
+            (probe,) = Devices(settings)._probes
+            return probe._log_since_ns / 1e9
+
+        return asyncio.run(made())
+
+    assert since_s(None) == 0, "a new node has no past"
+    assert time.time() - since_s(60) == pytest.approx(65, abs=10)
+    assert time.time() - since_s(86_400) == pytest.approx(3_600, abs=10)

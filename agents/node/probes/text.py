@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from agents.node.probes.machine import Machine, Memory, Unreadable
 
 
-def printed(machine: Machine, command: Sequence[str]) -> str:
+def printed(machine: Machine, command: Sequence[str], timeout_s: float = 10.0) -> str:
     """What a command prints. Raises Unreadable, also when it ends with another code than 0."""
-    out = machine.run(command)
+    out = machine.run(command, timeout_s)
     if out.code != 0:
         said = " ".join((out.stderr or out.stdout).split())[:300]
         raise Unreadable(f"{' '.join(command)}: ended with code {out.code}: {said or 'it printed nothing'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from agents.node.probes import ascend
-from agents.node.probes.machine import Memory
+from agents.node.probes.machine import Memory, Output
 from agents.node.probes.reading import Assertion, Health, Metric, Reading, Severity
 from controlplane.catalogues import built_in
 from controlplane.core.health.catalogue import Frequency
@@ -35,6 +36,27 @@ def superpod() -> RecordedMachine:
 
 def read(machine: RecordedMachine, memory: Memory | None = None) -> Reading:
     return ascend.read(machine, {} if memory is None else memory)
+
+
+def later(machine: RecordedMachine, seconds: int = 60) -> RecordedMachine:
+    return replace(machine, clock_ns=machine.clock_ns + seconds * 1_000_000_000)
+
+
+class Slow:
+    """A recorded machine whose tools take a second each."""
+
+    def __init__(self, machine: RecordedMachine) -> None:
+        self._machine, self.took_s = machine, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._machine, name)
+
+    def run(self, command: Sequence[str], timeout_s: float = 10.0) -> Output:
+        self.took_s += 1
+        return self._machine.run(command, timeout_s)
+
+    def now_ns(self) -> int:
+        return self._machine.clock_ns + self.took_s * 1_000_000_000
 
 
 def codes(reading: Reading) -> list[tuple[str, str, Severity]]:
@@ -128,9 +150,26 @@ def test_uncorrectable_errors_that_grow_are_one_event(node: RecordedMachine) -> 
     read(node, memory)
     line = "HBM Double Bit Aggregate Total Err Cnt   : "
     grown = node.edited(detail("ecc"), lambda text: text.replace(f"{line}0", f"{line}2"))
+    assert read(grown, memory).faults == (), "its turn has not come again"
+    grown = later(grown)
     (event,) = read(grown, memory).faults
     assert (event.code, event.assertion, event.sequence) == ("ECC-UNCORRECTED", Assertion.ONCE, 2)
-    assert read(grown, memory).faults == ()
+    assert read(later(grown), memory).faults == ()
+
+
+def test_a_slow_tool_is_asked_in_turns_and_every_chip_has_its_turn(superpod: RecordedMachine) -> None:
+    """npu-smi takes a second for each answer: a reading asks for six seconds, and goes on where it stopped."""
+    slow, memory = Slow(superpod), {}
+    first = ascend.read(slow, memory)
+    assert slow.took_s <= 7, "well within the deadline of the process"
+    assert {npu.health for npu in first.devices} == {Health.HEALTHY, Health.UNKNOWN}
+    for _ in range(30):
+        reading = ascend.read(slow, memory)
+    assert {npu.health for npu in reading.devices} == {Health.HEALTHY}
+    assert all("ecc_corrected_total" in npu.metrics and "link_up" in npu.metrics for npu in reading.devices)
+    before = slow.took_s
+    ascend.read(slow, memory)
+    assert slow.took_s - before <= 8
 
 
 def test_a_machine_without_ascend_is_empty() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from agents.node.probes.ascend.device import Npu, npu, set_codes, set_state
+from agents.node.probes.asking import Answers, Command, Question
 from agents.node.probes.boards import Listing
 from agents.node.probes.findings import Findings
 from agents.node.probes.inventory import pci_address
@@ -13,7 +15,10 @@ from agents.node.probes.reading import Unread
 from agents.node.probes.text import cells, fields, printed, words
 
 TOOL = "npu-smi"
+TABLE_TIMEOUT_S = 5.0
 _TABLE = (TOOL, "info")
+_HEALTH_S = 30.0  # of a chip that the table calls OK, whose codes are hints at most; of others in every reading
+_ECC_S = 60.0
 _FIRST = ["power(w)", "temp(c)", "hugepages-usage(page)"]
 _SECOND = ["aicore(%)", "memory-usage(mb)"]
 _HBM = "hbm-usage(mb)"
@@ -22,18 +27,39 @@ _DIE = re.compile(r"[0-9A-Fa-f]{1,8}(?: [0-9A-Fa-f]{1,8}){4}")
 _CODE = re.compile(r"[0-9A-F]{4,8}")
 
 
-def listing(machine: Machine, memory: Memory) -> Listing:
-    """All chips, with what each of them says in detail."""
+def listing(machine: Machine) -> Listing:
+    """All chips as the table shows them."""
     try:
-        found = parse(printed(machine, _TABLE))
+        return parse(printed(machine, _TABLE, TABLE_TIMEOUT_S))
     except Unreadable as error:
         return Listing(complete=False, unread=[Unread(" ".join(_TABLE), str(error))])
-    for chip in found.boards:
-        assert isinstance(chip, Npu)
-        _identify(machine, memory, chip)
-        _read_health(machine, chip)
-        _read_ecc(machine, chip)
-    return found
+
+
+def questions(chips: Sequence[Npu], memory: Memory) -> list[Question]:
+    """What else npu-smi is to be asked for."""
+    dies = _dies(memory)
+    return [
+        *(Question(_detail(chip, "board"), 0.0) for chip in chips if chip.address not in dies),
+        *(Question(_detail(chip, "health"), _HEALTH_S if _is_well(chip) else 0.0) for chip in chips),
+        *(Question(_detail(chip, "ecc"), _ECC_S) for chip in chips),
+    ]
+
+
+def fill(chips: Sequence[Npu], answers: Answers, memory: Memory) -> None:
+    """What npu-smi has answered so far."""
+    for chip in chips:
+        _identify(answers, memory, chip)
+        _read_health(answers, chip)
+        _read_ecc(answers, chip)
+
+
+def _dies(memory: Memory) -> dict[str, str]:
+    dies: dict[str, str] = memory.setdefault("dies", {})
+    return dies
+
+
+def _is_well(chip: Npu) -> bool:
+    return not (chip.findings.faults or chip.findings.doubts)
 
 
 def parse(text: str) -> Listing:
@@ -106,20 +132,22 @@ def _add(found: Listing, head: list[str], row: list[str], *, hbm: bool) -> None:
     found.boards.append(chip)
 
 
-def _query(machine: Machine, chip: Npu, kind: str) -> dict[str, str]:
-    return fields(printed(machine, (TOOL, "info", "-i", str(chip.card), "-c", str(chip.chip), "-t", kind)))
+def _detail(chip: Npu, kind: str) -> Command:
+    return (TOOL, "info", "-i", str(chip.card), "-c", str(chip.chip), "-t", kind)
 
 
-def _identify(machine: Machine, memory: Memory, chip: Npu) -> None:
+def _identify(answers: Answers, memory: Memory, chip: Npu) -> None:
     """The die's number, asked for once: it is burnt in. A chip that does not tell it is not known under another name."""
-    dies: dict[str, str] = memory.setdefault("dies", {})
+    dies = _dies(memory)
     if chip.address not in dies:
         try:
-            board = _query(machine, chip, "board")
+            board = fields(answers.text(_detail(chip, "board")) or "")
         except Unreadable as error:
             chip.findings.doubt(str(error))
             chip.serial = f"pci-{chip.address}"
             return
+        if not board:
+            board = {"die id": "not asked for yet"}
         die = board.get("vdie id", board.get("die id", ""))
         if not _DIE.fullmatch(die):
             chip.findings.doubt(f"its die has no number: {die[:80]!r}")
@@ -131,12 +159,16 @@ def _identify(machine: Machine, memory: Memory, chip: Npu) -> None:
     chip.serial = dies[chip.address]
 
 
-def _read_health(machine: Machine, chip: Npu) -> None:
+def _read_health(answers: Answers, chip: Npu) -> None:
+    """The codes that stand. Until its turn has come, the state in the table is all that is known of a chip."""
     try:
-        told = _query(machine, chip, "health")
+        text = answers.text(_detail(chip, "health"))
     except Unreadable as error:
         chip.findings.doubt(str(error))
         return
+    if text is None:
+        return
+    told = fields(text)
     state = told.get("health status", told.get("health", ""))
     if not state or "error code" not in told:
         chip.findings.doubt("npu-smi names no state or no codes")
@@ -149,13 +181,14 @@ def _read_health(machine: Machine, chip: Npu) -> None:
         set_codes(chip.findings, [code for code in codes if _CODE.fullmatch(code)], told.get("error information", ""))
 
 
-def _read_ecc(machine: Machine, chip: Npu) -> None:
+def _read_ecc(answers: Answers, chip: Npu) -> None:
     try:
-        told = _query(machine, chip, "ecc")
+        text = answers.text(_detail(chip, "ecc"))
     except Unreadable as error:
         chip.findings.garbled.append(str(error))
         return
-    _fill_ecc(chip.findings, told)
+    if text is not None:
+        _fill_ecc(chip.findings, fields(text))
 
 
 def _fill_ecc(found: Findings, told: dict[str, str]) -> None:
