@@ -101,11 +101,10 @@ def _judge(boards: Sequence[Board], memory: Memory) -> None:
 
 
 def _judge_links(boards: Sequence[Board], before: dict[str, int]) -> None:
-    """How many links should be up depends on the board, and no tool says it: as many as its best sister on this node has, and
-    as many as it had before. A list that is shorter than its sisters' ended early, and convicts nobody."""
-    told = [(board.model, board.links) for board in boards if board.links is not None]
-    most = {model: max(len(links) for other, links in told if other == model) for model, _ in told}
-    best = {model: max(sum(links) for other, links in told if other == model) for model, _ in told}
+    """How many links should be up depends on the board, and no tool says it: as many as it had before, or as many as all its
+    sisters on this node have, when it alone has fewer. Boards that are bridged in pairs have none in even numbers, and are no
+    fault. A list that is shorter than its sisters' ended early, and convicts nobody."""
+    told = [board for board in boards if board.links is not None]
     for board in boards:
         found = board.findings
         if board.links is None:
@@ -115,9 +114,13 @@ def _judge_links(boards: Sequence[Board], before: dict[str, int]) -> None:
         up = sum(board.links)
         found.put("link_up", up if board.links else None)
         found.put("link_total", len(board.links) or None)
-        expected = max(best[board.model], before.get(board.serial, 0))
-        if 0 < len(board.links) < most[board.model]:
-            found.doubt(f"{len(board.links)} of its links are told of, and {most[board.model]} of its sisters'")
+        sisters = [other.links or () for other in told if other.model == board.model and other is not board]
+        longest = max(map(len, sisters), default=0)
+        counts = {sum(links) for links in sisters}
+        agreed = min(counts) if len(counts) == 1 and len(sisters) >= 2 else 0
+        expected = max(agreed, before.get(board.serial, 0))
+        if 0 < len(board.links) < longest:
+            found.doubt(f"{len(board.links)} of its links are told of, and {longest} of its sisters'")
         elif up < expected:
             found.fault("LINK-DOWN", Severity.MAJOR, f"{up} links are up, {expected} should be")
-        before[board.serial] = expected
+        before[board.serial] = max(up, before.get(board.serial, 0))

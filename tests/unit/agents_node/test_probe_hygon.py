@@ -99,6 +99,12 @@ def test_lanes(node: RecordedMachine) -> None:
     assert health(reading) == ["degraded", "healthy"]
 
 
+def test_a_card_in_a_narrow_slot_is_no_fault(node: RecordedMachine) -> None:
+    narrow = node.with_file(f"{DEVICE}/current_link_width", "8\n").with_file(f"{DEVICE}/../max_link_width", "8\n")
+    reading = read(narrow)
+    assert (health(reading), reading.faults) == (["healthy"] * 2, ())
+
+
 def test_a_tool_that_hangs_or_is_missing(node: RecordedMachine) -> None:
     memory: Memory = {}
     read(node, memory)

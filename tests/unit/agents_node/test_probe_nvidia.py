@@ -134,6 +134,13 @@ def test_a_gpu_whose_links_are_all_inactive_is_seen_against_its_sisters(node: Re
     assert reading.faults[0].message == "0 links are up, 18 should be"
 
 
+def test_boards_that_are_bridged_in_pairs_are_no_fault(node: RecordedMachine) -> None:
+    """Six have links to each other, two have none, from the start."""
+    line = "\t NVML: Unable to retrieve NVLink information as all links are inActive\n"
+    pairs = node.edited(LINKS, lambda text: re.sub(r"(\t Link \d+: 26.562 GB/s\n){18}", line, text, count=2))
+    assert read(pairs).faults == ()
+
+
 def test_a_list_of_links_that_ends_early_convicts_nobody(node: RecordedMachine) -> None:
     short = node.edited(LINKS, lambda text: "".join(text.splitlines(keepends=True)[:30]))
     reading = read(short)

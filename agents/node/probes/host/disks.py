@@ -29,7 +29,7 @@ def read(sight: Sight) -> None:
 
 
 def _read_mounts(sight: Sight) -> None:
-    """A file system is read-only by fault when it was writable before, or was told to become so on errors and did."""
+    """A file system is read-only by fault when it was writable before, or when the kernel says so (`emergency_ro`, from 6.12)."""
     text = sight.text("/proc/mounts")
     if text is None:
         return
@@ -41,7 +41,7 @@ def _read_mounts(sight: Sight) -> None:
         words = set(options.split(","))
         if "rw" in words:
             writable.add(place)
-        elif "ro" in words and (place in writable or words & {"errors=remount-ro", "emergency_ro"}):
+        elif "ro" in words and (place in writable or "emergency_ro" in words):
             sight.stands("DISK-READ-ONLY", Severity.CRITICAL, f"{device} at {place} ({kind}) became read-only")
 
 

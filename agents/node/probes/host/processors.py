@@ -1,4 +1,4 @@
-"""Processors that are there and do not run."""
+"""Processors that have stopped to run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _FOLDER = "/sys/devices/system/cpu"
 
 
 def read(sight: Sight) -> None:
-    """`CPU-OFFLINE` when fewer run than before, or some are off though nobody has switched off simultaneous threads."""
+    """`CPU-OFFLINE` when one no longer runs that ran before. What was off from the start somebody may have switched off."""
     text = sight.text(f"{_FOLDER}/online")
     if text is None:
         return
@@ -18,10 +18,9 @@ def read(sight: Sight) -> None:
         sight.unread.append(Unread(f"{_FOLDER}/online", f"{text[:60]!r} is no list of processors"))
         return
     present = cpus(sight.text(f"{_FOLDER}/present") or "")
-    sight.versions["cpus"] = str(len(online))
+    sight.versions["cpus"] = f"{len(online)} of {len(present | online)}"
     before: set[int] = sight.memory.setdefault("cpus", set())
-    switched_off = "smt" in sight.machine.names(_FOLDER) and sight.text(f"{_FOLDER}/smt/control") in ("off", "forceoff")
-    missing = before - online if switched_off else (before | present) - online
+    missing = before - online
     before |= online
     if missing:
         first = ", ".join(str(cpu) for cpu in sorted(missing)[:8])
