@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.fleet import recoveries, scenarios
+from tests.benchmarks.fleet import history, recoveries, restart, scenarios
 from tests.benchmarks.fleet.scenarios import Bench
 from tests.benchmarks.fleet.site import Generator, make_site, read_lag
 from tests.benchmarks.fleet.watch import Watch
@@ -61,3 +61,26 @@ def test_a_gang_loses_a_node_and_every_agent_is_told(bench: Bench) -> None:
     assert 0 < found.told_ms <= found.fanout_ms
     assert found.message_bytes < 1_000
     assert lost not in recoveries.ranks_on(bench)
+
+
+def test_a_site_with_a_long_history_is_back_after_a_kill(tmp_path: Path) -> None:
+    """The generator's nodes have the processes that the history left, so that nobody is fenced and nothing recovers."""
+    nodes = 24
+    controller = make_site(tmp_path, nodes, tls=True, lease_ms=3_000, beat_ms=1_000, snapshot_records=restart.KEPT)
+    history.build(tmp_path, nodes, 1_000, 500, 1)
+    controller.start()
+    generator = Generator(tmp_path)
+    try:
+        generator.ask("connect")
+        generator.ask("cells")
+        generator.ask("beats", interval_s=0.2)
+        gang = controller.job("gang")
+        found = restart.restart(controller, generator)
+        assert (found.convicted, found.after_snapshot >= 500) == (0, True)
+        assert generator.ask("marks")["open"] == nodes
+        after = controller.job("gang")
+        assert (after.state, after.generation) == (gang.state, gang.generation)
+        assert generator.ask("effects")["effects"] == {}
+    finally:
+        generator.close()
+        controller.close()

@@ -25,6 +25,7 @@ from controlplane.core.spec import Budget, CheckpointPolicy, JobSpec, Parallel, 
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_MS, NS_PER_S, ms
 from controlplane.core.vocabulary import AcceleratorState, JobState, RankState
+from controlplane.engine.ports import Journal
 from controlplane.engine.recover import lead
 from controlplane.engine.turn import Engine, Request, TurnResult
 
@@ -42,6 +43,7 @@ class GangSoft:
     """Soft state in closed form: whoever is not silent has just beaten; the gang has just made a step."""
 
     now_ns: int = START_NS
+    start_ns: int = START_NS
     silent_since_ns: dict[int, int] = field(default_factory=dict)
     step: int = 1
 
@@ -52,7 +54,7 @@ class GangSoft:
         return beats
 
     def trusted_since_ns(self) -> int:
-        return START_NS
+        return self.start_ns
 
     def excused_ns(self, since_ns: np.ndarray) -> np.ndarray:
         return np.zeros_like(since_ns)
@@ -82,10 +84,11 @@ class GangSite:
     spares: int = 8
     ranks_per_node: int = WIDTH
     cpu_ns: list[int] = field(default_factory=list)
+    start_ns: int = START_NS
+    journal: Journal = field(default_factory=MemoryJournal)
 
     def __post_init__(self) -> None:
-        self.soft = GangSoft()
-        self.journal = MemoryJournal()
+        self.soft = GangSoft(self.start_ns, self.start_ns)
         self.effects: list[Effect] = []
         machine = Machine()
         state = lead(self.journal, machine, "bench", "0", self.soft.now_ns)
@@ -151,9 +154,17 @@ class GangSite:
     def submit(self) -> None:
         """All nodes say hello and are members of the cell; the job is submitted, its processes are on their way."""
         self.turn(ev.NodesJoined(tuple(self.hello(number) for number in range(self.nodes))))
-        members = tuple((f"node-{number:04d}", True) for number in range(self.nodes))
-        self.turn(ev.CellHello("cell-0", "1", "ray-1", "10.0.0.0:1", members))
+        self.turn(*self.cells())
         self.turn(ev.SubmitJob("submit", self.spec()))
+
+    def cells(self) -> Sequence[ev.CellHello]:
+        """Cells with all nodes as their members."""
+        members = tuple((f"node-{number:04d}", True) for number in range(self.nodes))
+        return (ev.CellHello("cell-0", "1", "ray-1", "10.0.0.0:1", members),)
+
+    def raylet(self, name: str, *, alive: bool) -> ev.CellReport:
+        """The cell of a node tells that its raylet is gone, or there again."""
+        return ev.CellReport("cell-0", "1", nodes=((name, alive),))
 
     def spec(self) -> JobSpec:
         ranks = (self.nodes - 2 * self.spares) * self.ranks_per_node
@@ -200,7 +211,7 @@ class GangSite:
         self.soft.silent_since_ns[number] = self.soft.now_ns
         self.turn(ev.NodeSessionLost(facts.name, facts.boot_id, "reset"))
         self.turn(self.gang(RankState.PAUSED))
-        self.turn(ev.CellReport("cell-0", "1", nodes=((facts.name, False),)))
+        self.turn(self.raylet(facts.name, alive=False))
         generation = self.job.generation
         self.turn(ev.Tick(), after_ns=ms(800))
         assert self.job.generation == generation + 1, self.job.blocker
@@ -211,7 +222,7 @@ class GangSite:
         boot = int(self.state.fleet.facts[number].boot_id) + 1
         del self.soft.silent_since_ns[number]
         self.turn(self.hello(number, boot))
-        self.turn(ev.CellReport("cell-0", "1", nodes=((self.state.fleet.name(number), True),)))
+        self.turn(self.raylet(self.state.fleet.name(number), alive=True))
 
     def park_reports(self) -> tuple[ev.NodeReport, ...]:
         """What every node's own agent would say when all processes that are on their way have parked."""

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks.fleet import recoveries, scenarios
+from tests.benchmarks.fleet import recoveries, restart, scenarios
 from tests.benchmarks.fleet.scenarios import Bench, Load, Verdicts, percentile
 from tests.benchmarks.fleet.site import CONTROLLER_CORE, Generator, make_site, pin, sample
 from tests.benchmarks.fleet.watch import Watch
@@ -124,7 +124,7 @@ def streams(options: argparse.Namespace) -> list[Figure]:
     return figures
 
 
-PARTS = {"streams": streams, "recoveries": recoveries.measure}
+PARTS = {"streams": streams, "recoveries": recoveries.measure, "restart": restart.measure}
 
 
 def main() -> int:
@@ -135,6 +135,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ranks", type=int, default=50_000, help="of the gang that loses racks (default: 50000)")
     parser.add_argument("--swaps", type=int, default=5, help="racks that are replaced one after the other (default: 5)")
+    parser.add_argument("--records", type=int, default=1_000_000, help="of the restarted journal (default: 1000000)")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between (default: all)")
     parser.add_argument("--plaintext", action="store_true", help="no TLS, for comparison")
     options = parser.parse_args()

@@ -36,6 +36,19 @@ class Process:
     met: float = 0.0
     running: float = 0.0
 
+    @staticmethod
+    def known(job: str, row: list[Any]) -> Process:
+        """From `history`: host id, state, since when, rank, generation, and when it was joining, met, restored, stepped; in
+        Unix ms, 0: not yet."""
+        host_id, state, since, rank, generation, joining, met, _, running = row
+        lag = time.time() - time.monotonic()
+
+        def moment(at_ms: int) -> float:
+            return at_ms / 1_000 - lag if at_ms else 0.0
+
+        since, joining, met, running = (moment(at_ms) for at_ms in (since, joining, met, running))
+        return Process(host_id, job, state, since, rank, generation, joining, met, running)
+
     def row(self, now: float) -> agent_pb2.HostStatus:
         """What its agent reports of it."""
         row = agent_pb2.HostStatus(
@@ -138,6 +151,17 @@ class Gangs:
     def __init__(self) -> None:
         self.jobs: dict[str, Gang] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def adopt(self, job: str, boards: Iterable[Board]) -> None:
+        """A gang that runs already."""
+        gang = self.jobs[job] = Gang(job, began=time.monotonic())
+        for board in boards:
+            held = [process for process in board.processes.values() if process.rank != NO_RANK]
+            if held:
+                gang.boards[board.node] = board
+                gang.ranks += len(held)
+                gang.generation = max(gang.generation, *(process.generation for process in held))
+        gang.world = gang.ranks
 
     def start(self, board: Board, host_ids: list[str]) -> None:
         """The cell has started processes on a node; they have parked."""

@@ -16,14 +16,14 @@ import ssl
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from phalanx.v1 import agent_pb2, cell_pb2
 
-from tests.benchmarks.fleet.gang import Board, Gangs
+from tests.benchmarks.fleet.gang import Board, Gangs, Process
 from tests.benchmarks.fleet.http2 import GrpcStream
 from tests.benchmarks.many_nodes import hello
 
@@ -32,8 +32,11 @@ SESSION = "/phalanx.v1.AgentService/Session"
 CELL_SESSION = "/phalanx.v1.CellService/Session"
 NODES_PER_CELL = 250
 RACK_NODES = 64
+PROCESSES = "processes.json"
+"""What runs on the nodes from the beginning, where the folder has it; `history` writes it."""
 AT_ONCE = 128
 """Handshakes under way: a site that comes back does so with jitter."""
+TRIES = 5
 CONNECT_LIMIT_S = 30.0
 WELCOME_LIMIT_S = 60.0
 
@@ -166,10 +169,10 @@ class Cell(Peer):
 
     path = CELL_SESSION
 
-    def __init__(self, number: int, nodes: list[str], fleet: Fleet) -> None:
+    def __init__(self, number: int, nodes: list[str], start_hosts: Callable[[cell_pb2.StartHosts], None]) -> None:
         super().__init__(f"cell-{number:02d}")
         self.nodes = nodes
-        self.fleet = fleet
+        self.start_hosts = start_hosts
 
     def hello(self) -> bytes:
         """All raylets are alive."""
@@ -191,7 +194,7 @@ class Cell(Peer):
                 result = cell_pb2.PreflightResult(preflight_id=instruction.preflight.preflight_id)
                 self._send(cell_pb2.CellMessage(preflight_result=result))
             case "effect":
-                self.fleet.start_hosts(instruction.effect.start_hosts)
+                self.start_hosts(instruction.effect.start_hosts)
                 result = agent_pb2.EffectResult(effect_id=instruction.effect.effect_id, ok=True)
                 self._send(cell_pb2.CellMessage(effect_result=result))
 
@@ -220,9 +223,11 @@ class Fleet:
         self.by_name = {node.name: node for node in self.nodes}
         names = [node.name for node in self.nodes]
         self.cells = [
-            Cell(at // NODES_PER_CELL, names[at : at + NODES_PER_CELL], self)
+            Cell(at // NODES_PER_CELL, names[at : at + NODES_PER_CELL], self.start_hosts)
             for at in range(0, len(names), NODES_PER_CELL)
         ]
+        if (folder / PROCESSES).exists():
+            self._adopt(json.loads((folder / PROCESSES).read_text()))
         self._due: list[tuple[float, int]] = []
         self._late: list[float] = []
         self._pace: asyncio.Task[None] | None = None
@@ -239,7 +244,9 @@ class Fleet:
         context.load_cert_chain(self.folder / f"{kind}-{name}.pem")
         return context
 
-    async def connect(self, peers: list[Any], kind: str, at_once: int = AT_ONCE) -> dict[str, Any]:
+    async def connect(
+        self, peers: list[Any], kind: str, at_once: int = AT_ONCE, tries_each: int = TRIES
+    ) -> dict[str, Any]:
         """Open the sessions; how long it took until all were welcome."""
         room = asyncio.Semaphore(at_once)
         began = time.monotonic()
@@ -249,11 +256,11 @@ class Fleet:
             nonlocal tries
             context = self.context(kind, peer.name)
             async with room:
-                for left in reversed(range(5)):
+                for left in reversed(range(tries_each)):
                     tries += 1
                     try:
                         await peer.connect(self.host, self.port, context)
-                    except (ConnectionError, TimeoutError, ssl.SSLError):
+                    except (OSError, TimeoutError):
                         if not left:
                             raise
                         await asyncio.sleep(0.5)
@@ -262,6 +269,15 @@ class Fleet:
 
         await asyncio.gather(*(one(peer) for peer in peers))
         return {"took_s": time.monotonic() - began, "tries": tries}
+
+    def _adopt(self, known: dict[str, Any]) -> None:
+        """Take over a gang that has been running for long."""
+        for name, boot in known["boots"].items():
+            self.by_name[name].boot = boot
+        for name, rows in known["processes"].items():
+            board = self.by_name[name].board
+            board.processes.update((row[0], Process.known(known["job"], row)) for row in rows)
+        self.gangs.adopt(known["job"], [node.board for node in self.nodes])
 
     def start_hosts(self, order: cell_pb2.StartHosts) -> None:
         """Processes begin on their nodes; on silent ones nothing does."""
@@ -343,9 +359,12 @@ class Fleet:
                     node.reset()
             case "reconnect":
                 peers = [node for node in self.nodes if not node.open]
-                return {"count": len(peers), **await self.connect(peers, "node", command.get("at_once", AT_ONCE))}
+                at_once, tries = command.get("at_once", AT_ONCE), command.get("tries", TRIES)
+                return {"count": len(peers), **await self.connect(peers, "node", at_once, tries)}
             case "reconnect_cells":
-                return await self.connect([cell for cell in self.cells if not cell.open], "cell")
+                return await self.connect(
+                    [cell for cell in self.cells if not cell.open], "cell", AT_ONCE, command.get("tries", TRIES)
+                )
             case "silence":
                 for node in self.chosen(command["nodes"]):
                     node.fall_silent(gone=command.get("gone", False))
