@@ -21,6 +21,7 @@ from agents.node.probes.real_machine import RealMachine
 from agents.node.probes.vendors import TOOLS, present
 
 EXIT_CANNOT_START = 2
+IDLE_CHECK_INTERVAL_S = 600.0
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -71,6 +72,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="kill a probe that gives no reading for so long (default: %(default)s)",
     )
     add(
+        "--idle-check-interval-s",
+        type=float,
+        metavar="S",
+        help="check this machine lightly this often while no rank lives here, 0: never (default: 600, and 0 beside simulated "
+        "accelerators)",
+    )
+    add(
         "--snapshot-interval-s",
         default=300.0,
         type=float,
@@ -105,6 +113,9 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
         simulated_accelerators=parsed.simulated_accelerators or 0,
         vendors=_vendors(parsed.probe, simulated=parsed.simulated_accelerators is not None),
         probe_deadline_s=parsed.probe_deadline_s,
+        idle_check_interval_s=_idle_interval_s(
+            parsed.idle_check_interval_s, simulated=parsed.simulated_accelerators is not None
+        ),
         snapshot_interval_s=parsed.snapshot_interval_s,
         orphan_grace_ms=parsed.orphan_grace_ms,
         log_level=parsed.log_level,
@@ -112,6 +123,11 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
         plaintext=parsed.plaintext,
         join_file=parsed.join_file and parsed.join_file.absolute(),
     )
+
+
+def _idle_interval_s(asked: float | None, *, simulated: bool) -> float:
+    """A site that is only tried out does not load the machine under it unless it is told to."""
+    return asked if asked is not None else 0.0 if simulated else IDLE_CHECK_INTERVAL_S
 
 
 def _vendors(asked: Sequence[str], *, simulated: bool) -> tuple[str, ...]:

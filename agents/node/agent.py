@@ -13,6 +13,8 @@ from typing import Literal
 import structlog
 from phalanx.v1 import agent_pb2
 
+from agents.node.checks.desk import CheckDesk, CheckSettings
+from agents.node.checks.idle import IdleChecks
 from agents.node.config import AGENT_VERSION, AgentConfig
 from agents.node.connections import Connections
 from agents.node.desk import LocalDesk
@@ -77,6 +79,11 @@ class NodeAgent:
             boot_id=self._boot_id,
         )
         self._server = LocalServer(config.socket_path, self._desk, self._state.counters)
+        self._checks = CheckDesk(
+            CheckSettings(folder=config.directory, kept_path=config.checks_path),
+            self._devices,
+            self._state.busy_positions,
+        )
         self._effects = Effects(
             config,
             state=self._state,
@@ -84,7 +91,9 @@ class NodeAgent:
             endings=self._endings,
             generations=generations,
             desk=self._desk,
+            checks=self._checks,
         )
+        self._idle_checks = IdleChecks(self._checks, self._state.busy_positions, config.idle_check_interval_s)
         self._orphans = OrphanWatch(self._memory, self._endings, self._living_hosts)
         self._lag = LoopLag()
         membership = None if config.membership is None else Membership(config.membership)
@@ -122,6 +131,7 @@ class NodeAgent:
                 ("probes", self._devices.run()),
                 ("orphans", self._orphans.run()),
                 ("loop lag", self._lag.run()),
+                ("checks", self._idle_checks.run()),
                 ("housekeeping", self._keep_house()),
                 ("disk", self._watch_disk()),
             )

@@ -168,6 +168,15 @@ class DeviceBoard:
             changes.faults.add(key)
         return changes
 
+    def checked(self, faults: Sequence[agent_pb2.FaultStatus], vendor: str, now: float) -> Changes:
+        """All that checks of this node have found and not found well since, on positions of the node."""
+        changes = Changes()
+        told: dict[FaultKey, _Standing | None] = {
+            (row.entity, row.code): _Standing(row, now) for row in faults[:MAX_FAULTS]
+        }
+        self._stand(vendor, told, frozenset(), changes)
+        return changes
+
     # Accelerators and their positions
 
     def _places(self, reading: agent_pb2.ProbeReading, changes: Changes) -> dict[int, int]:

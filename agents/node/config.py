@@ -15,8 +15,9 @@ DEFAULT_ORPHAN_GRACE_MS = 600_000
 class AgentConfig:
     """Settings of one agent. Paths are absolute.
 
-    `relays` are tried before the controllers. `vendors`: probes that run, each in a process of its own. `orphan_grace_ms`
-    holds only until the first welcome of a controller, which dictates its own.
+    `relays` are tried before the controllers. `vendors`: probes that run, each in a process of its own. `idle_check_interval_s`:
+    from one light check of the idle node to the next; 0: none. `orphan_grace_ms` holds only until the first welcome of a
+    controller, which dictates its own.
     """
 
     controllers: tuple[str, ...]
@@ -29,6 +30,7 @@ class AgentConfig:
     vendors: tuple[str, ...] = ()
     probe_deadline_s: float = 15.0
     relays: tuple[str, ...] = ()
+    idle_check_interval_s: float = 0.0
     plaintext: bool = False
     join_file: Path | None = None
     snapshot_interval_s: float = 300.0
@@ -63,6 +65,11 @@ class AgentConfig:
     def accelerators_path(self) -> Path:
         """Accelerators by position on the node, so that one that is gone after a restart is known to be lost."""
         return self.directory / "accelerators.json"
+
+    @property
+    def checks_path(self) -> Path:
+        """What checks of this machine have found, and the best figures that it has shown."""
+        return self.directory / "checks.json"
 
     @property
     def telemetry_path(self) -> Path:

@@ -13,6 +13,8 @@ import structlog
 from phalanx.v1 import agent_pb2, types_pb2
 
 from agents.node.board import Changes, DeviceBoard, Kept
+from agents.node.checks.finding import VENDOR as CHECKS
+from agents.node.checks.finding import Finding
 from agents.node.durable import replace_file
 from agents.node.outbox import ReportOutbox
 from agents.node.probes.simulated import SimulatedProbe
@@ -115,6 +117,18 @@ class Devices:
             self._unread.discard(reading.vendor)
             self._outbox.request_full()
             self._wake()
+
+    def checked(self, findings: Sequence[Finding]) -> None:
+        """All that checks of this node have found and not found well since."""
+        now_ms = time.time_ns() // 1_000_000
+        rows = [
+            agent_pb2.FaultStatus(
+                entity=finding.entity, code=finding.code, vendor=CHECKS, severity="major", message=finding.message,
+                assertion=types_pb2.FAULT_ASSERTION_OCCURRED, sequence=now_ms,
+            )
+            for finding in findings
+        ]  # fmt: skip
+        self._publish(self.board.checked(rows, CHECKS, time.monotonic()))
 
     def _trouble(self, vendor: str, code: str, reason: str) -> None:
         self._telemetry.lost(vendor)

@@ -12,6 +12,7 @@ import structlog
 from phalanx.v1 import agent_pb2
 
 from agents.node import checkpoints
+from agents.node.checks.desk import CheckDesk
 from agents.node.config import AgentConfig
 from agents.node.desk import LocalDesk
 from agents.node.durable import AgentMemory
@@ -40,6 +41,7 @@ class Effects:
         endings: Endings,
         generations: GenerationStore,
         desk: LocalDesk,
+        checks: CheckDesk,
     ) -> None:
         self._config = config
         self._state = state
@@ -47,6 +49,7 @@ class Effects:
         self._endings = endings
         self._generations = generations
         self._desk = desk
+        self._checks = checks
         self.outcomes = OutcomeMemory()
         self._tasks: set[asyncio.Task[None]] = set()
         self._disk = asyncio.Lock()
@@ -102,7 +105,7 @@ class Effects:
             case "inject_fault":
                 return self._inject(effect.inject_fault)
             case "run_checks":
-                return Outcome(ok=False, message="this agent has no checks for its machine")
+                return await self._checks.carry_out(effect.run_checks)
             case None:
                 return Outcome(ok=False, message="this agent does not know this kind of effect; it may be older")
 

@@ -96,6 +96,15 @@ class NodeState:
         """One accelerator."""
         return self.devices.board.accelerator(position)
 
+    def busy_positions(self) -> frozenset[int] | None:
+        """Accelerators that processes of ranks may use now: all of them while one has no assignment; None: none lives here."""
+        living = [record for record in self.table if not record.empty]
+        if not living:
+            return None
+        if any(record.assigned is None for record in living):
+            return frozenset(self.positions())
+        return frozenset(position for r in living if r.assigned is not None for position in r.assigned.accelerators)
+
     def positions(self) -> Iterable[int]:
         """All accelerators."""
         return self.devices.board.positions()

@@ -195,7 +195,7 @@ def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
     """Also while a vendor's call hangs: the kernel kills it."""
     code = f"""
 import os, subprocess, sys
-child = "import os, time; from agents.node.probes.child import _end_with; _end_with(os.getppid())"
+child = "import os, time; from agents.node.probes.child import end_with; end_with(os.getppid())"
 child += "; print(1, flush=True); time.sleep(600)"
 process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
 process.stdout.readline()

@@ -23,7 +23,7 @@ NICENESS = 5
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """SIGKILL for this process when its parent ends: a vendor's call that hangs hears nothing else."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the line above
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--count", type=int, default=0, help="readings after which it ends; 0: never")
     parsed = parser.parse_args(arguments)
-    _end_with(parsed.parent)
+    end_with(parsed.parent)
     os.nice(NICENESS)
     probe, machine = load(parsed.vendor), RealMachine(parsed.log_since_ns)
     memory: Memory = {}

@@ -1,0 +1,57 @@
+"""The process of one check: `python -m agents.node.checks.child CHECK --parent PID ...`. One line of JSON on its descriptor.
+
+It ends when its parent does, whatever it is doing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from agents.node.checks import arithmetic, disk, memory, network, torch_devices
+from agents.node.checks.finding import Answer
+from agents.node.probes.child import end_with
+
+CHECKS = ("arithmetic", "memory", "disk", "network")
+
+
+def run(parsed: argparse.Namespace) -> Answer:
+    """The check that was asked for."""
+    devices = torch_devices.find(tuple(parsed.device)) if parsed.devices else None
+    if parsed.devices and devices is None:
+        return Answer("")
+    match parsed.check:
+        case "arithmetic":
+            return arithmetic.check(devices, parsed.seconds)
+        case "memory":
+            return memory.check(devices)
+        case "disk":
+            return disk.check(parsed.dir)
+        case "network":
+            return network.check_loopback()
+        case other:
+            raise ValueError(f"there is no check {other!r}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Check, answer, end."""
+    parser = argparse.ArgumentParser(prog="python -m agents.node.checks.child", description=__doc__)
+    parser.add_argument("check", choices=CHECKS)
+    parser.add_argument("--descriptor", type=int, required=True, help="where the answer is written")
+    parser.add_argument("--parent", type=int, required=True, help="process with which this one ends")
+    parser.add_argument("--seconds", type=float, default=1.0, help="how long arithmetic is repeated")
+    parser.add_argument("--niceness", type=int, default=0)
+    parser.add_argument("--devices", action="store_true", help="the vendor's devices instead of the processors")
+    parser.add_argument("--device", action="append", default=[], help="only this entity; repeatable")
+    parser.add_argument("--dir", type=Path, default=Path())
+    parsed = parser.parse_args(arguments)
+    end_with(parsed.parent)
+    os.nice(parsed.niceness)
+    with open(parsed.descriptor, "wb") as answer:
+        answer.write(run(parsed).encode())
+
+
+if __name__ == "__main__":
+    main()
