@@ -61,6 +61,7 @@ class Membership:
         self._folder = IdentityFolder(config.folder)
         self._current: Credentials | None = None
         self._told = ""
+        self._joining = asyncio.Lock()
         self.renewed = asyncio.Event()
 
     async def credentials(self) -> Credentials:
@@ -71,15 +72,16 @@ class Membership:
         """
         deadline = time.monotonic() + JOIN_WAIT_S
         while True:
-            order = read_join_file(self._config.join_file)
-            if order is not None:
-                try:
-                    return await self._join(order)
-                except IdentityError as error:
-                    # A token that is no good must not shut out an agent with a good certificate.
-                    if not self._usable():
-                        raise
-                    self._tell("join", f"{error}; the present certificate is used")
+            async with self._joining:  # two at once would join twice, and be shown by two certificates
+                order = read_join_file(self._config.join_file)
+                if order is not None:
+                    try:
+                        return await self._join(order)
+                    except IdentityError as error:
+                        # A token that is no good must not shut out an agent with a good certificate.
+                        if not self._usable():
+                            raise
+                        self._tell("join", f"{error}; the present certificate is used")
             if self._usable() and self._current is not None:
                 return self._current
             if time.monotonic() >= deadline:

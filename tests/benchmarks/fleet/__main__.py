@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks.fleet import recoveries, restart, scenarios
+from tests.benchmarks.fleet import recoveries, relays, restart, scenarios
 from tests.benchmarks.fleet.scenarios import Bench, Load, Verdicts, percentile
 from tests.benchmarks.fleet.site import CONTROLLER_CORE, Generator, make_site, pin, sample
 from tests.benchmarks.fleet.watch import Watch
@@ -124,7 +124,12 @@ def streams(options: argparse.Namespace) -> list[Figure]:
     return figures
 
 
-PARTS = {"streams": streams, "recoveries": recoveries.measure, "restart": restart.measure}
+PARTS = {
+    "streams": streams,
+    "relays": relays.measure,
+    "recoveries": recoveries.measure,
+    "restart": restart.measure,
+}
 
 
 def main() -> int:

@@ -1,8 +1,9 @@
 """The agents of a whole site in one process: real sessions over real connections, simulated devices, open loop.
 
 `python -m tests.benchmarks.fleet.generator FOLDER` reads one JSON command a line and answers each with one JSON line.
-FOLDER holds `site.json` (address, nodes, tls) and, with TLS, a certificate per node. Open loop: a beat is due at its own time
-whatever became of the one before; how late this process itself was is reported beside every figure.
+FOLDER holds `site.json` (address, nodes, tls; server_name unless a controller is dialled) and, with TLS, a certificate per
+node. Open loop: a beat is due at its own time whatever became of the one before; how late this process itself was is reported
+beside every figure.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Peer:
     """A client of one long stream."""
 
     path = SESSION
+    server_name = SERVER_NAME
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -78,8 +80,8 @@ class Peer:
         loop = asyncio.get_running_loop()
         self.ended_at = 0.0
         self.welcomed = loop.create_future()
-        stream = GrpcStream(self.path, SERVER_NAME, self.took, self.ended, tls=context is not None)
-        name = SERVER_NAME if context else None
+        stream = GrpcStream(self.path, self.server_name, self.took, self.ended, tls=context is not None)
+        name = self.server_name if context else None
         await asyncio.wait_for(
             loop.create_connection(lambda: stream, host, port, ssl=context, server_hostname=name), CONNECT_LIMIT_S
         )
@@ -220,6 +222,8 @@ class Fleet:
         self.tls = site["tls"]
         self.gangs = Gangs()
         self.nodes = [Node(number, self.gangs) for number in range(site["nodes"])]
+        for node in self.nodes:
+            node.server_name = site.get("server_name", SERVER_NAME)
         self.by_name = {node.name: node for node in self.nodes}
         names = [node.name for node in self.nodes]
         self.cells = [
@@ -393,9 +397,8 @@ class Fleet:
         return {"at": at}
 
 
-async def serve(folder: Path) -> None:
+async def serve(fleet: Fleet) -> None:
     """Commands from stdin until it ends."""
-    fleet = Fleet(folder)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=16 << 20)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -406,4 +409,4 @@ async def serve(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1])))
+    asyncio.run(serve(Fleet(Path(sys.argv[1]))))

@@ -60,9 +60,9 @@ def make_site(folder: Path, nodes: int, *, tls: bool, **flags: object) -> Contro
 class Generator:
     """The generator's process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, module: str = "generator") -> None:
         self._log = (folder / "generator.log").open("ab")
-        line = [sys.executable, "-m", "tests.benchmarks.fleet.generator", str(folder)]
+        line = [sys.executable, "-m", f"tests.benchmarks.fleet.{module}", str(folder)]
         self.process = subprocess.Popen(
             line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, cwd=ROOT, env=dict(os.environ)
         )
