@@ -148,13 +148,20 @@ def _count(entry: Mapping[str, Any], key: str, at: str, least: int) -> int:
 
 
 def _rule(entry: Mapping[str, Any], vendor: str, origin: str, at: str) -> FaultRule:
-    _known(entry, {"code", "level", "text", "debounce", "frequency"}, at)
+    _known(entry, {"code", "level", "text", "debounce", "frequency", "mode"}, at)
     rule = FaultRule(vendor, _text(entry, "code", at), _level(entry, at), _text(entry, "text", at, default=""))
     if "debounce" in entry:
         rule = replace(rule, debounce_ms=_ms(entry, "debounce", at))
     if "frequency" in entry:
         rule = replace(rule, frequency=_frequency(entry["frequency"], rule, f"{at}: frequency"))
-    return replace(rule, origin=origin)
+    return replace(rule, origin=origin, shadow=_shadow(entry, at))
+
+
+def _shadow(entry: Mapping[str, Any], at: str) -> bool:
+    mode = _text(entry, "mode", at, default="act")
+    if mode not in ("act", "shadow"):
+        raise CatalogueError(f"{at}: {mode} is no mode: write act (the default) or shadow")
+    return mode == "shadow"
 
 
 def _frequency(entry: object, rule: FaultRule, at: str) -> Frequency:

@@ -54,6 +54,7 @@ from controlplane.core.audit import Head
 from controlplane.core.checkpoints import Pin
 from controlplane.core.columns import put
 from controlplane.core.fleet import Cordon
+from controlplane.core.health.shadow import Hit, with_cordon, with_hit
 from controlplane.core.state import MAX_ANSWERS, Answered, Cell, State
 from controlplane.core.vocabulary import (
     CheckpointState,
@@ -94,6 +95,10 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             note_act(state, number, at_ns, drain=record.drain)
             kept = tuple(c for c in fleet.facts[number].cordons if c.owner != record.owner)
             cordons(state, fleet, number, (*kept, Cordon(record.owner, record.reason, record.items, record.drain)))
+            state.shadows = with_cordon(state.shadows, record.node, record.owner, at_ns)
+        case r.FaultShadowed():
+            hit = Hit(record.node, record.entity, record.level, at_ns)
+            state.shadows = with_hit(state.shadows, record.vendor, record.code, hit)
         case r.NodeUncordoned():
             fleet, number = node(state, record.node)
             kept = tuple(c for c in fleet.facts[number].cordons if c.owner != record.owner)

@@ -39,6 +39,7 @@ from controlplane.core.records_health import (
     ChecksStarted,
     DetectorDegraded,
     DetectorRestored,
+    FaultShadowed,
     FaultsJudged,
     FaultsReported,
     IncidentReblamed,
@@ -511,7 +512,7 @@ Record = (
     | CorruptionSuspected | CorruptionCleared | SparesWanted | CheckpointIntervalSet | NodesRegistered
     | DetectorDegraded | DetectorRestored | LinksReported | NodeJudged
     | RungFailed | ReplicasDropped
-    | FaultsReported | FaultsJudged | SourcesReported | IncidentReblamed
+    | FaultShadowed | FaultsReported | FaultsJudged | SourcesReported | IncidentReblamed
     | NodeQuarantined | ActRefused | ChecksStarted | ChecksFailed | TrialStarted | TrialPassed | NodeReleased
     | PolicyChanged | NodeRetired
 )  # fmt: skip

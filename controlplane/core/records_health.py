@@ -40,6 +40,17 @@ class FaultsJudged:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultShadowed:
+    """A fault's rule is in shadow mode: it would have asked for `level`, and was only observed."""
+
+    node: str
+    entity: str
+    vendor: str
+    code: str
+    level: HandlingLevel
+
+
+@dataclass(frozen=True, slots=True)
 class SourcesReported:
     """Sources of a node's health that cannot be read now, in place of what was said before."""
 

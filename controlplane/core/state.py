@@ -18,6 +18,7 @@ from controlplane.core.evidence import Offence
 from controlplane.core.fleet import FREE, Fleet
 from controlplane.core.health.book import HealthBook
 from controlplane.core.health.budget import Act
+from controlplane.core.health.shadow import NO_SHADOWS, ShadowBook
 from controlplane.core.identity import IdentityBook
 from controlplane.core.jobs import Job
 from controlplane.core.placement.pool import short
@@ -88,6 +89,7 @@ class State:
     offences: tuple[Offence, ...] = ()
     wear: Wear = NO_WEAR
     policy: PolicyChanged | None = None
+    shadows: ShadowBook = NO_SHADOWS
     _owned: set[str] = field(default_factory=set)
     _tally: Tally | None = None
 
@@ -96,7 +98,7 @@ class State:
         return State(
             self.revision, self.epoch, self.at_ns, self.fleet, dict(self.cells), dict(self.jobs), dict(self.names),
             self.next_job, self.next_effect, dict(self.effects), dict(self.answers), self.ledger.clone(), self.audit,
-            self.identity, self.acts, self.health, self.offences, self.wear, self.policy, set(),
+            self.identity, self.acts, self.health, self.offences, self.wear, self.policy, self.shadows, set(),
             self._tally,
         )  # fmt: skip
 
@@ -203,6 +205,8 @@ class State:
             body["offences"] = [codec.encode(offence) for offence in self.offences]
         if self.policy is not None:
             body["policy"] = codec.encode(self.policy)
+        if self.shadows.hits:
+            body["shadows"] = codec.encode(self.shadows)
         return json.dumps(body, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
@@ -229,6 +233,7 @@ class State:
             tuple(codec.decode(Offence, offence) for offence in body.get("offences", [])),
             codec.decode(Wear, body.get("wear", {})),
             codec.decode(PolicyChanged, body["policy"]) if "policy" in body else None,
+            codec.decode(ShadowBook, body.get("shadows", {})),
         )  # fmt: skip
 
 

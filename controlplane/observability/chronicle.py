@@ -149,6 +149,10 @@ def _of_health(record: r.Record) -> Line | None:
             return "info", "trial_passed", {}
         case r.NodeReleased():
             return "info", "node_released", {"reason": record.reason}
+        case r.FaultShadowed():
+            return "info", "fault_shadowed", {
+                "vendor": record.vendor, "code": record.code, "entity": record.entity, "would_be": record.level.name,
+            }  # fmt: skip
         case r.ActRefused():
             return "warning", "act_refused", {"act": record.act, "reason": record.reason}
         case r.IncidentReblamed():

@@ -10,7 +10,7 @@ from controlplane.core.health.book import FaultNote
 Health = (
     r.DetectorDegraded | r.DetectorRestored | r.LinksReported | r.FaultsReported | r.FaultsJudged | r.SourcesReported
     | r.NodeQuarantined | r.ActRefused | r.ChecksStarted | r.ChecksFailed | r.TrialStarted | r.TrialPassed | r.NodeReleased
-    | r.IncidentReblamed
+    | r.IncidentReblamed | r.FaultShadowed
 )  # fmt: skip
 """Records that this module words."""
 
@@ -27,6 +27,11 @@ def narrate_health(record: Health) -> str:
             return f"{record.node} says that its links " + (f"to {names} are broken" if names else "are whole")
         case r.FaultsReported():
             return f"{record.node}: {_faults(record.notes)}"
+        case r.FaultShadowed():
+            return (
+                f"{record.node}: the rule of {record.vendor} {record.code} is in shadow mode; {record.entity} would have been "
+                f"handled as {record.level.name}"
+            )
         case r.FaultsJudged():
             return f"{record.node}, judged anew: {_faults(record.notes)}"
         case r.SourcesReported():

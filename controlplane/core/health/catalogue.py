@@ -24,7 +24,7 @@ class Frequency:
 @dataclass(frozen=True, slots=True)
 class FaultRule:
     """What one code of one vendor asks for. `debounce_ms`: it must stand this long first. `origin`: where this was taken from,
-    for people; of an operator's override its file."""
+    for people; of an operator's override its file. `shadow`: what it asks for is written down and not done (`health.shadow`)."""
 
     vendor: str
     code: str
@@ -33,6 +33,7 @@ class FaultRule:
     debounce_ms: int = 0
     frequency: Frequency | None = None
     origin: str = ""
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

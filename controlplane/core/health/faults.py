@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from controlplane.core.health.book import FaultNote
 from controlplane.core.health.catalogue import Catalogue, FaultRule, SoftwareGuard
@@ -29,12 +29,13 @@ TAKES_NODE = frozenset({HandlingLevel.REBOOT_NODE, HandlingLevel.RETURN_TO_VENDO
 class Handling:
     """The verdict on one fault. `until_ns`: when it has to be looked at again because time alone changes it (a debounce is
     over, an escalation is released), Unix ns; 0: never. `held`: it counts until then, also when the fault recovers before.
-    `reason` names the rules that were applied."""
+    `reason` names the rules that were applied. `shadowed`: what the fault's rule, which is in shadow mode, would have asked for."""
 
     level: HandlingLevel
     reason: str
     until_ns: int = 0
     held: bool = False
+    shadowed: HandlingLevel = HandlingLevel.IGNORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,9 @@ def evaluate(catalogue: Catalogue, history: History, fault: FaultNote, now_ns: i
     for found in (_repeated(rule, history, begun_ns, now_ns), _in_company(catalogue, fault, history, begun_ns)):
         if found is not None and found.level > base.level:
             base = found
+    if rule.shadow and base.level > HandlingLevel.OBSERVE:
+        reason = f"in shadow mode, only observed: {base.reason}"
+        return replace(base, level=HandlingLevel.OBSERVE, reason=reason, shadowed=base.level)
     return base
 
 

@@ -16,6 +16,7 @@ from controlplane.core.fleet import Accelerator
 from controlplane.core.health.book import RESETS, FaultNote, Source, StandingFault, position_of, serial_of
 from controlplane.core.health.faults import ENDS_RANKS, TAKES_NODE, History, device_state, evaluate
 from controlplane.core.health.quarantine import HEALTH, Case, already_lost, isolate, quarantine
+from controlplane.core.health.shadow import Hit, is_new
 from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.observing.blame import excuse
 from controlplane.core.observing.losses import lose_ranks
@@ -151,7 +152,17 @@ def judge(draft: Draft, node: str, note: FaultNote, devices: tuple[Accelerator, 
     sightings = draft.state.health.sightings
     history = History(lambda code: sightings.get(f"{serial}/{code}", ()))
     handling = evaluate(draft.policy.catalogue, history, note, draft.now_ns)
+    if handling.shadowed:
+        _shadowed(draft, node, note, handling.shadowed)
     return replace(note, level=handling.level, reason=handling.reason, until_ns=handling.until_ns, held=handling.held)
+
+
+def _shadowed(draft: Draft, node: str, note: FaultNote, level: HandlingLevel) -> None:
+    """A rule in shadow mode would have acted: only that is written down."""
+    hit = Hit(node, note.entity, level, draft.now_ns)
+    record = r.FaultShadowed(node, note.entity, note.vendor, note.code, level)
+    if is_new(draft.state.shadows, note.vendor, note.code, hit) and record not in draft.records:
+        draft.write(record)
 
 
 def act(draft: Draft, node: str, number: int, notes: Iterable[FaultNote]) -> None:

@@ -53,6 +53,10 @@ def test_a_site_overrides_single_codes(tmp_path: Path) -> None:
         ('[[code]]\ncode = "X"\nlevel = "IGNORE"\n' * 2, "code[1]: X stands there twice"),
         ('[[relation]]\ncodes = ["X"]\nwindow = "1m"\nlevel = "ISOLATE"\n', "codes must be two codes"),
         ('[[relation]]\ncodes = ["X", "X"]\nwindow = "1m"\nlevel = "ISOLATE"\n', "is a frequency"),
+        (
+            '[[code]]\ncode = "X"\nlevel = "IGNORE"\nmode = "quiet"\n',
+            "quiet is no mode: write act (the default) or shadow",
+        ),
         ("[guard]\nshare = 2\n", "share must be above 0 and at most 1"),
         ("code = 3\n", "write [[code]]"),
         ("colour = 3\n", "acme.toml: does not know colour"),

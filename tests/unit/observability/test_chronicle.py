@@ -31,6 +31,7 @@ LATER: list[r.Record] = [
     r.TrialStarted("n1", 1, "checks passed"),
     r.TrialPassed("n1"),
     r.NodeReleased("n1", "uncordoned"),
+    r.FaultShadowed("n1", "accelerator/1", "nvidia", "79", HandlingLevel.ISOLATE),
     r.ActRefused("n1", "quarantine", "the budget is used up"),
     r.IncidentReblamed("j", (1,), Blame.USER, "site", "many devices of one job show it"),
     r.SparesWanted("j", 2, "P99 of failures"),
