@@ -86,6 +86,7 @@ __all__ = [
     "CorruptionSuspected",
     "DetectorDegraded",
     "DetectorRestored",
+    "FaultShadowed",
     "FaultsJudged",
     "FaultsReported",
     "HostEnded",
