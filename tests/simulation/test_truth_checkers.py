@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.jobs import Exit
@@ -54,6 +55,14 @@ def first(found: Iterator[Finding]) -> str:
 def rank_stops(site: Site, patch: pytest.MonkeyPatch) -> None:
     _, process = site[1].process("moe", 1)
     patch.setattr(process, "obeys", False)
+    patch.setattr(
+        site[1].leader.soft, "progress", lambda uid: (0, 0)
+    )  # for so long that the hang must have been noticed
+
+
+def rank_is_gone(site: Site, patch: pytest.MonkeyPatch) -> None:
+    _, process = site[1].process("moe", 1)
+    patch.setattr(process, "exit", Exit(observed=True, signal=9))
 
 
 def ends_without_reason(site: Site, patch: pytest.MonkeyPatch) -> None:
@@ -90,6 +99,7 @@ def effect_stays(site: Site, patch: pytest.MonkeyPatch) -> None:
 
 UNREST = {
     "L1 a rank does not work": (EveryJobKnowsWhy, rank_stops, "does not work"),
+    "L1 a rank is gone": (EveryJobKnowsWhy, rank_is_gone, "does not work"),
     "L1 no reason": (EveryJobKnowsWhy, ends_without_reason, "without a reason"),
     "L1 a blocker that is not so": (EveryJobKnowsWhy, waits_in_vain, "would fit"),
     "L2 a whole node is out": (NodesAreWhatTheyAre, is_buried, "is whole, and believed DEAD"),
@@ -136,6 +146,33 @@ def test_a_process_goes_back_to_an_older_generation(site: Site, monkeypatch: pyt
     assert first(checker.obeyed(effect, node, 1)) == ""
     monkeypatch.setattr(process, "generation", 0)
     assert "from generation 1 back to 0" in first(checker.obeyed(effect, node, 1))
+
+
+def test_a_machine_that_was_restarted_knows_no_generation_of_what_has_ended(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, process = site[1].process("moe", 0)
+    checker = OldWritersAreHarmless()
+    effect = Effect("e1", EffectKind.APPLY_GENERATION, "job:moe-1", 0)
+    assert first(checker.obeyed(effect, node, 1)) == ""
+    monkeypatch.setattr(process, "generation", 0)
+    monkeypatch.setattr(process, "exit", Exit(observed=False, sender="agent", group_empty=True))
+    assert first(checker.obeyed(effect, node, 1)) == ""
+    monkeypatch.setattr(process, "exit", None)
+    assert "from generation 1 back to 0" in first(checker.obeyed(effect, node, 1))
+
+
+def test_what_comes_while_a_turn_is_stored_waits_for_its_end_and_no_longer(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor, world = site
+    leader, now_ns = world.leader, world.now_ns
+    monkeypatch.setattr(leader, "busy_until_ns", now_ns + 1)
+    monkeypatch.setattr(leader, "_inbox", [])
+    leader.tell(ev.Tick())
+    assert first(NothingGrows().settled(monitor.book, world)) == ""
+    monkeypatch.setattr(leader, "_waits_from_ns", now_ns - round(leader.turn_s * 1e9) - 1)
+    assert "1 events wait in the inbox" in first(NothingGrows().settled(monitor.book, world))
 
 
 def test_what_was_stored_too_late_is_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

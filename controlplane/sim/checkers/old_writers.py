@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 class OldWritersAreHarmless(Checker):
     """A shard counts only for the generation that is in force when it is told, and manifests are not mixed; nothing is read
-    that was stored after its generation was overtaken; no agent obeys a lower epoch than before; no process goes back to an
-    older generation."""
+    that was stored after its generation was overtaken; no agent obeys a lower epoch than before; no living process is of an
+    older generation than its number was before. (What an agent says of a process that it no longer knows, because its machine
+    was restarted, is that it has ended; it knows no generation of it.)"""
 
     invariant = "S3"
     watches = (r.ShardsReported, r.GenerationStarted)
@@ -74,11 +75,11 @@ class OldWritersAreHarmless(Checker):
         self._epochs[node.name] = max(known, epoch)
         if effect.kind is not EffectKind.APPLY_GENERATION:
             return
-        before = self._generations.get(node.name, {})
-        now = {key: process.generation for key, process in node.processes.items()}
-        for (job, serial), generation in now.items():
-            older = before.get((job, serial), 0)
+        generations = self._generations.setdefault(node.name, {})
+        for process in node.live():
+            key, generation = (process.job, process.serial), process.generation
+            older = generations.get(key, 0)
             if generation < older:
-                text = f"process {serial} of {job} on {node.name} went from generation {older} back to {generation}"
+                text = f"process {key[1]} of {key[0]} on {node.name} went from generation {older} back to {generation}"
                 yield Finding(node.name, text)
-        self._generations[node.name] = now
+            generations[key] = max(older, generation)

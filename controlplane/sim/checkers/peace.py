@@ -215,8 +215,10 @@ class NothingGrows(Checker):
         yield from self._late([effect for effect in state.effects.values() if effect.deadline_ns < now_ns])
         if len(state.effects) > MAX_WAITING:
             yield Finding("effects", f"{len(state.effects)} effects are outstanding")
-        if world.control.leader is not None and world.control.leader.inbox:
-            yield Finding("inbox", f"{world.control.leader.inbox} events wait in the inbox")
+        leader = world.control.leader
+        if leader is not None and leader.waits_ns > seconds(leader.turn_s):
+            text = f"{leader.inbox} events wait in the inbox, for longer than a turn takes"
+            yield Finding("inbox", text)
 
     @staticmethod
     def _late(late: Sequence[Effect]) -> Iterator[Finding]:

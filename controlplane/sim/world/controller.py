@@ -44,6 +44,7 @@ class Controller:
         self.alive = True
         self.busy_until_ns = 0
         self._inbox: list[tuple[ev.Event, Reply | None]] = []
+        self._waits_from_ns = 0
         self._turning = False
         self._events: Sequence[ev.Event] = ()
         wall_ns = world.now_ns + world.wall_offset_ns
@@ -90,6 +91,8 @@ class Controller:
         """Events that arrive together are decided in one turn."""
         if not self.alive:
             return
+        if not self._inbox:
+            self._waits_from_ns = self.world.now_ns
         self._inbox.extend(batch[: MAX_INBOX - len(self._inbox)])
         self._drain()
 
@@ -128,10 +131,10 @@ class Controller:
             self._turning = False
         if self.alive and self.engine.state is not before:
             self.soft.appended(seconds(self.journal.storage.fsync_s))
-            self.stall(self._turn_s)
+            self.stall(self.turn_s)
 
     @property
-    def _turn_s(self) -> float:
+    def turn_s(self) -> float:
         """How long a turn that writes something takes."""
         return self.world.timings.turn_s + self.journal.storage.fsync_s
 
@@ -159,10 +162,15 @@ class Controller:
         """Events that wait for the brain."""
         return len(self._inbox)
 
+    @property
+    def waits_ns(self) -> int:
+        """How long the oldest event of the inbox has waited; what comes during a turn waits for its end."""
+        return self.world.now_ns - self._waits_from_ns if self._inbox else 0
+
     def _submit(self, effects: Sequence[Effect]) -> None:
         if self.journal.crash is CrashPoint.BEFORE_EFFECTS:
             raise ControllerCrashed("killed after the state was published, before its effects left")
-        self.world.effects.submit(self, effects, self._turn_s)
+        self.world.effects.submit(self, effects, self.turn_s)
 
     def _committed(self, result: TurnResult) -> None:
         before, self._published = self._published, result.state
