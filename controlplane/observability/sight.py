@@ -87,7 +87,9 @@ class StateCollector:
 
 def _process(seen: Sight) -> Iterable[Metric]:
     yield _build_info(seen.version)
-    sessions = GaugeMetricFamily("phalanx_sessions", "Open streams by kind of agent.", labels=["kind"])
+    sessions = GaugeMetricFamily(
+        "phalanx_sessions", "Open sessions by kind of agent; nodes behind relays are among the nodes.", labels=["kind"]
+    )
     for kind, count in sorted(seen.sessions.items()):
         sessions.add_metric([kind], count)
     yield sessions

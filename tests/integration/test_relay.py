@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
-from phalanx.v1 import event_pb2, fleet_pb2, types_pb2
+from phalanx.v1 import event_pb2, fleet_pb2, job_pb2, types_pb2
 
 from controlplane.core.vocabulary import NodeLiveness
-from tests.fixtures.controller_process import until
+from tests.fixtures.controller_peers import FakeAgent, FakeCell
+from tests.fixtures.controller_process import Controller, until
 from tests.fixtures.relays import RelayProcess
 from tests.fixtures.secure_site import NodeAgent, SecureController
 
@@ -103,3 +105,37 @@ def test_a_relay_that_stands_still_ages_its_nodes_and_its_agents_leave_it(site: 
     time.sleep(1.5 * LEASE_MS / 1_000)
     assert site.all_open()
     assert not site.convictions()
+
+
+class Via:
+    """What a pretended agent needs of a controller, through a relay."""
+
+    def __init__(self, controller: Controller, relay: RelayProcess) -> None:
+        self.controller = controller
+        self._relay = relay
+
+    def new_channel(self) -> grpc.Channel:
+        return grpc.insecure_channel(self._relay.address, options=(("grpc.use_local_subchannel_pool", 1),))
+
+
+def test_a_job_runs_recovers_and_is_read_through_a_relay(tmp_path: Path) -> None:
+    """Effects down, reports, steps and outcomes up, and a log: all of it through the relay."""
+    controller = Controller(tmp_path).start()
+    relay = RelayProcess(controller, tmp_path / "relay", "relay-1", ())
+    try:
+        agents = [FakeAgent(Via(controller, relay), f"node-{number}").connect() for number in (1, 2)]  # type: ignore[arg-type]
+        FakeCell(controller, agents).connect()
+        controller.submit("1")
+        job = controller.until_state(types_pb2.JOB_STATE_RUNNING)
+        for agent in agents:
+            agent.steps = dict.fromkeys(agent.hosts, 41)
+        until(lambda: controller.job().step == 41, "the steps of the ranks")
+        rank = job.ranks[1]
+        agent = next(agent for agent in agents if agent.node == rank.node)
+        answer = controller.jobs.ReadLogs(job_pb2.ReadLogsRequest(name="demo", rank=1), timeout=30)
+        assert b"".join(chunk.data for chunk in answer)
+        agent.end_host(rank.host_id, signal=9, sender=types_pb2.ExitInfo.SENDER_UNKNOWN)
+        until(lambda: any(row.complete for row in controller.job().recoveries), "the rank is back")
+    finally:
+        relay.close()
+        controller.close()

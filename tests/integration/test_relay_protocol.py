@@ -149,3 +149,18 @@ def test_numbers_beyond_all_reason_are_cut(controller: SecureController) -> None
     report = agent_pb2.AgentMessage(report=agent_pb2.Report(sequence=9))
     relay.say(message=relay_pb2.RelayedMessage(slot=0, message=report.SerializeToString()))
     until(lambda: relay.instructions[0][-1].report_ack.sequence == 9, "the relay goes on")
+
+
+def test_an_agent_that_leaves_during_its_hello_leaves_no_session(controller: SecureController) -> None:
+    relay = FakeRelay(controller, "r7")
+    for slot in range(4):
+        relay.open(slot, "n8")
+        relay.say(end=relay_pb2.RelayedEnd(slot=slot, message="gone at once"))
+        relay.until_ended(slot)
+
+    def closed() -> bool:
+        told = told_of(controller, "n8")
+        return not told or not told[-1]["open"]
+
+    relay.welcome(9, "n7")  # what came before has been decided
+    until(closed, "the session of a stream that has ended is not left open")

@@ -66,7 +66,7 @@ def site(nodes: int, jobs: int) -> State:
 def sight(state: State) -> Sight:
     return Sight(
         state=state, now_ns=NOW_NS, version="0.2.0", leader=True,
-        step_ns={job.uid: NOW_NS - 5 * 10**9 for job in state.active_jobs()}, sessions={"node": 3, "cell": 1},
+        step_ns={job.uid: NOW_NS - 5 * 10**9 for job in state.active_jobs()}, sessions={"node": 3, "cell": 1, "relay": 1},
         inbox_depth=1, inbox_limit=20_000, loop_lag_s=0.0, degraded=False, journal_blocked=False, journal_bytes=4096,
         authority_expires_s=2.0e9,
     )  # fmt: skip
