@@ -22,6 +22,7 @@ from agents.node.probes.vendors import TOOLS, present
 
 EXIT_CANNOT_START = 2
 IDLE_CHECK_INTERVAL_S = 600.0
+PREFLIGHT_AGE_S = 3_600.0
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -79,6 +80,13 @@ def build_parser() -> argparse.ArgumentParser:
         "accelerators)",
     )
     add(
+        "--preflight-age-s",
+        type=float,
+        metavar="S",
+        help="check arithmetic before ranks start here unless that was done so lately, 0: never (default: 3600, and 0 beside "
+        "simulated accelerators)",
+    )
+    add(
         "--snapshot-interval-s",
         default=300.0,
         type=float,
@@ -113,9 +121,10 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
         simulated_accelerators=parsed.simulated_accelerators or 0,
         vendors=_vendors(parsed.probe, simulated=parsed.simulated_accelerators is not None),
         probe_deadline_s=parsed.probe_deadline_s,
-        idle_check_interval_s=_idle_interval_s(
-            parsed.idle_check_interval_s, simulated=parsed.simulated_accelerators is not None
+        idle_check_interval_s=_unless(
+            parsed.simulated_accelerators, parsed.idle_check_interval_s, IDLE_CHECK_INTERVAL_S
         ),
+        preflight_age_s=_unless(parsed.simulated_accelerators, parsed.preflight_age_s, PREFLIGHT_AGE_S),
         snapshot_interval_s=parsed.snapshot_interval_s,
         orphan_grace_ms=parsed.orphan_grace_ms,
         log_level=parsed.log_level,
@@ -125,9 +134,11 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
     )
 
 
-def _idle_interval_s(asked: float | None, *, simulated: bool) -> float:
-    """A site that is only tried out does not load the machine under it unless it is told to."""
-    return asked if asked is not None else 0.0 if simulated else IDLE_CHECK_INTERVAL_S
+def _unless(simulated: int | None, asked: float | None, usual: float) -> float:
+    """What is asked, else what is usual: a site that is only tried out does not load the machine under it."""
+    if asked is not None:
+        return asked
+    return usual if simulated is None else 0.0
 
 
 def _vendors(asked: Sequence[str], *, simulated: bool) -> tuple[str, ...]:

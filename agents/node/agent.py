@@ -80,7 +80,9 @@ class NodeAgent:
         )
         self._server = LocalServer(config.socket_path, self._desk, self._state.counters)
         self._checks = CheckDesk(
-            CheckSettings(folder=config.directory, kept_path=config.checks_path),
+            CheckSettings(
+                folder=config.directory, kept_path=config.checks_path, preflight_age_s=config.preflight_age_s
+            ),
             self._devices,
             self._state.busy_positions,
         )

@@ -16,7 +16,8 @@ class AgentConfig:
     """Settings of one agent. Paths are absolute.
 
     `relays` are tried before the controllers. `vendors`: probes that run, each in a process of its own. `idle_check_interval_s`:
-    from one light check of the idle node to the next; 0: none. `orphan_grace_ms` holds only until the first welcome of a
+    from one light check of the idle node to the next; 0: none. `preflight_age_s`: a gang starts unchecked on a node that was
+    checked so lately; 0: always unchecked. `orphan_grace_ms` holds only until the first welcome of a
     controller, which dictates its own.
     """
 
@@ -31,6 +32,7 @@ class AgentConfig:
     probe_deadline_s: float = 15.0
     relays: tuple[str, ...] = ()
     idle_check_interval_s: float = 0.0
+    preflight_age_s: float = 0.0
     plaintext: bool = False
     join_file: Path | None = None
     snapshot_interval_s: float = 300.0

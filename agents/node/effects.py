@@ -93,7 +93,8 @@ class Effects:
     async def _dispatch(self, effect: agent_pb2.AgentEffect) -> Outcome:
         match effect.WhichOneof("body"):
             case "apply_generation":
-                return self._apply_generation(effect.apply_generation)
+                refusal = await self._preflight(effect.apply_generation)
+                return refusal or self._apply_generation(effect.apply_generation)
             case "fence_hosts":
                 return await self._fence(effect.fence_hosts, effect.deadline_ms)
             case "forget_hosts":
@@ -108,6 +109,14 @@ class Effects:
                 return await self._checks.carry_out(effect.run_checks)
             case None:
                 return Outcome(ok=False, message="this agent does not know this kind of effect; it may be older")
+
+    async def _preflight(self, order: agent_pb2.ApplyGeneration) -> Outcome | None:
+        """Work with a known answer before a gang starts here; why it must not, None when it may."""
+        records = [self._state.table.get(binding.host_id) for binding in order.bindings]
+        if not records or any(record is None or record.assigned is not None for record in records):
+            return None  # they have begun already, or the order is refused for what it names
+        problem = await self._checks.preflight(order.join_timeout_ms / 1_000)
+        return Outcome(ok=False, message=f"the check before the start: {problem}") if problem else None
 
     def _apply_generation(self, order: agent_pb2.ApplyGeneration) -> Outcome:
         """Keep the table, give every bound process its assignment. All bindings hold, or none is made."""

@@ -36,6 +36,8 @@ from agents.node.outcomes import Outcome
 DEVICE_DEADLINE_S = 300.0
 """Importing a vendor's torch and opening eight devices takes a minute on a cold machine."""
 HOST_DEADLINE_S = 60.0
+PREFLIGHT_SHARE = 0.25
+PREFLIGHT_S = "0.2"
 CODES = {
     "arithmetic": (ARITHMETIC,),
     "memory": (MEMORY_DATA, MEMORY_SLOW),
@@ -48,11 +50,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """`folder`: the node's own, whose disk is checked. `kept_path`: where the record of checks lies."""
+    """`folder`: the node's own, whose disk is checked. `kept_path`: where the record of checks lies. `preflight_age_s`:
+    a gang starts on a node that was checked so lately, and is checked otherwise; 0: no check before a start."""
 
     folder: Path
     kept_path: Path
     seconds: float = 1.0
+    preflight_age_s: float = 0.0
 
 
 class CheckDesk:
@@ -90,6 +94,30 @@ class CheckDesk:
         """Some checks while the node is idle. A cancelled one leaves everything as it was."""
         async with self._turn:
             return await self._check(orders)
+
+    async def preflight(self, join_timeout_s: float) -> str:
+        """Arithmetic before ranks start here, unless this node was checked lately: what is wrong, "" when nothing is known to be.
+
+        It takes at most a quarter of the time that ranks have to join, and a check without an answer by then holds nobody up: it
+        convicts no node. What an earlier check has found wrong stays wrong.
+        """
+        if not self._settings.preflight_age_s:
+            return ""
+        if time.time() - self.record.preflight_unix_s >= self._settings.preflight_age_s:
+            try:
+                async with asyncio.timeout(join_timeout_s * PREFLIGHT_SHARE):
+                    async with self._turn:
+                        await self._check(self._preflight_orders())
+                        self.record.preflight_unix_s = time.time()
+            except TimeoutError:
+                log.warning("preflight.late", waited_s=round(join_timeout_s * PREFLIGHT_SHARE, 1))
+        return "; ".join(f"{f.entity}: {f.message}" for f in self.record.standing if f.code == ARITHMETIC)
+
+    def _preflight_orders(self) -> list[Order]:
+        orders = [Order("arithmetic", HOST_DEADLINE_S, ("--seconds", PREFLIGHT_S))]
+        if len(self._places()):
+            orders.append(Order("arithmetic", DEVICE_DEADLINE_S, ("--devices", "--seconds", PREFLIGHT_S)))
+        return orders
 
     async def _reset(self, positions: Sequence[int]) -> Outcome:
         """Reset devices that nobody uses, and see that they work."""
@@ -140,7 +168,7 @@ class CheckDesk:
             log.info("check.ended", check=order.check, backend=answer.backend, codes=[f.code for f in mine])
         self.record.found(found, frozenset(covered))
         if whole:
-            self.record.checked_unix_s = time.time()
+            self.record.checked_unix_s = self.record.preflight_unix_s = time.time()
         self._save()
         self._tell()
         return tuple(found)

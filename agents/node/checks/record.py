@@ -20,13 +20,16 @@ SLOW_SHARE = 0.5
 
 @dataclass(slots=True)
 class CheckRecord:
-    """`best` by figure. `standing`: what was found and not found well since. `checked_unix_s`: when all was checked last.
-    `reboot_asked_in`: the boot of the machine in which a reboot was asked for, "" when none is."""
+    """`best` by figure. `standing`: what was found and not found well since. `checked_unix_s`: when all was checked last,
+    `preflight_unix_s`: when arithmetic was. `reboot_asked_in`: the boot of the machine in which a reboot was asked for, ""
+    when none is.
+    """
 
     best: dict[str, float] = field(default_factory=dict)
     standing: tuple[Finding, ...] = ()
     checked_unix_s: float = 0.0
     reboot_asked_in: str = ""
+    preflight_unix_s: float = 0.0
 
     def slow(self, figures: Mapping[str, float]) -> tuple[Finding, ...]:
         """Memory that is much slower than it was; other figures are for people."""
@@ -64,6 +67,7 @@ def load(path: Path) -> CheckRecord:
             tuple(Finding(row["entity"], row["code"], row["message"]) for row in body["standing"]),
             float(body["checked_unix_s"]),
             str(body["reboot_asked_in"]),
+            float(body["preflight_unix_s"]),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return CheckRecord()

@@ -180,9 +180,26 @@ def act(draft: Draft, node: str, number: int, notes: Iterable[FaultNote]) -> Non
     _lift_cordon(draft, node, number, notes)
 
 
+def act_on_new(draft: Draft, node: str, notes: Iterable[FaultNote], devices: tuple[Accelerator, ...]) -> None:
+    """What the faults of a node ask for that is registered in this very decision: nothing runs there, so nobody is disturbed."""
+    standing = [note for note in notes if note.assertion is Assertion.OCCURRED or note.held]
+    of_node = [note for note in standing if position_of(note.entity) < 0]
+    bad = [note for note in standing if note.level in TAKES_NODE] + [n for n in of_node if n.level in ENDS_RANKS]
+    if bad:
+        case = _case(max(bad, key=lambda note: note.level), devices)
+        draft.write(r.NodeQuarantined(node, case.reason, case.level, case.evidence, case.serials, disturbs=False))
+        return
+    for note in of_node:
+        if note.level in (HandlingLevel.CORDON, *RESETS):
+            draft.write(r.NodeCordoned(node, HEALTH, f"{note.code}: {note.reason}"))
+
+
 def case_of(draft: Draft, number: int, note: FaultNote) -> Case:
     """A fault as a reason to take its node out."""
-    devices = draft.fleet.facts[number].accelerators
+    return _case(note, draft.fleet.facts[number].accelerators)
+
+
+def _case(note: FaultNote, devices: tuple[Accelerator, ...]) -> Case:
     position = position_of(note.entity)
     serials = (devices[position].serial,) if 0 <= position < len(devices) else ()
     text = f"{note.entity} reports {note.code}: {note.reason}"

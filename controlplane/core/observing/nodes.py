@@ -6,7 +6,7 @@ from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.draft import Answer, Draft, Refusal
 from controlplane.core.observing.devices import take_bare_failures, told_in_hello, told_in_report
-from controlplane.core.observing.faults import act
+from controlplane.core.observing.faults import act, act_on_new
 from controlplane.core.observing.hosts import host_rows
 from controlplane.core.observing.storage import checked_row, holds, restore_failed, takes_part, was_asked
 from controlplane.core.vocabulary import NodeLiveness, NodeService
@@ -59,6 +59,7 @@ def node_hello(draft: Draft, event: ev.NodeHello) -> None:
     draft.reply = Answer()
     if number is None:
         number = fleet.size
+        act_on_new(draft, event.node, intake.fresh, devices)
     else:
         act(draft, event.node, number, intake.fresh)
         take_bare_failures(draft, event.node, number, rows, intake)
