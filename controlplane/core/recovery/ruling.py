@@ -14,7 +14,8 @@ from controlplane.core.evidence import Offence
 from controlplane.core.jobs import NONE, Incident, Job, LostRank, root_cause
 from controlplane.core.recovery import rules
 from controlplane.core.recovery.budgets import Reading, backoff_ns, jittered_ns, read_budget
-from controlplane.core.spec import RuleAction
+from controlplane.core.recovery.corruption import suspicion
+from controlplane.core.spec import RestartPolicy, RuleAction
 from controlplane.core.vocabulary import Blame, Rung
 
 
@@ -34,7 +35,8 @@ class Circumstances:
 class Ruling:
     """The rule that chose (`choice` None: nothing has failed, none was asked), who is charged, and what the budgets say.
 
-    `refused`: FAIL or SUSPEND with its reason when no rung may be climbed. `moved`: ranks that the rule moves elsewhere.
+    `refused`: FAIL or SUSPEND with its reason when no rung may be climbed. `moved`: ranks that the rule moves elsewhere;
+    `leaving`: nodes that this very verdict takes out of service, so that no rank may move there with it.
     `due`: the ledger pays for the next verdict. `start_ns`: nothing starts before; `backoff_ns`: the wait without its random part.
     """
 
@@ -49,6 +51,7 @@ class Ruling:
     offence: Offence | None
     refused: tuple[Rung, str] | None
     moved: tuple[int, ...]
+    leaving: frozenset[int]
     due: bool
 
 
@@ -83,6 +86,7 @@ def rule(job: Job, incident: Incident, at: Circumstances) -> Ruling:
         offence=rules.offence_of(case) if root and not free and not root.planned else None,
         refused=None if choice is None else refusal(choice, cause, reading if due else None, job.last_error),
         moved=_own(incident.lost) if action is RuleAction.REPLACE_RANK else (),
+        leaving=frozenset() if free or root is None or root.planned else _leaving(policy, case),
         due=due,
     )
 
@@ -99,6 +103,15 @@ def refusal(choice: rules.Choice, cause: str, reading: Reading | None, last_erro
             return Rung.FAIL, f"{cause}; restart budget spent ({reading}){error}"
         case _:
             return None
+
+
+def _leaving(policy: RestartPolicy, case: rules.Case) -> frozenset[int]:
+    """The root's node, when a node rule or results that disagree again take it out: what `settling.following` does next.
+    Also where the action budget will refuse it: another rank need not go there."""
+    suspect = suspicion(case.offences, rules.offence_of(case))
+    wrong = suspect is not None and suspect.persistent
+    ruled = any(not judged.mismatch for judged in rules.judge_node(policy, case))
+    return frozenset({case.node} - {NONE}) if wrong or ruled else frozenset()
 
 
 def _own(lost: tuple[LostRank, ...]) -> tuple[int, ...]:

@@ -85,12 +85,12 @@ class Site:
         return loss(self.job, rung, self.times, is_warm=is_warm, redone_s=self.redone_s, gone=gone)
 
     def avoid(self, ranks: np.ndarray) -> frozenset[int]:
-        """Nodes of `ranks` that take no work, or that a rule wants them to leave."""
+        """Nodes of `ranks` that take no work, or that a rule wants them to leave, and those that this verdict takes out."""
         left = np.zeros(self.fleet.size, dtype=np.bool_)
         left[self.job.rank_node[ranks]] = True
         left &= ~self.fleet.schedulable()
         left[self.job.rank_node[ranks[self.told(ranks)]]] = True
-        return frozenset(np.flatnonzero(left).tolist())
+        return self.ruling.leaving.union(np.flatnonzero(left).tolist())
 
     def told(self, ranks: np.ndarray) -> np.ndarray:
         """Mask over `ranks`: a rule moves them elsewhere."""

@@ -13,7 +13,17 @@ from controlplane.core.placement.gang import Placement
 from controlplane.core.recovery.decide import decide
 from controlplane.core.recovery.ruling import Circumstances
 from controlplane.core.recovery.rungs import MAX_FAILED_GENERATIONS, misplaced, survivors, unsure
-from controlplane.core.spec import Backoff, Budget, JobRule, Match, RestartPolicy, RuleAction, SparePolicy
+from controlplane.core.spec import (
+    Backoff,
+    Budget,
+    JobRule,
+    Match,
+    NodeAction,
+    NodeRule,
+    RestartPolicy,
+    RuleAction,
+    SparePolicy,
+)
 from controlplane.core.units import NS_PER_S, ms
 from controlplane.core.vocabulary import AcceleratorState, Blame, Rung
 from tests.support.fleets import SPOILED, fleet, lose, running, spoil
@@ -112,6 +122,18 @@ def test_results_that_disagree_again_never_come_back_to_where_they_were_computed
     wrong = replace(loss(2), facts=Facts(exit_code=17))
     verdict = decide(hurt(site, wrong, spares=()), site, AT)
     assert verdict.rung is Rung.SUSPEND, verdict.tried
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["no rule", "a rule takes the root's node out"])
+def test_no_rank_moves_to_a_node_that_the_same_verdict_takes_out(*, taken: bool) -> None:
+    site = fleet(2, width=3)
+    job = hurt(site, loss(0, 899.0), loss(3), spares=())
+    cordon = NodeRule(Match(), NodeAction.CORDON)
+    job.spec = replace(job.spec, restart_policy=replace(POLICY, node_rules=(cordon,) * taken))
+    spoil(site, 1, "DEAD")
+    verdict = decide(job, site, AT)
+    assert verdict.ruling.leaving == frozenset({0} if taken else ())
+    assert (verdict.rung, verdict.moved) == ((Rung.SUSPEND, ()) if taken else (Rung.REPLACE_RANK, (3,))), verdict.tried
 
 
 def test_no_place_suspends_without_a_charge() -> None:
