@@ -85,7 +85,8 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
         case r.NodeSessionChanged():
             fleet, number = node(state, record.node)
             fleet.session = put(fleet.session, number, record.open)
-            fleet.set_facts(number, replace(fleet.facts[number], boot_id=record.boot_id))
+            if fleet.facts[number].boot_id != record.boot_id:  # else 6,250 rows would be copied for nothing
+                fleet.set_facts(number, replace(fleet.facts[number], boot_id=record.boot_id))
         case r.LivenessChanged():
             liveness(state, record)
         case r.AcceleratorsChanged():

@@ -71,9 +71,9 @@ def test_a_site_with_a_long_history_is_back_after_a_kill(tmp_path: Path) -> None
     controller.start()
     generator = Generator(tmp_path)
     try:
+        generator.ask("beats", interval_s=0.2)
         generator.ask("connect")
         generator.ask("cells")
-        generator.ask("beats", interval_s=0.2)
         gang = controller.job("gang")
         found = restart.restart(controller, generator)
         assert (found.convicted, found.after_snapshot >= 500) == (0, True)

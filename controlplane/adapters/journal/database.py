@@ -8,7 +8,6 @@ from typing import Protocol
 
 from sqlalchemy import Connection, Table, make_url
 
-from controlplane.adapters.journal.postgres import Postgres
 from controlplane.adapters.journal.sqlite import Sqlite
 
 
@@ -66,6 +65,8 @@ def open_database(url: str, *, limit_ms: int, password_file: str = "") -> Databa
         case "sqlite":
             return Sqlite(parsed, limit_ms)
         case "postgresql":
+            from controlplane.adapters.journal.postgres import Postgres  # noqa: PLC0415 - its driver: 0.1 s of every start
+
             return Postgres(parsed, limit_ms, password_file)
         case other:
             raise ValueError(f"a journal in {other} is not supported; use sqlite:////absolute/path or postgresql://...")

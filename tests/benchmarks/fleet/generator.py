@@ -59,7 +59,7 @@ class Peer:
     @property
     def open(self) -> bool:
         """Whether the session holds."""
-        return self.stream is not None and not self.ended_at
+        return self.stream is not None and not self.ended_at and self.welcomed is not None and self.welcomed.done()
 
     def hello(self) -> bytes:
         """The first message."""
@@ -78,7 +78,7 @@ class Peer:
     async def connect(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
         """Open the session and wait for its welcome."""
         loop = asyncio.get_running_loop()
-        self.ended_at = 0.0
+        self.stream, self.ended_at = None, 0.0
         self.welcomed = loop.create_future()
         stream = GrpcStream(self.path, self.server_name, self.took, self.ended, tls=context is not None)
         name = self.server_name if context else None
