@@ -88,7 +88,10 @@ class Door(grpc.GenericRpcHandler):
         table = self._link.table
         if table is None:
             await self._refuse(context, GONE)
+        await table.room(hello.ByteSize())
         stream = table.open(hello, certificate)
+        if stream is None and self._link.table is not table:
+            await self._refuse(context, GONE)
         if stream is None:
             text = f"this relay speaks for {SLOTS} nodes already: dial another one"
             await self._refuse(context, Ending(grpc.StatusCode.RESOURCE_EXHAUSTED, text, "RELAY_FULL"))

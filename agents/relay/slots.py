@@ -87,7 +87,7 @@ class Slots:
         slot = heapq.heappop(self._free)
         stream = self._streams[slot] = NodeStream(self, slot, hello.node)
         opening = relay_pb2.RelayedOpening(slot=slot, hello=hello, certificate_pem=certificate_pem)
-        self._send(relay_pb2.RelayMessage(opening=opening))
+        self._send(relay_pb2.RelayMessage(opening=opening), opening.ByteSize())
         return stream
 
     def leave(self, stream: NodeStream, reason: str) -> None:
@@ -129,16 +129,18 @@ class Slots:
 
     # Upward
 
-    async def pass_on(self, stream: NodeStream, message: bytes) -> None:
-        """What a node says, as it is. Waits while too much is on its way."""
-        while self._unsent_bytes + len(message) > UNSENT_BYTES and self._unsent and not self._closed:
+    async def room(self, size: int) -> None:
+        """Wait while too much is on its way for so many bytes more."""
+        while self._unsent_bytes + size > UNSENT_BYTES and self._unsent and not self._closed:
             self._room.clear()
             await self._room.wait()
+
+    async def pass_on(self, stream: NodeStream, message: bytes) -> None:
+        """What a node says, as it is, when there is room."""
+        await self.room(len(message))
         if not stream.over:
-            self._send(
-                relay_pb2.RelayMessage(message=relay_pb2.RelayedMessage(slot=stream.slot, message=message)),
-                len(message),
-            )
+            relayed = relay_pb2.RelayedMessage(slot=stream.slot, message=message)
+            self._send(relay_pb2.RelayMessage(message=relayed), len(message))
 
     def heard(self, stream: NodeStream, beat: agent_pb2.Beat) -> None:
         """A node's beat."""

@@ -15,6 +15,7 @@ class Role(StrEnum):
     CONTROLLER_POSTGRESQL = "controller-postgresql"
     NODE_AGENT = "node-agent"
     CELL_AGENT = "cell-agent"
+    RELAY = "relay"
 
 
 FILES: dict[Role, tuple[str, ...]] = {
@@ -22,6 +23,7 @@ FILES: dict[Role, tuple[str, ...]] = {
     Role.CONTROLLER_POSTGRESQL: ("phalanx-controller-postgresql.service", "controller.env"),
     Role.NODE_AGENT: ("phalanx-node-agent.service", "node-agent.env"),
     Role.CELL_AGENT: ("phalanx-store.service", "phalanx-cell-agent.service", "cell-agent.env"),
+    Role.RELAY: ("phalanx-relay.service", "relay.env"),
 }
 
 
