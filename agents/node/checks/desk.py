@@ -36,6 +36,8 @@ from agents.node.outcomes import Outcome
 DEVICE_DEADLINE_S = 300.0
 """Importing a vendor's torch and opening eight devices takes a minute on a cold machine."""
 HOST_DEADLINE_S = 60.0
+HINTS = (MEMORY_SLOW, LOSS)
+"""Worth telling; a node may serve with them."""
 PREFLIGHT_SHARE = 0.25
 PREFLIGHT_S = "0.2"
 CODES = {
@@ -212,7 +214,7 @@ def _outcome(found: Sequence[Finding], asked: Iterable[str]) -> Outcome:
     as a whole are told as faults: the node serves without them."""
     wanted = {*asked, NODE}
     text = "; ".join(f"{finding.entity}: {finding.code}: {finding.message}" for finding in found)
-    return Outcome(ok=not any(f.entity in wanted and f.code != MEMORY_SLOW for f in found), message=text)
+    return Outcome(ok=not any(f.entity in wanted and f.code not in HINTS for f in found), message=text)
 
 
 def _position(entity: str) -> int:

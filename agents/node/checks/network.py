@@ -44,11 +44,11 @@ def check_loopback() -> Answer:
             receiver.join(WAIT_S)
     except OSError as error:
         return Answer("cpu", (Finding(NODE, NIC, f"loopback: {error}"),))
-    return Answer("cpu", figures={f"{NODE}: loopback, bytes per second": path.bytes_per_s})
+    return Answer("cpu", findings(path, "itself"), {f"{NODE}: loopback, bytes per second": path.bytes_per_s})
 
 
 def findings(path: Path, peer: str) -> tuple[Finding, ...]:
-    """What is wrong with a path to another node; it may be the other's fault."""
+    """What is wrong with a path."""
     if not path.lossy():
         return ()
     share = path.sent_again * SEGMENT_BYTES / BYTES
