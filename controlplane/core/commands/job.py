@@ -136,7 +136,8 @@ def _hurry(draft: Draft, job: Job, grace_ms: int) -> None:
 
 
 def restart(draft: Draft, event: ev.RestartJob) -> Accepted | Refusal:
-    """Every rank loses its process and starts again from the newest restore point; charged to no ledger."""
+    """Every rank loses its process and starts again from the newest restore point; charged to no ledger. A job that has no
+    room would only be stopped, and is refused that; one that is stopped already gives its nodes up until there is room."""
     job = find(draft, event.name)
     if isinstance(job, Refusal):
         return job
@@ -148,13 +149,13 @@ def restart(draft: Draft, event: ev.RestartJob) -> Accepted | Refusal:
     if not job.generation:
         waits = f": {job.blocker}" if job.blocker else ""
         return Refusal("conflict", "NOT_STARTED", f"job {job.name} has not started yet ({job.state.name}{waits})")
-    stuck = _without_place(draft, job)
+    suspended = job.state is JobState.SUSPENDED
+    stuck = "" if suspended else _without_place(draft, job)
     if stuck:
         return Refusal("conflict", "NO_ROOM", stuck)
     cause = f"restarted by an operator: {event.reason}" if event.reason else "restarted by an operator"
     held = [(rank, serial) for rank, serial in enumerate(job.rank_host.tolist()) if serial != NONE]
     lost = tuple(planned_loss(rank, serial, cause, draft.now_ns) for rank, serial in held)
-    suspended = job.state is JobState.SUSPENDED
     if lost or suspended:
         lose_ranks(draft, job, lost, cause, Reason.OPERATOR, released=suspended)
     if lost:

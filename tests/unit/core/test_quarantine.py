@@ -8,9 +8,10 @@ import pytest
 
 from controlplane.catalogues import built_in
 from controlplane.core import events as ev
-from controlplane.core.draft import Policy, QuarantinePolicy, Refusal
+from controlplane.core.draft import Answer, Policy, QuarantinePolicy, Refusal
 from controlplane.core.health.suspicion import SuspicionPolicy
-from controlplane.core.spec import SparePolicy
+from controlplane.core.jobs import Exit
+from controlplane.core.spec import JobRule, Match, NodeAction, NodeRule, RestartPolicy, RuleAction, SparePolicy
 from controlplane.core.vocabulary import AcceleratorState, Assertion, JobState, NodeLiveness, NodeService, Rung
 from tests.support.world import World, spec
 
@@ -128,6 +129,20 @@ def test_a_job_that_waits_for_its_own_node_does_not_keep_it_from_its_checks() ->
     fall_ill(world, "node-00")
     world.run_until(lambda: world.job("moe").state is JobState.SUSPENDED)
     world.run_until(lambda: service(world, "node-00") is NodeService.PROBATION)
+    world.run_until(lambda: world.job("moe").state is JobState.RUNNING)
+
+
+def test_an_operator_lets_a_job_go_on_that_a_rule_stopped_while_its_own_node_is_in_quarantine() -> None:
+    rules = RestartPolicy(
+        job_rules=(JobRule(Match(), RuleAction.SUSPEND),), node_rules=(NodeRule(Match(), NodeAction.QUARANTINE),)
+    )
+    world = running(site(nodes=2), restart_policy=rules)
+    node, process = world.process("moe", 0)
+    world.agents.exit(process, Exit(observed=True, code=1, group_empty=True))
+    world.run(60)
+    assert service(world, node.name) is NodeService.QUARANTINED, "another rank of the job still runs there"
+    assert isinstance(world.turn(ev.RestartJob("go", "moe", "looked at"))[0], Answer)
+    world.run_until(lambda: service(world, node.name) is NodeService.PROBATION)
     world.run_until(lambda: world.job("moe").state is JobState.RUNNING)
 
 
