@@ -78,15 +78,17 @@ def nodes_joined(draft: Draft, event: ev.NodesJoined) -> None:
         draft.reply = Refusal("conflict", "NOT_NEW", text)
         return
     draft.reply = Answer()
-    believed = [(hello, told_in_hello(draft, hello)[1]) for hello in event.hellos]
+    believed = [(hello, *told_in_hello(draft, hello)) for hello in event.hellos]
     rows = tuple(
         r.NodeRegistered(
             hello.node, hello.boot_id, hello.address, hello.version, hello.labels,
             tuple(row.device for row in devices), tuple(row.state for row in devices),
         )
-        for hello, devices in believed
+        for hello, _, devices in believed
     )  # fmt: skip
     draft.write(r.NodesRegistered(rows))
+    for hello, intake, devices in believed:
+        act_on_new(draft, hello.node, intake.fresh, tuple(row.device for row in devices))
     for job in draft.state.active_jobs():
         draft.settle(job.uid)
 
