@@ -19,7 +19,7 @@ from tests.support.world import World
 
 ELSEWHERE = {
     "JournalRestored", "RungFailed", "ReplicasDropped", "CorruptionSuspected", "CorruptionCleared", "SparesWanted",
-    "CheckpointIntervalSet", "PolicyChanged", "NodeRetired",
+    "CheckpointIntervalSet", "PolicyChanged", "NodeRetired", "FaultShadowed",
 }  # fmt: skip
 """Records that this history lacks: only a restore writes the first; golden stories and unit tests replay the others."""
 
