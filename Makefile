@@ -78,8 +78,8 @@ bench-cli: $(STAMP) ## help, imports, and the listing of 6,250 nodes of a real c
 bench-recovery: $(STAMP) ## one kill to the first new step: Phalanx, torchrun elastic, Ray Train (about 12 minutes)
 	@$(BIN)/python -m tests.benchmarks.recovery
 
-bench-fleet: $(STAMP) ## 6,250 agents on one controller: load, detection, false convictions (about 10 minutes)
-	@$(BIN)/python -m tests.benchmarks.fleet
+bench-fleet: $(STAMP) ## 6,250 agents on one controller: load, detection, false convictions (half an hour; ONLY=recoveries or restart: one part)
+	@$(BIN)/python -m tests.benchmarks.fleet $(if $(ONLY),--only $(ONLY))
 
 bench-journal: $(STAMP) ## durable records per second on SQLite and PostgreSQL
 	@$(BIN)/python -m tests.benchmarks.journal

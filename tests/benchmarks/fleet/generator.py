@@ -53,6 +53,7 @@ class Peer:
         self.boot = 1
         self.stream: GrpcStream | None = None
         self.welcomed: asyncio.Future[None] | None = None
+        self.context: ssl.SSLContext | None = None
         self.ended_at = 0.0
         self.why = ""
 
@@ -75,15 +76,15 @@ class Peer:
         if self.welcomed is not None and not self.welcomed.done():
             self.welcomed.set_exception(ConnectionError(f"{self.name}: {reason}"))
 
-    async def connect(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
+    async def connect(self, host: str, port: int) -> None:
         """Open the session and wait for its welcome."""
         loop = asyncio.get_running_loop()
         self.stream, self.ended_at = None, 0.0
         self.welcomed = loop.create_future()
-        stream = GrpcStream(self.path, self.server_name, self.took, self.ended, tls=context is not None)
-        name = self.server_name if context else None
+        stream = GrpcStream(self.path, self.server_name, self.took, self.ended, tls=self.context is not None)
+        name = self.server_name if self.context else None
         await asyncio.wait_for(
-            loop.create_connection(lambda: stream, host, port, ssl=context, server_hostname=name), CONNECT_LIMIT_S
+            loop.create_connection(lambda: stream, host, port, ssl=self.context, server_hostname=name), CONNECT_LIMIT_S
         )
         self.stream = stream
         stream.send(self.hello())
@@ -239,10 +240,8 @@ class Fleet:
         self.sent = 0
         self.skipped = 0
 
-    def context(self, kind: str, name: str) -> ssl.SSLContext | None:
+    def context(self, kind: str, name: str) -> ssl.SSLContext:
         """TLS with the peer's own certificate."""
-        if not self.tls:
-            return None
         context = ssl.create_default_context(cafile=str(self.folder / "ca.pem"))
         context.set_alpn_protocols(["h2"])
         context.load_cert_chain(self.folder / f"{kind}-{name}.pem")
@@ -258,12 +257,15 @@ class Fleet:
 
         async def one(peer: Peer) -> None:
             nonlocal tries
-            context = self.context(kind, peer.name)
             async with room:
+                if (
+                    self.tls and peer.context is None
+                ):  # 5 ms each, kept for the next time: a storm is not measured by them
+                    peer.context = self.context(kind, peer.name)
                 for left in reversed(range(tries_each)):
                     tries += 1
                     try:
-                        await peer.connect(self.host, self.port, context)
+                        await peer.connect(self.host, self.port)
                     except (OSError, TimeoutError):
                         if not left:
                             raise
