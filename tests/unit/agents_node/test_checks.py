@@ -136,21 +136,23 @@ def test_a_check_that_ends_without_an_answer_is_found() -> None:
 
 
 def test_nobody_runs_on_when_a_check_is_cancelled() -> None:
-    async def cancelled() -> list[int]:
+    before = _children()  # of tests that ran earlier in this process
+
+    async def cancelled() -> set[int]:
         task = asyncio.create_task(process.run(process.Order("arithmetic", 60.0, ("--seconds", "1000"))))
         deadline = time.monotonic() + 20
-        while not _children() and time.monotonic() < deadline:
+        while not _children() - before and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
-        assert _children()
+        assert _children() - before
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        return _children()
+        return _children() - before
 
-    assert asyncio.run(cancelled()) == []
+    assert asyncio.run(cancelled()) == set()
 
 
-def _children() -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+def _children() -> set[int]:
+    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
 
 
 def test_a_node_is_measured_against_itself(tmp_path: Path) -> None:
