@@ -12,9 +12,10 @@ import pytest
 from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.health.book import FaultNote, StandingFault
 from controlplane.core.jobs import Exit
 from controlplane.core.spec import CheckpointPolicy, JobSpec, Parallel, SparePolicy, Workload
-from controlplane.core.vocabulary import Bucket, JobState, NodeLiveness
+from controlplane.core.vocabulary import Bucket, HandlingLevel, JobState, NodeLiveness
 from controlplane.sim.checkers.base import Checker, Durable, Finding
 from controlplane.sim.checkers.believing import SilenceKillsNobody
 from controlplane.sim.checkers.durability import DurableBeforeSent, ReplayAgrees
@@ -118,6 +119,20 @@ def test_unrest_is_seen(
     assert first(kind().settled(monitor.book, world)) == ""
     change(site, monkeypatch)
     assert says in first(kind().settled(monitor.book, world))
+
+
+def test_a_device_that_a_timer_still_holds_is_no_room_for_a_spare(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor, world = site
+    spare_goes(site, monkeypatch)
+    health, now_ns = world.state().health, world.leader.clock_ns()
+    for node in world.nodes.values():
+        note = FaultNote("accelerator/0", "SIM-ECC", HandlingLevel.ISOLATE, until_ns=now_ns + 1, held=True)
+        monkeypatch.setitem(health.standing, node.name, (StandingFault(note, now_ns),))
+    assert first(SparesComeBack().settled(monitor.book, world)) == ""
+    for node in world.nodes.values():
+        over = FaultNote("accelerator/0", "SIM-ECC", HandlingLevel.ISOLATE, until_ns=now_ns - 1, held=True)
+        monkeypatch.setitem(health.standing, node.name, (StandingFault(over, now_ns),))
+    assert "holds 0 of 1 spare nodes" in first(SparesComeBack().settled(monitor.book, world))
 
 
 def test_two_ranks_on_one_accelerator(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,6 +250,22 @@ def test_a_second_that_is_booked_twice(site: Site) -> None:
     job = other.own_job("moe-1")
     job.ledger_ns = {**job.ledger_ns, Bucket.PRODUCTIVE: job.ledger_ns[Bucket.PRODUCTIVE] + 1}
     assert "buckets of moe-1" in first(EverySecondOnce().turn(other, monitor.book, world))
+
+
+@pytest.mark.parametrize(("witnesses", "found"), [(2, ""), (1, "3 living nodes of 2 racks")])
+def test_who_is_cut_off_as_two_peers_say_is_not_buried_for_silence(
+    site: Site, monkeypatch: pytest.MonkeyPatch, witnesses: int, found: str
+) -> None:
+    monitor, world = site
+    lost = ("node-0000", "node-0001", "node-0004")
+    for name in lost:
+        monkeypatch.setattr(world.nodes[name].link, "up", False)
+    checker = SilenceKillsNobody()
+    said = [r.LinksReported(f"node-000{number}", lost) for number in (2, 3)[:witnesses]]
+    for record in (*said, r.LivenessChanged(lost, NodeLiveness.DEAD, "silent")):
+        assert not list(checker.record(Durable(record, 1, 1, "Tick"), monitor.book))
+    text = first(checker.turn(world.state(), monitor.book, world))
+    assert text.startswith(found) if found else not text
 
 
 def test_the_living_are_not_buried_in_a_crowd(site: Site) -> None:

@@ -31,11 +31,12 @@ class Fall:
 @dataclass(frozen=True, slots=True)
 class Many:
     """What "many at once" is inside a domain: so many nodes, and such a share of it, within `at_once_s` of the newest
-    witnessed one."""
+    witnessed one, `witnessed` of them at least: one machine that dies behind a broken path has died alone."""
 
     at_once_s: float
     minimum: int
     share: float
+    witnessed: int = 2
 
 
 def lost(domains: IntColumn, fall: Fall, many: Many) -> BoolColumn:
@@ -59,6 +60,7 @@ def _lost_of_kind(domain: IntColumn, fall: Fall, many: Many) -> BoolColumn:
     together = fall.silent & inside & (np.abs(fall.silence_s - newest_s[here]) <= many.at_once_s)
     fell = np.bincount(domain[together], minlength=size)
     whole = np.bincount(domain[(fall.living | together) & inside], minlength=size)
-    gone = (fell >= many.minimum) & (fell >= many.share * whole)
+    died = np.bincount(domain[together & seen], minlength=size)
+    gone = (fell >= many.minimum) & (fell >= many.share * whole) & (died >= many.witnessed)
     mask: BoolColumn = together & gone[here]
     return mask

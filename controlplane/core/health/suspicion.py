@@ -24,7 +24,8 @@ class SuspicionPolicy:
     `brief_s`: silence that is enough when three witnesses of different kinds agree; above a beat, so that an agent that was
     restarted can say hello. `scatter_minimum`, `scatter_share` of the site: so many silent at once without a witness of
     their own, and not in one domain, are our own fault. `domain_minimum`, `domain_share` of the domain: so many that fell
-    silent at once inside it are its loss.
+    silent at once inside it are its loss, when somebody saw some of them die within `domain_within_s`: a machine that is
+    gone leaves the cell and its peers within that time, so what dies later did not die with the silence.
     """
 
     lease_s: float = 3.0
@@ -34,6 +35,7 @@ class SuspicionPolicy:
     scatter_share: float = 0.05
     domain_minimum: int = 3
     domain_share: float = 0.5
+    domain_within_s: float = 60.0
 
 
 class Ground(Code):
@@ -170,7 +172,8 @@ def judge(sight: Sight, policy: SuspicionPolicy) -> Belief:
 
 def _lost_with_domain(sight: Sight, policy: SuspicionPolicy, mute: BoolColumn, witnessed: BoolColumn) -> BoolColumn:
     """Nodes that are silent with their domain. A node that is DEAD already and fell silent at the same moment belongs to
-    it, and is a witness."""
+    it, and is a witness. Who has been silent for long has outlived it: a raylet that dies minutes later says nothing of them."""
+    mute = mute & (sight.silence_s <= policy.domain_within_s)
     fallen = (sight.liveness == NodeLiveness.DEAD) & sight.heard
     fall = domains.Fall(
         silent=(mute & sight.heard) | fallen,

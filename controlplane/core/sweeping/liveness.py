@@ -38,7 +38,6 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
     for job in draft.state.active_jobs() if len(suspects) else ():
         if job.state is not JobState.RUNNING:
             continue
-        nodes = job.nodes()
         held = job.per_node()
         here = suspects[suspects < len(held)]
         here = here[held[here] > 0]
@@ -46,11 +45,10 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
             continue
         _, moved_ns = draft.soft.progress(job.uid)
         since_ns = max(moved_ns, trusted, job.clock.running_ns)
-        quiet_s = (draft.now_ns - since_ns - draft.excused_ns(since_ns)) / NS_PER_S
+        excused_since_ns = draft.excused_ns(since_ns)
+        quiet_s = (draft.now_ns - since_ns - excused_since_ns) / NS_PER_S
         limit_s = max(lease, SLOW_STEPS * soft.step_time_ns(job.uid) / NS_PER_S)
-        # Steps are told by agents: when every node of the job is silent, nobody is left to witness that they stopped.
-        told = len(here) < len(nodes)
-        stopped[here] |= told and quiet_s > limit_s
+        stopped[here] |= (_witnessed_ns(held, silence, heard, lease) - since_ns - excused_since_ns) / NS_PER_S > limit_s
         stepping[here] |= (moved_ns > heard[here] + seconds(lease / 2)) & (quiet_s < limit_s)
         outlived[here] |= moved_ns > heard[here] + seconds(2 * lease)
     halted = _halted(draft, np.flatnonzero(reset & ~member))
@@ -58,6 +56,17 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
         fleet.liveness, fleet.session, silence, member, stopped, stepping, reset, halted, _unlinked(draft, heard),
         fleet.path_broken, heard > trusted, outlived, fleet.domains, distrusted,
     )  # fmt: skip
+
+
+def _witnessed_ns(held: np.ndarray, silence_s: np.ndarray, heard_ns: np.ndarray, lease_s: float) -> int:
+    """Until when somebody could have told of steps of a job: the last beat of its nodes that are not silent, Unix ns.
+
+    Steps are told by agents. Whose beat was the last before the paths of all of them broke is no witness of what came after;
+    when every node is silent nobody is, and it is 0. `held`: see `Job.per_node`.
+    """
+    size = len(held)
+    speaking = (held > 0) & (silence_s[:size] <= lease_s)
+    return int(heard_ns[:size].max(where=speaking, initial=0))
 
 
 def _silence_s(draft: Draft, heard_ns: np.ndarray, excused_ns: np.ndarray) -> np.ndarray:

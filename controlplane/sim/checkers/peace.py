@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from controlplane.core.effects import Effect
+from controlplane.core.health.book import position_of
 from controlplane.core.state import State
 from controlplane.core.sweeping.hangs import hang_limit_ns
 from controlplane.core.units import seconds
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from controlplane.sim.world.site import World
 
 SERVING = frozenset({NodeService.IN_SERVICE, NodeService.PROBATION})
+
+NO_DEVICE = -1
+"""Position of what belongs to a node as a whole."""
 
 MAX_WAITING = 64
 """Effects that may be outstanding on a site at peace; verifications of checkpoints come and go."""
@@ -42,9 +46,23 @@ def serves(node: SimNode, book: Book) -> bool:
     return number is not None and whole(node) and not book.nodes[number].cordons
 
 
+def released_later(node: SimNode, world: World) -> list[str]:
+    """Entities of a node against which a fault that came too often is still held, as the catalogue's release timer says."""
+    now_ns = world.leader.clock_ns()
+    standing = world.state().health.on(node.name)
+    return [fault.note.entity for fault in standing if fault.note.held and fault.note.until_ns > now_ns]
+
+
+def held_devices(node: SimNode, world: World) -> int:
+    """Whole devices of a node that are out until a release timer ends: a fault came too often."""
+    return len({position_of(entity) for entity in released_later(node, world)} - {NO_DEVICE})
+
+
 def room(world: World, book: Book, *, ours: JobLine | None = None) -> dict[str, int]:
-    """Free devices by node: of those that serve, not held by a rank, not held back for another job."""
-    free = {node.name: node.accelerators for node in world.nodes.values() if serves(node, book)}
+    """Free devices by node: of those that serve, not held by a rank, not held back for another job, not held by a timer."""
+    free = {
+        node.name: node.accelerators - held_devices(node, world) for node in world.nodes.values() if serves(node, book)
+    }
     for job in book.active():
         for number, positions in job.places:
             name = book.nodes[number].name if number >= 0 else ""
@@ -123,12 +141,6 @@ class EveryJobKnowsWhy(Checker):
         if fits(world, book, job, homeless):
             text = f"{job.uid} is SUSPENDED, and its {homeless} ranks without a place would fit; it says: {job.blocker}"
             yield Finding(job.uid, text)
-
-
-def released_later(node: SimNode, world: World) -> bool:
-    """Whether a fault that came too often is still held against a node, as the catalogue's release timer says."""
-    now_ns = world.leader.clock_ns()
-    return any(fault.note.held and fault.note.until_ns > now_ns for fault in world.state().health.on(node.name))
 
 
 class NodesAreWhatTheyAre(Checker):

@@ -135,8 +135,17 @@ class Agents:
         """No beat of the node gets through any more, and nobody has ended its stream."""
         if node.controller is not None:
             node.controller.soft.silence(node.name)
+        self.unheard(node)
         self.world.gangs.sight_changed()
         self.world.soft_changed()
+
+    def unheard(self, node: SimNode) -> None:
+        """The way of a node has ended while it dialled: nothing of it arrives, and no answer to its hello either."""
+        if node.controller is not None:
+            return
+        node.dials += 1
+        if self.world.control.leader is not None:
+            self.world.control.leader.soft.silence(node.name)
 
     def heard_again(self, node: SimNode) -> None:
         """The path is whole: beats arrive and what changed meanwhile is told; without a session the agent dials."""

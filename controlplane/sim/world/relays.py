@@ -49,6 +49,8 @@ class Relays:
             self.down.add(name)
         for node in lost:
             self.world.agents.end_session(node, f"relay {name} is gone")
+        for node in self.behind(name):
+            self.world.agents.unheard(node)
         self.world.gangs.sight_changed()
         return lost
 

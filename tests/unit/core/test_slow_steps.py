@@ -1,4 +1,5 @@
-"""Defects of believing that were found by reading: slow steps are no stopped steps, old words are no witness, labels change."""
+"""Defects of believing that were found by reading: slow steps are no stopped steps, old words are no witness,
+labels change."""
 
 from __future__ import annotations
 
@@ -44,6 +45,29 @@ def test_slow_steps_that_end_with_a_node_are_a_witness_within_three_of_them() ->
     assert liveness(world, "node-00") is NodeLiveness.SUSPECT
     world.run(20)
     assert liveness(world, "node-00") is NodeLiveness.DEAD
+
+
+def test_who_fell_silent_last_is_no_witness_of_what_came_after() -> None:
+    """The path of a whole job breaks, one node of it 300 ms later: nobody was there to see that its steps stopped, and the
+    rack in which it stands is not lost."""
+    world = World(nodes=10, racks=2)
+    world.timings.step_s = 1.0
+    world.submit(spec("moe", 10, spares=SparePolicy()))
+    world.run_until(lambda: world.job("moe").state is JobState.RUNNING)
+    world.run(5)
+    step, _ = world.gangs.told("moe-1")
+    while world.gangs.told("moe-1")[0] == step:
+        world.run(0.1)
+    *most, last = sorted({world.process("moe", rank)[0].name for rank in range(10)})
+    world.run(0.4)
+    for name in most:
+        world.freeze(name)
+    world.run(0.3)
+    world.freeze(last)
+    for _ in range(100):
+        world.run(0.1)
+        assert NodeLiveness.DEAD not in {liveness(world, name) for name in (*most, last)}
+    assert world.job("moe").generation == 1
 
 
 def test_links_that_were_called_broken_before_a_node_was_heard_again_are_no_witness() -> None:

@@ -155,13 +155,19 @@ RACK = [Seen(silence_s=4.0, rack=1)] * 6
 
 
 def test_a_domain_is_lost_when_some_of_its_silent_nodes_have_a_witness() -> None:
-    seen = [replace(RACK[0], member=False), *RACK[1:]]
-    assert verdicts(*seen) == [(DEAD, Ground.CELL_WITNESS)] + [(DEAD, Ground.DOMAIN_LOST)] * 5
+    seen = [*[replace(RACK[0], member=False)] * 2, *RACK[2:]]
+    assert verdicts(*seen) == [(DEAD, Ground.CELL_WITNESS)] * 2 + [(DEAD, Ground.DOMAIN_LOST)] * 4
+
+
+def test_one_machine_that_dies_behind_a_broken_path_is_no_word_about_those_beside_it() -> None:
+    """A relay is gone, and the raylet of one of its nodes had crashed before."""
+    seen = [replace(RACK[0], member=False), *[RACK[0]] * 11]
+    assert verdicts(*seen) == [(DEAD, Ground.CELL_WITNESS)] + [(UNKNOWN, Ground.CORRELATED)] * 11
 
 
 def test_a_domain_that_lies_across_the_racks_is_lost_too() -> None:
-    nodes = [Seen(silence_s=4.0, rack=number, power=0, unlinked=number == 0) for number in range(4)]
-    assert verdicts(*nodes) == [(DEAD, Ground.LINKS_WITNESS)] + [(DEAD, Ground.DOMAIN_LOST)] * 3
+    nodes = [Seen(silence_s=4.0, rack=number, power=0, unlinked=number < 2) for number in range(4)]
+    assert verdicts(*nodes) == [(DEAD, Ground.LINKS_WITNESS)] * 2 + [(DEAD, Ground.DOMAIN_LOST)] * 2
 
 
 def test_stopped_steps_of_a_whole_domain_are_a_witness_for_those_without_ranks() -> None:
@@ -170,10 +176,10 @@ def test_stopped_steps_of_a_whole_domain_are_a_witness_for_those_without_ranks()
 
 
 def test_the_loss_of_a_domain_reaches_nobody_outside_and_nobody_who_speaks() -> None:
-    nodes = [replace(RACK[0], member=False), *RACK[1:4], Seen(rack=1), Seen(silence_s=4.0, rack=2)]
+    nodes = [*[replace(RACK[0], member=False)] * 2, *RACK[2:4], Seen(rack=1), Seen(silence_s=4.0, rack=2)]
     found = verdicts(*nodes)
     assert found[4:] == [(ALIVE, Ground.NONE), (SUSPECT, Ground.LEASE)]
-    assert found[1:4] == [(DEAD, Ground.DOMAIN_LOST)] * 3
+    assert found[2:4] == [(DEAD, Ground.DOMAIN_LOST)] * 2
 
 
 def test_a_domain_without_witness_is_not_lost() -> None:
@@ -182,22 +188,30 @@ def test_a_domain_without_witness_is_not_lost() -> None:
 
 def test_few_silent_nodes_are_no_lost_domain() -> None:
     quiet = [Seen(rack=1)] * 6
-    assert verdicts(replace(RACK[0], member=False), *RACK[:2], *quiet)[1:3] == [(SUSPECT, Ground.LEASE)] * 2
-    assert verdicts(replace(RACK[0], member=False), RACK[0])[1] == (SUSPECT, Ground.LEASE)
+    gone = [replace(RACK[0], member=False)] * 2
+    assert verdicts(*gone, *RACK[:2], *quiet)[2:4] == [(SUSPECT, Ground.LEASE)] * 2
+    assert verdicts(gone[0], RACK[0])[1] == (SUSPECT, Ground.LEASE)
 
 
 def test_who_fell_silent_at_another_time_did_not_fall_with_the_domain() -> None:
-    seen = [replace(RACK[0], member=False), *RACK[:4], replace(RACK[0], silence_s=30.0)]
+    seen = [*[replace(RACK[0], member=False)] * 2, *RACK[:4], replace(RACK[0], silence_s=30.0)]
     assert verdicts(*seen)[-1] == (SUSPECT, Ground.LEASE)
+
+
+def test_who_has_outlived_the_silence_of_the_domain_is_not_lost_by_what_dies_later() -> None:
+    """Their relay is gone for minutes, and two raylets crash: no word about the machines beside them."""
+    long_silent = Seen(UNKNOWN, silence_s=370.0, rack=1)
+    seen = [*[replace(long_silent, member=False)] * 2, *[long_silent] * 12]
+    assert verdicts(*seen) == [(DEAD, Ground.CELL_WITNESS)] * 2 + [(UNKNOWN, Ground.NONE)] * 12
 
 
 def test_a_node_of_the_domain_that_is_dead_already_is_a_witness_if_it_fell_at_that_moment() -> None:
     dead = replace(RACK[0], liveness=DEAD)
-    assert verdicts(dead, *RACK[:4])[1:] == [(DEAD, Ground.DOMAIN_LOST)] * 4
+    assert verdicts(dead, dead, *RACK[:4])[2:] == [(DEAD, Ground.DOMAIN_LOST)] * 4
     long_ago = replace(dead, silence_s=9_000.0)
-    assert verdicts(long_ago, *RACK[:2])[1:] == [(SUSPECT, Ground.LEASE)] * 2
+    assert verdicts(long_ago, long_ago, *RACK[:2])[2:] == [(SUSPECT, Ground.LEASE)] * 2
     not_heard_by_us = replace(dead, heard=False)
-    assert verdicts(not_heard_by_us, *RACK[:2])[1:] == [(SUSPECT, Ground.LEASE)] * 2
+    assert verdicts(not_heard_by_us, not_heard_by_us, *RACK[:2])[2:] == [(SUSPECT, Ground.LEASE)] * 2
 
 
 @pytest.mark.parametrize(

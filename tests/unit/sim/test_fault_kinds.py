@@ -658,3 +658,18 @@ def test_a_fault_happens_in_the_world(kind: str) -> None:
         assert holds, f"{kind}: what {at} asks does not hold\n" + "\n".join(stage.world.lines[-20:])
     assert stage.injector.counted[kind] >= 1
     assert CATALOGUE[kind].text
+
+
+def test_a_node_whose_relay_dies_while_it_dials_is_silent() -> None:
+    """Its hello is under way to a controller that is busy: no beat follows it, whatever the controller answers."""
+    stage = Stage()
+    world, node = stage.world, stage.world.relays.behind("relay-0")[0]
+    world.agents.end_session(node, "stream reset")
+    world.leader.stall(2.0)
+    world.agents.hello(node)
+    world.relays.lose("relay-0")
+    died_ns = world.leader.clock_ns()
+    stage.wait(10)
+    assert not node.session
+    fleet = world.state().fleet
+    assert world.leader.soft.last_beat_ns(fleet.size)[fleet.index[node.name]] == died_ns
