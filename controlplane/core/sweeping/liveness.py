@@ -48,7 +48,9 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
         excused_since_ns = draft.excused_ns(since_ns)
         quiet_s = (draft.now_ns - since_ns - excused_since_ns) / NS_PER_S
         limit_s = max(lease, SLOW_STEPS * soft.step_time_ns(job.uid) / NS_PER_S)
-        stopped[here] |= (_witnessed_ns(held, silence, heard, lease) - since_ns - excused_since_ns) / NS_PER_S > limit_s
+        told = (_witnessed_ns(held, silence, heard, lease) - since_ns - excused_since_ns) / NS_PER_S > limit_s
+        # Who was still heard when they had stopped long ago did not stop them by dying.
+        stopped[here] |= told & (heard[here] - since_ns <= seconds(limit_s))
         stepping[here] |= (moved_ns > heard[here] + seconds(lease / 2)) & (quiet_s < limit_s)
         outlived[here] |= moved_ns > heard[here] + seconds(2 * lease)
     halted = _halted(draft, np.flatnonzero(reset & ~member))

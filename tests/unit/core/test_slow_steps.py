@@ -70,6 +70,20 @@ def test_who_fell_silent_last_is_no_witness_of_what_came_after() -> None:
     assert world.job("moe").generation == 1
 
 
+def test_steps_that_had_stopped_long_before_are_no_witness_of_a_silence() -> None:
+    """A job hangs; minutes later the path of half of it breaks."""
+    world = World(nodes=10, racks=2)
+    world.submit(spec("moe", 20, spares=SparePolicy()))
+    world.run_until(lambda: world.job("moe").state is JobState.RUNNING)
+    world.run(5)
+    world.hang("moe", 19)
+    world.run(120)
+    for number in range(5):
+        world.freeze(f"node-0{number}")
+    world.run(20)
+    assert NodeLiveness.DEAD not in {liveness(world, f"node-0{number}") for number in range(10)}
+
+
 def test_links_that_were_called_broken_before_a_node_was_heard_again_are_no_witness() -> None:
     world = World(nodes=4)
 
