@@ -100,6 +100,7 @@ def test_replacements_fit_exactly_when_there_is_room(site: Fleet, lost: int, per
     wanted = spec(ranks=4, accelerators_per_rank=per_rank)
     job = running(replace(wanted, ranks=1), [(0, tuple(range(min(per_rank, site.acc_state.shape[1]))))], site)
     job.spec = wanted
+    job.spare_nodes = tuple(np.flatnonzero(site.reserved == 7).tolist())
     found = replace_ranks(site, job, tuple(range(lost)), avoid)
     capacity = [0 if n in avoid else c for n, c in enumerate(room(site, per_rank, (FREE, 7)))]
     assert isinstance(found, Placement) == (sum(capacity) >= lost)
