@@ -91,10 +91,16 @@ def test_closing_does_not_wait_for_a_collector_that_is_away(
     sender: Callable[[str], tuple[OtlpTraces, Told]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(otlp, "EXPORT_LIMIT_S", 30.0)
-    traces, _ = sender(f"127.0.0.1:{free_port()}")
+    port = free_port()
+    traces, _ = sender(f"127.0.0.1:{port}")
     traces.send(trace_of(account()))
     traces.close(0.05)
-    assert traces._processor._batch_processor._worker_thread.is_alive(), "it still tries, in a thread that ends with us"
+    worker = traces._processor._batch_processor._worker_thread
+    assert worker.is_alive(), "it still tries, in a thread that ends with us"
+    collector = Collector(port)
+    worker.join(60)  # else its log lines appear in whatever test runs then
+    collector.stop()
+    assert not worker.is_alive()
 
 
 @pytest.mark.parametrize(
