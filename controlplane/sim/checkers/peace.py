@@ -126,7 +126,8 @@ class EveryJobKnowsWhy(Checker):
                 continue
             name = book.nodes[job.places[rank][0]].name
             process = world.nodes[name].processes.get((job.uid, serial))
-            if process is not None and process.exit is None and not hang_due(job.uid, world):
+            hangs = process is not None and process.exit is None and process.generation == job.generation
+            if hangs and not hang_due(job.uid, world):
                 continue
             if process is None or not process.works or process.generation != job.generation:
                 text = f"{job.uid} is RUNNING, and rank {rank} (process {serial} on {name}) does not work"
