@@ -13,7 +13,7 @@ import structlog
 
 from agents.cell.config import CellConfig
 from agents.node.connection_options import add_connection, check_connection
-from agents.node.observability import FORMS, LEVELS, configure_logging, name_process
+from agents.node.observability import add_logging, configure_logging, name_process
 
 EXIT_CANNOT_START = 2
 # Ray reads these when it is imported. The first keeps 127.0.0.1 from being replaced by the machine's address.
@@ -52,8 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="Ray may be silent this long (default: %(default)s)",
     )
-    add("--log-level", default="info", choices=LEVELS, help="least important lines that are written (default: info)")
-    add("--log-format", default="json", choices=FORMS, help="json for collectors, console for people (default: json)")
+    add_logging(parser)
     return parser
 
 

@@ -16,7 +16,7 @@ from agents.node.config import DEFAULT_ORPHAN_GRACE_MS, AgentConfig
 from agents.node.connection_options import add_connection, add_relays, check_connection
 from agents.node.durable import AlreadyRunningError
 from agents.node.hosts_file import HostsFileError
-from agents.node.observability import FORMS, LEVELS, configure_logging, name_process
+from agents.node.observability import add_logging, configure_logging, name_process
 from agents.node.probes.real_machine import RealMachine
 from agents.node.probes.vendors import TOOLS, present
 
@@ -100,8 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MS",
         help="stop ranks after this long without a controller, until one dictates its own (default: %(default)s)",
     )
-    add("--log-level", default="info", choices=LEVELS, help="least important lines that are written (default: info)")
-    add("--log-format", default="json", choices=FORMS, help="json for collectors, console for people (default: json)")
+    add_logging(parser)
     return parser
 
 

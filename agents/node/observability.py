@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections import Counter
@@ -23,6 +24,13 @@ LEVELS: Mapping[str, int] = {
 # Kinds are few and constant, but the (host, kind) pairs for which a line was already logged come from outside.
 _LOGGED_ONCE_LIMIT = 4096
 _PROCESS: dict[str, object] = {}
+
+
+def add_logging(parser: argparse.ArgumentParser) -> None:
+    """The options of every agent for its log."""
+    add = parser.add_argument
+    add("--log-level", default="info", choices=LEVELS, help="least important lines that are written (default: info)")
+    add("--log-format", default="json", choices=FORMS, help="json for collectors, console for people (default: json)")
 
 
 def configure_logging(level: str = "info", form: str = "json") -> None:

@@ -13,7 +13,7 @@ import structlog
 from agents.node.connection_options import add_connection, check_connection
 from agents.node.dial import is_loopback, split_addresses
 from agents.node.durable import AlreadyRunningError
-from agents.node.observability import FORMS, LEVELS, configure_logging, name_process
+from agents.node.observability import add_logging, configure_logging, name_process
 from agents.relay.config import RelayConfig
 from agents.relay.relay import CannotListen, Relay
 
@@ -42,8 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--dir", required=True, type=Path, metavar="DIR", help="folder of its key and certificate; created when missing"
     )
-    add("--log-level", default="info", choices=LEVELS, help="least important lines that are written (default: info)")
-    add("--log-format", default="json", choices=FORMS, help="json for collectors, console for people (default: json)")
+    add_logging(parser)
     return parser
 
 
