@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.fixtures.controller_process import Controller, until
+from tests.fixtures.controller_process import Controller
 from tests.fixtures.ports import free_port
 from tests.fuzz.generator import SECONDS, SEED, show
 from tests.fuzz.target import BROKEN
@@ -30,7 +30,7 @@ def test_strangers_at_the_tls_ports(tmp_path: Path) -> None:
     controller.security = ["--pki", str(pki), "--join", join]
     controller.launch()
     try:
-        until(lambda: controller.log_lines("controller_started"), "the controller has started")
+        controller.until_logged("controller_started")
         end = time.monotonic() + SECONDS / 2
         while time.monotonic() < end:
             stranger(rng, rng.choice((controller.address, join)))

@@ -61,7 +61,7 @@ def pair(launch: Start, url: str) -> tuple[Controller, Controller]:
     leader = launch(url)
     until(leader.serving, "the first one leads")
     standby = launch(url)
-    until(lambda: standby.log_lines("standing_by"), "the second one stands by")
+    standby.until_logged("standing_by")
     return leader, standby
 
 
@@ -182,6 +182,6 @@ def test_a_leader_without_its_database_serves_what_it_can(launch: Start, own_pos
     assert [c.owner for c in leader.node("node-2").cordons] == ["test"]
     assert [c.owner for c in leader.node("node-1").cordons] == ["test"]
     assert leader.site().epoch == epoch, "nobody took over"
-    until(lambda: standby.log_lines("standby_waits"), "the standby saw the outage")
+    standby.until_logged("standby_waits")
     with closing(SqlJournal(url)) as journal:
         assert {entry.epoch for entry in journal.read(0, 10_000)} == {epoch}
