@@ -150,6 +150,14 @@ def checks_done(draft: Draft, effect: Effect, *, ok: bool, message: str) -> None
     settle_all(draft)
 
 
+def readmitted_since(draft: Draft, number: int, since_ns: int) -> bool:
+    """Whether a node has come back since a moment: by its checks, or by an operator's word."""
+    facts, book = draft.fleet.facts[number], draft.state.health
+    name = draft.fleet.name(number)
+    parts = (f"node:{name}", *(device.serial for device in facts.accelerators))
+    return repairs(book, parts, since_ns) > 0 or book.released.get(name, 0) > since_ns
+
+
 def repairs(book: HealthBook, serials: tuple[str, ...], since_ns: int) -> int:
     """How often the part among these that was repaired most came back since a moment."""
     return max((sum(at_ns > since_ns for at_ns in book.repairs.get(serial, ())) for serial in serials), default=0)

@@ -82,12 +82,13 @@ class NodeChoice:
 def case_of(job: Job, root: LostRank | None, offences: Sequence[Offence], now_ns: int) -> Case:
     """The case of a job's running incident. `root`: its root cause, None when no rank was lost."""
     incident = job.incident
+    counted = counted_before(job, root, offences)
     place = int(job.rank_node[root.rank]) if root is not None and job.placed else NONE
     return Case(
         facts=root.facts if root else Facts(incident.why if incident else ""),
         blame=root.blame if root else Blame.INFRASTRUCTURE,
         rank=root.rank if root else NONE,
-        node=place,
+        node=counted.node if counted else place,
         lost=len(incident.lost) if incident else 0,
         ranks=job.spec.ranks,
         parallel=job.spec.parallel,
@@ -96,6 +97,14 @@ def case_of(job: Job, root: LostRank | None, offences: Sequence[Offence], now_ns
         now_ns=now_ns,
         fault_ns=root.fault_ns if root else 0,
     )
+
+
+def counted_before(job: Job, root: LostRank | None, offences: Sequence[Offence]) -> Offence | None:
+    """What an earlier verdict on the same incident counted against the root, whose rank may have moved since."""
+    if root is None:
+        return None
+    mine = (offence for offence in reversed(offences) if offence.at_ns == root.fault_ns)
+    return next((offence for offence in mine if (offence.job, offence.rank) == (job.uid, root.rank)), None)
 
 
 def offence_of(case: Case) -> Offence:

@@ -22,13 +22,15 @@ from controlplane.core.vocabulary import Blame, Rung
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
     """What an incident is judged against. `now_ns`: Unix time; `step`: newest step that the job's ranks have proven, only a
-    lower bound when not `step_known`; `offences`: earlier incidents of the site; `draw`: a random number in [0, 1)."""
+    lower bound when not `step_known`; `offences`: earlier incidents of the site; `draw`: a random number in [0, 1);
+    `readmitted`: the root's node has passed its checks, or an operator let it back, since the root's fault."""
 
     now_ns: int
     step: int
     step_known: bool = True
     offences: Sequence[Offence] = ()
     draw: float = 0.0
+    readmitted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class Ruling:
     """The rule that chose (`choice` None: nothing has failed, none was asked), who is charged, and what the budgets say.
 
     `refused`: FAIL or SUSPEND with its reason when no rung may be climbed. `moved`: ranks that the rule moves elsewhere;
-    `leaving`: nodes that this very verdict takes out of service, so that no rank may move there with it.
+    `leaving`: nodes that this very verdict takes out of service, so that no rank may move there with it. `barred`: what the
+    moved ranks compute where they are is wrong, and nobody has checked the node since: they wait rather than go back.
     `due`: the ledger pays for the next verdict. `start_ns`: nothing starts before; `backoff_ns`: the wait without its random part.
     """
 
@@ -52,6 +55,7 @@ class Ruling:
     refused: tuple[Rung, str] | None
     moved: tuple[int, ...]
     leaving: frozenset[int]
+    barred: bool
     due: bool
 
 
@@ -86,9 +90,15 @@ def rule(job: Job, incident: Incident, at: Circumstances) -> Ruling:
         offence=rules.offence_of(case) if root and not free and not root.planned else None,
         refused=None if choice is None else refusal(choice, cause, reading if due else None, job.last_error),
         moved=_own(incident.lost) if action is RuleAction.REPLACE_RANK else (),
-        leaving=frozenset() if free or root is None or root.planned else _leaving(policy, case),
+        leaving=_leaving(policy, case) if blames(job, root, at.offences) and not free else frozenset(),
+        barred=choice is not None and choice.rule == rules.DISAGREE_AGAIN and not at.readmitted,
         due=due,
     )
+
+
+def blames(job: Job, root: LostRank | None, offences: Sequence[Offence]) -> bool:
+    """Whether a verdict judges the place of an incident's root: once, by the first verdict that counts it."""
+    return root is not None and not root.planned and rules.counted_before(job, root, offences) is None
 
 
 def refusal(choice: rules.Choice, cause: str, reading: Reading | None, last_error: str) -> tuple[Rung, str] | None:

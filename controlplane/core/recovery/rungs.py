@@ -100,10 +100,8 @@ class Site:
         return mask
 
     def barred(self, ranks: np.ndarray) -> np.ndarray:
-        """Mask over `ranks`: they may not come back to where they are, even where there is no room elsewhere, because what is
-        computed there is wrong."""
-        wrong = self.ruling.choice is not None and self.ruling.choice.rule == rules.DISAGREE_AGAIN
-        return self.told(ranks) & wrong
+        """Mask over `ranks`: they may not come back to where they are, even where there is no room elsewhere."""
+        return self.told(ranks) & self.ruling.barred
 
     def late(self, ranks: np.ndarray) -> np.ndarray:
         """Mask over `ranks`: ranks of this incident have not come up on their nodes."""

@@ -7,9 +7,11 @@ import numpy as np
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.evidence import Facts, Reason
-from controlplane.core.jobs import NONE, Job, LostRank
+from controlplane.core.health.quarantine import readmitted_since
+from controlplane.core.jobs import NONE, Job, LostRank, root_cause
 from controlplane.core.orders import end_job, fence
 from controlplane.core.placement.pool import lend
+from controlplane.core.recovery import rules
 from controlplane.core.recovery.decide import Verdict, decide
 from controlplane.core.recovery.elastic import in_replicas
 from controlplane.core.recovery.phase_times import PhaseTimes, measure
@@ -56,7 +58,14 @@ def circumstances(draft: Draft, job: Job) -> Circumstances:
         step_known=told_ns > 0 or incident is None or incident.step_known,
         offences=draft.state.offences,
         draw=draft.draw,
+        readmitted=_root_readmitted(draft, job),
     )
+
+
+def _root_readmitted(draft: Draft, job: Job) -> bool:
+    root = root_cause(job.incident.lost) if job.incident else None
+    node = rules.case_of(job, root, draft.state.offences, draft.now_ns).node
+    return root is not None and node != NONE and readmitted_since(draft, node, root.fault_ns)
 
 
 def waits_to_see(draft: Draft, job: Job, ranks: tuple[int, ...], since_ns: int) -> bool:
@@ -108,7 +117,7 @@ def _write_verdict(draft: Draft, job: Job, verdict: Verdict, at: Circumstances) 
             warm=verdict.warm,
         )
     )  # fmt: skip
-    follow_rules(draft, job, choice)
+    follow_rules(draft, job, choice, due=verdict.ruling.due)
     match verdict.rung:
         case Rung.FAIL:
             end_job(draft, job, JobState.FAILED, verdict.reason, 0)

@@ -9,7 +9,7 @@ from controlplane.core.health.quarantine import Case, quarantine
 from controlplane.core.jobs import Job, LostRank, root_cause
 from controlplane.core.recovery import rules
 from controlplane.core.recovery.corruption import suspicion
-from controlplane.core.recovery.ruling import costs_nothing
+from controlplane.core.recovery.ruling import blames, costs_nothing
 from controlplane.core.spec import NodeAction
 from controlplane.core.state import MAX_EVIDENCE
 
@@ -28,15 +28,17 @@ def evidence_ids(job: Job) -> tuple[int, ...]:
     return tuple(sorted({record for record in (*told, *incident.records) if record}))[:MAX_EVIDENCE]
 
 
-def follow_rules(draft: Draft, job: Job, choice: rules.Choice | None) -> None:
-    """Once a verdict on the job's incident is written: poison what the rule says, and judge the place where it began."""
+def follow_rules(draft: Draft, job: Job, choice: rules.Choice | None, *, due: bool) -> None:
+    """Once a verdict on the job's incident is written: poison what the rule says, and judge the place where it began. Further
+    verdicts on the same incident do neither again; where the way back failed too (`due`), more is poisoned."""
     incident = job.incident
     if incident is None or costs_nothing(incident):
         return
-    if choice is not None and choice.poison:
-        _poison_newest(draft, job, choice)
     root = root_cause(incident.lost)
-    if root is None or root.planned:
+    first = blames(job, root, draft.state.offences)
+    if choice is not None and choice.poison and (first or due):
+        _poison_newest(draft, job, choice)
+    if root is None or not first:
         return
     _contain_corruption(draft, job, root)
     _judge_place(draft, job, root)

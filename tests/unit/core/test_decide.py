@@ -117,11 +117,29 @@ def test_a_rule_that_moves_ranks_does_not_keep_a_job_off_good_hardware(lost: tup
     assert (verdict.rung, verdict.moved) == (Rung.RESTART_JOB, ()), verdict.tried
 
 
-def test_results_that_disagree_again_never_come_back_to_where_they_were_computed() -> None:
+@pytest.mark.parametrize("readmitted", [False, True], ids=["not checked", "checked since"])
+def test_results_that_disagree_again_come_back_only_to_a_node_that_was_checked(*, readmitted: bool) -> None:
     site = fleet(2)
     wrong = replace(loss(2), facts=Facts(exit_code=17))
-    verdict = decide(hurt(site, wrong, spares=()), site, AT)
-    assert verdict.rung is Rung.SUSPEND, verdict.tried
+    job = hurt(site, wrong, spares=())
+    verdict = decide(job, site, replace(AT, readmitted=readmitted))
+    assert verdict.rung is (Rung.RESTART_JOB if readmitted else Rung.SUSPEND), verdict.tried
+    roomy = fleet(3)
+    verdict = decide(hurt(roomy, wrong), roomy, replace(AT, readmitted=readmitted))
+    assert (verdict.rung, verdict.moved) == (Rung.REPLACE_RANK, (2,)), verdict.tried
+
+
+def test_the_place_of_a_root_is_judged_once_and_is_where_the_root_was() -> None:
+    site = fleet(3)
+    wrong = replace(loss(2), facts=Facts(exit_code=17))
+    job = hurt(site, wrong)
+    first = decide(job, site, AT)
+    assert first.ruling.leaving == {1}
+    assert first.ruling.offence is not None
+    job.rank_node[2] = 2  # it has moved there, and did not come up
+    later = decide(job, site, replace(AT, offences=(first.ruling.offence,)))
+    assert later.ruling.leaving == frozenset()
+    assert later.ruling.offence == first.ruling.offence
 
 
 @pytest.mark.parametrize("taken", [False, True], ids=["no rule", "a rule takes the root's node out"])
