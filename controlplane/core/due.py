@@ -20,13 +20,13 @@ import numpy as np
 
 from controlplane.core.draft import Policy
 from controlplane.core.health import distrust
+from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.jobs import Job
 from controlplane.core.recovery.budgets import backoff_ns, budget_for
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
 from controlplane.core.sweeping import pauses
 from controlplane.core.sweeping.hangs import hang_limit_ns
-from controlplane.core.sweeping.liveness import SLOW_STEPS
 from controlplane.core.units import NS_PER_MS, ms, seconds
 from controlplane.core.vocabulary import Blame, JobState, NodeLiveness
 
@@ -105,18 +105,19 @@ def _silence(state: State, soft: SoftState, now_ns: int, policy: Policy) -> Mome
             here = silent[silent < len(held)]
             here = here[held[here] > 0]
             if len(here):
-                yield from _steps(job, soft, int(heard[here].max()), seconds(limits.lease_s))
+                yield from _steps(job, soft, int(heard[here].max()), limits)
 
 
-def _steps(job: Job, soft: SoftState, heard_ns: int, lease_ns: int) -> Moments:
+def _steps(job: Job, soft: SoftState, heard_ns: int, limits: SuspicionPolicy) -> Moments:
     """A job's next step, which proves the life of its silent nodes, and the moment from which on its steps have stopped.
     `heard_ns`: when the last of those nodes was heard; steps long after that say nothing new of them."""
     _, moved_ns = soft.progress(job.uid)
     step_ns = soft.step_time_ns(job.uid)
+    lease_ns = seconds(limits.lease_s)
     if moved_ns <= heard_ns + 2 * lease_ns:
         yield moved_ns + step_ns + JUST_AFTER_NS
     since_ns = max(moved_ns, soft.trusted_since_ns(), job.clock.running_ns)
-    limit_ns = max(lease_ns, SLOW_STEPS * step_ns)
+    limit_ns = max(lease_ns, limits.slow_steps * step_ns)
     yield Wait(since_ns, limit_ns)
     yield Wait(since_ns, limit_ns + JUST_AFTER_NS)
 

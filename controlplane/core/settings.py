@@ -71,6 +71,8 @@ def _believing() -> tuple[Setting, ...]:
         Setting("suspicion.domain_minimum", "nodes", 2, 10_000, "so many of a failure domain at once: it is lost"),
         Setting("suspicion.domain_share", "share", 0.01, 1, "and at least this share of the domain"),
         Setting("suspicion.domain_within_s", "s", 1, DAY_S, "and somebody saw some of them die within"),
+        Setting("suspicion.slow_steps", "steps", 2, 1_000, "a job that made none for so many step times has stopped"),
+        Setting("suspicion.link_witnesses", "nodes", 1, 1_000, "that say so make a node's links count as broken"),
         Setting("distrust.append_s", "s", 0.01, HOUR_S, "an append to the journal slower than this: silence is distrusted"),
         Setting("distrust.inbox_share", "share", 0.01, 1, "an inbox fuller than this: silence is distrusted"),
         Setting("hang_ms", "ms", 10 * SECOND_MS, DAY_MS, "a running job that makes no step for so long hangs"),

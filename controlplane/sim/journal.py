@@ -1,5 +1,8 @@
 """The engine's journal in memory, with every way in which a real one fails: slow, refusing, uncertain, full, cut by a crash.
 
+`adapters.journal.memory` keeps the same promises for threads; it is not this one because the simulator knows no adapters, and
+needs no locks. tests/unit/sim/test_sim_journal.py holds one against the other, operation by operation.
+
 All handles from `open_again` share one storage, as processes share a database: what one has stored, the next one reads.
 """
 

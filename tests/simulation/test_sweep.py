@@ -23,7 +23,7 @@ def result(seed: int) -> SeedResult:
     """Odd seeds are clean."""
     bad = seed % 2 == 0
     return SeedResult(
-        seed, f"{seed:064x}", results.YEAR_S, 0.5, 10, {"node": 2}, {"rung ROLLBACK": 1, "node x ROLLBACK": 1},
+        seed, f"{seed:064x}", results.YEAR_S, 0.5, 0.4, 10, {"node": 2}, {"rung ROLLBACK": 1, "node x ROLLBACK": 1},
         invariant="S4" if bad else "", text=f"S4: generation {seed} again\n  a record" if bad else "",
     )  # fmt: skip
 
@@ -34,6 +34,7 @@ def test_results_add_up(jobs: int) -> None:
     total = sweep(iter(range(1, 7)), result, jobs=jobs, on_result=lambda one, _: seen.append(one.seed))
     assert sorted(seen) == [1, 2, 3, 4, 5, 6]
     assert (total.seeds, total.years, total.records) == (6, 6.0, 60)
+    assert total.cpu_s == pytest.approx(6 * 0.4), "what processors did, not what went by"
     assert total.faults == {"node": 12}
     assert sorted(violation.seed for violation in total.violations) == [2, 4, 6]
 

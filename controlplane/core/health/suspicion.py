@@ -26,6 +26,8 @@ class SuspicionPolicy:
     their own, and not in one domain, are our own fault. `domain_minimum`, `domain_share` of the domain: so many that fell
     silent at once inside it are its loss, when somebody saw some of them die within `domain_within_s`: a machine that is
     gone leaves the cell and its peers within that time, so what dies later did not die with the silence.
+    `slow_steps`: a job's steps have stopped when none came for so many of its usual step times, and for a lease.
+    `link_witnesses`: nodes that must say that their links to a node are broken; one alone may have lost its own.
     """
 
     lease_s: float = 3.0
@@ -36,6 +38,8 @@ class SuspicionPolicy:
     domain_minimum: int = 3
     domain_share: float = 0.5
     domain_within_s: float = 60.0
+    slow_steps: int = 3
+    link_witnesses: int = 2
 
 
 class Ground(Code):

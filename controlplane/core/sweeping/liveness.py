@@ -15,12 +15,6 @@ from controlplane.core.ranges import cover
 from controlplane.core.units import NS_PER_MS, NS_PER_S, ms, seconds
 from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, RankState
 
-SLOW_STEPS = 3
-"""Steps of a job have stopped when none came for so many of its usual step times, and for a lease."""
-
-LINK_WITNESSES = 2
-"""Nodes that must say so before broken links testify against a node: one alone may have lost its own."""
-
 
 def _sight(draft: Draft, *, distrusted: bool) -> Sight:
     fleet, soft = draft.fleet, draft.soft
@@ -31,7 +25,8 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
     stopped = np.zeros(fleet.size, dtype=np.bool_)
     stepping = np.zeros(fleet.size, dtype=np.bool_)
     outlived = np.zeros(fleet.size, dtype=np.bool_)
-    lease = draft.policy.suspicion.lease_s
+    limits = draft.policy.suspicion
+    lease = limits.lease_s
     member = fleet.cell_member | ~fleet.cell_known
     reset = ~fleet.session & (heard > trusted) & (excused == 0)
     suspects = np.flatnonzero(silence > lease)
@@ -47,7 +42,7 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
         since_ns = max(moved_ns, trusted, job.clock.running_ns)
         excused_since_ns = draft.excused_ns(since_ns)
         quiet_s = (draft.now_ns - since_ns - excused_since_ns) / NS_PER_S
-        limit_s = max(lease, SLOW_STEPS * soft.step_time_ns(job.uid) / NS_PER_S)
+        limit_s = max(lease, limits.slow_steps * soft.step_time_ns(job.uid) / NS_PER_S)
         told = (_witnessed_ns(held, silence, heard, lease) - since_ns - excused_since_ns) / NS_PER_S > limit_s
         # Who was still heard when they had stopped long ago did not stop them by dying.
         stopped[here] |= told & (heard[here] - since_ns <= seconds(limit_s))
@@ -98,7 +93,7 @@ def _unlinked(draft: Draft, heard: np.ndarray) -> np.ndarray:
         if number is not None and fleet.liveness[number] == NodeLiveness.ALIVE and fleet.session[number]:
             rows = np.array([fleet.index[name] for name in links.broken if name in fleet.index], dtype=np.int64)
             accused[rows[links.at_ns > heard[rows] - lease_ns]] += 1
-    mask: np.ndarray = accused >= LINK_WITNESSES
+    mask: np.ndarray = accused >= draft.policy.suspicion.link_witnesses
     return mask
 
 

@@ -14,12 +14,14 @@ YEAR_S = 365.25 * 86_400.0
 @dataclass(frozen=True, slots=True)
 class SeedResult:
     """One seed. `digest`: of its records. `invariant`: the one that was violated, "" when none was; `defect`: the program
-    itself stopped with an error. `text`: the violation or the error in full. `faults`: injected, by kind."""
+    itself stopped with an error. `text`: the violation or the error in full. `faults`: injected, by kind. `wall_s` and `cpu_s`:
+    how long it took, and how much of a processor."""
 
     seed: int
     digest: str
     simulated_s: float
     wall_s: float
+    cpu_s: float
     records: int
     faults: dict[str, int]
     coverage: dict[str, int]
@@ -48,7 +50,7 @@ class Total:
         """One more seed."""
         self.seeds += 1
         self.simulated_s += result.simulated_s
-        self.cpu_s += result.wall_s
+        self.cpu_s += result.cpu_s
         self.records += result.records
         self.faults.update(result.faults)
         self.coverage.update(result.coverage)

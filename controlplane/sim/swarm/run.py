@@ -60,7 +60,7 @@ def run_scenario(scenario: Scenario, seed: int, on_line: Callable[[str], None] |
         seed: where everything random comes from.
         on_line: takes the readable trace.
     """
-    begun_s = time.perf_counter()
+    begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
     monitor, digest = Monitor(all_checkers(scenario.policy)), Digest()
     observers: list[Observer] = [digest, monitor, *([Lines(on_line)] if on_line else [])]
     invariant = text = ""
@@ -73,7 +73,8 @@ def run_scenario(scenario: Scenario, seed: int, on_line: Callable[[str], None] |
         text = f"{DEFECT}: {traceback.format_exc().strip().splitlines()[-1]}\n{traceback.format_exc()}"
     return SeedResult(
         seed, digest.trace.digest(), (digest.now_ns - START_NS) / NS_PER_S, time.perf_counter() - begun_s,
-        digest.trace.records, dict(monitor.coverage.faults), dict(monitor.coverage.counts), invariant, text,
+        time.process_time() - begun_cpu_s, digest.trace.records, dict(monitor.coverage.faults),
+        dict(monitor.coverage.counts), invariant, text,
     )  # fmt: skip
 
 

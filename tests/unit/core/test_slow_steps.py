@@ -3,8 +3,12 @@ labels change."""
 
 from __future__ import annotations
 
+import pytest
+
 from controlplane.core import events as ev
+from controlplane.core.draft import Policy
 from controlplane.core.fleet import DOMAIN_KINDS
+from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.spec import SparePolicy
 from controlplane.core.vocabulary import JobState, NodeLiveness
 from tests.support.world import World, spec
@@ -99,6 +103,28 @@ def test_links_that_were_called_broken_before_a_node_was_heard_again_are_no_witn
     call_broken()
     world.run(1)
     assert liveness(world, "node-03") is NodeLiveness.DEAD, "said again, of this silence"
+
+
+@pytest.mark.parametrize(("enough", "then"), [(2, NodeLiveness.DEAD), (3, NodeLiveness.SUSPECT)])
+def test_how_many_nodes_must_call_links_broken_is_a_setting(enough: int, then: NodeLiveness) -> None:
+    world = World(nodes=4, policy=Policy(suspicion=SuspicionPolicy(link_witnesses=enough)))
+    world.freeze("node-03")
+    for name in ("node-00", "node-01"):
+        world.turn(ev.NodeReport(name, world.nodes[name].boot_id, broken_links=("node-03",)))
+    world.run(10)
+    assert liveness(world, "node-03") is then
+
+
+@pytest.mark.parametrize(("steps", "then"), [(3, NodeLiveness.DEAD), (10, NodeLiveness.SUSPECT)])
+def test_how_many_steps_must_be_missing_is_a_setting(steps: int, then: NodeLiveness) -> None:
+    world = World(nodes=4, policy=Policy(suspicion=SuspicionPolicy(slow_steps=steps)))
+    world.timings.step_s = 10.0
+    world.submit(spec("moe", 4, spares=SparePolicy()))
+    world.run_until(lambda: world.job("moe").state is JobState.RUNNING)
+    world.hang("moe", 0)
+    world.lose_agent("node-00")
+    world.run(50)
+    assert liveness(world, "node-00") is then
 
 
 def test_labels_that_change_move_a_node_to_its_new_domains() -> None:
