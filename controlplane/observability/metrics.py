@@ -20,6 +20,7 @@ from controlplane.core.jobs import Recovery
 from controlplane.core.units import to_s
 from controlplane.core.vocabulary import Phase, Rung
 from controlplane.observability.beats import BeatLag
+from controlplane.observability.offenders import Offenders
 
 MAX_REASONS = 128
 """Distinct reasons of refusals that get a series; they are constants, so that more would be a defect: OTHER counts it."""
@@ -52,6 +53,8 @@ class Metrics:
         )  # fmt: skip
         self.beats = BeatLag()
         registry.register(self.beats)
+        self.offenders = Offenders()
+        registry.register(self.offenders)
         self._decisions = Counter("phalanx_recoveries", "Verdicts of the ladder.", ["rung"], registry=registry)
         self._phases = Histogram(
             "phalanx_recovery_phase_duration_seconds", "Phases of recoveries that reached a first new step.",

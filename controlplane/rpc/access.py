@@ -53,6 +53,7 @@ METHODS: Mapping[str, Rule] = {
     "FleetService/DrainNode": OPERATE,
     "FleetService/RetireNode": ADMINISTER,
     "FleetService/InjectAcceleratorFault": OPERATE,
+    "FleetService/ListOffenders": VIEW,
     "JobService/ListJobs": VIEW,
     "JobService/GetJob": VIEW,
     "JobService/WatchJob": VIEW,
@@ -102,18 +103,22 @@ class Access:
         """The time by which certificates are judged, Unix nanoseconds."""
         return self._clock()
 
-    def caller(self, context: Context, peer: str) -> Caller:
-        """Who calls, from the network address `peer`.
+    def caller(self, context: Context, peer: str, named: Callable[[Caller], None]) -> Caller:
+        """Who calls, from the network address `peer`. `named` hears of it before it is judged.
 
         Raises:
             RequestRefused: the certificate is not one of this site's, has expired, or its identity is revoked.
         """
         if not self.site:
-            return replace(LOCAL, peer=peer)
+            named(local := replace(LOCAL, peer=peer))
+            return local
+        named(stranger := replace(ANONYMOUS, peer=peer))
         shown = list(context.auth_context().get(PEM_KEY, ()))
-        return self.holder(shown[0], peer) if shown else replace(ANONYMOUS, peer=peer)
+        return self.holder(shown[0], peer, named) if shown else stranger
 
-    def holder(self, certificate_pem: bytes, peer: str) -> Caller:
+    def holder(
+        self, certificate_pem: bytes, peer: str, named: Callable[[Caller], None] = lambda caller: None
+    ) -> Caller:
         """Whom a certificate names that its holder has proven to be his: to us, or to a relay that we trust with his name.
 
         Raises:
@@ -129,6 +134,7 @@ class Access:
             claims.uri, claims.kind, claims.name, claims.role, peer, claims.serial, claims.speaks_for, claims.series,
             claims.not_after_ns,
         )  # fmt: skip
+        named(caller)
         self._check_current(caller)
         if claims.kind == OPERATOR and caller.subject not in self._state().identity.identities:
             self._unrecorded(claims)

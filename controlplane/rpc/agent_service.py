@@ -24,6 +24,7 @@ from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.generations import GenerationMessages
 from controlplane.rpc.guard import resolve
 from controlplane.rpc.logs import LogRelays
+from controlplane.rpc.offences import said
 from controlplane.rpc.sessions import Registry, Session, Work
 from controlplane.rpc.site import Site
 from controlplane.rpc.skew import check_version
@@ -87,6 +88,7 @@ class AgentSession(Session):
         Raises:
             RequestRefused: it is not believed.
         """
+        self.said = said(NODE, hello.node)
         check_name(self.caller, NODE, hello.node)
         site = self.site
         event = observations.node_hello(hello, site.now_ns(), site.state)
@@ -130,7 +132,7 @@ class AgentSession(Session):
             case "hello":
                 refuse("invalid", "SECOND_HELLO", f"{self.name} said hello twice in one session")
             case None:
-                self.site.metrics.refuse("UNKNOWN_MESSAGE")
+                self.offence("UNKNOWN_MESSAGE", "a message that this controller does not know")
 
     def lost(self, reason: str) -> ev.NodeSessionLost:
         """The end of this session, as an event."""

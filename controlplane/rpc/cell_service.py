@@ -24,6 +24,7 @@ from controlplane.rpc.caller import CALLER, LOCAL, Caller
 from controlplane.rpc.codec import workload_message
 from controlplane.rpc.effects import Roots, cell_effect
 from controlplane.rpc.errors import RequestRefused, refuse, violation_value
+from controlplane.rpc.offences import said
 from controlplane.rpc.sessions import Registry, Session, Work
 from controlplane.rpc.site import Site
 from controlplane.rpc.skew import check_version
@@ -56,6 +57,7 @@ class CellSession(Session):
         if message.WhichOneof("body") != "hello":
             refuse("invalid", "NO_HELLO", "the first message of a session must be a hello")
         hello = message.hello
+        self.said = said(CELL, hello.cell)
         check_name(self.caller, CELL, hello.cell)
         event = observations.cell_hello(hello, self._speaks_for)
         self._check_members(event.nodes)
@@ -103,7 +105,7 @@ class CellSession(Session):
             case "hello":
                 refuse("invalid", "SECOND_HELLO", f"{self.name} said hello twice in one session")
             case None:
-                self.site.metrics.refuse("UNKNOWN_MESSAGE")
+                self.offence("UNKNOWN_MESSAGE", "a message that this controller does not know")
 
     def lost(self, reason: str) -> ev.CellSessionLost:
         """The end of this session, as an event."""
@@ -173,7 +175,7 @@ class CellSession(Session):
             return dead
         own = tuple(row for row in dead if covers(speaks_for, self._node_of(row[0])))
         if len(own) < len(dead):
-            self.site.metrics.refuse("NOT_YOUR_NODES", len(dead) - len(own))
+            self.offence("NOT_YOUR_NODES", "processes that end on nodes of others", len(dead) - len(own))
         return own
 
     def _node_of(self, actor: str) -> str:

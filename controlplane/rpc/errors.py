@@ -45,12 +45,16 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 class RequestRefused(Exception):
-    """A request that changes nothing. The interceptor turns it into a status."""
+    """A request that changes nothing. The interceptor turns it into a status.
 
-    def __init__(self, refusal: Refusal, metadata: Metadata = ()) -> None:
+    `who`: <kind>/<name> of a peer that has no certificate and has said who it is; "" otherwise.
+    """
+
+    def __init__(self, refusal: Refusal, metadata: Metadata = (), who: str = "") -> None:
         super().__init__(refusal.message)
         self.refusal = refusal
         self.metadata = metadata
+        self.who = who
 
 
 def refuse(code: str, reason: str, message: str, violations: Iterable[Violation] = ()) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from phalanx.v1 import fleet_pb2, fleet_pb2_grpc
 
 from controlplane.core import events as ev
 from controlplane.core.vocabulary import NodeService
+from controlplane.observability.offenders import Offender
 from controlplane.rpc.caller import own_name
 from controlplane.rpc.codec import check_request
 from controlplane.rpc.errors import refuse
@@ -105,3 +107,23 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         )
         await self._site.command(event)
         return fleet_pb2.InjectAcceleratorFaultResponse(revision=self._site.state.revision)
+
+    async def ListOffenders(
+        self, request: fleet_pb2.ListOffendersRequest, context: Any
+    ) -> fleet_pb2.ListOffendersResponse:
+        """Peers that sent what no well-behaved peer sends."""
+        offenders, now_ns = self._site.metrics.offenders, time.time_ns()
+        rows = [_offender(row, now_ns) for row in offenders.rows()]
+        return fleet_pb2.ListOffendersResponse(offenders=rows, forgotten=offenders.forgotten)
+
+
+def _offender(row: Offender, now_ns: int) -> fleet_pb2.Offender:
+    newest = sorted(row.offences.values(), key=lambda offence: -offence.last_ns)
+    offences = [
+        fleet_pb2.Offence(
+            reason=one.reason, count=one.count, first_age_s=age_s(one.first_ns, now_ns),
+            last_age_s=age_s(one.last_ns, now_ns), message=one.message,
+        )
+        for one in newest
+    ]  # fmt: skip
+    return fleet_pb2.Offender(name=row.name, proven=row.proven, peer=row.peer, offences=offences)

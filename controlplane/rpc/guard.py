@@ -22,6 +22,7 @@ from controlplane.observability import Metrics
 from controlplane.rpc.access import Access, check
 from controlplane.rpc.caller import CALLER, Caller
 from controlplane.rpc.errors import RequestRefused, message_of, metadata_of, status_of
+from controlplane.rpc.offences import note_refusal
 from controlplane.rpc.open_calls import OpenCalls
 
 OURS = "/phalanx.v1."
@@ -170,21 +171,20 @@ class Guard(aio.ServerInterceptor):
         return call
 
     def _admit(self, method: str, context: Context, peer: str) -> Caller:
-        """The caller, who may make this call.
+        """The caller, who may make this call. Whoever is refused has been noted as the caller all the same.
 
         `peer` was read once, at the call's start: grpc may crash when it is asked for the peer of a call that has ended.
         """
-        caller = self._access.caller(context, peer)
+        caller = self._access.caller(context, peer, _note_caller)
         check(method, caller)
-        CALLER.set(caller)
         return caller
 
     async def _abort(self, method: str, context: Context, peer: str, error: RequestRefused) -> None:
-        refusal = error.refusal
+        refusal, caller = error.refusal, CALLER.get()
         self._metrics.refuse(refusal.reason)
-        who = (
-            f"{CALLER.get().uri} {peer.rpartition(':')[0]}"  # without the port: a peer that dials again is the same one
-        )
+        note_refusal(self._metrics, caller, error.who, refusal)
+        # Without the port: who dials again is the same one.
+        who = f"{error.who or caller.uri} {peer.rpartition(':')[0]}"
         if self._metrics.first(method, f"{who} {refusal.reason}"):
             log.warning(
                 "request_refused",
@@ -252,12 +252,18 @@ def _check(request: object) -> None:
 
 
 def _note_call(method: str, request: object = None) -> None:
-    """Every further log line of this call's task says whose call it is."""
-    about = {"method": method, "caller": CALLER.get().uri}
+    """Every further log line of this call's task says which call it is."""
+    about = {"method": method}
     request_id = getattr(request, "request_id", "")
     if request_id:
         about["request_id"] = request_id[:128]
     bind_contextvars(**about)
+
+
+def _note_caller(caller: Caller) -> None:
+    """And whose."""
+    CALLER.set(caller)
+    bind_contextvars(caller=caller.uri)
 
 
 def _limit_s(context: Context, default_s: float) -> float | None:

@@ -8,6 +8,7 @@ Beats of all nodes are one message and one write into the soft columns.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,7 @@ from controlplane.rpc.access import Access, check_name, check_speaks_for
 from controlplane.rpc.agent_service import AgentService, AgentSession, check_epoch, welcome
 from controlplane.rpc.caller import CALLER, LOCAL, Caller
 from controlplane.rpc.errors import RequestRefused, message_of, refuse, status_of
+from controlplane.rpc.offences import note_refusal, said
 from controlplane.rpc.sessions import Registry, Session
 from controlplane.rpc.site import Site
 from controlplane.rpc.skew import check_version
@@ -81,6 +83,7 @@ class RelaySession(Session):
         if message.WhichOneof("body") != "hello":
             refuse("invalid", "NO_HELLO", "the first message of a session must be a hello")
         hello, site = message.hello, self.site
+        self.said = said(RELAY, hello.relay)
         check_name(self.caller, RELAY, hello.relay)
         check_version(site, hello.relay, hello.agent_version)
         check_epoch(site, hello.relay, hello.highest_epoch)
@@ -108,7 +111,7 @@ class RelaySession(Session):
             case "hello":
                 refuse("invalid", "SECOND_HELLO", f"{self.name} said hello twice in one session")
             case None:
-                self.site.metrics.refuse("UNKNOWN_MESSAGE")
+                self.offence("UNKNOWN_MESSAGE", "a message that this controller does not know")
 
     def next_instruction(self) -> relay_pb2.RelayInstruction | None:
         """What to write now: at most one instruction of each node, so that each gets its own in order."""
@@ -162,9 +165,11 @@ class RelaySession(Session):
         if slot >= SLOTS or slot in self._seats or slot in self._leaving:
             text = f"{self.name} opens slot {slot} for {node[:253]!r}: it is in use, or not below {SLOTS}"
             refuse("invalid", "SLOT_TAKEN", text)
+        known = [self.caller]  # whose mistake it is: the relay's, until the node's own certificate has been read
         try:
-            caller = self._node_caller(opening.certificate_pem, node)
+            caller = self._node_caller(opening.certificate_pem, node, known.append)
         except RequestRefused as error:
+            self._refused(error.refusal, known[-1], self.said)
             self._tell_end(slot, error.refusal)
             return
         seat = self._seats[slot] = Seat(slot, self._agents.session_of(caller))
@@ -173,11 +178,11 @@ class RelaySession(Session):
         seat.held.enter_context(self.site.calls.hold(caller, seat.session.end, self.site.now_ns))
         seat.greeting = self.site.loop.create_task(self._greet(seat, opening.hello), name="relayed hello")
 
-    def _node_caller(self, certificate_pem: bytes, node: str) -> Caller:
+    def _node_caller(self, certificate_pem: bytes, node: str, named: Callable[[Caller], None]) -> Caller:
         check_speaks_for(self.caller, node)
         if self.caller.kind == LOCAL.kind:
             return self.caller
-        found = self._access.holder(certificate_pem, self.caller.peer)
+        found = self._access.holder(certificate_pem, self.caller.peer, named)
         check_name(found, NODE, node)
         return found
 
@@ -229,9 +234,13 @@ class RelaySession(Session):
         if self._seats.get(seat.slot) is not seat:
             return
         refusal = closing.result()
-        self.site.metrics.refuse(refusal.reason)
+        self._refused(refusal, seat.session.caller, seat.session.said)
         self._leave_seat(seat, refusal.message)
         self._tell_end(seat.slot, refusal)
+
+    def _refused(self, refusal: Refusal, caller: Caller, who: str) -> None:
+        self.site.metrics.refuse(refusal.reason)
+        note_refusal(self.site.metrics, caller, who, refusal)
 
     def _tell_end(self, slot: int, refusal: Refusal) -> None:
         self._leaving.add(slot)

@@ -22,6 +22,7 @@ from controlplane.core.events import EffectDone, Observation
 from controlplane.rpc.caller import Caller
 from controlplane.rpc.effects import Superseded
 from controlplane.rpc.errors import RequestRefused
+from controlplane.rpc.offences import note
 from controlplane.rpc.site import Outcome, Site
 
 BATCH = 64
@@ -63,7 +64,8 @@ class Session:
     """One name's session from its hello to its end. Subclasses know the messages; a carrier reads and writes them.
 
     `wake` is called when `next_instruction` has something to write; a carrier sets it, looks at `closing`, and calls `close`
-    once when the session is over.
+    once when the session is over. `name` is whom the session speaks for, once that is accepted; `said` the <kind>/<name> that
+    the hello gave, whether or not it is believed.
     """
 
     kind = "session"
@@ -74,6 +76,7 @@ class Session:
         self.registry = registry
         self.caller = caller
         self.name = ""
+        self.said = ""
         self.boot_id = ""
         self.ended = False
         self.closing: asyncio.Future[Refusal] = site.loop.create_future()
@@ -157,6 +160,11 @@ class Session:
         """A log line about this session; `node` or `cell` holds its name, as in every other line."""
         about = {self.subject: self.name, "boot_id": self.boot_id, "peer": self.caller.peer}
         log.info(event, **about, **fields)
+
+    def offence(self, reason: str, text: str, count: int = 1) -> None:
+        """Count bad input that does not end the session, and name who sent it."""
+        self.site.metrics.refuse(reason, count)
+        note(self.site.metrics, self.caller, self.said, reason, text, count=count)
 
     def effect_result(self, effect_id: str, *, ok: bool, message: str) -> None:
         """An outcome goes to the brain, after the reports that came before it. Outcomes of others' effects are refused."""

@@ -53,7 +53,7 @@ class OwnStream:
                 _raise(session.closing.result())
             reason = "the agent closed its stream"
         except RequestRefused as error:
-            reason = error.refusal.message
+            reason, error.who = error.refusal.message, session.said
             raise
         finally:
             hello.cancel()

@@ -722,3 +722,112 @@ class InjectAcceleratorFaultResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InjectAcceleratorFaultResponse: _TypeAlias = InjectAcceleratorFaultResponse  # noqa: Y015
+
+@_typing.final
+class ListOffendersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOffendersRequest: _TypeAlias = ListOffendersRequest  # noqa: Y015
+
+@_typing.final
+class ListOffendersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFENDERS_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
+    forgotten: _builtins.int
+    """how many left the list for newer ones"""
+    @_builtins.property
+    def offenders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Offender]:
+        """the newest offence first, 256 at most"""
+
+    def __init__(
+        self,
+        *,
+        offenders: _abc.Iterable[Global___Offender] | None = ...,
+        forgotten: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgotten", b"forgotten", "offenders", b"offenders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOffendersResponse: _TypeAlias = ListOffendersResponse  # noqa: Y015
+
+@_typing.final
+class Offender(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROVEN_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    OFFENCES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """<kind>/<name>; "anonymous": none was shown; "local": over plaintext, before it named itself"""
+    proven: _builtins.bool
+    """its certificate has this name; false: it says so"""
+    peer: _builtins.str
+    """network address from which it came last, without the port"""
+    @_builtins.property
+    def offences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Offence]:
+        """the newest first"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        proven: _builtins.bool = ...,
+        peer: _builtins.str = ...,
+        offences: _abc.Iterable[Global___Offence] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "offences", b"offences", "peer", b"peer", "proven", b"proven"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Offender: _TypeAlias = Offender  # noqa: Y015
+
+@_typing.final
+class Offence(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_AGE_S_FIELD_NUMBER: _builtins.int
+    LAST_AGE_S_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """constant: FLOOD, RECONNECTS_TOO_OFTEN, CLOCK_OFF, MESSAGE_TOO_LARGE, NOT_YOUR_NAME, ..."""
+    count: _builtins.int
+    first_age_s: _builtins.float
+    """since when"""
+    last_age_s: _builtins.float
+    message: _builtins.str
+    """what it was told last"""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        count: _builtins.int = ...,
+        first_age_s: _builtins.float = ...,
+        last_age_s: _builtins.float = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_age_s", b"first_age_s", "last_age_s", b"last_age_s", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Offence: _TypeAlias = Offence  # noqa: Y015

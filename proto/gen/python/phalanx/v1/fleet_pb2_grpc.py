@@ -74,6 +74,11 @@ class FleetServiceStub:
                 request_serializer=phalanx_dot_v1_dot_fleet__pb2.InjectAcceleratorFaultRequest.SerializeToString,
                 response_deserializer=phalanx_dot_v1_dot_fleet__pb2.InjectAcceleratorFaultResponse.FromString,
                 _registered_method=True)
+        self.ListOffenders = channel.unary_unary(
+                '/phalanx.v1.FleetService/ListOffenders',
+                request_serializer=phalanx_dot_v1_dot_fleet__pb2.ListOffendersRequest.SerializeToString,
+                response_deserializer=phalanx_dot_v1_dot_fleet__pb2.ListOffendersResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer:
@@ -131,6 +136,13 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListOffenders(self, request, context):
+        """Peers that sent what no well-behaved peer sends, since this controller leads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -173,6 +185,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.InjectAcceleratorFault,
                     request_deserializer=phalanx_dot_v1_dot_fleet__pb2.InjectAcceleratorFaultRequest.FromString,
                     response_serializer=phalanx_dot_v1_dot_fleet__pb2.InjectAcceleratorFaultResponse.SerializeToString,
+            ),
+            'ListOffenders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOffenders,
+                    request_deserializer=phalanx_dot_v1_dot_fleet__pb2.ListOffendersRequest.FromString,
+                    response_serializer=phalanx_dot_v1_dot_fleet__pb2.ListOffendersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -391,6 +408,33 @@ class FleetService:
             '/phalanx.v1.FleetService/InjectAcceleratorFault',
             phalanx_dot_v1_dot_fleet__pb2.InjectAcceleratorFaultRequest.SerializeToString,
             phalanx_dot_v1_dot_fleet__pb2.InjectAcceleratorFaultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOffenders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phalanx.v1.FleetService/ListOffenders',
+            phalanx_dot_v1_dot_fleet__pb2.ListOffendersRequest.SerializeToString,
+            phalanx_dot_v1_dot_fleet__pb2.ListOffendersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,8 @@ class FleetServiceStub:
     """Takes an empty node out for good: its devices count nowhere any more, its name is never used again."""
     InjectAcceleratorFault: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.InjectAcceleratorFaultRequest, _fleet_pb2.InjectAcceleratorFaultResponse]
     """Simulated probes only: an agent with real devices refuses."""
+    ListOffenders: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListOffendersRequest, _fleet_pb2.ListOffendersResponse]
+    """Peers that sent what no well-behaved peer sends, since this controller leads."""
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
@@ -61,6 +63,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Takes an empty node out for good: its devices count nowhere any more, its name is never used again."""
     InjectAcceleratorFault: _aio.UnaryUnaryMultiCallable[_fleet_pb2.InjectAcceleratorFaultRequest, _fleet_pb2.InjectAcceleratorFaultResponse]  # type: ignore[assignment]
     """Simulated probes only: an agent with real devices refuses."""
+    ListOffenders: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListOffendersRequest, _fleet_pb2.ListOffendersResponse]  # type: ignore[assignment]
+    """Peers that sent what no well-behaved peer sends, since this controller leads."""
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -123,5 +127,13 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.InjectAcceleratorFaultResponse, _abc.Awaitable[_fleet_pb2.InjectAcceleratorFaultResponse]]:
         """Simulated probes only: an agent with real devices refuses."""
+
+    @_abc_1.abstractmethod
+    def ListOffenders(
+        self,
+        request: _fleet_pb2.ListOffendersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ListOffendersResponse, _abc.Awaitable[_fleet_pb2.ListOffendersResponse]]:
+        """Peers that sent what no well-behaved peer sends, since this controller leads."""
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
