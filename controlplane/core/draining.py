@@ -91,6 +91,20 @@ def plan(draft: Draft, job: Job) -> tuple[str, dict[int, int]]:
     return "", {}
 
 
+def give_up_quarantined(draft: Draft, job: Job) -> bool:
+    """Take the ranks of a suspended job from their processes on nodes in quarantine. They stand still, the checks of their
+    node wait until they are gone, and the job may be waiting for that very node. True: there were some."""
+    fleet = draft.fleet
+    stuck = job.present & (job.rank_host != NONE) & (fleet.service[job.rank_node] == NodeService.QUARANTINED)
+    ranks = tuple(np.flatnonzero(stuck).tolist())
+    if not ranks:
+        return False
+    cause = _cause(fleet, job, ranks)
+    lost = tuple(planned_loss(rank, int(job.rank_host[rank]), cause, draft.now_ns) for rank in ranks)
+    lose_ranks(draft, job, lost, cause)
+    return True
+
+
 def _cause(fleet: Fleet, job: Job, ranks: tuple[int, ...]) -> str:
     nodes = sorted({int(job.rank_node[rank]) for rank in ranks})
     names = ", ".join(fleet.name(node) for node in nodes[:4]) + (

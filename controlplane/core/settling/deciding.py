@@ -6,6 +6,7 @@ import numpy as np
 
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
+from controlplane.core.draining import give_up_quarantined
 from controlplane.core.evidence import Facts, Reason
 from controlplane.core.health.quarantine import readmitted_since
 from controlplane.core.jobs import NONE, Job, LostRank, root_cause
@@ -144,6 +145,8 @@ def _restart_survivors(draft: Draft, job: Job, verdict: Verdict) -> None:
 
 def resume(draft: Draft, job: Job) -> None:
     """A suspended job looks again; the same answer is not written twice."""
+    if give_up_quarantined(draft, job):
+        return
     at = circumstances(draft, job)
     verdict = decide(job, lend(draft.fleet, job, draft.state.active_jobs()), at, times(draft, job))
     if verdict.rung is not Rung.SUSPEND:
