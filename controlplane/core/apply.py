@@ -88,7 +88,7 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             if fleet.facts[number].boot_id != record.boot_id:  # else 6,250 rows would be copied for nothing
                 fleet.set_facts(number, replace(fleet.facts[number], boot_id=record.boot_id))
         case r.LivenessChanged():
-            liveness(state, record)
+            liveness(state, record, at_ns)
         case r.AcceleratorsChanged():
             accelerators(state, record)
         case r.NodeCordoned():

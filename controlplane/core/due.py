@@ -99,6 +99,8 @@ def _silence(state: State, soft: SoftState, now_ns: int, policy: Policy) -> Mome
     counted = heard[silent] + soft.excused_ns(heard[silent])
     for limit_s in (limits.brief_s, limits.lease_s, 2 * limits.lease_s, limits.dead_without_witness_s):
         yield counted + seconds(limit_s) + JUST_AFTER_NS
+    alone_ns = np.array(list(state.health.alone.values()), dtype=np.int64)
+    yield alone_ns + soft.excused_ns(alone_ns) + seconds(limits.dead_without_witness_s) + JUST_AFTER_NS
     for job in state.active_jobs():
         if job.state is JobState.RUNNING:
             held = job.per_node()

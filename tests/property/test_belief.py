@@ -62,7 +62,7 @@ def test_within_the_lease_only_all_three_witnesses_together_make_a_node_dead(
     none = np.zeros(len(live), dtype=np.bool_)
     sight = Sight(
         live, session, np.array([row[2] for row in rows]), member, stopped, stepping, ~session & ended, halted,
-        stopped, none, ~none, none, np.zeros((len(live), 4), dtype=np.int32),
+        stopped, none, ~none, none, np.full(len(live), np.inf), np.zeros((len(live), 4), dtype=np.int32),
     )  # fmt: skip
     belief = judge(sight, POLICY)
     verdict, ground = belief.liveness, belief.ground

@@ -135,7 +135,7 @@ def nodes_registered(state: State, record: r.NodesRegistered) -> None:
     fleet.session = put(fleet.session, new, True)
 
 
-def liveness(state: State, record: r.LivenessChanged) -> None:
+def liveness(state: State, record: r.LivenessChanged, at_ns: int) -> None:
     """What is believed of nodes."""
     fleet = state.own_fleet()
     for name in record.nodes:
@@ -147,6 +147,10 @@ def liveness(state: State, record: r.LivenessChanged) -> None:
         if record.liveness not in NODE_LIVENESS[before]:
             raise IllegalTransition(f"node {name}: {before.name} to {record.liveness.name}")
         fleet.liveness = put(fleet.liveness, number, record.liveness)
+        if before is NodeLiveness.UNKNOWN and record.liveness is NodeLiveness.SUSPECT:
+            state.own_health().alone[name] = at_ns
+        elif name in state.health.alone:
+            state.own_health().alone.pop(name)
         if record.liveness is NodeLiveness.DEAD and fleet.service[number] == NodeService.IN_SERVICE:
             state.note_failures(1)
         if record.liveness is NodeLiveness.DEAD:

@@ -107,7 +107,8 @@ class HealthBook:
     """Keys: `standing` by node name, `sightings` by `<serial>/<code>` (times in Unix ns), `sources` by node name, `stays` by node
     name, `repairs` by serial number (Unix ns at which it came back), `links` by the node that says so, `released` by node name
     (Unix ns: an operator's word; what happened before is not held against it), `refused` by node name (Unix ns at which the
-    action budget last refused an act), `recent` by fault code.
+    action budget last refused an act), `recent` by fault code, `alone` by node name (Unix ns: since when a silent node is no part
+    of a crowd any more, of nodes that were in one).
     """
 
     standing: dict[str, tuple[StandingFault, ...]] = field(default_factory=dict)
@@ -121,6 +122,7 @@ class HealthBook:
     recent: dict[str, tuple[Recent, ...]] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
     degraded_since_ns: int = 0
+    alone: dict[str, int] = field(default_factory=dict)
     _waiting: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     def clone(self) -> HealthBook:
@@ -128,12 +130,13 @@ class HealthBook:
         return HealthBook(
             dict(self.standing), dict(self.sightings), dict(self.sources), dict(self.stays), dict(self.repairs),
             dict(self.links), dict(self.released), dict(self.refused), dict(self.recent), self.degraded, self.degraded_since_ns,
+            dict(self.alone),
         )  # fmt: skip
 
     def forget(self, node: str) -> None:
         """The node is none of the site's any more; the history of its parts stays with their serial numbers."""
         self.stand(node, ())
-        for kept in (self.sources, self.stays, self.links, self.released, self.refused):
+        for kept in (self.sources, self.stays, self.links, self.released, self.refused, self.alone):
             kept.pop(node, None)
 
     def stand(self, node: str, faults: tuple[StandingFault, ...]) -> None:

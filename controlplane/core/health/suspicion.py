@@ -98,7 +98,8 @@ class Sight:
     ranks there, a rank on another node says that it cannot go on. `unlinked`: enough other nodes say that their links to it
     are broken. `path_broken`: what was concluded so far. `heard`: we heard a beat of it ourselves, so that the moment at
     which it fell silent is known. `outlived`: its job went on making steps for so long after its last beat that its path is
-    to blame for the silence; that the steps end later says nothing of it. `domains`: see `Fleet`. `distrusted`: we are late
+    to blame for the silence; that the steps end later says nothing of it. `alone_s`: for how long it has been silent while no
+    crowd was; infinite where it never was part of one. `domains`: see `Fleet`. `distrusted`: we are late
     ourselves, silence means nothing now.
     """
 
@@ -114,6 +115,7 @@ class Sight:
     path_broken: BoolColumn
     heard: BoolColumn
     outlived: BoolColumn
+    alone_s: np.ndarray
     domains: IntColumn
     distrusted: bool = False
 
@@ -166,7 +168,11 @@ def judge(sight: Sight, policy: SuspicionPolicy) -> Belief:
     conclude(in_lost_domain & mute & stopped, NodeLiveness.DEAD, Ground.STEPS_WITNESS)
     if not crowd:
         conclude(lone & stopped, NodeLiveness.DEAD, Ground.STEPS_WITNESS)
-        conclude(lone & (sight.silence_s > policy.dead_without_witness_s), NodeLiveness.DEAD, Ground.LONG_SILENCE)
+        # What was silent in a crowd is alone only from now on: those that are left while others return are not dead.
+        unseen = live == NodeLiveness.UNKNOWN
+        conclude(lone & unseen, NodeLiveness.SUSPECT, Ground.LEASE)
+        alone_s = np.minimum(sight.silence_s, sight.alone_s)
+        conclude(lone & (alone_s > policy.dead_without_witness_s), NodeLiveness.DEAD, Ground.LONG_SILENCE)
     at_once = lone & (sight.silence_s <= 2 * policy.lease_s)
     if np.count_nonzero(at_once) >= many:
         conclude(at_once, NodeLiveness.UNKNOWN, Ground.CORRELATED)

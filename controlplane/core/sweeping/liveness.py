@@ -51,8 +51,19 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
     halted = _halted(draft, np.flatnonzero(reset & ~member))
     return Sight(
         fleet.liveness, fleet.session, silence, member, stopped, stepping, reset, halted, _unlinked(draft, heard),
-        fleet.path_broken, heard > trusted, outlived, fleet.domains, distrusted,
+        fleet.path_broken, heard > trusted, outlived, _alone_s(draft), fleet.domains, distrusted,
     )  # fmt: skip
+
+
+def _alone_s(draft: Draft) -> np.ndarray:
+    """See `Sight`."""
+    left = draft.state.health.alone
+    found = np.full(draft.fleet.size, np.inf)
+    if left:
+        rows = [draft.fleet.index[name] for name in left]
+        since_ns = np.array(list(left.values()), dtype=np.int64)
+        found[rows] = (draft.now_ns - since_ns - draft.soft.excused_ns(since_ns)) / NS_PER_S
+    return found
 
 
 def _witnessed_ns(held: np.ndarray, silence_s: np.ndarray, heard_ns: np.ndarray, lease_s: float) -> int:

@@ -31,6 +31,7 @@ class Seen:
     path_broken: bool = False
     heard: bool = True
     outlived: bool = False
+    alone_s: float = np.inf
     rack: int = NO_DOMAIN
     power: int = NO_DOMAIN
 
@@ -45,7 +46,8 @@ def sight(*crowd: Seen, distrusted: bool = False) -> Sight:
     return Sight(
         column("liveness").astype(np.uint8), column("session"), column("silence_s"), column("member"),
         column("stopped"), column("stepping"), column("reset"), column("halted"), column("unlinked"),
-        column("path_broken"), column("heard"), column("outlived"), np.stack([column("rack"), column("power")], axis=1), distrusted,
+        column("path_broken"), column("heard"), column("outlived"), column("alone_s"),
+        np.stack([column("rack"), column("power")], axis=1), distrusted,
     )  # fmt: skip
 
 
@@ -81,7 +83,10 @@ def verdicts(*nodes: Seen, distrusted: bool = False) -> list[tuple[NodeLiveness,
         (Seen(silence_s=3.1, member=False, stopped=True), DEAD, Ground.CELL_WITNESS),
         # ... or the longer policy time-out
         (Seen(SUSPECT, silence_s=60.1), DEAD, Ground.LONG_SILENCE),
-        (Seen(UNKNOWN, silence_s=60.1), DEAD, Ground.LONG_SILENCE),
+        # ... counted, for those that are left of a crowd, from when it fell apart
+        (Seen(UNKNOWN, silence_s=60.1), SUSPECT, Ground.LEASE),
+        (Seen(SUSPECT, silence_s=600.0, alone_s=59.9), SUSPECT, Ground.NONE),
+        (Seen(SUSPECT, silence_s=600.0, alone_s=60.1), DEAD, Ground.LONG_SILENCE),
         # raylet dead: membership only, never DEAD by it alone; nor stopped steps
         (Seen(member=False), ALIVE, Ground.NONE),
         (Seen(stopped=True), ALIVE, Ground.NONE),
@@ -234,7 +239,7 @@ def test_beats_count_also_while_we_distrust_ourselves() -> None:
 def test_an_empty_site() -> None:
     none = np.zeros(0, dtype=bool)
     empty = Sight(
-        np.zeros(0, dtype=np.uint8), none, np.zeros(0), *[none] * 9, np.zeros((0, 4), dtype=np.int32)
+        np.zeros(0, dtype=np.uint8), none, np.zeros(0), *[none] * 9, np.zeros(0), np.zeros((0, 4), dtype=np.int32)
     )  # fmt: skip
     assert len(judge(empty, POLICY).ground) == 0
 
