@@ -39,6 +39,8 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry("get", "resource", "List jobs, nodes, checkpoints, events or identities, or show the site."),
         Entry("nodes", "resource", "List nodes: the same as `get nodes`."),
         Entry("describe", "resource", "Show everything about one job, node, checkpoint or rank."),
+        Entry("faults", "health", "List faults of the whole site, by code, node or rack; --rules shows the tables."),
+        Entry("health", "health", "Show how well the controller itself sees, and what it cannot see."),
         Entry("events", "event", "List events of the journal, oldest first."),
         Entry("why", "event", "Say why something is as it is."),
         Entry("top", "top", "Watch the site on a full screen: map of nodes, jobs, events."),

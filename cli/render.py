@@ -117,6 +117,14 @@ def seconds(value: float) -> str:
     return f"{int(value) // 60} m {int(value) % 60:02d} s"
 
 
+def age(value: float) -> str:
+    """How long ago, in two units at most: `42.0 s`, `12 m 05 s`, `3 h 20 m`, `2 d 4 h`."""
+    if not math.isfinite(value) or value < 2 * 3_600:
+        return seconds(value)
+    hours, rest = divmod(int(value), 3_600)
+    return f"{hours} h {rest // 60:02d} m" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
 def loss(value: float) -> str:
     """A loss, or `-` when none was reported."""
     return f"{value:.4f}" if math.isfinite(value) and value else "-"

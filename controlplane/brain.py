@@ -19,6 +19,7 @@ import structlog
 
 from controlplane.core.draft import Refusal
 from controlplane.core.events import Event, Tick
+from controlplane.core.health.distrust import Vitals
 from controlplane.core.state import State
 from controlplane.core.units import ms, to_s
 from controlplane.engine.ports import EpochLost
@@ -159,6 +160,14 @@ class Brain:
         now_ns = time.monotonic_ns()
         late = now_ns < self._distrust_until_ns or self._late_ns(now_ns) > STALL_TOLERANCE_NS
         return late or bool(self.state.health.degraded)
+
+    def vitals(self) -> Vitals:
+        """How well this controller keeps up: its newest lag and its newest slow append."""
+        return self._soft.vitals()
+
+    def trusted_since_ns(self) -> int:
+        """When this process began to listen, Unix ns: silence before it says nothing."""
+        return self._soft.trusted_since_ns()
 
     def _late_ns(self, monotonic_ns: int) -> int:
         edge_ns = 0 if self._edge_due_ns is None else monotonic_ns - self._edge_due_ns

@@ -1,7 +1,8 @@
-"""FleetService: the site, its nodes, cordons, and faults of simulated devices."""
+"""FleetService: the site, its nodes, cordons, faults, and how well all of it is seen."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -9,8 +10,14 @@ import numpy as np
 from phalanx.v1 import fleet_pb2, fleet_pb2_grpc
 
 from controlplane.core import events as ev
+from controlplane.core import records as r
+from controlplane.core.draft import Policy
+from controlplane.core.units import seconds
 from controlplane.core.vocabulary import NodeService
+from controlplane.engine.ports import JournalEntry, JournalUnavailable
 from controlplane.observability.offenders import Offender
+from controlplane.observability.quantiles import distributions
+from controlplane.rpc import fault_views, health_views
 from controlplane.rpc.caller import own_name
 from controlplane.rpc.codec import check_request
 from controlplane.rpc.errors import refuse
@@ -18,12 +25,18 @@ from controlplane.rpc.node_columns import NodeListing
 from controlplane.rpc.site import Site
 from controlplane.rpc.views import age_s, ledger_s, node_message
 
+DEFAULT_RECENT = 200
+MAX_RECENT = 5_000
+LONGEST_S = 366 * 86_400.0
+
 
 class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     """See proto/phalanx/v1/fleet.proto."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, policy: Policy) -> None:
+        """`policy`: by which the machine decides."""
         self._site = site
+        self._policy = policy
         self._listing = NodeListing()
 
     async def GetSite(self, request: fleet_pb2.GetSiteRequest, context: Any) -> fleet_pb2.GetSiteResponse:
@@ -115,6 +128,58 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         offenders, now_ns = self._site.metrics.offenders, time.time_ns()
         rows = [_offender(row, now_ns) for row in offenders.rows()]
         return fleet_pb2.ListOffendersResponse(offenders=rows, forgotten=offenders.forgotten)
+
+    async def ListFaults(self, request: fleet_pb2.ListFaultsRequest, context: Any) -> fleet_pb2.ListFaultsResponse:
+        """What stands, and the newest that the journal tells of."""
+        site, wanted = self._site, frozenset(request.nodes)
+        state = site.state
+        unknown = sorted(name for name in wanted if state.fleet.number(name) is None)
+        if unknown:
+            refuse("not_found", "NO_SUCH_NODE", f"no node is named {unknown[0]}: `phalanx get nodes` lists them")
+        now_ns = site.now_ns()
+        shown, total = fault_views.standing(state, wanted, now_ns)
+        answer = fleet_pb2.ListFaultsResponse(revision=state.revision, standing=shown, standing_total=total)
+        if request.since_s > 0:
+            limit = min(request.limit or DEFAULT_RECENT, MAX_RECENT)
+            begun_ns = now_ns - seconds(min(request.since_s, LONGEST_S))
+            only = next(iter(wanted)) if len(wanted) == 1 else ""
+            entries = await self._newest(r.FaultsReported, MAX_RECENT if len(wanted) > 1 else limit, only)
+            late = [entry for entry in entries if entry.at_ns >= begun_ns]
+            answer.recent.extend(fault_views.recent(state, late, wanted, limit, now_ns))
+        return answer
+
+    async def ListFaultRules(
+        self, request: fleet_pb2.ListFaultRulesRequest, context: Any
+    ) -> fleet_pb2.ListFaultRulesResponse:
+        """The fault tables in force."""
+        site = self._site
+        rules, relations = fault_views.rules(
+            site.state, self._policy.catalogue, request.vendor, request.code, site.now_ns()
+        )
+        return fleet_pb2.ListFaultRulesResponse(revision=site.state.revision, rules=rules, relations=relations)
+
+    async def GetHealth(self, request: fleet_pb2.GetHealthRequest, context: Any) -> fleet_pb2.GetHealthResponse:
+        """The detector, the action budget, and what is not seen."""
+        site = self._site
+        refused = await self._newest(r.ActRefused, health_views.MAX_REFUSED)
+        state, now_ns = site.state, site.now_ns()
+        appends = distributions(site.metrics.append_seconds.collect())[""]
+        return fleet_pb2.GetHealthResponse(
+            revision=state.revision,
+            detector=health_views.detector(
+                state, site.brain, appends, inbox_limit=site.settings.inbox_limit, now_ns=now_ns
+            ),
+            budget=health_views.budget(state, self._policy.actions, refused, now_ns),
+            blind=health_views.blind_spots(state, site.progress.last_beat_ns(state.fleet.size), now_ns),
+            refused=site.metrics.refused(),
+        )
+
+    async def _newest(self, kind: type[r.Record], limit: int, node: str = "") -> list[JournalEntry]:
+        """The newest records of a kind, oldest first."""
+        try:
+            return await asyncio.to_thread(self._site.journal.newest, limit, node=node, types=(kind.__name__,))
+        except JournalUnavailable as error:
+            refuse("unavailable", "JOURNAL_UNAVAILABLE", str(error))
 
 
 def _offender(row: Offender, now_ns: int) -> fleet_pb2.Offender:

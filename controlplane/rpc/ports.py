@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from controlplane.core.events import Event
+from controlplane.core.health.distrust import Vitals
 from controlplane.core.state import State
 from controlplane.engine.turn import Reply
 
@@ -50,4 +51,12 @@ class Brain(Protocol):
 
     def degraded(self) -> bool:
         """Whether silence is not trusted now."""
+        ...
+
+    def vitals(self) -> Vitals:
+        """How well this controller keeps up: its newest lag and its newest slow append."""
+        ...
+
+    def trusted_since_ns(self) -> int:
+        """When this process began to listen, Unix ns: silence before it says nothing."""
         ...

@@ -239,7 +239,7 @@ def serve(edge: Edge, site: Site, storage: Storage) -> Router:
     cell_pb2_grpc.add_CellServiceServicer_to_server(CellService(site, cells), server)
     relaying = RelayService(site, relays, nodes, edge.access)
     relay_pb2_grpc.add_RelayServiceServicer_to_server(relaying, server)
-    fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(site), server)
+    fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(site, storage.policy), server)
     checkpoint_pb2_grpc.add_CheckpointServiceServicer_to_server(CheckpointService(site), server)
     event_pb2_grpc.add_EventServiceServicer_to_server(EventService(site, history), server)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(site), server)

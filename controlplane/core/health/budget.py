@@ -35,6 +35,19 @@ class Act:
     at_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """How much of a scope's cap is used: of the site (`kind` "site"), or of a failure domain (its label and name)."""
+
+    kind: str
+    name: str
+    limit: int
+    nodes: int
+
+
+SITE = "site"
+
+
 def limit(fleet: Fleet, budget: ActionBudget, inside: BoolColumn | None = None) -> int:
     """Nodes that may be disturbed within the window: of the site, or of the domain whose members are `inside`. Nodes without
     a rack label share no rack."""
@@ -47,8 +60,7 @@ def limit(fleet: Fleet, budget: ActionBudget, inside: BoolColumn | None = None) 
 
 def refusal(fleet: Fleet, node: int, acts: Iterable[Act], budget: ActionBudget, now_ns: int) -> str:
     """Why one more node (its number) must not be disturbed now, and when it may be; "" when it may."""
-    recent = {act.node: act.at_ns for act in acts if act.at_ns > now_ns - ms(budget.window_ms)}
-    leaving = {int(number) for number in np.flatnonzero(fleet.service == NodeService.DRAINING)}
+    recent, leaving = _recent(acts, budget, now_ns), _leaving(fleet)
     counted = recent.keys() | leaving
     where, held = _full_scope(fleet, node, counted, budget)
     if not where:
@@ -61,6 +73,27 @@ def refusal(fleet: Fleet, node: int, acts: Iterable[Act], budget: ActionBudget, 
     if oldest is None:
         return text + "wait until one of them is empty, or uncordon one"
     return text + f"try again in {(oldest + ms(budget.window_ms) - now_ns) / NS_PER_S:.0f} s, or uncordon one"
+
+
+def spent(fleet: Fleet, acts: Iterable[Act], budget: ActionBudget, now_ns: int) -> tuple[Spent, ...]:
+    """What is used now: of the site, then of every failure domain in which something is."""
+    counted = sorted(_recent(acts, budget, now_ns).keys() | _leaving(fleet))
+    found = [Spent(SITE, "", limit(fleet, budget), len(counted))]
+    for kind, label in enumerate(DOMAIN_KINDS):
+        used = fleet.domains[counted, kind] if counted else np.zeros(0, dtype=np.int32)
+        for domain in np.unique(used[used != NO_DOMAIN]).tolist():
+            most = limit(fleet, budget, fleet.domains[:, kind] == domain)
+            found.append(Spent(label, fleet.domain_names[kind][domain], most, int(np.count_nonzero(used == domain))))
+    return tuple(found)
+
+
+def _recent(acts: Iterable[Act], budget: ActionBudget, now_ns: int) -> dict[int, int]:
+    """Nodes that an act of the window concerned, and when the last one did."""
+    return {act.node: act.at_ns for act in acts if act.at_ns > now_ns - ms(budget.window_ms)}
+
+
+def _leaving(fleet: Fleet) -> set[int]:
+    return {int(number) for number in np.flatnonzero(fleet.service == NodeService.DRAINING)}
 
 
 def _full_scope(fleet: Fleet, node: int, counted: Iterable[int], budget: ActionBudget) -> tuple[str, frozenset[int]]:

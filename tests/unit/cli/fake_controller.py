@@ -66,6 +66,9 @@ class FakeController(
     audit_head: tuple[int, str] = (0, "")
     knows_columns: bool = False
     refused_nodes: set[str] = field(default_factory=set)
+    faults: fleet_pb2.ListFaultsResponse = field(default_factory=fleet_pb2.ListFaultsResponse)
+    rules: fleet_pb2.ListFaultRulesResponse = field(default_factory=fleet_pb2.ListFaultRulesResponse)
+    health: fleet_pb2.GetHealthResponse = field(default_factory=fleet_pb2.GetHealthResponse)
 
     def hang_up(self) -> None:
         """Ends every stream of events that is open now."""
@@ -181,6 +184,18 @@ class FakeController(
     def GetSite(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.GetSiteResponse:
         self._seen(request, context)
         return self.site
+
+    def ListFaults(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.ListFaultsResponse:
+        self._seen(request, context)
+        return self.faults
+
+    def ListFaultRules(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.ListFaultRulesResponse:
+        self._seen(request, context)
+        return self.rules
+
+    def GetHealth(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.GetHealthResponse:
+        self._seen(request, context)
+        return self.health
 
     def ListNodes(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.ListNodesResponse:
         self._seen(request, context)

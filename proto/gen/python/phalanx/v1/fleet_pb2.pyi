@@ -831,3 +831,736 @@ class Offence(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Offence: _TypeAlias = Offence  # noqa: Y015
+
+@_typing.final
+class ListFaultsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    SINCE_S_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    since_s: _builtins.float
+    """how far back `recent` reaches; 0: none are read"""
+    limit: _builtins.int
+    """at most so many of `recent`; 0: 200"""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """only of these; empty: all"""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+        since_s: _builtins.float = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "nodes", b"nodes", "since_s", b"since_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFaultsRequest: _TypeAlias = ListFaultsRequest  # noqa: Y015
+
+@_typing.final
+class ListFaultsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    STANDING_TOTAL_FIELD_NUMBER: _builtins.int
+    RECENT_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    standing_total: _builtins.int
+    """more than listed where the answer would be too large"""
+    @_builtins.property
+    def standing(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fault]:
+        """the worst first"""
+
+    @_builtins.property
+    def recent(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fault]:
+        """newest first: what happened once, and what has begun or ended; not what `standing` has"""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        standing: _abc.Iterable[Global___Fault] | None = ...,
+        standing_total: _builtins.int = ...,
+        recent: _abc.Iterable[Global___Fault] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recent", b"recent", "revision", b"revision", "standing", b"standing", "standing_total", b"standing_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFaultsResponse: _TypeAlias = ListFaultsResponse  # noqa: Y015
+
+@_typing.final
+class Fault(_message.Message):
+    """A fault as it was received and judged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NODE_FIELD_NUMBER: _builtins.int
+    ENTITY_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    VENDOR_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    ASSERTION_FIELD_NUMBER: _builtins.int
+    RAISED_AT_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    DETECTION_S_FIELD_NUMBER: _builtins.int
+    UNREAD_FIELD_NUMBER: _builtins.int
+    EXCUSED_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    entity: _builtins.str
+    """"node", "accelerator/3", "port/3" """
+    serial: _builtins.str
+    """of the device, where it is known"""
+    vendor: _builtins.str
+    """whose table judges it"""
+    code: _builtins.str
+    severity: _builtins.str
+    """the vendor's word, empty: it says none"""
+    level: _builtins.str
+    """handling level"""
+    reason: _builtins.str
+    """which rules led to the level"""
+    message: _builtins.str
+    """the source's own words"""
+    assertion: _builtins.str
+    """occurred, recovered, once"""
+    raised_at: _builtins.str
+    """RFC 3339: the source's time, or when we heard of it"""
+    received_at: _builtins.str
+    """RFC 3339: of the durable record"""
+    detection_s: _builtins.float
+    """between the two"""
+    unread: _builtins.bool
+    """its source cannot be read now: it is not known whether it still stands"""
+    excused: _builtins.bool
+    """its job brought it about"""
+    revision: _builtins.int
+    """of the record; 0: of a standing one"""
+    until: _builtins.str
+    """RFC 3339: it is judged again then, because of time alone; empty: never"""
+    age_s: _builtins.float
+    """since it was received"""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """of the node: its failure domains among them"""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        entity: _builtins.str = ...,
+        serial: _builtins.str = ...,
+        vendor: _builtins.str = ...,
+        code: _builtins.str = ...,
+        severity: _builtins.str = ...,
+        level: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        assertion: _builtins.str = ...,
+        raised_at: _builtins.str = ...,
+        received_at: _builtins.str = ...,
+        detection_s: _builtins.float = ...,
+        unread: _builtins.bool = ...,
+        excused: _builtins.bool = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        revision: _builtins.int = ...,
+        until: _builtins.str = ...,
+        age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "assertion", b"assertion", "code", b"code", "detection_s", b"detection_s", "entity", b"entity", "excused", b"excused", "labels", b"labels", "level", b"level", "message", b"message", "node", b"node", "raised_at", b"raised_at", "reason", b"reason", "received_at", b"received_at", "revision", b"revision", "serial", b"serial", "severity", b"severity", "unread", b"unread", "until", b"until", "vendor", b"vendor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fault: _TypeAlias = Fault  # noqa: Y015
+
+@_typing.final
+class ListFaultRulesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VENDOR_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    vendor: _builtins.str
+    """only of this table; empty: all"""
+    code: _builtins.str
+    """only this code"""
+    def __init__(
+        self,
+        *,
+        vendor: _builtins.str = ...,
+        code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "vendor", b"vendor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFaultRulesRequest: _TypeAlias = ListFaultRulesRequest  # noqa: Y015
+
+@_typing.final
+class ListFaultRulesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    RELATIONS_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___FaultRule]:
+        """by vendor and code"""
+
+    @_builtins.property
+    def relations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FaultRelation]: ...
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        rules: _abc.Iterable[Global___FaultRule] | None = ...,
+        relations: _abc.Iterable[Global___FaultRelation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["relations", b"relations", "revision", b"revision", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFaultRulesResponse: _TypeAlias = ListFaultRulesResponse  # noqa: Y015
+
+@_typing.final
+class FaultRule(_message.Message):
+    """What one code of one vendor asks for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VENDOR_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    DEBOUNCE_S_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    RELEASE_S_FIELD_NUMBER: _builtins.int
+    RAISED_LEVEL_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    REFUTED_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    vendor: _builtins.str
+    code: _builtins.str
+    level: _builtins.str
+    text: _builtins.str
+    debounce_s: _builtins.float
+    """it must stand so long first"""
+    count: _builtins.int
+    """so often within `window_s` on one entity asks for `raised_level`; 0: no such rule"""
+    window_s: _builtins.float
+    release_s: _builtins.float
+    raised_level: _builtins.str
+    origin: _builtins.str
+    """source and date of the table that it stands in"""
+    shadow: _builtins.bool
+    """what it asks for is written down and not done"""
+    confirmed: _builtins.int
+    """hits in shadow mode that an operator's cordon or drain confirmed within a day"""
+    refuted: _builtins.int
+    """that none did"""
+    open: _builtins.int
+    """younger than a day"""
+    def __init__(
+        self,
+        *,
+        vendor: _builtins.str = ...,
+        code: _builtins.str = ...,
+        level: _builtins.str = ...,
+        text: _builtins.str = ...,
+        debounce_s: _builtins.float = ...,
+        count: _builtins.int = ...,
+        window_s: _builtins.float = ...,
+        release_s: _builtins.float = ...,
+        raised_level: _builtins.str = ...,
+        origin: _builtins.str = ...,
+        shadow: _builtins.bool = ...,
+        confirmed: _builtins.int = ...,
+        refuted: _builtins.int = ...,
+        open: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "confirmed", b"confirmed", "count", b"count", "debounce_s", b"debounce_s", "level", b"level", "open", b"open", "origin", b"origin", "raised_level", b"raised_level", "refuted", b"refuted", "release_s", b"release_s", "shadow", b"shadow", "text", b"text", "vendor", b"vendor", "window_s", b"window_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FaultRule: _TypeAlias = FaultRule  # noqa: Y015
+
+@_typing.final
+class FaultRelation(_message.Message):
+    """Two codes on one entity within `window_s` of each other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VENDOR_FIELD_NUMBER: _builtins.int
+    CODES_FIELD_NUMBER: _builtins.int
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    vendor: _builtins.str
+    window_s: _builtins.float
+    level: _builtins.str
+    text: _builtins.str
+    @_builtins.property
+    def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        vendor: _builtins.str = ...,
+        codes: _abc.Iterable[_builtins.str] | None = ...,
+        window_s: _builtins.float = ...,
+        level: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "level", b"level", "text", b"text", "vendor", b"vendor", "window_s", b"window_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FaultRelation: _TypeAlias = FaultRelation  # noqa: Y015
+
+@_typing.final
+class GetHealthRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHealthRequest: _TypeAlias = GetHealthRequest  # noqa: Y015
+
+@_typing.final
+class GetHealthResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RefusedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    DETECTOR_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    BLIND_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    DETECTION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    @_builtins.property
+    def detector(self) -> Global___DetectorHealth: ...
+    @_builtins.property
+    def budget(self) -> Global___BudgetHealth: ...
+    @_builtins.property
+    def blind(self) -> Global___BlindSpots: ...
+    @_builtins.property
+    def refused(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """messages and requests that this process refused, by reason"""
+
+    @_builtins.property
+    def detection(self) -> _containers.RepeatedCompositeFieldContainer[Global___DetectionTime]: ...
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        detector: Global___DetectorHealth | None = ...,
+        budget: Global___BudgetHealth | None = ...,
+        blind: Global___BlindSpots | None = ...,
+        refused: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        detection: _abc.Iterable[Global___DetectionTime] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "budget", b"budget", "detector", b"detector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "budget", b"budget", "detection", b"detection", "detector", b"detector", "refused", b"refused", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHealthResponse: _TypeAlias = GetHealthResponse  # noqa: Y015
+
+@_typing.final
+class DetectorHealth(_message.Message):
+    """The controller's own state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    DEGRADED_S_FIELD_NUMBER: _builtins.int
+    LOOP_LAG_S_FIELD_NUMBER: _builtins.int
+    APPENDS_FIELD_NUMBER: _builtins.int
+    APPEND_MEAN_S_FIELD_NUMBER: _builtins.int
+    APPEND_P99_S_FIELD_NUMBER: _builtins.int
+    SLOW_APPEND_S_FIELD_NUMBER: _builtins.int
+    SLOW_APPEND_AGE_S_FIELD_NUMBER: _builtins.int
+    INBOX_FIELD_NUMBER: _builtins.int
+    INBOX_LIMIT_FIELD_NUMBER: _builtins.int
+    JOURNAL_STATE_FIELD_NUMBER: _builtins.int
+    LISTENING_S_FIELD_NUMBER: _builtins.int
+    degraded: _builtins.bool
+    degraded_s: _builtins.float
+    """since when, as the journal says"""
+    loop_lag_s: _builtins.float
+    appends: _builtins.int
+    """to the journal, by this process, since it started"""
+    append_mean_s: _builtins.float
+    append_p99_s: _builtins.float
+    """upper bound of its histogram's bucket"""
+    slow_append_s: _builtins.float
+    """the newest one above the limit; 0: none yet"""
+    slow_append_age_s: _builtins.float
+    inbox: _builtins.int
+    """events that wait"""
+    inbox_limit: _builtins.int
+    journal_state: _builtins.str
+    """"ok" or what is wrong with it"""
+    listening_s: _builtins.float
+    """since this process began to listen: silence before that says nothing"""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        degraded: _builtins.bool = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        degraded_s: _builtins.float = ...,
+        loop_lag_s: _builtins.float = ...,
+        appends: _builtins.int = ...,
+        append_mean_s: _builtins.float = ...,
+        append_p99_s: _builtins.float = ...,
+        slow_append_s: _builtins.float = ...,
+        slow_append_age_s: _builtins.float = ...,
+        inbox: _builtins.int = ...,
+        inbox_limit: _builtins.int = ...,
+        journal_state: _builtins.str = ...,
+        listening_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_mean_s", b"append_mean_s", "append_p99_s", b"append_p99_s", "appends", b"appends", "degraded", b"degraded", "degraded_s", b"degraded_s", "inbox", b"inbox", "inbox_limit", b"inbox_limit", "journal_state", b"journal_state", "listening_s", b"listening_s", "loop_lag_s", b"loop_lag_s", "reasons", b"reasons", "slow_append_age_s", b"slow_append_age_s", "slow_append_s", b"slow_append_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetectorHealth: _TypeAlias = DetectorHealth  # noqa: Y015
+
+@_typing.final
+class BudgetHealth(_message.Message):
+    """The brake on acts against what works."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARE_FIELD_NUMBER: _builtins.int
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    share: _builtins.float
+    window_s: _builtins.float
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetScope]:
+        """the site first, then failure domains in which something is spent"""
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedAct]:
+        """newest first"""
+
+    def __init__(
+        self,
+        *,
+        share: _builtins.float = ...,
+        window_s: _builtins.float = ...,
+        scopes: _abc.Iterable[Global___BudgetScope] | None = ...,
+        refused: _abc.Iterable[Global___RefusedAct] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refused", b"refused", "scopes", b"scopes", "share", b"share", "window_s", b"window_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetHealth: _TypeAlias = BudgetHealth  # noqa: Y015
+
+@_typing.final
+class BudgetScope(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    SPENT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"site", or the label of a failure domain"""
+    name: _builtins.str
+    limit: _builtins.int
+    """nodes that may be disturbed within the window"""
+    spent: _builtins.int
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        spent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "limit", b"limit", "name", b"name", "spent", b"spent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetScope: _TypeAlias = BudgetScope  # noqa: Y015
+
+@_typing.final
+class RefusedAct(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    ACT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    act: _builtins.str
+    reason: _builtins.str
+    age_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        act: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "age_s", b"age_s", "node", b"node", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedAct: _TypeAlias = RefusedAct  # noqa: Y015
+
+@_typing.final
+class BlindSpots(_message.Message):
+    """What is not seen. Lists are cut where they would be too large; the totals are not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCES_FIELD_NUMBER: _builtins.int
+    SOURCES_TOTAL_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    NODES_TOTAL_FIELD_NUMBER: _builtins.int
+    ACCELERATORS_FIELD_NUMBER: _builtins.int
+    PROBES_FIELD_NUMBER: _builtins.int
+    sources_total: _builtins.int
+    nodes_total: _builtins.int
+    accelerators: _builtins.int
+    """UNKNOWN"""
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreadSource]: ...
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnseenNode]:
+        """SUSPECT, UNKNOWN, or ALIVE with a broken path"""
+
+    @_builtins.property
+    def probes(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnprovenProbe]: ...
+    def __init__(
+        self,
+        *,
+        sources: _abc.Iterable[Global___UnreadSource] | None = ...,
+        sources_total: _builtins.int = ...,
+        nodes: _abc.Iterable[Global___UnseenNode] | None = ...,
+        nodes_total: _builtins.int = ...,
+        accelerators: _builtins.int = ...,
+        probes: _abc.Iterable[Global___UnprovenProbe] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "nodes", b"nodes", "nodes_total", b"nodes_total", "probes", b"probes", "sources", b"sources", "sources_total", b"sources_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlindSpots: _TypeAlias = BlindSpots  # noqa: Y015
+
+@_typing.final
+class UnreadSource(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    ACCELERATORS_FIELD_NUMBER: _builtins.int
+    NODE_ONLY_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    name: _builtins.str
+    reason: _builtins.str
+    age_s: _builtins.float
+    node_only: _builtins.bool
+    """it speaks for no accelerator"""
+    @_builtins.property
+    def accelerators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """that it speaks for; empty: the whole node"""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        age_s: _builtins.float = ...,
+        accelerators: _abc.Iterable[_builtins.int] | None = ...,
+        node_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "age_s", b"age_s", "name", b"name", "node", b"node", "node_only", b"node_only", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnreadSource: _TypeAlias = UnreadSource  # noqa: Y015
+
+@_typing.final
+class UnseenNode(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    SILENT_S_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    why: _builtins.str
+    """SUSPECT, UNKNOWN, "path broken" """
+    silent_s: _builtins.float
+    """NaN: it has not beaten since this controller started"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        why: _builtins.str = ...,
+        silent_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "silent_s", b"silent_s", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnseenNode: _TypeAlias = UnseenNode  # noqa: Y015
+
+@_typing.final
+class UnprovenProbe(_message.Message):
+    """Devices in service whose probe was never held against a documented output of its tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VENDOR_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    ACCELERATORS_FIELD_NUMBER: _builtins.int
+    vendor: _builtins.str
+    nodes: _builtins.int
+    accelerators: _builtins.int
+    def __init__(
+        self,
+        *,
+        vendor: _builtins.str = ...,
+        nodes: _builtins.int = ...,
+        accelerators: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "nodes", b"nodes", "vendor", b"vendor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnprovenProbe: _TypeAlias = UnprovenProbe  # noqa: Y015
+
+@_typing.final
+class DetectionTime(_message.Message):
+    """How long it took from the event, or its raising at the source, to the durable record, since this process started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    P50_S_FIELD_NUMBER: _builtins.int
+    P99_S_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    count: _builtins.int
+    p50_s: _builtins.float
+    """upper bounds of buckets"""
+    p99_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        count: _builtins.int = ...,
+        p50_s: _builtins.float = ...,
+        p99_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kind", b"kind", "p50_s", b"p50_s", "p99_s", b"p99_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetectionTime: _TypeAlias = DetectionTime  # noqa: Y015

@@ -79,6 +79,21 @@ class FleetServiceStub:
                 request_serializer=phalanx_dot_v1_dot_fleet__pb2.ListOffendersRequest.SerializeToString,
                 response_deserializer=phalanx_dot_v1_dot_fleet__pb2.ListOffendersResponse.FromString,
                 _registered_method=True)
+        self.ListFaults = channel.unary_unary(
+                '/phalanx.v1.FleetService/ListFaults',
+                request_serializer=phalanx_dot_v1_dot_fleet__pb2.ListFaultsRequest.SerializeToString,
+                response_deserializer=phalanx_dot_v1_dot_fleet__pb2.ListFaultsResponse.FromString,
+                _registered_method=True)
+        self.ListFaultRules = channel.unary_unary(
+                '/phalanx.v1.FleetService/ListFaultRules',
+                request_serializer=phalanx_dot_v1_dot_fleet__pb2.ListFaultRulesRequest.SerializeToString,
+                response_deserializer=phalanx_dot_v1_dot_fleet__pb2.ListFaultRulesResponse.FromString,
+                _registered_method=True)
+        self.GetHealth = channel.unary_unary(
+                '/phalanx.v1.FleetService/GetHealth',
+                request_serializer=phalanx_dot_v1_dot_fleet__pb2.GetHealthRequest.SerializeToString,
+                response_deserializer=phalanx_dot_v1_dot_fleet__pb2.GetHealthResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer:
@@ -143,6 +158,27 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFaults(self, request, context):
+        """Faults that stand now, and the newest that the journal tells of.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFaultRules(self, request, context):
+        """The fault tables in force: what each code asks for, and where that was taken from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHealth(self, request, context):
+        """How well this controller sees: its own lateness, what it may still disturb, and what it cannot see.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -190,6 +226,21 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ListOffenders,
                     request_deserializer=phalanx_dot_v1_dot_fleet__pb2.ListOffendersRequest.FromString,
                     response_serializer=phalanx_dot_v1_dot_fleet__pb2.ListOffendersResponse.SerializeToString,
+            ),
+            'ListFaults': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFaults,
+                    request_deserializer=phalanx_dot_v1_dot_fleet__pb2.ListFaultsRequest.FromString,
+                    response_serializer=phalanx_dot_v1_dot_fleet__pb2.ListFaultsResponse.SerializeToString,
+            ),
+            'ListFaultRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFaultRules,
+                    request_deserializer=phalanx_dot_v1_dot_fleet__pb2.ListFaultRulesRequest.FromString,
+                    response_serializer=phalanx_dot_v1_dot_fleet__pb2.ListFaultRulesResponse.SerializeToString,
+            ),
+            'GetHealth': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHealth,
+                    request_deserializer=phalanx_dot_v1_dot_fleet__pb2.GetHealthRequest.FromString,
+                    response_serializer=phalanx_dot_v1_dot_fleet__pb2.GetHealthResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -435,6 +486,87 @@ class FleetService:
             '/phalanx.v1.FleetService/ListOffenders',
             phalanx_dot_v1_dot_fleet__pb2.ListOffendersRequest.SerializeToString,
             phalanx_dot_v1_dot_fleet__pb2.ListOffendersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFaults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phalanx.v1.FleetService/ListFaults',
+            phalanx_dot_v1_dot_fleet__pb2.ListFaultsRequest.SerializeToString,
+            phalanx_dot_v1_dot_fleet__pb2.ListFaultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFaultRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phalanx.v1.FleetService/ListFaultRules',
+            phalanx_dot_v1_dot_fleet__pb2.ListFaultRulesRequest.SerializeToString,
+            phalanx_dot_v1_dot_fleet__pb2.ListFaultRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phalanx.v1.FleetService/GetHealth',
+            phalanx_dot_v1_dot_fleet__pb2.GetHealthRequest.SerializeToString,
+            phalanx_dot_v1_dot_fleet__pb2.GetHealthResponse.FromString,
             options,
             channel_credentials,
             insecure,

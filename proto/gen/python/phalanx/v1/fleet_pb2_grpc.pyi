@@ -46,6 +46,12 @@ class FleetServiceStub:
     """Simulated probes only: an agent with real devices refuses."""
     ListOffenders: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListOffendersRequest, _fleet_pb2.ListOffendersResponse]
     """Peers that sent what no well-behaved peer sends, since this controller leads."""
+    ListFaults: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListFaultsRequest, _fleet_pb2.ListFaultsResponse]
+    """Faults that stand now, and the newest that the journal tells of."""
+    ListFaultRules: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListFaultRulesRequest, _fleet_pb2.ListFaultRulesResponse]
+    """The fault tables in force: what each code asks for, and where that was taken from."""
+    GetHealth: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetHealthRequest, _fleet_pb2.GetHealthResponse]
+    """How well this controller sees: its own lateness, what it may still disturb, and what it cannot see."""
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
@@ -65,6 +71,12 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Simulated probes only: an agent with real devices refuses."""
     ListOffenders: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListOffendersRequest, _fleet_pb2.ListOffendersResponse]  # type: ignore[assignment]
     """Peers that sent what no well-behaved peer sends, since this controller leads."""
+    ListFaults: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListFaultsRequest, _fleet_pb2.ListFaultsResponse]  # type: ignore[assignment]
+    """Faults that stand now, and the newest that the journal tells of."""
+    ListFaultRules: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListFaultRulesRequest, _fleet_pb2.ListFaultRulesResponse]  # type: ignore[assignment]
+    """The fault tables in force: what each code asks for, and where that was taken from."""
+    GetHealth: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetHealthRequest, _fleet_pb2.GetHealthResponse]  # type: ignore[assignment]
+    """How well this controller sees: its own lateness, what it may still disturb, and what it cannot see."""
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -135,5 +147,29 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.ListOffendersResponse, _abc.Awaitable[_fleet_pb2.ListOffendersResponse]]:
         """Peers that sent what no well-behaved peer sends, since this controller leads."""
+
+    @_abc_1.abstractmethod
+    def ListFaults(
+        self,
+        request: _fleet_pb2.ListFaultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ListFaultsResponse, _abc.Awaitable[_fleet_pb2.ListFaultsResponse]]:
+        """Faults that stand now, and the newest that the journal tells of."""
+
+    @_abc_1.abstractmethod
+    def ListFaultRules(
+        self,
+        request: _fleet_pb2.ListFaultRulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ListFaultRulesResponse, _abc.Awaitable[_fleet_pb2.ListFaultRulesResponse]]:
+        """The fault tables in force: what each code asks for, and where that was taken from."""
+
+    @_abc_1.abstractmethod
+    def GetHealth(
+        self,
+        request: _fleet_pb2.GetHealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.GetHealthResponse, _abc.Awaitable[_fleet_pb2.GetHealthResponse]]:
+        """How well this controller sees: its own lateness, what it may still disturb, and what it cannot see."""
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

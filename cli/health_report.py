@@ -1,0 +1,143 @@
+"""The controller's own health for people: what it says of itself, what it may do, what it does not see."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from cli import render
+
+if TYPE_CHECKING:
+    from phalanx.v1 import fleet_pb2
+
+LISTED = 20
+"""Rows of a part; `-o json` has all."""
+
+
+def show(item: fleet_pb2.GetHealthResponse) -> None:
+    """The whole report."""
+    _detector(item.detector)
+    _budget(item.budget)
+    _blind(item.blind)
+    if item.refused:
+        render.heading("refused since this controller started")
+        rows = sorted(item.refused.items(), key=lambda pair: -pair[1])
+        render.table(("REASON", "COUNT"), [[reason, str(count)] for reason, count in rows])
+    if item.detection:
+        render.heading("detection, from the event to the durable record, since this controller started")
+        rows_ = [[one.kind, str(one.count), _upto(one.p50_s), _upto(one.p99_s)] for one in item.detection]
+        render.table(("CLASS", "COUNT", "P50", "P99"), rows_)
+
+
+def problems(item: fleet_pb2.GetHealthResponse) -> list[str]:
+    """Why the controller is not well; empty when it is."""
+    detector = item.detector
+    found = []
+    if detector.journal_state not in ("", "ok"):
+        found.append(f"the journal: {detector.journal_state}")
+    if detector.degraded:
+        found.append("; ".join(("silence is not trusted", *detector.reasons)))
+    return found
+
+
+def _detector(item: fleet_pb2.DetectorHealth) -> None:
+    state = "ok: silence is trusted"
+    if item.degraded:
+        since = f" for {render.age(item.degraded_s)}" if item.degraded_s else ""
+        state = f"degraded{since}: nobody is declared dead by silence" + "".join(f"; {why}" for why in item.reasons)
+    slow = (
+        f"{render.seconds(item.slow_append_s)}, {render.age(item.slow_append_age_s)} ago" if item.slow_append_s else ""
+    )
+    appends = f"{item.appends:,} times, mean {_ms(item.append_mean_s)}, 99 of 100 within {_upto(item.append_p99_s)}"
+    render.fields(
+        (
+            ("detector", state),
+            ("listens since", f"{render.age(item.listening_s)}: silence before that says nothing"),
+            ("loop lag", render.seconds(item.loop_lag_s)),
+            ("journal", item.journal_state),
+            ("append and fsync", appends),
+            ("newest slow append", slow),
+            ("inbox", f"{item.inbox:,} of {item.inbox_limit:,} events wait"),
+        )
+    )  # fmt: skip
+
+
+def _budget(item: fleet_pb2.BudgetHealth) -> None:
+    render.heading(
+        f"action budget: nodes at work that may be disturbed within {render.age(item.window_s)} "
+        f"(the largest rack, or {item.share:.0%})"
+    )
+    rows = [
+        [
+            f"{scope.kind} {scope.name}".strip(),
+            str(scope.limit),
+            str(scope.spent),
+            str(max(0, scope.limit - scope.spent)),
+        ]
+        for scope in item.scopes[:LISTED]
+    ]
+    render.table(("SCOPE", "LIMIT", "SPENT", "LEFT"), rows)
+    if item.refused:
+        render.heading("acts that it refused, newest first")
+        render.table(
+            ("AGE", "NODE", "ACT", "WHY"),
+            [[render.age(act.age_s), act.node, act.act, act.reason] for act in item.refused[:LISTED]],
+        )
+
+
+def _blind(item: fleet_pb2.BlindSpots) -> None:
+    render.heading("blind spots")
+    if not (item.sources_total or item.nodes_total or item.accelerators or item.probes):
+        render.out("none: every node is heard, every source is read, every probe is proven")
+        return
+    render.fields(
+        (
+            ("nodes not seen", str(item.nodes_total or "")),
+            ("sources not read", str(item.sources_total or "")),
+            ("accelerators unknown", str(item.accelerators or "")),
+        )
+    )
+    if item.nodes:
+        render.heading("nodes that are not seen")
+        rows = [[node.name, node.why, _silent(node.silent_s)] for node in item.nodes[:LISTED]]
+        render.table(("NODE", "WHY", "SILENT"), rows)
+        _more(item.nodes_total, "`phalanx nodes --field liveness!=ALIVE`")
+    if item.sources:
+        render.heading("sources that cannot be read")
+        listed = [
+            [one.node, _covers(one), one.name, render.age(one.age_s), one.reason] for one in item.sources[:LISTED]
+        ]
+        render.table(("NODE", "COVERS", "SOURCE", "SINCE", "WHY"), listed)
+        _more(item.sources_total, "`phalanx health -o json`")
+    if item.probes:
+        render.heading("probes that were never held against a real tool's output (docs/probes.md)")
+        render.table(
+            ("VENDOR", "NODES", "ACCELERATORS"),
+            [[one.vendor, str(one.nodes), str(one.accelerators)] for one in item.probes],
+        )
+
+
+def _more(total: int, where: str) -> None:
+    if total > LISTED:
+        render.note(f"{total - LISTED:,} more: {where}")
+
+
+def _covers(source: fleet_pb2.UnreadSource) -> str:
+    if source.node_only:
+        return "node only"
+    return ",".join(map(str, source.accelerators)) or "all of it"
+
+
+def _silent(value_s: float) -> str:
+    return "never heard by this controller" if math.isnan(value_s) else render.age(value_s)
+
+
+def _upto(value_s: float) -> str:
+    """An upper bound of a bucket."""
+    if math.isnan(value_s):
+        return "-"
+    return _ms(value_s) if math.isfinite(value_s) else "more than it counts"
+
+
+def _ms(value_s: float) -> str:
+    return f"{value_s * 1_000:.3g} ms" if value_s < 1 else render.seconds(value_s)

@@ -1,0 +1,144 @@
+"""The controller's own health as messages for operators: how well it keeps up, what it may still disturb, what it cannot see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from phalanx.v1 import fleet_pb2
+
+from controlplane.core import records as r
+from controlplane.core.health.budget import ActionBudget, spent
+from controlplane.core.health.distrust import Vitals
+from controlplane.core.state import State
+from controlplane.core.units import to_s
+from controlplane.core.vocabulary import AcceleratorState, NodeLiveness, NodeService
+from controlplane.engine.ports import JournalEntry
+from controlplane.observability.quantiles import Distribution
+from controlplane.rpc.health_rows import NODE_ONLY
+from controlplane.rpc.history import decode
+from controlplane.rpc.ports import Brain
+
+MAX_LISTED = 500
+"""Sources and nodes that are named in one answer; the totals are told beside them."""
+MAX_REFUSED = 20
+"""Refused acts that are named."""
+
+UNPROVEN = frozenset({"amd", "cambricon", "hygon"})
+"""Vendors whose probe was only ever read against constructed outputs of its tool (`PROVEN` in the agent's probes, which a
+test holds against this)."""
+
+WAITS_TO_BE_SEEN = (NodeService.RETIRED, NodeService.OUT_OF_SERVICE)
+"""Nodes of which nothing is expected."""
+
+
+def detector(
+    state: State, brain: Brain, appends: Distribution, *, inbox_limit: int, now_ns: int
+) -> fleet_pb2.DetectorHealth:
+    """How well this controller keeps up."""
+    vitals: Vitals = brain.vitals()
+    book = state.health
+    return fleet_pb2.DetectorHealth(
+        degraded=brain.degraded(),
+        reasons=book.degraded,
+        degraded_s=age_since_s(book.degraded_since_ns, now_ns),
+        loop_lag_s=brain.lag_s(),
+        appends=appends.count,
+        append_mean_s=appends.mean,
+        append_p99_s=appends.quantile(0.99),
+        slow_append_s=to_s(vitals.append_ns),
+        slow_append_age_s=age_since_s(vitals.append_at_ns, now_ns),
+        inbox=brain.depth,
+        inbox_limit=inbox_limit,
+        journal_state=brain.blocked or "ok",
+        listening_s=age_since_s(brain.trusted_since_ns(), now_ns),
+    )
+
+
+def budget(state: State, limits: ActionBudget, refused: Sequence[JournalEntry], now_ns: int) -> fleet_pb2.BudgetHealth:
+    """The action budget: what it allows, what is spent, and what it refused (`ActRefused` records, oldest first)."""
+    acts = []
+    for entry in reversed(refused):
+        record = decode(entry)
+        if isinstance(record, r.ActRefused):
+            acts.append(
+                fleet_pb2.RefusedAct(
+                    node=record.node, act=record.act, reason=record.reason, age_s=age_since_s(entry.at_ns, now_ns)
+                )
+            )
+    return fleet_pb2.BudgetHealth(
+        share=limits.share,
+        window_s=limits.window_ms / 1_000,
+        scopes=[
+            fleet_pb2.BudgetScope(kind=scope.kind, name=scope.name, limit=scope.limit, spent=scope.nodes)
+            for scope in spent(state.fleet, state.acts, limits, now_ns)
+        ],
+        refused=acts[:MAX_REFUSED],
+    )
+
+
+def blind_spots(state: State, last_beat_ns: Sequence[int], now_ns: int) -> fleet_pb2.BlindSpots:
+    """What is not seen now. `last_beat_ns` by node number, 0: not heard since this controller started."""
+    fleet = state.fleet
+    sources = [
+        _source(name, source.name, source.reason, source.accelerators, age_since_s(source.since_ns, now_ns))
+        for name, listed in state.health.sources.items()
+        for source in listed
+    ]
+    unseen = (fleet.liveness == NodeLiveness.SUSPECT) | (fleet.liveness == NodeLiveness.UNKNOWN) | fleet.path_broken
+    unseen &= ~np.isin(fleet.service, WAITS_TO_BE_SEEN)
+    numbers = np.flatnonzero(unseen).tolist()
+    return fleet_pb2.BlindSpots(
+        sources=sources[:MAX_LISTED],
+        sources_total=len(sources),
+        nodes=[_unseen(state, number, last_beat_ns[number], now_ns) for number in numbers[:MAX_LISTED]],
+        nodes_total=len(numbers),
+        accelerators=int(np.count_nonzero(fleet.acc_state == AcceleratorState.UNKNOWN)),
+        probes=_unproven(state),
+    )
+
+
+def detection(times: dict[str, Distribution]) -> list[fleet_pb2.DetectionTime]:
+    """Detection times by class, those that were never seen left out."""
+    return [
+        fleet_pb2.DetectionTime(kind=kind, count=found.count, p50_s=found.quantile(0.5), p99_s=found.quantile(0.99))
+        for kind, found in sorted(times.items())
+        if found.count
+    ]
+
+
+def _source(node: str, name: str, reason: str, positions: tuple[int, ...], age_s: float) -> fleet_pb2.UnreadSource:
+    only_node = positions == NODE_ONLY
+    return fleet_pb2.UnreadSource(
+        node=node, name=name, reason=reason, age_s=age_s, accelerators=() if only_node else positions, node_only=only_node
+    )  # fmt: skip
+
+
+def _unseen(state: State, number: int, last_beat_ns: int, now_ns: int) -> fleet_pb2.UnseenNode:
+    fleet = state.fleet
+    why = "path broken" if fleet.path_broken[number] else NodeLiveness(int(fleet.liveness[number])).name
+    silent_s = age_since_s(last_beat_ns, now_ns) if last_beat_ns else math.nan
+    return fleet_pb2.UnseenNode(name=fleet.name(number), why=why, silent_s=silent_s)
+
+
+def _unproven(state: State) -> list[fleet_pb2.UnprovenProbe]:
+    """Devices that are read by probes which nobody has seen read a real one."""
+    nodes: dict[str, set[str]] = {}
+    devices: dict[str, int] = {}
+    for facts, service in zip(state.fleet.facts, state.fleet.service.tolist(), strict=True):
+        if service == NodeService.RETIRED:
+            continue
+        for device in facts.accelerators:
+            if device.vendor in UNPROVEN:
+                nodes.setdefault(device.vendor, set()).add(facts.name)
+                devices[device.vendor] = devices.get(device.vendor, 0) + 1
+    return [
+        fleet_pb2.UnprovenProbe(vendor=vendor, nodes=len(names), accelerators=devices[vendor])
+        for vendor, names in sorted(nodes.items())
+    ]
+
+
+def age_since_s(at_ns: int, now_ns: int) -> float:
+    """Seconds since a moment, 0 when there was none."""
+    return max(0.0, to_s(now_ns - at_ns)) if at_ns else 0.0
