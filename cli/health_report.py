@@ -14,11 +14,12 @@ LISTED = 20
 """Rows of a part; `-o json` has all."""
 
 
-def show(item: fleet_pb2.GetHealthResponse) -> None:
+def show(item: fleet_pb2.GetHealthResponse, offenders: fleet_pb2.ListOffendersResponse) -> None:
     """The whole report."""
     _detector(item.detector)
     _budget(item.budget)
     _blind(item.blind)
+    _offenders(offenders)
     if item.refused:
         render.heading("refused since this controller started")
         rows = sorted(item.refused.items(), key=lambda pair: -pair[1])
@@ -115,6 +116,29 @@ def _blind(item: fleet_pb2.BlindSpots) -> None:
             ("VENDOR", "NODES", "ACCELERATORS"),
             [[one.vendor, str(one.nodes), str(one.accelerators)] for one in item.probes],
         )
+
+
+def _offenders(item: fleet_pb2.ListOffendersResponse) -> None:
+    if not item.offenders:
+        return
+    render.heading("peers that sent what no well-behaved peer sends, newest first")
+    rows = [
+        [
+            peer.name if peer.proven else f"{peer.name} (says so)",
+            peer.peer,
+            offence.reason,
+            f"{offence.count:,}",
+            f"{render.age(offence.first_age_s)} ago",
+            f"{render.age(offence.last_age_s)} ago",
+            offence.message,
+        ]
+        for peer in item.offenders
+        for offence in peer.offences
+    ]
+    render.table(("PEER", "FROM", "WHAT", "COUNT", "SINCE", "LAST", "IT WAS TOLD"), rows[:LISTED])
+    _more(len(rows), "`phalanx health -o json`")
+    if item.forgotten:
+        render.note(f"{item.forgotten:,} older peers left this list for newer ones")
 
 
 def _more(total: int, where: str) -> None:

@@ -103,7 +103,7 @@ def _rules(client: Client, request: fleet_pb2.ListFaultRulesRequest, output: Out
 
 @for_site
 def health(*, output: OutputForm = Output.TABLE, site: SiteChoice) -> None:
-    """Show how well the controller sees: its own lateness, the action budget, blind spots.
+    """Show how well the controller sees: its own lateness, the action budget, blind spots, peers that misbehave.
 
     Exits with 7 when the controller is degraded.
     """
@@ -114,13 +114,14 @@ def health(*, output: OutputForm = Output.TABLE, site: SiteChoice) -> None:
 
     with site.connect() as client:
         answer = client.fleet.GetHealth(fleet_pb2.GetHealthRequest(), timeout=CALL_TIMEOUT_S)
+        offenders = client.fleet.ListOffenders(fleet_pb2.ListOffendersRequest(), timeout=CALL_TIMEOUT_S)
         address = client.address
     if output in (Output.JSON, Output.YAML):
-        render.document(plain(answer), output.value)
+        render.document({**plain(answer), "offenders": plain(offenders)["offenders"]}, output.value)
     elif output is Output.NAME:
         render.out(address)
     else:
-        health_report.show(answer)
+        health_report.show(answer, offenders)
     found = health_report.problems(answer)
     if found:
         raise CliError("the controller is degraded", why="; ".join(found), code=Exit.DEGRADED)

@@ -68,6 +68,7 @@ class FakeController(
     refused_nodes: set[str] = field(default_factory=set)
     faults: fleet_pb2.ListFaultsResponse = field(default_factory=fleet_pb2.ListFaultsResponse)
     rules: fleet_pb2.ListFaultRulesResponse = field(default_factory=fleet_pb2.ListFaultRulesResponse)
+    offenders: fleet_pb2.ListOffendersResponse = field(default_factory=fleet_pb2.ListOffendersResponse)
     health: fleet_pb2.GetHealthResponse = field(default_factory=fleet_pb2.GetHealthResponse)
 
     def hang_up(self) -> None:
@@ -192,6 +193,10 @@ class FakeController(
     def ListFaultRules(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.ListFaultRulesResponse:
         self._seen(request, context)
         return self.rules
+
+    def ListOffenders(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.ListOffendersResponse:
+        self._seen(request, context)
+        return self.offenders
 
     def GetHealth(self, request: Any, context: grpc.ServicerContext) -> fleet_pb2.GetHealthResponse:
         self._seen(request, context)

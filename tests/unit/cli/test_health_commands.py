@@ -44,7 +44,7 @@ def test_faults_that_stand_come_before_those_of_the_past(phalanx: Phalanx, broke
     outcome = phalanx("faults", "--since", "2h")
     lines = outcome.out.splitlines()
     assert outcome.code == Exit.OK
-    assert [line.split()[-1] if "ISOLATE" not in line else "" for line in lines][0] == "WHY"
+    assert lines[0].split() == ["AGE", "STATE", "NODE", "ENTITY", "CODE", "LEVEL", "WHY"]
     assert "stands, unread" in lines[1]
     assert [line.split("node-")[1].split()[0] for line in lines[1:]] == ["2", "10", "3", "2"]
     assert "once" in lines[3]
@@ -159,3 +159,19 @@ def test_blind_spots_are_named(phalanx: Phalanx, controller: FakeController) -> 
     assert ["hygon", "2", "16"] in words
     assert any(line[:3] == ["node-9", "node", "only"] for line in words)
     assert "11 more: `phalanx nodes --field liveness!=ALIVE`" in outcome.err
+
+
+def test_peers_that_misbehave_are_named(phalanx: Phalanx, controller: FakeController) -> None:
+    controller.health = healthy()
+    offence = fleet_pb2.Offence(reason="FLOOD", count=12_000, first_age_s=90, last_age_s=2, message="slow down")
+    controller.offenders = fleet_pb2.ListOffendersResponse(
+        offenders=[
+            fleet_pb2.Offender(name="node/node-7", proven=True, peer="10.0.0.7", offences=[offence]),
+            fleet_pb2.Offender(name="node/node-8", peer="10.0.0.66", offences=[offence]),
+        ]
+    )
+    outcome = phalanx("health")
+    first, second = [line for line in outcome.out.splitlines() if "FLOOD" in line]
+    assert first.split()[:4] == ["node/node-7", "10.0.0.7", "FLOOD", "12,000"]
+    assert second.startswith("node/node-8 (says so)")
+    assert len(json.loads(phalanx("health", "-o", "json").out)["offenders"]) == 2
