@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,7 @@ from controlplane.sim.checkers.durability import DurableBeforeSent
 from controlplane.sim.checkers.numbering import NumbersGrow
 from controlplane.sim.checkers.old_writers import OldWritersAreHarmless
 from controlplane.sim.checkers.places import OnlyWhereWorkMayGo
+from controlplane.sim.checkers.roots import RootsAreJudgedOnce
 from controlplane.sim.checkers.rules import RulesAreObeyed
 from controlplane.sim.checkers.storage import LastGoodIsKept, StartsFromARestorePoint
 
@@ -91,6 +93,11 @@ FACTS = Facts("killed", 137, 9, message="gone for good")
 KILLED = r.RanksLost("ant-2", (LostRank(0, 1, "x", Blame.INFRASTRUCTURE, 1, "x", facts=FACTS),), 0, 0, "x")
 EXITED = r.RanksLost("ant-2", (LostRank(0, 1, "x", Blame.USER, 1, "x", facts=Facts("exited", 1, 0)),), 0, 0, "x")
 VERDICT = r.RecoveryDecided("", Rung.RESTART_RANK, "x", (0,), Blame.INFRASTRUCTURE, True, 0, 0, (), (), ())
+PLACED = r.JobPlaced("ant-2", (1, 1), (0, 1), ())
+NOTHING_LOST = r.RanksLost("ant-2", (), 0, 0, "there is room again")
+DECIDED: list[r.Record] = [RULED, PLACED, KILLED, replace(VERDICT, job="ant-2", rule="jobRules[0]")]
+OUT_BY_RULE = r.NodeQuarantined("n1", "it matches (nodeRules[0] of ant)", HandlingLevel.ISOLATE, ())
+JUDGED = r.NodeJudged("ant-2", "n1", ("nodeRules[0]: x",))
 BROAD = (
     r.JobUnplaced("moe-1", "x"),
     r.JobPlaced("moe-1", (0, 2), (0, 0), ()),
@@ -146,6 +153,25 @@ FIRES = {
         "no rule of ant-2 matches first"),
     "rules: something else follows": (RulesAreObeyed(), [RULED, KILLED],
         replace(VERDICT, job="ant-2", rule="jobRules[0]"), "says suspend, and RESTART_RANK follows"),
+    "rules: it grows where ranks were lost": (RulesAreObeyed(), [RULED, KILLED],
+        replace(VERDICT, job="ant-2", rung=Rung.GROW, charged=False), "ranks [0] were lost"),
+    "rules: growing is charged": (RulesAreObeyed(), [RULED, NOTHING_LOST],
+        replace(VERDICT, job="ant-2", rung=Rung.GROW), "the infrastructure ledger is asked"),
+    "rules: it grows by who is there": (RulesAreObeyed(), [RULED, PLACED, NOTHING_LOST],
+        replace(VERDICT, job="ant-2", rung=Rung.GROW, charged=False), "ranks [0], which take part already"),
+    "roots: a rule takes a node out of itself": (RootsAreJudgedOnce(), [RULED, PLACED, KILLED], OUT_BY_RULE,
+        "no verdict asked for it"),
+    "roots: a cordon of itself": (RootsAreJudgedOnce(), [], r.NodeCordoned("n3", "rules", "x"), "no verdict asked for it"),
+    "roots: another node": (RootsAreJudgedOnce(), DECIDED, replace(OUT_BY_RULE, node="n2"), "which was on n1"),
+    "roots: where its rank went": (RootsAreJudgedOnce(), [*DECIDED, r.RanksMoved("ant-2", (0,), (2,), (0,)), DECIDED[-1]],
+        replace(OUT_BY_RULE, node="n2"), "which was on n1"),
+    "roots: taken twice": (RootsAreJudgedOnce(), [*DECIDED, OUT_BY_RULE, DECIDED[-1]],
+        replace(OUT_BY_RULE, reason="silent corruption: results disagreed"), "a second time for one loss of ant-2"),
+    "roots: judged twice": (RootsAreJudgedOnce(), [*DECIDED, JUDGED, DECIDED[-1]], JUDGED, "a second time"),
+    "roots: judged elsewhere": (RootsAreJudgedOnce(), DECIDED, replace(JUDGED, node="n0"), "the root was on n1"),
+    "roots: judged without a verdict": (RootsAreJudgedOnce(), [RULED, PLACED, KILLED], JUDGED, "without a verdict"),
+    "roots: said and not done": (RootsAreJudgedOnce(), DECIDED, replace(JUDGED, action="quarantineNode"),
+        "health has no cordon on it"),
     "rules: a node is left alone": (RulesAreObeyed(), [RULED, KILLED], r.NodeJudged("ant-2", "n0", ()),
         "say quarantineNode of n0"),
 }  # fmt: skip
@@ -166,6 +192,12 @@ QUIET = {
         r.NodeCordoned("n3", "operator", "x", drain=True)),
     "S10 an older one": (LastGoodIsKept(), [*VERIFIED, *NEWER, r.CheckpointVerified("moe-1", "moe-1/g1/step-40")],
         r.CheckpointsExpired("moe-1", ("moe-1/g1/step-20",))),
+    "rules: it grows": (RulesAreObeyed(), [RULED, NOTHING_LOST],
+        replace(VERDICT, job="ant-2", rung=Rung.GROW, charged=False)),
+    "roots: where it was": (RootsAreJudgedOnce(), DECIDED, OUT_BY_RULE),
+    "roots: judged and done": (RootsAreJudgedOnce(), [*DECIDED, OUT_BY_RULE], replace(JUDGED, action="quarantineNode")),
+    "roots: health's own": (RootsAreJudgedOnce(), [], TAKEN_OUT),
+    "roots: an operator's": (RootsAreJudgedOnce(), [], r.NodeCordoned("n3", "operator", "x")),
     "rules: it is obeyed": (RulesAreObeyed(), [RULED, KILLED],
         replace(VERDICT, job="ant-2", rung=Rung.SUSPEND, rule="jobRules[0]")),
     "S9 a job that recovers": (BudgetHolds(replace(POLICY.actions, share=0.1)),
@@ -179,3 +211,15 @@ QUIET = {
 @pytest.mark.parametrize(("checker", "before", "last"), QUIET.values(), ids=list(QUIET))
 def test_it_is_quiet(checker: Checker, before: list[r.Record], last: r.Record) -> None:
     assert judge(checker, (*BEGIN, *before), last) == []
+
+
+def test_a_job_with_node_rules_has_the_place_of_every_loss_judged() -> None:
+    checker, book = RootsAreJudgedOnce(), Book()
+    for number, record in enumerate([*BEGIN, *DECIDED], start=1):
+        if type(record) in checker.watches:
+            assert not list(checker.record(Durable(record, number, number * S, "Tick"), book))
+        book.fold(record, number, number * S)
+    state: Any = None
+    found = [finding.text for finding in checker.turn(state, book, state)]
+    assert found == ["ant-2 has node rules, and nobody judged where rank 0 was when it was lost"]
+    assert not list(checker.turn(state, book, state)), "it is said once"

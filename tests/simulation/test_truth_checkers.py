@@ -38,6 +38,7 @@ SITE = Topology(racks_per_super_pod=2, nodes_per_rack=3, accelerators=2)
 
 
 Site = tuple[Monitor, Any]
+S = 1_000_000_000
 Change = Callable[[Site, pytest.MonkeyPatch], None]
 
 
@@ -85,6 +86,10 @@ def is_kept_out(site: Site, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(site[0].book.nodes[5], "away", "it once was ill")
 
 
+def is_ruled_out(site: Site, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(site[0].book.nodes[5], "cordons", {"rules": False})
+
+
 def burns(site: Site, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(site[1].nodes["node-0005"], "up", False)
 
@@ -105,6 +110,7 @@ UNREST = {
     "L1 a blocker that is not so": (EveryJobKnowsWhy, waits_in_vain, "would fit"),
     "L2 a whole node is out": (NodesAreWhatTheyAre, is_buried, "is whole, and believed DEAD"),
     "L2 a cordon that nothing explains": (NodesAreWhatTheyAre, is_kept_out, "cordoned by health: it once was ill"),
+    "L2 a rule's cordon that an operator has lifted": (NodesAreWhatTheyAre, is_ruled_out, "cordoned by rules"),
     "L2 a dead node is in": (NodesAreWhatTheyAre, burns, "is dead, and believed ALIVE"),
     "L3 a spare is missing": (SparesComeBack, spare_goes, "holds 0 of 1 spare nodes"),
     "L4 an effect stays": (NothingGrows, effect_stays, "past their deadline"),
@@ -119,6 +125,21 @@ def test_unrest_is_seen(
     assert first(kind().settled(monitor.book, world)) == ""
     change(site, monkeypatch)
     assert says in first(kind().settled(monitor.book, world))
+
+
+def test_what_a_rule_has_cordoned_since_the_faults_stopped_waits_for_an_operator(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor, world = site
+    is_ruled_out(site, monkeypatch)
+    cordoned = Durable(r.NodeCordoned("node-0005", "rules", "it matches"), 1, 1, "Tick")
+    early, late = NodesAreWhatTheyAre(), NodesAreWhatTheyAre()
+    assert not list(early.record(cordoned, monitor.book))
+    early.quiet(monitor.book)
+    late.quiet(monitor.book)
+    assert not list(late.record(cordoned, monitor.book))
+    assert "cordoned by rules" in first(early.settled(monitor.book, world))
+    assert first(late.settled(monitor.book, world)) == ""
 
 
 def test_a_device_that_a_timer_still_holds_is_no_room_for_a_spare(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,22 +228,56 @@ def test_what_was_stored_too_late_is_read(site: Site, monkeypatch: pytest.Monkey
     assert "ranks [0] had stored their parts after it was overtaken" in first(checker.read(gang, monitor.book, world))
 
 
-@pytest.mark.parametrize(("replicated", "found"), [(False, "nobody holds the state of ranks [1]"), (True, "")])
+@pytest.mark.parametrize(
+    ("replicated", "decided_s", "found"),
+    [(False, 0, "nobody holds the state of ranks [1]"), (True, 0, ""), (False, 9, "ranks [1]"), (False, 11, "")],
+    ids=["lost", "a replica has it", "lost before an uncertain commit", "lost after it"],
+)
 def test_a_rank_that_is_gone_is_said_to_hold_its_state(
-    site: Site, monkeypatch: pytest.MonkeyPatch, *, replicated: bool, found: str
+    site: Site, monkeypatch: pytest.MonkeyPatch, *, replicated: bool, decided_s: int, found: str
 ) -> None:
+    """Rank 1 ended ten seconds ago. That the generation is in force already by now excuses nothing."""
     monitor, world = site
     _, process = world.process("moe", 1)
     monkeypatch.setattr(process, "exit", Exit(observed=True, signal=9))
+    monkeypatch.setattr(process, "since_ns", world.now_ns - 10 * S)
     monkeypatch.setattr(world, "keeps_copies", {"moe"})
     job = world.job("moe")
     monkeypatch.setattr(job, "spec", replace(SPEC, checkpoint=replace(SPEC.checkpoint, replicated=replicated)))
     checker = StartsFromARestorePoint()
     sources = (r.FromTier("survivor", 4, ((0, 4),)),)
-    started = r.GenerationStarted("moe-1", 2, (), (), "", world.gangs.step("moe-1"), sources=sources)
-    assert not list(checker.record(Durable(started, 1, 1, "Tick"), monitor.book))
-    text = first(checker.turn(world.state(), monitor.book, world))
+    started = r.GenerationStarted("moe-1", 1, (), (), "", world.gangs.step("moe-1"), sources=sources)
+    seen = Durable(started, 1, world.leader.clock_ns() - decided_s * S, "Tick")
+    assert not list(checker.record(seen, monitor.book))
+    text = first(checker.submitted((), monitor.book, world))
     assert text.endswith(found) if found else not text
+    assert first(checker.turn(world.state(), monitor.book, world)) == ""
+
+
+def test_a_generation_that_a_crash_had_hidden_is_judged_by_who_lived_then(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor, world = site
+    _, process = world.process("moe", 1)
+    monkeypatch.setattr(process, "exit", Exit(observed=True, signal=9))
+    monkeypatch.setattr(world, "keeps_copies", {"moe"})
+    sources = (r.FromTier("survivor", 4, ((0, 4),)),)
+    started = r.GenerationStarted("moe-1", 2, (), (), "", world.gangs.step("moe-1"), sources=sources)
+    for ended_s, found in ((1, ""), (60, "nobody holds the state of ranks [1]")):
+        monkeypatch.setattr(process, "since_ns", world.now_ns - ended_s * S)
+        checker = StartsFromARestorePoint()
+        assert not list(checker.record(Durable(started, 1, world.leader.clock_ns(), "Tick"), monitor.book))
+        text = first(checker.restarted(world.state(), monitor.book, world))
+        assert text.endswith(found) if found else not text
+
+
+def test_a_generation_of_which_nobody_is_told(site: Site) -> None:
+    monitor, world = site
+    sources = (r.FromTier("survivor", 4, ((0, 4),)),)
+    started = r.GenerationStarted("moe-1", 2, (), (), "", world.gangs.step("moe-1"), sources=sources)
+    checker = StartsFromARestorePoint()
+    assert not list(checker.record(Durable(started, 1, 1, "Tick"), monitor.book))
+    assert "nobody is told" in first(checker.turn(world.state(), monitor.book, world))
 
 
 def test_a_state_that_the_journal_does_not_tell(site: Site) -> None:
@@ -264,6 +319,30 @@ def test_who_is_cut_off_as_two_peers_say_is_not_buried_for_silence(
     said = [r.LinksReported(f"node-000{number}", lost) for number in (2, 3)[:witnesses]]
     for record in (*said, r.LivenessChanged(lost, NodeLiveness.DEAD, "silent")):
         assert not list(checker.record(Durable(record, 1, 1, "Tick"), monitor.book))
+    text = first(checker.turn(world.state(), monitor.book, world))
+    assert text.startswith(found) if found else not text
+
+
+@pytest.mark.parametrize(
+    ("left_s", "back_s", "found"),
+    [(100, 0, ""), (200, 0, ""), (39, 0, "3 living nodes of 2 racks"), (90, 95, "3 living nodes of 2 racks")],
+    ids=["left near the silence", "left after it began", "left long before", "came back"],
+)
+def test_a_raylet_that_left_long_before_a_silence_says_nothing_of_it(
+    site: Site, left_s: int, back_s: int, found: str
+) -> None:
+    """Found silent at second 100, judged at 400."""
+    monitor, world = site
+    lost = ("node-0000", "node-0001", "node-0004")
+    told = [
+        (left_s, r.CellMembershipChanged("cell-0", (), lost)),
+        *([(back_s, r.CellMembershipChanged("cell-0", lost, ()))] if back_s else []),
+        (100, r.LivenessChanged(lost, NodeLiveness.SUSPECT, "silent")),
+        (400, r.LivenessChanged(lost, NodeLiveness.DEAD, "silent, and its raylet is gone")),
+    ]
+    checker = SilenceKillsNobody()
+    for at_s, record in sorted(told, key=lambda pair: pair[0]):
+        assert not list(checker.record(Durable(record, 1, at_s * S, "Tick"), monitor.book))
     text = first(checker.turn(world.state(), monitor.book, world))
     assert text.startswith(found) if found else not text
 

@@ -75,6 +75,9 @@ class Checker:
         """Another controller leads, with the state that it has read from the journal."""
         return NOTHING
 
+    def quiet(self, book: Book) -> None:
+        """Faults have stopped, everything is repaired; operators take back their reasons, and those that wait for them."""
+
     def settled(self, book: Book, world: World) -> Iterator[Finding]:
         """Faults have stopped, everything is repaired, and the stated time has passed."""
         return NOTHING

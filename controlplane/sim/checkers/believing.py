@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from controlplane.core import records as r
 from controlplane.core.state import State
+from controlplane.core.units import seconds
 from controlplane.core.vocabulary import NodeLiveness
 from controlplane.sim.checkers.base import Checker, Durable, Finding
 from controlplane.sim.checkers.book import Book
@@ -24,44 +25,65 @@ MANY = 3
 LINK_WITNESSES = 2
 """One node alone may have lost its own links (docs/language.md: peers' links)."""
 
+NEAR_S = 60.0
+"""A raylet that left so long before its node fell silent says nothing of the silence: a machine that is gone leaves the cell
+within that time."""
+
 
 class SilenceKillsNobody(Checker):
-    """Nodes that live, with their raylets in the cell, are not judged DEAD many at once across failure domains."""
+    """Nodes that live are not judged DEAD many at once across failure domains, when no raylet left the cell near the silence."""
 
     invariant = "believing"
-    watches = (r.LivenessChanged, r.LinksReported)
+    watches = (r.LivenessChanged, r.LinksReported, r.CellMembershipChanged)
 
     def __init__(self) -> None:
         self._judged: list[str] = []
         self._broken: dict[str, tuple[str, ...]] = {}
+        self._left_ns: dict[str, int] = {}
+        self._silent_ns: dict[str, int] = {}
 
     def record(self, seen: Durable, book: Book) -> Iterator[Finding]:
         """Collect the dead of one turn that no raylet testified against, and whose links are called broken."""
-        record = seen.record
-        if isinstance(record, r.LinksReported):
-            self._broken[record.node] = record.broken
-            return
-        assert isinstance(record, r.LivenessChanged)
-        if record.liveness is NodeLiveness.DEAD:
-            self._judged.extend(name for name in record.nodes if book.node(name).member)
-        return
-        yield
+        match seen.record:
+            case r.LinksReported(node=witness, broken=broken):
+                self._broken[witness] = broken
+            case r.CellMembershipChanged(joined=joined, left=left):
+                self._left_ns.update(dict.fromkeys(left, seen.at_ns))
+                for name in joined:
+                    self._left_ns.pop(name, None)
+            case r.LivenessChanged(nodes=nodes, liveness=NodeLiveness.ALIVE, path_broken=False):
+                for name in nodes:
+                    self._silent_ns.pop(name, None)
+            case r.LivenessChanged(nodes=nodes, liveness=verdict):
+                for name in nodes:
+                    self._silent_ns.setdefault(name, seen.at_ns)
+                if verdict is NodeLiveness.DEAD:
+                    self._judged.extend(name for name in nodes if not self._testified(name))
+            case _:
+                pass
+        return iter(())
+
+    def _testified(self, name: str) -> bool:
+        """Whether a node's raylet left the cell near the time at which the node was first found silent, or later."""
+        left_ns = self._left_ns.get(name)
+        return left_ns is not None and left_ns >= self._silent_ns[name] - seconds(NEAR_S)
 
     def turn(self, after: State, book: Book, world: World) -> Iterator[Finding]:
         """Compare them with the truth."""
         judged, self._judged = self._judged, []
         if len(judged) < MANY:
             return
-        alive = [
-            name
-            for name in judged
-            if world.nodes[name].up and world.nodes[name].raylet and not self._cut_off(name, world)
-        ]
+        alive = [name for name in judged if self._lives(name, world)]
         racks = Counter(world.nodes[name].rack for name in alive)
         if len(alive) >= MANY and len(racks) > 1:
             yield Finding(
                 alive[0], f"{len(alive)} living nodes of {len(racks)} racks were judged DEAD at once: {alive[:8]}"
             )
+
+    def _lives(self, name: str, world: World) -> bool:
+        """Whether a machine works, in the cell or known to be out of it, and nobody says that its links are broken."""
+        node = world.nodes[name]
+        return node.up and (node.raylet or name in self._left_ns) and not self._cut_off(name, world)
 
     def _cut_off(self, name: str, world: World) -> bool:
         """Whether its path to the controller is broken, and enough nodes whose own is whole say that links to it are."""

@@ -18,6 +18,9 @@ from controlplane.sim.checkers.lines import CheckpointLine, JobLine, NodeLine, P
 HEALTH = "health"
 """Owner of the reason that a quarantine is."""
 
+RULES = "rules"
+"""Owner of the reasons that node rules give; an operator takes them back."""
+
 NOBODY = -1
 """Serial of a rank's process before it has had one."""
 

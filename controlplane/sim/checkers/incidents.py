@@ -14,12 +14,13 @@ from controlplane.sim.checkers.book import Book
 @dataclass(slots=True)
 class IncidentLine:
     """A running incident. `lost`: by rank; `rung`: the newest verdict's, "" while there is none; `why`: constant name of what
-    happened when no rank was lost; `released`: an operator has let the job go on."""
+    happened when no rank was lost; `released`: an operator has let the job go on; `counted`: what the newest verdict counts."""
 
     lost: dict[int, LostRank] = field(default_factory=dict)
     rung: str = ""
     why: str = ""
     released: bool = False
+    counted: Offence | None = None
 
     @property
     def root(self) -> LostRank | None:
@@ -93,11 +94,26 @@ class Incidents:
         incident = self.running[uid]
         root = incident.root
         if root is None or root.planned or incident.free:
+            incident.counted = None
             return
-        node = place_of(book, uid, root.rank)
+        node = self.where(uid, root, book)
         known = Offence(uid, root.rank, node, root.fault_ns, root.blame, root.facts.exit_code)
+        incident.counted = known
         if known not in self.offences:
             self.offences.append(known)
+
+    def counted(self, uid: str) -> Offence | None:
+        """What the newest verdict on a job's running incident counts; None: nothing has failed."""
+        incident = self.running.get(uid)
+        return incident.counted if incident is not None else None
+
+    def where(self, uid: str, root: LostRank, book: Book) -> int:
+        """Node number of a root when it was lost: as it was counted first, for its rank may have moved since."""
+        mine = (
+            known for known in self.offences if (known.job, known.rank, known.at_ns) == (uid, root.rank, root.fault_ns)
+        )
+        first = next(mine, None)
+        return first.node if first is not None else place_of(book, uid, root.rank)
 
 
 def place_of(book: Book, uid: str, rank: int) -> int:

@@ -22,6 +22,7 @@ from controlplane.sim.checkers.numbering import NumbersGrow
 from controlplane.sim.checkers.old_writers import OldWritersAreHarmless
 from controlplane.sim.checkers.peace import EveryJobKnowsWhy, NodesAreWhatTheyAre, NothingGrows, SparesComeBack
 from controlplane.sim.checkers.places import OneRankPerAccelerator, OnlyWhereWorkMayGo
+from controlplane.sim.checkers.roots import RootsAreJudgedOnce
 from controlplane.sim.checkers.rules import RulesAreObeyed
 from controlplane.sim.checkers.storage import LastGoodIsKept, StartsFromARestorePoint
 from controlplane.sim.coverage import Coverage
@@ -74,7 +75,7 @@ def all_checkers(policy: Policy) -> tuple[Checker, ...]:
         OneRankPerAccelerator(), OnlyWhereWorkMayGo(), OldWritersAreHarmless(), NumbersGrow(), StartsFromARestorePoint(),
         ReplayAgrees(), DurableBeforeSent(), CopiesLieElsewhere(), BudgetHolds(policy.actions), LastGoodIsKept(),
         OwnersKeepTheirReasons(), EverySecondOnce(), SilenceKillsNobody(), EveryJobKnowsWhy(), NodesAreWhatTheyAre(),
-        SparesComeBack(), NothingGrows(), RulesAreObeyed(),
+        SparesComeBack(), NothingGrows(), RulesAreObeyed(), RootsAreJudgedOnce(),
     )  # fmt: skip
 
 
@@ -130,6 +131,12 @@ class Monitor(Observer):
         self._read_journal(world)
         for checker in self._checkers:
             self._judge(checker, checker.restarted(state, self.book, world))
+
+    def on_quiet(self, world: World) -> None:
+        """Faults stop."""
+        self._read_journal(world)
+        for checker in self._checkers:
+            checker.quiet(self.book)
 
     def on_end(self, world: World) -> None:
         """Faults have stopped long enough ago."""

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from controlplane.core import records as r
 from controlplane.core.effects import Effect
 from controlplane.core.health.book import position_of
 from controlplane.core.state import State
 from controlplane.core.sweeping.hangs import hang_limit_ns
 from controlplane.core.units import seconds
 from controlplane.core.vocabulary import JobState, NodeLiveness, NodeService
-from controlplane.sim.checkers.base import Checker, Finding
-from controlplane.sim.checkers.book import Book
+from controlplane.sim.checkers.base import Checker, Durable, Finding
+from controlplane.sim.checkers.book import RULES, Book
 from controlplane.sim.checkers.lines import JobLine
-from controlplane.sim.world.peace import LIFTED
+from controlplane.sim.world.peace import OPERATORS
 
 if TYPE_CHECKING:
     from controlplane.sim.world.nodes import SimNode
@@ -146,9 +147,25 @@ class EveryJobKnowsWhy(Checker):
 
 class NodesAreWhatTheyAre(Checker):
     """L2: a dead node is out of service, a whole one is back in. Only what waits for an operator, or a release timer that
-    still runs, keeps a whole node out; whatever the controller did by itself has ended."""
+    still runs, keeps a whole node out; whatever the controller did by itself has ended. A node rule's cordon waits for an
+    operator, and operators have taken back those that stood when the faults stopped."""
 
     invariant = "L2"
+    watches = (r.NodeCordoned,)
+
+    def __init__(self) -> None:
+        self._ruled: set[str] = set()
+
+    def record(self, seen: Durable, book: Book) -> Iterator[Finding]:
+        """Remember which nodes rules have cordoned since the faults stopped."""
+        record = seen.record
+        if isinstance(record, r.NodeCordoned) and record.owner == RULES:
+            self._ruled.add(record.node)
+        return iter(())
+
+    def quiet(self, book: Book) -> None:
+        """Operators have a look at all that rules have cordoned so far."""
+        self._ruled.clear()
 
     def settled(self, book: Book, world: World) -> Iterator[Finding]:
         """Each node as it is against what is believed of it."""
@@ -161,7 +178,8 @@ class NodesAreWhatTheyAre(Checker):
             line, service = book.nodes[number], NodeService(int(fleet.service[number]))
             if not node.up and line.liveness is NodeLiveness.ALIVE:
                 yield Finding(node.name, f"{node.name} is dead, and believed ALIVE")
-            if not whole(node) or line.cordons.keys() & set(LIFTED):
+            asked = RULES in line.cordons and node.name in self._ruled
+            if not whole(node) or asked or line.cordons.keys() & set(OPERATORS):
                 continue
             if line.cordons:
                 if not released_later(node, world):

@@ -12,7 +12,7 @@ from controlplane.core.units import ms
 from controlplane.core.vocabulary import Rung
 from controlplane.sim.checkers.base import Checker, Durable, Finding
 from controlplane.sim.checkers.book import Book
-from controlplane.sim.checkers.incidents import IncidentLine, Incidents, place_of
+from controlplane.sim.checkers.incidents import IncidentLine, Incidents
 from controlplane.sim.checkers.lines import JobLine
 
 UNKNOWN = "unknown"
@@ -51,7 +51,10 @@ class RulesAreObeyed(Checker):
 
     def _verdict(self, record: r.RecoveryDecided, job: JobLine, book: Book, now_ns: int) -> Iterator[Finding]:
         incident = self._incidents.running[job.uid]
-        if incident.free or record.rung is Rung.GROW:
+        if record.rung is Rung.GROW:
+            yield from _grows(record, incident, job)
+            return
+        if incident.free:
             if record.rule:
                 yield Finding(job.uid, f"{record.rule} of {job.uid} chose where nothing had failed")
             return
@@ -105,7 +108,7 @@ class RulesAreObeyed(Checker):
         for least, of_rank in ((match.of_rank, True), (match.on_node, False)):
             if not least:
                 continue
-            node = place_of(book, job.uid, root.rank) if root else NONE
+            node = self._incidents.where(job.uid, root, book) if root else NONE
             if root is None or (not of_rank and node == NONE):
                 return False
             earlier = [
@@ -118,6 +121,18 @@ class RulesAreObeyed(Checker):
             if 1 + len(earlier) < least:
                 return False
         return True
+
+
+def _grows(record: r.RecoveryDecided, incident: IncidentLine, job: JobLine) -> Iterator[Finding]:
+    """Replicas come back to a job that works, where none of its ranks has failed: nothing is charged, no rule is asked, and
+    those who come had left."""
+    if incident.lost:
+        yield Finding(job.uid, f"{job.uid} is to grow, and ranks {sorted(incident.lost)} were lost")
+    elif record.rule or record.charged or record.offence is not None:
+        whose = record.rule or f"the {record.blame} ledger"
+        yield Finding(job.uid, f"{job.uid} is to grow, and {whose} is asked where nothing had failed")
+    elif there := sorted(set(record.ranks) & job.taking_part_now):
+        yield Finding(job.uid, f"{job.uid} is to grow by ranks {there}, which take part already")
 
 
 def _followed(record: r.RecoveryDecided, rule: JobRule, job: JobLine) -> Iterator[Finding]:

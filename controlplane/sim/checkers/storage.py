@@ -9,6 +9,7 @@ from controlplane.core import records as r
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.recovery.restore_point import Tier
 from controlplane.core.state import State
+from controlplane.core.units import seconds
 from controlplane.core.vocabulary import CheckpointState
 from controlplane.sim.checkers.base import Checker, Durable, Finding
 from controlplane.sim.checkers.book import Book, numbers
@@ -19,9 +20,15 @@ if TYPE_CHECKING:
     from controlplane.sim.world.site import World
 
 
-def _held_by_nobody(record: r.GenerationStarted, gang: Gang, *, replicated: bool) -> list[int]:
-    """Ranks that are said to go on from a survivor's state, of which none lives. `replicated`: a replica's will do."""
-    living = [rank for rank, process in gang.members.items() if process.exit is None]
+LEASE_S = 10.0
+"""A controller that another one has replaced may have written its last record so long before, by whatever clock."""
+
+
+def _held_by_nobody(record: r.GenerationStarted, gang: Gang, since_ns: int, *, replicated: bool) -> list[int]:
+    """Ranks that are said to go on from a survivor's state, of which none lived at `since_ns`, the world's time of the
+    decision. `replicated`: a replica's will do."""
+    members = gang.members.items()
+    living = [rank for rank, process in members if process.exit is None or process.since_ns > since_ns]
     if replicated:
         states = {gang.parallel.state_of(rank) for rank in living}
         return [rank for rank in _from_survivors(record) if gang.parallel.state_of(rank) not in states]
@@ -39,21 +46,35 @@ class StartsFromARestorePoint(Checker):
     watches = (r.GenerationStarted,)
 
     def __init__(self) -> None:
-        self._tiers: list[r.GenerationStarted] = []
+        self._tiers: list[tuple[r.GenerationStarted, int]] = []
+
+    def submitted(self, effects: Sequence[Effect], book: Book, world: World) -> Iterator[Finding]:
+        """Nobody has acted on what is new: the processes are still those that the decision was made about. Only a commit of
+        uncertain outcome becomes known later than it was decided, and who has ended since then lived at that time."""
+        return self._compare(world, 0.0)
+
+    def restarted(self, state: State, book: Book, world: World) -> Iterator[Finding]:
+        """A crash has hidden what its turn had stored; clocks of two controllers may differ."""
+        return self._compare(world, LEASE_S)
 
     def turn(self, after: State, book: Book, world: World) -> Iterator[Finding]:
-        """What is taken from processes and from memory is compared with who is left to have it."""
+        """Every generation was judged before, for each has an effect."""
+        for record, _ in self._tiers:
+            yield Finding(record.job, f"generation {record.generation} of {record.job} is in force, and nobody is told")
+
+    def _compare(self, world: World, least_s: float) -> Iterator[Finding]:
+        """What is taken from processes and from memory is compared with who was left to have it. `least_s`: so long ago at
+        least it may have been decided."""
         tiers, self._tiers = self._tiers, []
-        for record in tiers:
-            gang = world.gangs.newest.get(record.job)
+        for record, at_ns in tiers:
+            since_ns = world.now_ns - max(seconds(least_s), world.leader.clock_ns() - at_ns)
+            gang, spec = world.gangs.newest.get(record.job), world.job(record.job).spec
             start = f"generation {record.generation} of {record.job} starts from"
             if gang is None or gang.name not in world.keeps_copies:
                 yield Finding(record.job, f"{start} memory, and nobody keeps copies of it")
             elif record.restore_step > world.gangs.step(record.job):
                 yield Finding(record.job, f"{start} step {record.restore_step}, which it has never made")
-            elif gang.generation >= record.generation:
-                continue  # its commit was uncertain and became known late: the processes are those that it led to
-            elif lost := _held_by_nobody(record, gang, replicated=world.job(record.job).spec.checkpoint.replicated):
+            elif lost := _held_by_nobody(record, gang, since_ns, replicated=spec.checkpoint.replicated):
                 yield Finding(record.job, f"{start} what processes hold, and nobody holds the state of ranks {lost}")
 
     def record(self, seen: Durable, book: Book) -> Iterator[Finding]:
@@ -68,7 +89,7 @@ class StartsFromARestorePoint(Checker):
                 yield Finding(job.uid, f"{start} what its processes hold, and those of ranks {newcomers} hold nothing")
             return
         if record.sources:
-            self._tiers.append(record)
+            self._tiers.append((record, seen.at_ns))
             told, wanted = sum(source.ranks for source in record.sources), len(job.taking_part_now)
             if told != wanted:
                 yield Finding(job.uid, f"{start} several tiers, which hold the state of {told} ranks of {wanted}")

@@ -252,7 +252,7 @@ class World:
         node.up = node.agent = node.raylet = False
         node.processes.clear()
         for process in lost:
-            process.exit = Exit(observed=False, group_empty=True)
+            process.exit, process.since_ns = Exit(observed=False, group_empty=True), self.now_ns
             self.gangs.ended(process)
             self.gangs.peers_pause(process)
         node.untold.clear()
