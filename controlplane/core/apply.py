@@ -116,7 +116,7 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
                 record.cell, record.open, record.boot_id, record.incarnation, record.store_address
             )
         case r.CellMembershipChanged():
-            membership(state, record)
+            membership(state, record, at_ns)
         case r.JobSubmitted():
             submitted(state, record, at_ns)
         case r.JobPlaced():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from controlplane.core.columns import BoolColumn, ByteColumn, IntColumn, filled, put
+from controlplane.core.columns import BoolColumn, ByteColumn, IntColumn, LongColumn, filled, put
 from controlplane.core.vocabulary import AcceleratorState, NodeLiveness, NodeService
 
 FREE = -1
@@ -81,7 +81,8 @@ class Fleet:
 
     Columns have one row per node; `acc_state` and `acc_owner` are (nodes, widest node). Arrays are replaced, never
     written in place; `clone` is therefore cheap. `cell_known`: the node's raylet has been in the cell at least once, so
-    that its absence says something. `path_broken`: its ranks prove that it lives, but nothing of its agent gets through.
+    that its absence says something; `cell_left_ns`: since when it has left the cell, Unix ns, 0: it is there.
+    `path_broken`: its ranks prove that it lives, but nothing of its agent gets through.
     `domains` is (nodes, kinds): index into `domain_names` of each kind of `DOMAIN_KINDS`, NO_DOMAIN without a label.
     """
 
@@ -101,13 +102,14 @@ class Fleet:
     path_broken: BoolColumn = field(default_factory=lambda: _empty(np.bool_))
     domains: IntColumn = field(default_factory=lambda: np.zeros((0, len(DOMAIN_KINDS)), dtype=np.int32))
     domain_names: tuple[tuple[str, ...], ...] = ((),) * len(DOMAIN_KINDS)
+    cell_left_ns: LongColumn = field(default_factory=lambda: _empty(np.int64))
 
     def clone(self) -> Fleet:
         """A copy that shares every column."""
         return Fleet(
             self.facts, self.liveness, self.service, self.session, self.cell_member, self.cordoned, self.rack,
             self.reserved, self.acc_state, self.acc_owner, self.racks, self.index, self.cell_known,
-            self.path_broken, self.domains, self.domain_names,
+            self.path_broken, self.domains, self.domain_names, self.cell_left_ns,
         )  # fmt: skip
 
     @property
@@ -144,6 +146,7 @@ class Fleet:
         self.cell_member = np.append(self.cell_member, unset)
         self.cell_known = np.append(self.cell_known, unset)
         self.path_broken = np.append(self.path_broken, unset)
+        self.cell_left_ns = np.append(self.cell_left_ns, np.zeros(count, dtype=np.int64))
         self.domains = np.vstack([self.domains, self._domains_of(nodes)])
         self.cordoned = np.append(self.cordoned, np.array([bool(facts.cordons) for facts in nodes], dtype=np.bool_))
         self.rack = np.append(self.rack, np.array([number[name] for name in names], dtype=np.int32))
@@ -168,6 +171,8 @@ class Fleet:
         """Columns that a snapshot of an earlier version does not hold."""
         if len(self.path_broken) != self.size:
             self.path_broken = np.zeros(self.size, dtype=np.bool_)
+        if len(self.cell_left_ns) != self.size:
+            self.cell_left_ns = np.zeros(self.size, dtype=np.int64)
         if len(self.domains) != self.size:
             self.domains = self._domains_of(self.facts)
 

@@ -175,10 +175,11 @@ def accelerators(state: State, record: r.AcceleratorsChanged) -> None:
     fleet.acc_state = put(fleet.acc_state, number, row)
 
 
-def membership(state: State, record: r.CellMembershipChanged) -> None:
+def membership(state: State, record: r.CellMembershipChanged, at_ns: int) -> None:
     """Raylets that joined or left the cell."""
     fleet = state.own_fleet()
     for names, member in ((record.joined, True), (record.left, False)):
         rows = [fleet.index[name] for name in names if name in fleet.index]
         fleet.cell_member = put(fleet.cell_member, rows, member)
+        fleet.cell_left_ns = put(fleet.cell_left_ns, rows, 0 if member else at_ns)
     fleet.cell_known = fleet.cell_known | fleet.cell_member

@@ -25,7 +25,8 @@ class SuspicionPolicy:
     restarted can say hello. `scatter_minimum`, `scatter_share` of the site: so many silent at once without a witness of
     their own, and not in one domain, are our own fault. `domain_minimum`, `domain_share` of the domain: so many that fell
     silent at once inside it are its loss, when somebody saw some of them die within `domain_within_s`: a machine that is
-    gone leaves the cell and its peers within that time, so what dies later did not die with the silence.
+    gone leaves the cell and its peers within that time, so what dies later did not die with the silence, and a raylet that
+    left earlier than that says nothing of it.
     `slow_steps`: a job's steps have stopped when none came for so many of its usual step times, and for a lease.
     `link_witnesses`: nodes that must say that their links to a node are broken; one alone may have lost its own.
     """
@@ -92,7 +93,8 @@ WITNESSES = {
 class Sight:
     """What is seen of every node. `silence_s` is already free of our own lag.
 
-    `member`: its raylet is in the cell, or was never seen there (absence is no witness then). `stopped`: a job with ranks
+    `member`: its raylet is in the cell, or was never seen there, or had left it long before the node fell silent (absence is
+    no witness then). `stopped`: a job with ranks
     there has stopped making steps for longer than a lease. `stepping`: such a job made steps after the node's last beat.
     `reset`: its stream ended after a beat that we heard ourselves, with no lag of ours since. `halted`: of every job with
     ranks there, a rank on another node says that it cannot go on. `unlinked`: enough other nodes say that their links to it

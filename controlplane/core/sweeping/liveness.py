@@ -27,7 +27,8 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
     outlived = np.zeros(fleet.size, dtype=np.bool_)
     limits = draft.policy.suspicion
     lease = limits.lease_s
-    member = fleet.cell_member | ~fleet.cell_known
+    outlived_raylet = (heard > trusted) & (fleet.cell_left_ns < heard - seconds(limits.domain_within_s))
+    member = fleet.cell_member | ~fleet.cell_known | outlived_raylet
     reset = ~fleet.session & (heard > trusted) & (excused == 0)
     suspects = np.flatnonzero(silence > lease)
     for job in draft.state.active_jobs() if len(suspects) else ():

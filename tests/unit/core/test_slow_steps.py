@@ -105,6 +105,32 @@ def test_links_that_were_called_broken_before_a_node_was_heard_again_are_no_witn
     assert liveness(world, "node-03") is NodeLiveness.DEAD, "said again, of this silence"
 
 
+@pytest.mark.parametrize(("left_s", "then"), [(300, NodeLiveness.SUSPECT), (50, NodeLiveness.DEAD)])
+def test_a_raylet_that_left_long_before_is_no_witness_of_a_silence(left_s: int, then: NodeLiveness) -> None:
+    world = World(nodes=6, racks=3)
+    world.run(10)
+    world.set_raylet("node-05", up=False)
+    world.run(left_s)
+    world.freeze("node-05")
+    world.run(10)
+    assert liveness(world, "node-05") is then
+
+
+def test_three_raylets_that_left_long_before_do_not_bury_a_site_that_is_out_of_sight() -> None:
+    """The path to everything breaks, and some raylets had crashed five minutes ago: they did not die with the silence, and
+    neither did their racks."""
+    world = World(nodes=16, racks=4)
+    world.submit(spec("moe", 16, spares=SparePolicy()))
+    world.run_until(lambda: world.job("moe").state is JobState.RUNNING)
+    for name in ("node-00", "node-05", "node-10"):
+        world.set_raylet(name, up=False)
+    world.run(300)
+    for name in world.nodes:
+        world.freeze(name)
+    world.run(20)
+    assert {liveness(world, name) for name in world.nodes} == {NodeLiveness.UNKNOWN}
+
+
 @pytest.mark.parametrize(("enough", "then"), [(2, NodeLiveness.DEAD), (3, NodeLiveness.SUSPECT)])
 def test_how_many_nodes_must_call_links_broken_is_a_setting(enough: int, then: NodeLiveness) -> None:
     world = World(nodes=4, policy=Policy(suspicion=SuspicionPolicy(link_witnesses=enough)))
