@@ -165,56 +165,6 @@ def recoveries(items: Iterable[job_pb2.Recovery]) -> None:
     render.table(("GEN", "RUNG", "RANKS", "STEPS LOST", *names, "TOTAL", "CAUSE"), rows)
 
 
-def node(item: fleet_pb2.Node) -> None:
-    """A node: what is witnessed of it, its devices and its cordons."""
-    from phalanx.v1 import types_pb2  # noqa: PLC0415
-
-    render.fields(
-        (
-            ("name", item.name),
-            ("service", enum_word(types_pb2.NodeService, item.service)),
-            ("liveness", _liveness(item)),
-            ("health", item.health),
-            ("agent session", "open" if item.session_open else "lost"),
-            ("cell", "member" if item.cell_member else "not a member"),
-            ("last beat", f"{render.seconds(item.last_beat_age_s)} ago"),
-            ("address", item.address),
-            ("labels", ", ".join(f"{key}={value}" for key, value in sorted(item.labels.items()))),
-            ("jobs", ", ".join(item.jobs)),
-            ("agent", f"{item.agent_version} boot {item.boot_id}"),
-            ("cordons", "; ".join(f"{reason.owner}: {reason.reason}" for reason in item.cordons)),
-            ("cannot be read", "; ".join(item.unreadable)),
-        )
-    )
-    rows = [
-        [
-            str(device.index),
-            enum_word(types_pb2.AcceleratorState, device.state),
-            device.serial,
-            device.pci_address,
-            f"{device.vendor} {device.model}".strip(),
-            f"{device.fault_code} {device.fault_message}".strip() or "-",
-        ]
-        for device in item.accelerators
-    ]
-    if rows:
-        render.heading("accelerators")
-        render.table(("INDEX", "STATE", "SERIAL", "PCI", "MODEL", "FAULT"), rows)
-    if item.faults:
-        render.heading("faults")
-        faults = [
-            [fault.entity, fault.code, fault.level, render.seconds(fault.age_s), fault.reason] for fault in item.faults
-        ]
-        render.table(("ENTITY", "CODE", "LEVEL", "AGE", "WHY"), faults)
-
-
-def _liveness(item: fleet_pb2.Node) -> str:
-    from phalanx.v1 import types_pb2  # noqa: PLC0415
-
-    word = enum_word(types_pb2.NodeLiveness, item.liveness)
-    return f"{word}, path broken: its ranks make steps, nothing of its agent gets through" if item.path_broken else word
-
-
 def site(item: fleet_pb2.GetSiteResponse, address: str) -> None:
     """The site and its controller."""
     render.fields(

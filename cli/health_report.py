@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from cli import render
+from cli.describe_node import covers
 
 if TYPE_CHECKING:
     from phalanx.v1 import fleet_pb2
@@ -105,9 +106,7 @@ def _blind(item: fleet_pb2.BlindSpots) -> None:
         _more(item.nodes_total, "`phalanx nodes --field liveness!=ALIVE`")
     if item.sources:
         render.heading("sources that cannot be read")
-        listed = [
-            [one.node, _covers(one), one.name, render.age(one.age_s), one.reason] for one in item.sources[:LISTED]
-        ]
+        listed = [[one.node, covers(one), one.name, render.age(one.age_s), one.reason] for one in item.sources[:LISTED]]
         render.table(("NODE", "COVERS", "SOURCE", "SINCE", "WHY"), listed)
         _more(item.sources_total, "`phalanx health -o json`")
     if item.probes:
@@ -144,12 +143,6 @@ def _offenders(item: fleet_pb2.ListOffendersResponse) -> None:
 def _more(total: int, where: str) -> None:
     if total > LISTED:
         render.note(f"{total - LISTED:,} more: {where}")
-
-
-def _covers(source: fleet_pb2.UnreadSource) -> str:
-    if source.node_only:
-        return "node only"
-    return ",".join(map(str, source.accelerators)) or "all of it"
 
 
 def _silent(value_s: float) -> str:

@@ -138,6 +138,7 @@ def _node_listing(columns: fleet_pb2.NodeColumns, messages: Sequence[Any]) -> Li
     service = [services[number] for number in columns.service]
     liveness = [livenesses[number] for number in columns.liveness]
     broken = [*columns.path_broken, *[False] * (len(names) - len(columns.path_broken))]  # a controller of before 0.3
+    reasons = columns.reasons or [0] * len(names)  # a controller of before 0.3
     path = ["broken" if is_broken else "whole" for is_broken in broken]
     believed = [f"{word}, path broken" if is_broken else word for word, is_broken in zip(liveness, broken, strict=True)]
     cell = ["yes" if member else "no" for member in columns.cell_member]
@@ -161,6 +162,7 @@ def _node_listing(columns: fleet_pb2.NodeColumns, messages: Sequence[Any]) -> Li
             "CORDONS": cordons,
         },
         {
+            "REASON": [dashed[index] for index in reasons],
             "SESSION": session,
             "AGENT": version,
             "ADDRESS": [dashed[index] for index in columns.addresses],
@@ -181,6 +183,11 @@ def _node_listing(columns: fleet_pb2.NodeColumns, messages: Sequence[Any]) -> Li
         [labels[index] for index in columns.labels],
         messages,
         by_name=True,
+        numbers={
+            "beat": columns.last_beat_age_s,
+            "accelerators": columns.healthy,
+            "bad": [all_ - healthy for healthy, all_ in zip(columns.healthy, columns.accelerators, strict=True)],
+        },
     )
 
 
@@ -215,9 +222,23 @@ def columns_of(items: Sequence[fleet_pb2.Node]) -> fleet_pb2.NodeColumns:
         cordons=[text("; ".join(f"{cordon.owner}: {cordon.reason}" for cordon in node.cordons)) for node in items],
         versions=[text(node.agent_version) for node in items],
         addresses=[text(node.address) for node in items],
+        reasons=[text(_reason(node)) for node in items],
     )
     columns.texts.extend(texts)
     return columns
+
+
+def _reason(node: fleet_pb2.Node) -> str:
+    """Why a node is not simply well, from its message, as a controller says it in columns."""
+    if node.health:
+        return node.health
+    faults = [fault for fault in node.faults if fault.level != "IGNORE"]
+    if faults:
+        worst = faults[0]
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        return f"{worst.entity} {worst.code} {worst.level}{more}"
+    names = [source.partition(": ")[0] for source in node.unreadable]
+    return f"cannot read {', '.join(names)}" if names else ""
 
 
 # --- checkpoints, events, identities ---------------------------------------------------------------------------------

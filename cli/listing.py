@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +22,13 @@ Columns = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which of a list are wanted; empty parts select everything."""
+    """Which of a list are wanted, and in which order; empty parts select everything. `sort`: a field or column, with `-` before
+    it the other way round."""
 
     names: tuple[str, ...] = ()
     labels: str = ""
     fields: str = ""
+    sort: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Listing:
 
     `table` is shown always, `wide` with -o wide, `fields` can be selected by. `labels` is None where the kind has none.
     `messages` are the full things for JSON and YAML, in the same order; empty when another form was asked for. `by_name`:
-    shown in the order of the names, not as they came.
+    shown in the order of the names, not as they came. `numbers`: what cells stand for, by field, for `--sort`; NaN: nothing.
     """
 
     kind: str
@@ -45,9 +48,10 @@ class Listing:
     labels: Sequence[Mapping[str, str]] | None = None
     messages: Sequence[Message] = ()
     by_name: bool = False
+    numbers: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def select(self, selection: Selection) -> list[int]:
-        """Rows that are wanted: in the order of the names where there are any.
+        """Rows that are wanted: in the order that is asked for, else in that of the names where there are any.
 
         Raises:
             CliError: not found, when a name is not in the list; usage, when a selector is none.
@@ -59,7 +63,26 @@ class Listing:
         if wanted and self.labels is not None:
             met = set(rows_by_label(self.labels, wanted))
             rows = [row for row in rows if row in met]
-        return rows_by_field(self.fields, parse_fields(selection.fields, self.fields), rows)
+        rows = rows_by_field(self.fields, parse_fields(selection.fields, self.fields), rows)
+        return self._sorted(rows, selection.sort) if selection.sort else rows
+
+    def _sorted(self, rows: list[int], word: str) -> list[int]:
+        """Ordered by a field or column; equals stay in their order, and what has no number is last either way."""
+        name, backwards = word.removeprefix("-"), word.startswith("-")
+        columns = {key.lower().replace(" ", "_"): cells for key, cells in {**self.table, **self.wide}.items()}
+        texts = {**columns, **self.fields}
+        key = name.lower().replace(" ", "_")
+        if key in self.numbers:
+            numbers = self.numbers[key]
+            known = [row for row in rows if not math.isnan(numbers[row])]
+            missing = [row for row in rows if math.isnan(numbers[row])]
+            return sorted(known, key=lambda row: numbers[row], reverse=backwards) + missing
+        if key in texts:
+            cells = texts[key]
+            return sorted(rows, key=lambda row: natural(cells[row]), reverse=backwards)
+        near = difflib.get_close_matches(key, [*texts, *self.numbers], n=1)
+        fix = f"did you mean `{near[0]}`?" if near else f"sort by {', '.join(sorted({*texts, *self.numbers}))}"
+        raise CliError(f"there is no field `{name}` to sort by", fix=fix, code=Exit.USAGE)
 
     def _ordered(self) -> list[int]:
         rows = list(range(len(self.names)))

@@ -18,19 +18,25 @@ from cli.options import Output, OutputForm, SiteChoice, for_site
 if TYPE_CHECKING:
     from phalanx.v1 import fleet_pb2, job_pb2
 
+DESCRIBE = "describe"
+"""The first word of `phalanx nodes describe NODE`; a node of this name is looked at with `phalanx describe node describe`."""
+MOST_DESCRIBED = 64
 DESCRIBED = ("jobs", "nodes", "checkpoints", "ranks", "site")
 
 Labels = Annotated[
     str, Option("--selector", "-l", metavar="SELECTOR", help="Label selector: rack=r1,pool!=x,zone in (a,b).")
 ]
 Fields = Annotated[str, Option("--field", metavar="SELECTOR", help="Field selector: state=RUNNING,name!=moe.")]
+Sort = Annotated[
+    str, Option("--sort", metavar="FIELD", help="Order by this field or column; -FIELD: the other way round.")
+]
 Watch = Annotated[bool, Option("--watch", "-w", help="Go on: print what changes, until interrupted.")]
 
 
 def register(app: Group) -> None:
     """Adds the commands."""
     app.command(epilog="Example: phalanx get nodes -l rack=r1 --field liveness!=ALIVE -o name")(get)
-    app.command(epilog="Example: phalanx nodes 'node-[1-64]' -o wide")(nodes)
+    app.command(epilog="Example: phalanx nodes 'node-[1-64]' --sort -beat -o wide")(nodes)
     app.command(epilog="Example: phalanx describe rank moe/3")(describe)
 
 
@@ -44,6 +50,7 @@ def get(
     job: Annotated[str, Option(help="Only checkpoints or events of this job.")] = "",
     labels: Labels = "",
     field: Fields = "",
+    sort: Sort = "",
     watch: Watch = False,
     output: OutputForm = Output.TABLE,
     site: SiteChoice,
@@ -58,24 +65,49 @@ def get(
             _get_site(client, output)
         return
     named = node_names_of(names or ()) if wanted == "nodes" else tuple(names or ())
-    _list(site, wanted, Selection(named, labels, field), output, job=job, watch=watch)
+    _list(site, wanted, Selection(named, labels, field, sort), output, job=job, watch=watch)
 
 
 @for_site
 def nodes(
     names: Annotated[
         list[str] | None,
-        Argument(metavar="[NODE]...", help="Only these; ranges as node-[1-4,7].", autocompletion=node_names),
+        Argument(metavar="[describe] [NODE]...", help="Only these; ranges as node-[1-4,7].", autocompletion=node_names),
     ] = None,
     *,
     labels: Labels = "",
     field: Fields = "",
+    sort: Sort = "",
     watch: Watch = False,
     output: OutputForm = Output.TABLE,
     site: SiteChoice,
 ) -> None:
-    """List nodes: the same as `get nodes`."""
-    _list(site, "nodes", Selection(node_names_of(names or ()), labels, field), output, watch=watch)
+    """List nodes: the same as `get nodes`. `nodes describe NODE...` shows everything about each."""
+    words = names or []
+    if words and words[0] == DESCRIBE:
+        _describe_nodes(site, node_names_of(words[1:]), output)
+        return
+    _list(site, "nodes", Selection(node_names_of(words), labels, field, sort), output, watch=watch)
+
+
+def _describe_nodes(site: SiteChoice, names: tuple[str, ...], output: Output) -> None:
+    from cli import describe_node  # noqa: PLC0415
+    from cli.wire import plain  # noqa: PLC0415
+
+    if not names:
+        raise CliError("name a node to describe", fix="phalanx nodes describe NODE", code=Exit.USAGE)
+    if len(names) > MOST_DESCRIBED:
+        fix = f"at most {MOST_DESCRIBED} at once; `phalanx nodes -o wide` lists more"
+        raise CliError(f"{len(names)} nodes are too many to describe", fix=fix, code=Exit.USAGE)
+    with site.connect() as client:
+        found = [_node(client, name) for name in names]
+    if output in (Output.JSON, Output.YAML):
+        render.document([plain(item) for item in found], output.value)
+        return
+    for number, item in enumerate(found):
+        if number:
+            render.out()
+        describe_node.node(item)
 
 
 def _list(
@@ -101,6 +133,7 @@ def describe(
 ) -> None:
     """Show everything about one job, node, checkpoint or rank."""
     from cli import describe as descriptions  # noqa: PLC0415
+    from cli import describe_node  # noqa: PLC0415
 
     wanted = kind_named({"rank": "ranks"}.get(kind.lower(), kind), DESCRIBED)
     if (wanted == "site") == bool(name):
@@ -111,7 +144,7 @@ def describe(
             case "jobs":
                 descriptions.job(_job(client, name))
             case "nodes":
-                descriptions.node(_node(client, name))
+                describe_node.node(_node(client, name))
             case "checkpoints":
                 found = listing(client, wanted, full=True)
                 (row,) = found.select(Selection((name,)))

@@ -15,9 +15,9 @@ from controlplane.core.state import State
 from controlplane.core.units import to_s
 from controlplane.core.vocabulary import Assertion
 from controlplane.engine.ports import JournalEntry
+from controlplane.rpc.ages import age_s
 from controlplane.rpc.codec import rfc3339
 from controlplane.rpc.history import decode
-from controlplane.rpc.views import age_s
 
 MAX_STANDING = 5_000
 """Rows of one answer; the total is told beside them."""
@@ -101,7 +101,7 @@ def _message(state: State, seen: _Seen, now_ns: int) -> fleet_pb2.Fault:
         raised_at=rfc3339(note.raised_ns),
         received_at=rfc3339(seen.received_ns),
         detection_s=max(0.0, to_s(seen.received_ns - note.raised_ns)) if begins and note.raised_ns else 0.0,
-        unread=not seen.revision and _unread(state, seen.node, position),
+        unread=not seen.revision and is_unread(state, seen.node, position),
         excused=note.excused,
         labels=dict(facts.labels) if facts is not None else {},
         revision=seen.revision,
@@ -110,8 +110,8 @@ def _message(state: State, seen: _Seen, now_ns: int) -> fleet_pb2.Fault:
     )
 
 
-def _unread(state: State, node: str, position: int) -> bool:
-    """Whether a source that speaks for the part cannot be read."""
+def is_unread(state: State, node: str, position: int) -> bool:
+    """Whether a source that speaks for the part at this position (-1: the node) cannot be read."""
     sources = state.health.sources.get(node, ())
     return any(not source.accelerators or position in source.accelerators for source in sources)
 

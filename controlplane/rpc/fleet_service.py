@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,14 @@ from controlplane.engine.ports import JournalEntry, JournalUnavailable
 from controlplane.observability.offenders import Offender
 from controlplane.observability.quantiles import distributions
 from controlplane.rpc import fault_views, health_views
+from controlplane.rpc.ages import age_s
 from controlplane.rpc.caller import own_name
 from controlplane.rpc.codec import check_request
-from controlplane.rpc.errors import refuse
+from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.node_columns import NodeListing
+from controlplane.rpc.node_health_views import HEALTH_HISTORY, SHOWN_HISTORY, history
 from controlplane.rpc.site import Site
-from controlplane.rpc.views import age_s, ledger_s, node_message
+from controlplane.rpc.views import ledger_s, node_message
 
 DEFAULT_RECENT = 200
 MAX_RECENT = 5_000
@@ -80,6 +84,10 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             refuse("not_found", "NO_SUCH_NODE", f"no node is named {request.name}: `phalanx get nodes` lists them")
         beat_ns = site.progress.last_beat_ns(state.fleet.size)[number]
         node = node_message(state, number, beat_ns, site.now_ns())
+        with contextlib.suppress(
+            RequestRefused
+        ):  # a journal that is away says nothing of the past: the present is told anyway
+            node.history.extend(history(await self._newest(HEALTH_HISTORY, SHOWN_HISTORY, request.name), site.now_ns()))
         return fleet_pb2.GetNodeResponse(revision=state.revision, node=node)
 
     async def CordonNode(self, request: fleet_pb2.CordonNodeRequest, context: Any) -> fleet_pb2.CordonNodeResponse:
@@ -143,7 +151,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             limit = min(request.limit or DEFAULT_RECENT, MAX_RECENT)
             begun_ns = now_ns - seconds(min(request.since_s, LONGEST_S))
             only = next(iter(wanted)) if len(wanted) == 1 else ""
-            entries = await self._newest(r.FaultsReported, MAX_RECENT if len(wanted) > 1 else limit, only)
+            entries = await self._newest((r.FaultsReported,), MAX_RECENT if len(wanted) > 1 else limit, only)
             late = [entry for entry in entries if entry.at_ns >= begun_ns]
             answer.recent.extend(fault_views.recent(state, late, wanted, limit, now_ns))
         return answer
@@ -161,7 +169,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def GetHealth(self, request: fleet_pb2.GetHealthRequest, context: Any) -> fleet_pb2.GetHealthResponse:
         """The detector, the action budget, and what is not seen."""
         site = self._site
-        refused = await self._newest(r.ActRefused, health_views.MAX_REFUSED)
+        refused = await self._newest((r.ActRefused,), health_views.MAX_REFUSED)
         state, now_ns = site.state, site.now_ns()
         appends = distributions(site.metrics.append_seconds.collect())[""]
         return fleet_pb2.GetHealthResponse(
@@ -174,10 +182,11 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             refused=site.metrics.refused(),
         )
 
-    async def _newest(self, kind: type[r.Record], limit: int, node: str = "") -> list[JournalEntry]:
-        """The newest records of a kind, oldest first."""
+    async def _newest(self, kinds: Sequence[type[r.Record]], limit: int, node: str = "") -> list[JournalEntry]:
+        """The newest records of these kinds, oldest first."""
+        types = tuple(kind.__name__ for kind in kinds)
         try:
-            return await asyncio.to_thread(self._site.journal.newest, limit, node=node, types=(kind.__name__,))
+            return await asyncio.to_thread(self._site.journal.newest, limit, node=node, types=types)
         except JournalUnavailable as error:
             refuse("unavailable", "JOURNAL_UNAVAILABLE", str(error))
 

@@ -9,6 +9,7 @@ import numpy as np
 from phalanx.v1 import fleet_pb2
 
 from controlplane.core import records as r
+from controlplane.core.health.book import Source
 from controlplane.core.health.budget import ActionBudget, spent
 from controlplane.core.health.distrust import Vitals
 from controlplane.core.state import State
@@ -16,6 +17,7 @@ from controlplane.core.units import to_s
 from controlplane.core.vocabulary import AcceleratorState, NodeLiveness, NodeService
 from controlplane.engine.ports import JournalEntry
 from controlplane.observability.quantiles import Distribution
+from controlplane.rpc.ages import age_s
 from controlplane.rpc.health_rows import NODE_ONLY
 from controlplane.rpc.history import decode
 from controlplane.rpc.ports import Brain
@@ -42,17 +44,17 @@ def detector(
     return fleet_pb2.DetectorHealth(
         degraded=brain.degraded(),
         reasons=book.degraded,
-        degraded_s=age_since_s(book.degraded_since_ns, now_ns),
+        degraded_s=age_s(book.degraded_since_ns, now_ns),
         loop_lag_s=brain.lag_s(),
         appends=appends.count,
         append_mean_s=appends.mean,
         append_p99_s=appends.quantile(0.99),
         slow_append_s=to_s(vitals.append_ns),
-        slow_append_age_s=age_since_s(vitals.append_at_ns, now_ns),
+        slow_append_age_s=age_s(vitals.append_at_ns, now_ns),
         inbox=brain.depth,
         inbox_limit=inbox_limit,
         journal_state=brain.blocked or "ok",
-        listening_s=age_since_s(brain.trusted_since_ns(), now_ns),
+        listening_s=age_s(brain.trusted_since_ns(), now_ns),
     )
 
 
@@ -64,7 +66,7 @@ def budget(state: State, limits: ActionBudget, refused: Sequence[JournalEntry], 
         if isinstance(record, r.ActRefused):
             acts.append(
                 fleet_pb2.RefusedAct(
-                    node=record.node, act=record.act, reason=record.reason, age_s=age_since_s(entry.at_ns, now_ns)
+                    node=record.node, act=record.act, reason=record.reason, age_s=age_s(entry.at_ns, now_ns)
                 )
             )
     return fleet_pb2.BudgetHealth(
@@ -81,16 +83,12 @@ def budget(state: State, limits: ActionBudget, refused: Sequence[JournalEntry], 
 def blind_spots(state: State, last_beat_ns: Sequence[int], now_ns: int) -> fleet_pb2.BlindSpots:
     """What is not seen now. `last_beat_ns` by node number, 0: not heard since this controller started."""
     fleet = state.fleet
-    sources = [
-        _source(name, source.name, source.reason, source.accelerators, age_since_s(source.since_ns, now_ns))
-        for name, listed in state.health.sources.items()
-        for source in listed
-    ]
+    sources = [(name, source) for name, listed in state.health.sources.items() for source in listed]
     unseen = (fleet.liveness == NodeLiveness.SUSPECT) | (fleet.liveness == NodeLiveness.UNKNOWN) | fleet.path_broken
     unseen &= ~np.isin(fleet.service, WAITS_TO_BE_SEEN)
     numbers = np.flatnonzero(unseen).tolist()
     return fleet_pb2.BlindSpots(
-        sources=sources[:MAX_LISTED],
+        sources=[source_message(name, source, now_ns) for name, source in sources[:MAX_LISTED]],
         sources_total=len(sources),
         nodes=[_unseen(state, number, last_beat_ns[number], now_ns) for number in numbers[:MAX_LISTED]],
         nodes_total=len(numbers),
@@ -108,17 +106,23 @@ def detection(times: dict[str, Distribution]) -> list[fleet_pb2.DetectionTime]:
     ]
 
 
-def _source(node: str, name: str, reason: str, positions: tuple[int, ...], age_s: float) -> fleet_pb2.UnreadSource:
-    only_node = positions == NODE_ONLY
+def source_message(node: str, source: Source, now_ns: int) -> fleet_pb2.UnreadSource:
+    """A source of a node's health that cannot be read."""
+    only_node = source.accelerators == NODE_ONLY
     return fleet_pb2.UnreadSource(
-        node=node, name=name, reason=reason, age_s=age_s, accelerators=() if only_node else positions, node_only=only_node
-    )  # fmt: skip
+        node=node,
+        name=source.name,
+        reason=source.reason,
+        age_s=age_s(source.since_ns, now_ns),
+        accelerators=() if only_node else source.accelerators,
+        node_only=only_node,
+    )
 
 
 def _unseen(state: State, number: int, last_beat_ns: int, now_ns: int) -> fleet_pb2.UnseenNode:
     fleet = state.fleet
     why = "path broken" if fleet.path_broken[number] else NodeLiveness(int(fleet.liveness[number])).name
-    silent_s = age_since_s(last_beat_ns, now_ns) if last_beat_ns else math.nan
+    silent_s = age_s(last_beat_ns, now_ns) if last_beat_ns else math.nan
     return fleet_pb2.UnseenNode(name=fleet.name(number), why=why, silent_s=silent_s)
 
 
@@ -137,8 +141,3 @@ def _unproven(state: State) -> list[fleet_pb2.UnprovenProbe]:
         fleet_pb2.UnprovenProbe(vendor=vendor, nodes=len(names), accelerators=devices[vendor])
         for vendor, names in sorted(nodes.items())
     ]
-
-
-def age_since_s(at_ns: int, now_ns: int) -> float:
-    """Seconds since a moment, 0 when there was none."""
-    return max(0.0, to_s(now_ns - at_ns)) if at_ns else 0.0

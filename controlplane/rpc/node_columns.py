@@ -18,6 +18,7 @@ from controlplane.core.fleet import FREE, Fleet, NodeFacts
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_S
 from controlplane.core.vocabulary import AcceleratorState
+from controlplane.rpc.node_health_views import reason
 
 
 class Texts:
@@ -77,8 +78,19 @@ class NodeListing:
         answer.path_broken.extend(fleet.path_broken.tolist())
         texts = Texts(facts.texts.all())  # names of jobs come and go: they must not pile up beside the facts
         answer.jobs.extend(map(texts.index, self._jobs_of(state)))
+        answer.reasons.extend(self._reasons_of(state, texts))
         answer.texts.extend(texts.all())
         return answer
+
+    def _reasons_of(self, state: State, texts: Texts) -> list[int]:
+        """Where the reason of each node stands; most have none, and only those of whom health knows something are looked at."""
+        book, fleet = state.health, state.fleet
+        found = [0] * fleet.size
+        for name in {*book.stays, *book.standing, *book.sources}:
+            number = fleet.number(name)
+            if number is not None:
+                found[number] = texts.index(reason(state, number))
+        return found
 
     def _facts_of(self, fleet: Fleet) -> _Facts:
         if self._facts.source is not fleet.facts:

@@ -13,16 +13,17 @@ from controlplane.core.accounting.ledger import ettr
 from controlplane.core.checkpoints import Checkpoint, pinned, restore_point
 from controlplane.core.fleet import FREE
 from controlplane.core.health.book import FaultNote, position_of
-from controlplane.core.health.quarantine import waits_for
 from controlplane.core.jobs import NONE, Incident, Job, Recovery, host_id, phases_of, root_cause
 from controlplane.core.recovery.budgets import read_budget
 from controlplane.core.recovery.restore_point import source
 from controlplane.core.state import State
-from controlplane.core.units import NS_PER_S, to_s
-from controlplane.core.vocabulary import Blame, Bucket, CheckpointState, NodeService, RankState
+from controlplane.core.units import to_s
+from controlplane.core.vocabulary import Blame, Bucket, CheckpointState, RankState
 from controlplane.engine.soft import Progress
 from controlplane.rpc.codec import rfc3339, spec_message
 from controlplane.rpc.effects import checkpoint_folder
+from controlplane.rpc.health_views import source_message
+from controlplane.rpc.node_health_views import fault_messages, health_word, repair_messages, stay_message
 from controlplane.rpc.upkeep_views import copies_message, save_interval_message, spares_message
 
 
@@ -68,9 +69,12 @@ def node_message(state: State, number: int, last_beat_ns: int, now_ns: int) -> f
         boot_id=facts.boot_id,
         agent_version=facts.version,
         path_broken=bool(fleet.path_broken[number]),
-        health=_health(state, facts.name, NodeService(int(fleet.service[number]))),
-        faults=[_fault(known.note, now_ns) for known in state.health.on(facts.name)],
+        health=health_word(state, number),
+        faults=fault_messages(state, number, now_ns),
         unreadable=[f"{source.name}: {source.reason}" for source in state.health.sources.get(facts.name, ())],
+        stay=stay_message(state, number, now_ns),
+        repairs=repair_messages(state, number, now_ns),
+        sources=[source_message(facts.name, source, now_ns) for source in state.health.sources.get(facts.name, ())],
     )
 
 
@@ -78,21 +82,6 @@ def _worst_faults(state: State, node: str) -> dict[int, FaultNote]:
     """The worst fault that stands, by position of the device."""
     notes = sorted((fault.note for fault in state.health.on(node)), key=lambda note: note.level)
     return {position_of(note.entity): note for note in notes}
-
-
-def _health(state: State, node: str, service: NodeService) -> str:
-    stay = state.health.stays.get(node)
-    return f"{waits_for(state.health, node, service)}; {stay.reason}" if stay is not None else ""
-
-
-def _fault(note: FaultNote, now_ns: int) -> fleet_pb2.NodeFault:
-    return fleet_pb2.NodeFault(
-        entity=note.entity,
-        code=note.code,
-        level=note.level.name,
-        reason=note.reason,
-        age_s=age_s(note.raised_ns, now_ns),
-    )
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -257,8 +246,3 @@ def placement_messages(state: State, fields: Mapping[str, str], per_rank: int) -
         )
         for rank, node in enumerate(nodes)
     ]
-
-
-def age_s(at_ns: int, now_ns: int) -> float:
-    """Seconds since a moment."""
-    return max(0, now_ns - at_ns) / NS_PER_S

@@ -83,6 +83,10 @@ class Node(_message.Message):
     HEALTH_FIELD_NUMBER: _builtins.int
     FAULTS_FIELD_NUMBER: _builtins.int
     UNREADABLE_FIELD_NUMBER: _builtins.int
+    STAY_FIELD_NUMBER: _builtins.int
+    REPAIRS_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     liveness: _types_pb2.NodeLiveness.ValueType
     service: _types_pb2.NodeService.ValueType
@@ -112,6 +116,22 @@ class Node(_message.Message):
     def unreadable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """sources of its health that cannot be read, and why"""
 
+    @_builtins.property
+    def stay(self) -> Global___NodeStay:
+        """while health has it out or on trial"""
+
+    @_builtins.property
+    def repairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartRepairs]:
+        """of the node and its devices, as far as any are remembered"""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreadSource]:
+        """as `unreadable`, with what each speaks for and since when"""
+
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeHealthEvent]:
+        """newest first: quarantines, checks, trials; GetNode only"""
+
     def __init__(
         self,
         *,
@@ -132,14 +152,124 @@ class Node(_message.Message):
         health: _builtins.str = ...,
         faults: _abc.Iterable[Global___NodeFault] | None = ...,
         unreadable: _abc.Iterable[_builtins.str] | None = ...,
+        stay: Global___NodeStay | None = ...,
+        repairs: _abc.Iterable[Global___PartRepairs] | None = ...,
+        sources: _abc.Iterable[Global___UnreadSource] | None = ...,
+        history: _abc.Iterable[Global___NodeHealthEvent] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stay", b"stay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "cell_member", b"cell_member", "cordons", b"cordons", "faults", b"faults", "health", b"health", "jobs", b"jobs", "labels", b"labels", "last_beat_age_s", b"last_beat_age_s", "liveness", b"liveness", "name", b"name", "path_broken", b"path_broken", "service", b"service", "session_open", b"session_open", "unreadable", b"unreadable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "cell_member", b"cell_member", "cordons", b"cordons", "faults", b"faults", "health", b"health", "history", b"history", "jobs", b"jobs", "labels", b"labels", "last_beat_age_s", b"last_beat_age_s", "liveness", b"liveness", "name", b"name", "path_broken", b"path_broken", "repairs", b"repairs", "service", b"service", "session_open", b"session_open", "sources", b"sources", "stay", b"stay", "unreadable", b"unreadable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class NodeStay(_message.Message):
+    """A node in quarantine, under checks or on trial."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    SERIALS_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    TRIES_FIELD_NUMBER: _builtins.int
+    NEXT_S_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    level: _builtins.str
+    """handling level that its fault asks for"""
+    age_s: _builtins.float
+    """since it was taken out"""
+    tries: _builtins.int
+    """checks that failed"""
+    next_s: _builtins.float
+    """until checks may begin again, or the trial ends; 0: now, or when it is empty"""
+    waits_for: _builtins.str
+    @_builtins.property
+    def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def serials(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """parts to blame; empty: the node itself"""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        level: _builtins.str = ...,
+        evidence: _abc.Iterable[_builtins.str] | None = ...,
+        serials: _abc.Iterable[_builtins.str] | None = ...,
+        age_s: _builtins.float = ...,
+        tries: _builtins.int = ...,
+        next_s: _builtins.float = ...,
+        waits_for: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "evidence", b"evidence", "level", b"level", "next_s", b"next_s", "reason", b"reason", "serials", b"serials", "tries", b"tries", "waits_for", b"waits_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeStay: _TypeAlias = NodeStay  # noqa: Y015
+
+@_typing.final
+class PartRepairs(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIAL_FIELD_NUMBER: _builtins.int
+    ENTITY_FIELD_NUMBER: _builtins.int
+    AGES_S_FIELD_NUMBER: _builtins.int
+    serial: _builtins.str
+    """"node:<name>" for the node itself"""
+    entity: _builtins.str
+    """where the part is now"""
+    @_builtins.property
+    def ages_s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """since it came back from each repair, newest first"""
+
+    def __init__(
+        self,
+        *,
+        serial: _builtins.str = ...,
+        entity: _builtins.str = ...,
+        ages_s: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ages_s", b"ages_s", "entity", b"entity", "serial", b"serial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartRepairs: _TypeAlias = PartRepairs  # noqa: Y015
+
+@_typing.final
+class NodeHealthEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGE_S_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    age_s: _builtins.float
+    type: _builtins.str
+    """of the record"""
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        age_s: _builtins.float = ...,
+        type: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "message", b"message", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeHealthEvent: _TypeAlias = NodeHealthEvent  # noqa: Y015
 
 @_typing.final
 class NodeFault(_message.Message):
@@ -152,6 +282,12 @@ class NodeFault(_message.Message):
     LEVEL_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     AGE_S_FIELD_NUMBER: _builtins.int
+    VENDOR_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    UNREAD_FIELD_NUMBER: _builtins.int
+    EXCUSED_FIELD_NUMBER: _builtins.int
     entity: _builtins.str
     """"node", "accelerator/3", "port/3" """
     code: _builtins.str
@@ -162,6 +298,17 @@ class NodeFault(_message.Message):
     """which rules led to the level"""
     age_s: _builtins.float
     """since it was raised"""
+    vendor: _builtins.str
+    """whose table judges it"""
+    severity: _builtins.str
+    message: _builtins.str
+    """the source's own words"""
+    serial: _builtins.str
+    """of the device, where it is known"""
+    unread: _builtins.bool
+    """its source cannot be read now"""
+    excused: _builtins.bool
+    """its job brought it about"""
     def __init__(
         self,
         *,
@@ -170,10 +317,16 @@ class NodeFault(_message.Message):
         level: _builtins.str = ...,
         reason: _builtins.str = ...,
         age_s: _builtins.float = ...,
+        vendor: _builtins.str = ...,
+        severity: _builtins.str = ...,
+        message: _builtins.str = ...,
+        serial: _builtins.str = ...,
+        unread: _builtins.bool = ...,
+        excused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "code", b"code", "entity", b"entity", "level", b"level", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "code", b"code", "entity", b"entity", "excused", b"excused", "level", b"level", "message", b"message", "reason", b"reason", "serial", b"serial", "severity", b"severity", "unread", b"unread", "vendor", b"vendor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -368,6 +521,7 @@ class NodeColumns(_message.Message):
     ADDRESSES_FIELD_NUMBER: _builtins.int
     TEXTS_FIELD_NUMBER: _builtins.int
     PATH_BROKEN_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -416,6 +570,10 @@ class NodeColumns(_message.Message):
 
     @_builtins.property
     def path_broken(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]: ...
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """why it is not simply well: health's word, its hardest fault, a source that is not read"""
+
     def __init__(
         self,
         *,
@@ -434,10 +592,11 @@ class NodeColumns(_message.Message):
         addresses: _abc.Iterable[_builtins.int] | None = ...,
         texts: _abc.Iterable[_builtins.str] | None = ...,
         path_broken: _abc.Iterable[_builtins.bool] | None = ...,
+        reasons: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "addresses", b"addresses", "cell_member", b"cell_member", "cordons", b"cordons", "healthy", b"healthy", "jobs", b"jobs", "labels", b"labels", "last_beat_age_s", b"last_beat_age_s", "liveness", b"liveness", "names", b"names", "path_broken", b"path_broken", "service", b"service", "session_open", b"session_open", "texts", b"texts", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "addresses", b"addresses", "cell_member", b"cell_member", "cordons", b"cordons", "healthy", b"healthy", "jobs", b"jobs", "labels", b"labels", "last_beat_age_s", b"last_beat_age_s", "liveness", b"liveness", "names", b"names", "path_broken", b"path_broken", "reasons", b"reasons", "service", b"service", "session_open", b"session_open", "texts", b"texts", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
