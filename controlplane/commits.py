@@ -11,6 +11,7 @@ from controlplane.core.traces import Trace, account_of, trace_of
 from controlplane.engine.soft import SoftColumns
 from controlplane.engine.turn import TurnResult
 from controlplane.observability import Metrics, chronicle
+from controlplane.observability.detection import detected
 from controlplane.observability.recoveries import RecoveryWatch
 from controlplane.rpc.progress import ProgressGate
 from controlplane.rpc.router import Router
@@ -40,6 +41,9 @@ class AfterCommit:
 
     def _tell(self, result: TurnResult) -> None:
         self.metrics.committed(result.records)
+        now_ns = self.clock.now_ns()
+        for failure, after_ns in detected(result.records, result.entries, result.state, self.soft.last_beat_ns, now_ns):
+            self.metrics.detected(failure, after_ns)
         chronicle.tell(result.records, result.state)
         for job, recovery in self.recoveries.ended(result.records, result.state):
             self.metrics.recovered(recovery)

@@ -20,6 +20,7 @@ from controlplane.core.jobs import Recovery
 from controlplane.core.units import to_s
 from controlplane.core.vocabulary import Phase, Rung
 from controlplane.observability.beats import BeatLag
+from controlplane.observability.detection import Failure
 from controlplane.observability.offenders import Offenders
 
 MAX_REASONS = 128
@@ -27,6 +28,7 @@ MAX_REASONS = 128
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series and say only when this process started, which process_* says
 _LOGGED_ONCE_LIMIT = 4_096
 _FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_DETECTION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0)
 _RECOVERY = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 
 
@@ -79,6 +81,13 @@ class Metrics:
             "phalanx_trace_spans", "Spans for the OpenTelemetry collector, by whether it took them.", ["outcome"],
             registry=registry,
         )  # fmt: skip
+        self.detection = Histogram(
+            "phalanx_detection_seconds",
+            "From a failure, or its raising at the source, to its durable record, by class of failure.",
+            ["failure"], buckets=_DETECTION, registry=registry,
+        )  # fmt: skip
+        for failure in Failure:
+            self.detection.labels(failure.value)
         for outcome in ("sent", "lost"):
             self._spans.labels(outcome)
         for rung in Rung:
@@ -131,6 +140,10 @@ class Metrics:
                     self._finished.labels(outcome).inc(len(record.ids))
                 case _:
                     pass
+
+    def detected(self, failure: Failure, after_ns: int) -> None:
+        """A failure is durable so long after it happened."""
+        self.detection.labels(failure.value).observe(max(0.0, to_s(after_ns)))
 
     def recovered(self, recovery: Recovery) -> None:
         """Count a recovery that has ended."""

@@ -180,6 +180,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             budget=health_views.budget(state, self._policy.actions, refused, now_ns),
             blind=health_views.blind_spots(state, site.progress.last_beat_ns(state.fleet.size), now_ns),
             refused=site.metrics.refused(),
+            detection=health_views.detection(distributions(site.metrics.detection.collect(), "failure")),
         )
 
     async def _newest(self, kinds: Sequence[type[r.Record]], limit: int, node: str = "") -> list[JournalEntry]:

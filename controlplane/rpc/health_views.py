@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from phalanx.v1 import fleet_pb2
@@ -97,7 +97,7 @@ def blind_spots(state: State, last_beat_ns: Sequence[int], now_ns: int) -> fleet
     )
 
 
-def detection(times: dict[str, Distribution]) -> list[fleet_pb2.DetectionTime]:
+def detection(times: Mapping[str, Distribution]) -> list[fleet_pb2.DetectionTime]:
     """Detection times by class, those that were never seen left out."""
     return [
         fleet_pb2.DetectionTime(kind=kind, count=found.count, p50_s=found.quantile(0.5), p99_s=found.quantile(0.99))

@@ -19,6 +19,8 @@ import structlog
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
 from controlplane.core.events import EffectDone, Observation
+from controlplane.core.units import seconds
+from controlplane.observability.detection import Failure
 from controlplane.rpc.caller import Caller
 from controlplane.rpc.effects import Superseded
 from controlplane.rpc.errors import RequestRefused
@@ -257,7 +259,7 @@ class Session:
         """Tell the brain once that the name has lost its session, unless another one speaks for it already."""
         if not self.name:
             return
-        event = self.lost(reason)
+        event, broke_s = self.lost(reason), self.site.loop.time()
         async with self.registry.lock(self.name):
             if self.registry.current.get(self.name) is not self:
                 return
@@ -265,9 +267,9 @@ class Session:
         self.note("session_ended", reason=reason)
         if moved_s:
             await asyncio.sleep(moved_s)
-        await self._tell_lost(event)
+        await self._tell_lost(event, broke_s)
 
-    async def _tell_lost(self, event: Observation) -> None:
+    async def _tell_lost(self, event: Observation, broke_s: float) -> None:
         outcome: Outcome = Refusal("unavailable", "", "")
         while isinstance(outcome, Refusal) and outcome.code == "unavailable" and not self.site.stopping:
             async with self.registry.lock(self.name):
@@ -276,6 +278,8 @@ class Session:
                 outcome = await self.site.tell(event)
             if isinstance(outcome, Refusal):
                 await asyncio.sleep(0.5)
+            else:
+                self.site.metrics.detected(Failure.SESSION, seconds(self.site.loop.time() - broke_s))
 
 
 def _nobody() -> None:
