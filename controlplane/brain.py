@@ -1,6 +1,7 @@
 """The brain's thread: a bounded inbox, turns over it, ticks, and the measure of its own lateness.
 
-One thread owns the engine. Everybody else posts events and reads the published state. Lateness is taken from the same
+One thread owns the engine. Everybody else posts events and reads the published state. A tick comes at its interval, and at the
+moment when the next lease runs out, so that silence is known as soon as it may be judged. Lateness is taken from the same
 monotonic reading that the turn's time comes from, before the tick is judged: a process that was stopped for ten seconds
 first says so, and only then looks at the silence of others.
 """
@@ -26,6 +27,11 @@ from controlplane.engine.ports import EpochLost
 from controlplane.engine.soft import STALL_TOLERANCE_NS, SoftColumns
 from controlplane.engine.turn import Engine, Reply, Request
 from controlplane.observability import Metrics
+
+LEAST_PAUSE_NS = ms(10)
+"""Between ticks, however many leases run out one after the other: a site that falls silent together costs no tick a node."""
+JUST_PAST_NS = 100_000
+"""A lease has run out when it is over, not when it ends."""
 
 SHOWN_EVENTS = 20
 """Events of a broken turn that are logged."""
@@ -59,7 +65,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class BrainLimits:
-    """Bounds of the brain: events in the inbox, events a turn, time between ticks and the lease (nanoseconds)."""
+    """Bounds of the brain: events in the inbox, events a turn, longest time between ticks and the lease (nanoseconds)."""
 
     inbox: int
     batch: int
@@ -119,7 +125,8 @@ class Brain:
 
     def start(self) -> None:
         """Begin with turns."""
-        self._due_ns = time.monotonic_ns() + self._limits.tick_ns
+        monotonic_ns = time.monotonic_ns()
+        self._due_ns = monotonic_ns + self._pause_ns(self.clock.at(monotonic_ns))
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
@@ -209,8 +216,13 @@ class Brain:
             self._show(degraded=True, late_ns=late_ns)
         elif monotonic_ns >= self._distrust_until_ns:
             self._show(degraded=False, late_ns=late_ns)
-        self._due_ns = monotonic_ns + self._limits.tick_ns
+        self._due_ns = monotonic_ns + self._pause_ns(now_ns)
         return late_ns
+
+    def _pause_ns(self, now_ns: int) -> int:
+        """Until the next tick: an interval, or less when a lease runs out before that."""
+        end_ns = self._soft.lease_end_ns(self.state.fleet.size, self._limits.lease_ns, now_ns)
+        return min(self._limits.tick_ns, max(LEAST_PAUSE_NS, end_ns + JUST_PAST_NS - now_ns))
 
     def _turn(self, batch: list[Request], now_ns: int) -> None:
         try:

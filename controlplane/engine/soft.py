@@ -14,6 +14,9 @@ from controlplane.core.units import seconds
 STALL_TOLERANCE_NS = 400_000_000
 """A tick later than this is our own lag: every deadline moves by it, and silence convicts nobody for a while."""
 
+NEVER_NS = 2**62
+"""A moment after all others, Unix ns."""
+
 SLOW_APPEND_NS = 250_000_000
 """Appends below this are not worth remembering."""
 
@@ -170,6 +173,16 @@ class SoftColumns:
             if size > len(beats):
                 beats = np.pad(beats, (0, size - len(beats)))
             return beats[:size].copy()
+
+    def lease_end_ns(self, size: int, lease_ns: int, after_ns: int) -> int:
+        """When the next lease of the first `size` nodes runs out, of those that do after a moment, Unix ns; NEVER_NS: none does.
+
+        Beats that come later only make it later: whoever looks at this moment is never too late.
+        """
+        with self._lock:
+            heard = np.maximum(self._beats[:size], self._trusted_ns)
+            ends = heard + lease_ns + self._lags.excused_ns(heard)
+        return int(ends[ends > after_ns].min(initial=NEVER_NS))
 
     def trusted_since_ns(self) -> int:
         """See `core.softstate.SoftState`."""

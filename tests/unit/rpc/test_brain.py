@@ -20,17 +20,20 @@ from controlplane.core.state import State
 from controlplane.core.vocabulary import NodeLiveness
 from controlplane.engine.recover import lead
 from controlplane.engine.soft import SoftColumns
-from controlplane.engine.turn import Engine
+from controlplane.engine.turn import Engine, Request
 from controlplane.observability import Metrics
 from tests.fixtures.controller_process import until
 
 MS = 1_000_000
 
 
+HOUR_NS = 3_600_000 * MS
+
+
 class Bench:
     """A brain over a journal in memory; its thread is started by the test."""
 
-    def __init__(self, machine: Machine, *, inbox: int = 8) -> None:
+    def __init__(self, machine: Machine, *, inbox: int = 8, tick_ns: int = 20 * MS) -> None:
         self.journal = MemoryJournal()
         state = lead(self.journal, machine, "test", "test", time.time_ns())
         self.clock = Clock(state.at_ns)
@@ -38,7 +41,7 @@ class Bench:
         self.engine = Engine(machine, self.journal, self.soft, lambda effects: None, state)
         self.engine.on_commit = lambda result: self.soft.beat(0, self.clock.now_ns())
         self.codes: list[ExitCode] = []
-        limits = BrainLimits(inbox=inbox, batch=4, tick_ns=20 * MS, lease_ns=800 * MS)
+        limits = BrainLimits(inbox=inbox, batch=4, tick_ns=tick_ns, lease_ns=800 * MS)
         self.brain = Brain(self.engine, self.soft, self.clock, limits, metrics=Metrics(), fatal=self.fatal)
 
     def fatal(self, code: ExitCode) -> NoReturn:
@@ -78,6 +81,14 @@ def test_a_node_is_not_judged_in_the_turn_of_its_hello(bench: Bench) -> None:
     until(lambda: bench.clock.now_ns() - bench.soft.trusted_since_ns() > 900 * MS, "longer than a lease")
     assert isinstance(bench.ask(hello()), Answer)
     assert bench.brain.state.fleet.liveness[0] == NodeLiveness.ALIVE
+
+
+def test_silence_is_judged_when_a_lease_runs_out_and_not_at_the_next_interval() -> None:
+    bench = Bench(Machine(policy()), tick_ns=HOUR_NS)
+    bench.engine.turn([Request(hello())], bench.clock.now_ns())
+    bench.brain.start()
+    until(lambda: bench.brain.state.fleet.liveness[0] != NodeLiveness.ALIVE, "the silent node is doubted")
+    assert bench.brain.stop(10)
 
 
 def test_a_late_edge_makes_silence_untrusted(bench: Bench) -> None:
