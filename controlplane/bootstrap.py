@@ -23,6 +23,7 @@ from controlplane.adapters.journal.lease import SqlLease
 from controlplane.adapters.journal.sql import SqlJournal
 from controlplane.brain import Brain, BrainLimits, Clock, ExitCode
 from controlplane.catalogues import CatalogueError, site_catalogue, site_policy
+from controlplane.collector import leave_out_the_state, walk_seldom
 from controlplane.commits import AfterCommit
 from controlplane.config import Settings, parse_settings, split_address
 from controlplane.core.draft import Policy, Refusal
@@ -77,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the controller until SIGTERM or SIGINT. Returns the exit status (see `brain.ExitCode`)."""
     settings = parse_settings(arguments)
     configure_logging(settings.log_level, settings.log_format)
+    walk_seldom()
     try:
         return asyncio.run(_Controller(settings).run())
     except (CannotStart, AddressTaken, AuthorityError, UnknownRecord, JournalCorrupt, JournalUnavailable) as error:
@@ -194,6 +196,7 @@ class _Controller:
         )
         metrics.watch(StateCollector(lambda: sight(site, router, soft, journal, edge)))
         leadership.keep(state.epoch, brain.epoch_lost, brain.lease_trouble)
+        leave_out_the_state()
         brain.start()
         edge.open()
         await edge.set_serving(serving=True)

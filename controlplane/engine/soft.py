@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +33,16 @@ class Progress:
     step_time_s: float = 0.0
     by_rank: dict[int, int] = field(default_factory=dict)
     by_node_ns: dict[int, int] = field(default_factory=dict)
+
+
+class StepRow(NamedTuple):
+    """A rank's newest finished step and when that was, Unix ns. NaN in `loss`: not reported."""
+
+    rank: int
+    step: int
+    at_ns: int
+    loss: float
+    step_time_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +94,22 @@ class SoftColumns:
         if node >= len(self._beats):
             self._beats = np.pad(self._beats, (0, max(node + 1, 2 * len(self._beats)) - len(self._beats)))
 
-    def step(
-        self,
-        job_uid: str,
-        rank: int,
-        node: int,
-        step: int,
-        at_ns: int,
-        *,
-        loss: float,
-        step_time_s: float,
-        generation: int,
-    ) -> None:
-        """A rank finished a step. Steps of a rolled back generation do not raise the newest one."""
+    def node_steps(self, job_uid: str, node: int, rows: Sequence[StepRow]) -> None:
+        """Ranks on a node finished steps of one generation; those of a rolled back generation do not raise the newest one."""
+        if not rows:
+            return
         with self._lock:
             known = self._progress.setdefault(job_uid, Progress())
-            if known.by_rank.get(rank) != step:
-                known.by_node_ns[node] = at_ns
-                known.at_ns = max(known.at_ns, at_ns)
-            known.step = max(known.step, step) if known.by_rank else step  # a look at all ranks would be one per rank
-            known.by_rank[rank] = step
-            if loss == loss:  # noqa: PLR0124 - not NaN
-                known.loss = loss
-            known.step_time_s = step_time_s
+            for row in rows:
+                if known.by_rank.get(row.rank) != row.step:
+                    known.by_node_ns[node] = row.at_ns
+                    known.at_ns = max(known.at_ns, row.at_ns)
+                # A look at the steps of all ranks would be one per rank.
+                known.step = max(known.step, row.step) if known.by_rank else row.step
+                known.by_rank[row.rank] = row.step
+                if row.loss == row.loss:
+                    known.loss = row.loss
+            known.step_time_s = rows[-1].step_time_s
 
     def steps(self, job_uid: str, rows: StepColumns) -> None:
         """Many ranks of one generation finished steps."""

@@ -14,6 +14,8 @@ from controlplane.core import events as ev
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
 from controlplane.core.identity import NODE
+from controlplane.core.state import State
+from controlplane.engine.soft import StepRow
 from controlplane.observability.beats import Delay
 from controlplane.rpc import observations
 from controlplane.rpc.access import check_name
@@ -160,22 +162,19 @@ class AgentSession(Session):
         site.progress.beat(self._number, now_ns)
         if beat.sent_ns:
             site.metrics.beats.note(self._delay.beyond_least_ns(now_ns - beat.sent_ns, now_ns))
+        told: dict[tuple[str, int], list[StepRow]] = {}
         for row in beat.progress:
-            if row.step == 0:
-                continue
-            kept = site.progress.step(
-                lambda: site.state,
-                job=row.job_uid,
-                rank=row.rank,
-                node=self._number,
-                generation=row.generation,
-                step=row.step,
-                at_ns=at_from_age(row.age_ms, now_ns),
-                loss=row.loss,
-                step_time_s=row.step_time_s,
-            )
-            if not kept:
-                site.metrics.refuse("OLD_GENERATION")
+            if row.step:
+                at_ns = at_from_age(row.age_ms, now_ns)
+                kept = StepRow(row.rank, row.step, at_ns, row.loss, row.step_time_s)
+                told.setdefault((row.job_uid, row.generation), []).append(kept)
+        for (job, generation), rows in told.items():
+            refused = site.progress.node_steps(self._state, job, generation, self._number, rows)
+            if refused:
+                site.metrics.refuse("OLD_GENERATION", refused)
+
+    def _state(self) -> State:
+        return self.site.state
 
     def _send_tables(self, effect_id: str) -> None:
         """A process on the node is older than its agent, and reads whole tables."""

@@ -22,6 +22,7 @@ from controlplane.core.vocabulary import AcceleratorState, RankState
 from controlplane.rpc import health_rows
 from controlplane.rpc.codec import at_from_age, duration_ns, require
 from controlplane.rpc.errors import refuse_fields
+from controlplane.rpc.retold import as_known
 
 MAX_ACCELERATORS = 256
 """Devices of one node; the widest systems today have 64 to 128 behind one host."""
@@ -53,7 +54,7 @@ def node_hello(message: agent_pb2.AgentHello, now_ns: int, state: State) -> ev.N
         tuple(sorted(message.labels.items())),
         message.address,
         message.agent_version,
-        _hosts(message.snapshot, now_ns, state),
+        as_known(_hosts(message.snapshot, now_ns, state), state),
         tuple(rows),
         health_rows.fault_rows(message.node, message.snapshot, now_ns, state),
         health_rows.source_rows(message.snapshot) or (),

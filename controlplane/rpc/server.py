@@ -64,6 +64,9 @@ from controlplane.rpc.standby import Switchboard
 
 PENDING_REQUESTS = 20_000
 """A reconnect storm of a whole site: with the default of 1,000, opening 6,250 streams failed in half of the tries."""
+PENDING_S = 120
+"""A stream that nobody has taken after 30 s is cancelled by grpc itself. It takes one a turn of the loop, and while thousands of
+streams beat a turn is long: a site that comes back would dial again and again."""
 HANDSHAKE_MS = 20_000
 """A peer that connects and says nothing holds a descriptor for so long; grpc's own limit is two minutes."""
 JOIN_REQUEST_BYTES = 64 << 10
@@ -123,6 +126,7 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", SEND_LIMIT),
         ("grpc.server.max_pending_requests", PENDING_REQUESTS),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_REQUESTS),
+        ("grpc.server_max_unrequested_time_in_server", PENDING_S),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 20_000),

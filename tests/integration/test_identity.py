@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,8 @@ def test_roles(controller: SecureController) -> None:
         f"spiffe://{SITE}/operator/olga", identity_pb2.ROLE_OPERATOR, False,
     )  # fmt: skip
     until(lambda: controller.identity("operator/olga"), "a certificate from outside is recorded when it is first seen")
+    callers = {json.loads(line)["caller"] for line in controller.log_lines("request_refused")}
+    assert callers == {f"spiffe://{SITE}/{name}" for name in ("operator/eve", "operator/olga", "node/node-1")}
 
 
 def test_another_nodes_identity_is_refused_and_the_true_session_untouched(controller: SecureController) -> None:

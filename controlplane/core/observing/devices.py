@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
@@ -61,8 +59,12 @@ def take_bare_failures(
 
 def _believed(intake: Intake, row: ev.AcceleratorRow) -> ev.AcceleratorRow:
     """The row with the state that is believed; the probe's own word stays with the device."""
-    device = replace(row.device, reported=row.state)
-    return replace(row, device=device, state=intake.state(row.index, row.state))
+    told = row.device  # built anew without `replace`, which is slow: a site that comes back tells of 50,000 devices
+    device = Accelerator(
+        told.serial, told.pci_address, told.vendor, told.model, told.fault_code, told.fault_message, row.state
+    )
+    state = intake.state(row.index, row.state)
+    return ev.AcceleratorRow(row.index, state, device, row.severity, row.assertion, row.sequence, row.raised_ns)
 
 
 def rebelieve(draft: Draft, node: str, notes: tuple[FaultNote, ...], judged: tuple[FaultNote, ...]) -> None:

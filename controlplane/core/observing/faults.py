@@ -37,6 +37,8 @@ class Intake:
 
     def state(self, position: int, reported: int) -> AcceleratorState:
         """What to believe of a device."""
+        if not self.standing and not self.unreadable:
+            return AcceleratorState(reported)
         notes = (note for note in self.standing if position_of(note.entity) == position)
         covered = any(not source.accelerators or position in source.accelerators for source in self.unreadable)
         return device_state(reported, notes, readable=not covered)

@@ -127,7 +127,8 @@ def _missing(draft: Draft, node: str, number: int, seen: set[tuple[str, int]]) -
     """Processes that we think may run and the agent does not know: fence, so that it scans and says that they are gone."""
     for job in draft.state.active_jobs():
         hosts = job.hosts
-        maybe = (hosts.node == number) & (hosts.empty == 0) & (hosts.state != RankState.STARTING)
+        here = np.flatnonzero(hosts.node == number)
+        maybe = here[(hosts.empty[here] == 0) & (hosts.state[here] != RankState.STARTING)]
         gone = [serial for serial in hosts.serial[maybe].tolist() if (job.uid, serial) not in seen]
         if gone:
             items = tuple(host_id(job.uid, serial) for serial in gone)

@@ -20,6 +20,8 @@ STEP_S = 1.0
 AT_ONCE = 64
 """Nodes that tell the same thing in one go; then others have their turn."""
 NO_RANK = -1
+PID, HOST_PID = 1_000, 999
+"""Of all processes: nobody looks them up."""
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ class Process:
         """What its agent reports of it."""
         row = agent_pb2.HostStatus(
             host_id=self.host_id, job_uid=self.job, state=self.state, rank=self.rank, generation=self.generation,
-            pid=1_000, host_pid=999, age_ms=_age(self.since, now),
+            pid=PID, host_pid=HOST_PID, age_ms=_age(self.since, now),
         )  # fmt: skip
         if self.generation:
             row.times.joining_age_ms = _age(self.joining, now)

@@ -13,10 +13,11 @@ import gc
 import heapq
 import json
 import os
+import random
 import ssl
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ PROCESSES = "processes.json"
 AT_ONCE = 128
 """Handshakes under way: a site that comes back does so with jitter."""
 TRIES = 5
+RETRY_S = 0.5
+MAX_REASON = 120
 CONNECT_LIMIT_S = 30.0
 WELCOME_LIMIT_S = 60.0
 
@@ -83,12 +86,17 @@ class Peer:
         self.welcomed = loop.create_future()
         stream = GrpcStream(self.path, self.server_name, self.took, self.ended, tls=self.context is not None)
         name = self.server_name if self.context else None
-        await asyncio.wait_for(
-            loop.create_connection(lambda: stream, host, port, ssl=self.context, server_hostname=name), CONNECT_LIMIT_S
-        )
-        self.stream = stream
-        stream.send(self.hello())
-        await asyncio.wait_for(self.welcomed, WELCOME_LIMIT_S)
+        try:
+            await asyncio.wait_for(
+                loop.create_connection(lambda: stream, host, port, ssl=self.context, server_hostname=name),
+                CONNECT_LIMIT_S,
+            )
+            self.stream = stream
+            stream.send(self.hello())
+            await asyncio.wait_for(self.welcomed, WELCOME_LIMIT_S)
+        except (OSError, TimeoutError):
+            stream.reset()  # the next try must not find a half-open one of ours beside it
+            raise
 
     def reset(self) -> None:
         """Die. Who comes back is a new process."""
@@ -250,31 +258,33 @@ class Fleet:
     async def connect(
         self, peers: list[Any], kind: str, at_once: int = AT_ONCE, tries_each: int = TRIES
     ) -> dict[str, Any]:
-        """Open the sessions; how long it took until all were welcome."""
+        """Open the sessions; how long it took until all were welcome, and why tries before that were in vain."""
         room = asyncio.Semaphore(at_once)
         began = time.monotonic()
-        tries = 0
+        vain: Counter[str] = Counter()
 
         async def one(peer: Peer) -> None:
-            nonlocal tries
             async with room:
-                if (
-                    self.tls and peer.context is None
-                ):  # 5 ms each, kept for the next time: a storm is not measured by them
+                # 5 ms each, kept for the next time: a storm is not measured by them.
+                if self.tls and peer.context is None:
                     peer.context = self.context(kind, peer.name)
-                for left in reversed(range(tries_each)):
-                    tries += 1
+            for left in reversed(range(tries_each)):
+                async with room:
                     try:
                         await peer.connect(self.host, self.port)
-                    except (OSError, TimeoutError):
+                    except (OSError, TimeoutError) as error:
+                        vain[f"{type(error).__name__}: {str(error).removeprefix(peer.name)[:MAX_REASON]}"] += 1
                         if not left:
                             raise
-                        await asyncio.sleep(0.5)
                     else:
                         return
+                await asyncio.sleep(RETRY_S * random.uniform(0.5, 1.5))  # outside: who waits holds nobody up
 
-        await asyncio.gather(*(one(peer) for peer in peers))
-        return {"took_s": time.monotonic() - began, "tries": tries}
+        try:
+            await asyncio.gather(*(one(peer) for peer in peers))
+        except (OSError, TimeoutError) as error:
+            raise ConnectionError(f"{tries_each} tries are spent: {error}; all in vain so far: {dict(vain)}") from error
+        return {"took_s": time.monotonic() - began, "tries": len(peers) + vain.total(), "vain": dict(vain)}
 
     def _adopt(self, known: dict[str, Any]) -> None:
         """Take over a gang that has been running for long."""
@@ -347,12 +357,13 @@ class Fleet:
         at = time.time()
         match command["do"]:
             case "connect":
-                found = await self.connect(self.nodes, "node", command.get("at_once", AT_ONCE))
+                at_once, tries = command.get("at_once", AT_ONCE), command.get("tries", TRIES)
+                found = await self.connect(self.nodes, "node", at_once, tries)
                 gc.collect()
                 gc.freeze()  # thousands of lasting objects: the collector must not walk them while beats are due
                 return found
             case "cells":
-                return await self.connect(self.cells, "cell")
+                return await self.connect(self.cells, "cell", tries_each=command.get("tries", TRIES))
             case "beats":
                 self.start_beats(command["interval_s"])
             case "hold":

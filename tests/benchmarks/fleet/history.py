@@ -25,7 +25,7 @@ from controlplane.core.vocabulary import RankState
 from controlplane.follower import store
 from controlplane.rpc import observations
 from tests.benchmarks.core.site import GangSite
-from tests.benchmarks.fleet.gang import Gangs
+from tests.benchmarks.fleet.gang import HOST_PID, PID, Gangs
 from tests.benchmarks.fleet.generator import NODES_PER_CELL, PROCESSES, Cell, Node
 
 AT_ONCE = 128
@@ -84,7 +84,7 @@ class History(GangSite):
         return tuple(
             ev.HostRow(
                 self.job.uid, int(hosts.serial[row]), RankState(int(hosts.state[row])), int(hosts.rank[row]),
-                int(hosts.generation[row]), int(hosts.pid[row]), int(hosts.host_pid[row]),
+                int(hosts.generation[row]), PID, HOST_PID,
                 int(hosts.since_ms[row]) * NS_PER_MS, None, *self.times(int(hosts.rank[row])),
             )
             for row in rows

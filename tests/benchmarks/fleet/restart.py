@@ -38,6 +38,8 @@ class Restart:
     convicted: int
     records: int
     after_snapshot: int
+    vain: dict[str, int]
+    """Tries of agents that came too early or were turned away, by reason."""
 
 
 def restart(controller: Controller, generator: Generator) -> Restart:
@@ -55,7 +57,7 @@ def restart(controller: Controller, generator: Generator) -> Restart:
         until(controller.serving, "the controller serves again", 120.0)
         serving_s, serving = time.monotonic() - began, sample(pid)
         watch = Watch(controller)
-        generator.ask("reconnect", tries=TRIES)
+        vain = generator.ask("reconnect", tries=TRIES)["vain"]
         generator.ask("reconnect_cells", tries=TRIES)
         back_s, back = time.monotonic() - began, sample(pid)
         time.sleep(3 * LEASE_S)
@@ -66,7 +68,7 @@ def restart(controller: Controller, generator: Generator) -> Restart:
     replay_s = json.loads(controller.log_lines("controller_started")[-1])["replay_s"]
     return Restart(
         serving_s, serving.cpu_s, replay_s, back_s, back.cpu_s - serving.cpu_s, convicted, extent.newest,
-        extent.newest - extent.snapshot,
+        extent.newest - extent.snapshot, vain,
     )  # fmt: skip
 
 
@@ -85,8 +87,12 @@ def measure(options: argparse.Namespace) -> list[Figure]:
     generator = Generator(folder)
     try:
         generator.ask("beats", interval_s=1.0)  # each node's begin with its session
-        generator.ask("connect")
-        generator.ask("cells")
+        first = generator.ask("connect", tries=TRIES)
+        print(
+            f"{options.nodes:,} agents connect in {first['took_s']:.1f} s; in vain: {first['vain'] or 'none'}",
+            flush=True,
+        )
+        generator.ask("cells", tries=TRIES)
         time.sleep(WARM_S)
         found = restart(controller, generator)
     finally:
@@ -97,7 +103,7 @@ def measure(options: argparse.Namespace) -> list[Figure]:
         f"{found.records:,} records, {found.after_snapshot:,} after the newest snapshot: serving after {found.serving_s:.2f} s "
         f"({found.serving_cpu_s:.2f} s of processor, replay {found.replay_s:.2f} s), {options.nodes:,} agents back after "
         f"{found.back_s:.1f} s ({found.back_cpu_s:.1f} s of processor, "
-        f"{found.back_cpu_s / options.nodes * 1_000:.2f} ms each); {found.convicted} convicted"
+        f"{found.back_cpu_s / options.nodes * 1_000:.2f} ms each); {found.convicted} convicted; in vain: {found.vain or 'none'}"
     )
     return [
         Figure("restart_serving_s", round(found.serving_s, 2), "s", 1, must=5, goal=1.5),

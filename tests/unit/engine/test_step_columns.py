@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.engine.soft import SoftColumns, StepColumns
+from controlplane.engine.soft import SoftColumns, StepColumns, StepRow
 
 ROW = st.tuples(
     st.integers(0, 7),
@@ -22,7 +22,7 @@ def test_columns_of_steps_say_what_their_rows_say(batches: list[list[tuple[int, 
     one_by_one, together = SoftColumns(0), SoftColumns(0)
     for batch in batches:
         for rank, node, step, at_ns, loss in batch:
-            one_by_one.step("j", rank, node, step, at_ns, loss=loss, step_time_s=0.25, generation=1)
+            one_by_one.node_steps("j", node, [StepRow(rank, step, at_ns, loss, 0.25)])
         ranks, nodes, steps, at, losses = (np.array(column) for column in zip(*batch, strict=True))
         together.steps("j", StepColumns(ranks, nodes, steps, at, losses, np.full(len(batch), 0.25)))
     left, right = one_by_one.view("j"), together.view("j")
@@ -42,7 +42,7 @@ def test_a_late_column_takes_no_lease_back() -> None:
 
 def test_a_generation_that_begins_again_has_the_step_of_its_first_row() -> None:
     soft = SoftColumns(0)
-    soft.step("j", 0, 0, 30, 1, loss=1.0, step_time_s=0.1, generation=1)
+    soft.node_steps("j", 0, [StepRow(0, 30, 1, 1.0, 0.1)])
     soft.rewind("j", 20)
     soft.steps("j", StepColumns(*(np.array([value]) for value in (0, 0, 21, 2, 1.0, 0.1))))
     assert soft.progress("j") == (21, 2)
