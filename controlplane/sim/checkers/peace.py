@@ -81,6 +81,15 @@ def fits(world: World, book: Book, job: JobLine, ranks: int) -> bool:
     return sum(count // width for count in room(world, book, ours=job).values()) >= ranks
 
 
+def held_by_work(number: int, world: World, book: Book) -> bool:
+    """Whether jobs that run on a node, and would leave it, have no room elsewhere: nobody stops them for its checks."""
+    for job in book.active():
+        here = sum(place == number for place, _ in job.places)
+        if job.state is JobState.RUNNING and here and not fits(world, book, job, here):
+            return True
+    return False
+
+
 def hang_due(uid: str, world: World) -> bool:
     """Whether a hang of a job must have been noticed: the stated time is many of its own steps, and steps may be slow."""
     soft = world.leader.soft
@@ -146,9 +155,9 @@ class EveryJobKnowsWhy(Checker):
 
 
 class NodesAreWhatTheyAre(Checker):
-    """L2: a dead node is out of service, a whole one is back in. Only what waits for an operator, or a release timer that
-    still runs, keeps a whole node out; whatever the controller did by itself has ended. A node rule's cordon waits for an
-    operator, and operators have taken back those that stood when the faults stopped."""
+    """L2: a dead node is out of service, a whole one is back in. Only what waits for an operator, a release timer that still
+    runs, or work that has no room elsewhere keeps a whole node out; whatever the controller did by itself has ended. A node
+    rule's cordon waits for an operator, and operators have taken back those that stood when the faults stopped."""
 
     invariant = "L2"
     watches = (r.NodeCordoned,)
@@ -182,7 +191,7 @@ class NodesAreWhatTheyAre(Checker):
             if not whole(node) or asked or line.cordons.keys() & set(OPERATORS):
                 continue
             if line.cordons:
-                if not released_later(node, world):
+                if not released_later(node, world) and not held_by_work(number, world, book):
                     owners, why = ", ".join(sorted(line.cordons)), line.away or "nobody says why"
                     yield Finding(node.name, f"{node.name} is whole, and cordoned by {owners}: {why}")
                 continue
