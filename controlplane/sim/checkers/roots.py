@@ -36,7 +36,7 @@ class RootsAreJudgedOnce(Checker):
         self._decided: Offence | None = None
         self._owed: dict[str, Root] = {}
         self._judged: set[Root] = set()
-        self._taken: set[Root] = set()
+        self._taken: set[tuple[Root, str]] = set()
 
     def record(self, seen: Durable, book: Book) -> Iterator[Finding]:
         """Judge what is done to places, then read what is new."""
@@ -73,10 +73,10 @@ class RootsAreJudgedOnce(Checker):
         elif (was := _place(offence, book)) != node:
             text = f"{node} was {how} by a rule for rank {offence.rank} of {offence.job}, which was on {was} when it was lost"
             yield Finding(node, text)
-        elif _root(offence) in self._taken:
+        elif (_root(offence), how) in self._taken:  # one verdict may quarantine and cordon
             yield Finding(node, f"{node} was {how} by a rule a second time for one loss of {offence.job}")
         else:
-            self._taken.add(_root(offence))
+            self._taken.add((_root(offence), how))
 
     def _place(self, record: r.NodeJudged, book: Book) -> Iterator[Finding]:
         offence = self._decided
