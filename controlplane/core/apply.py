@@ -50,6 +50,7 @@ from controlplane.core.applying.recovery import (
     reblamed,
     rung_failed,
 )
+from controlplane.core.applying.validation import validation
 from controlplane.core.audit import Head
 from controlplane.core.checkpoints import Pin
 from controlplane.core.columns import put
@@ -220,6 +221,8 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             | r.TrialStarted() | r.TrialPassed() | r.NodeReleased()
         ):  # fmt: skip
             health(state, record, at_ns)
+        case r.PairsAwaited() | r.ValidationStarted() | r.PairsStarted() | r.PairAnswered() | r.ValidationEnded():
+            validation(state, record, at_ns)
         case r.IncidentReblamed():
             reblamed(state, record)
         case r.RequestAnswered():

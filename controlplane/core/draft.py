@@ -30,7 +30,9 @@ class QuarantinePolicy:
     `checks_ms`: an agent must have checked its node within. `retry_ms`: before checks that failed are tried again, doubled
     each time up to `retry_most_ms`: what was out of order may be repaired at any time. `trial_ms`: first trial, a day, because
     one repaired node in five fails again within it; doubled with each repair of the same part within `memory_ms`, up to
-    `trial_most_ms`.
+    `trial_most_ms`. `pair_ms`: before a node comes back the path between it and others is tested in pairs, each within so long; 0:
+    it is not. `pair_port`: the first of the ports that these tests listen on. `pair_wait_ms`: a node waits so long for others to
+    be tested with.
     """
 
     checks_ms: int = 1_800_000
@@ -39,6 +41,9 @@ class QuarantinePolicy:
     trial_ms: int = 86_400_000
     memory_ms: int = 7 * 86_400_000
     trial_most_ms: int = 7 * 86_400_000
+    pair_ms: int = 0
+    pair_port: int = 29_700
+    pair_wait_ms: int = 120_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

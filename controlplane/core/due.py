@@ -139,6 +139,8 @@ def _health(state: State, policy: Policy) -> Moments:
     book = state.health
     yield np.array([fault.note.until_ns for node in book.waiting() for fault in book.on(node)], dtype=np.int64)
     yield np.array([stay.next_ns for stay in state.health.stays.values()], dtype=np.int64)
+    pair_wait_ns = ms(policy.quarantine.pair_wait_ms)
+    yield np.array([s.paired_ns + pair_wait_ns for s in state.health.stays.values() if s.paired_ns], dtype=np.int64)
     yield np.array(list(state.health.refused.values()), dtype=np.int64) + ms(policy.actions.window_ms)
 
 

@@ -11,7 +11,7 @@ from controlplane.core.identity import Role
 from controlplane.core.jobs import NONE, Exit
 from controlplane.core.ranges import Ranges
 from controlplane.core.spec import JobSpec
-from controlplane.core.vocabulary import Assertion, RankState
+from controlplane.core.vocabulary import Assertion, PairWord, RankState
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +224,15 @@ class CellSessionLost:
 
 @dataclass(frozen=True, slots=True)
 class EffectDone:
-    """An agent's answer to an effect. `node`: who refuses its part of a group effect."""
+    """An agent's answer to an effect. `node`: who refuses its part of a group effect. `pair`, `bytes_per_s`: its word on a test
+    with another node, and the speed of the slower direction."""
 
     effect_id: str
     ok: bool
     message: str
     node: str = ""
+    pair: PairWord = PairWord.UNSPECIFIED
+    bytes_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,13 @@ from controlplane.core.records_identity import (
     TokenSpent,
 )
 from controlplane.core.records_policy import PolicyChanged
+from controlplane.core.records_validation import (
+    PairAnswered,
+    PairsAwaited,
+    PairsStarted,
+    ValidationEnded,
+    ValidationStarted,
+)
 from controlplane.core.spec import JobSpec
 from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, Phase, Rung
 
@@ -101,6 +108,9 @@ __all__ = [
     "LinksReported",
     "NodeQuarantined",
     "NodeReleased",
+    "PairAnswered",
+    "PairsAwaited",
+    "PairsStarted",
     "PolicyChanged",
     "ShardsReported",
     "SourcesReported",
@@ -109,6 +119,8 @@ __all__ = [
     "TokenSpent",
     "TrialPassed",
     "TrialStarted",
+    "ValidationEnded",
+    "ValidationStarted",
 ]
 """Kept in modules of their own; everything else is here."""
 
@@ -516,6 +528,7 @@ Record = (
     | FaultShadowed | FaultsReported | FaultsJudged | SourcesReported | IncidentReblamed
     | NodeQuarantined | ActRefused | ChecksStarted | ChecksFailed | TrialStarted | TrialPassed | NodeReleased
     | PolicyChanged | NodeRetired
+    | PairsAwaited | ValidationStarted | PairsStarted | PairAnswered | ValidationEnded
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}

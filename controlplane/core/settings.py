@@ -16,7 +16,7 @@ HOUR_S, DAY_S = 3_600, 86_400
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One number. `unit`: ms, s, share, or what is counted. `flag`: the option of the controller that it follows from, ""
-    where a policy file sets it."""
+    where a policy file sets it. `quiet`: the journal tells of it where a site has set it, and only there."""
 
     name: str
     unit: str
@@ -24,6 +24,7 @@ class Setting:
     most: float
     why: str
     flag: str = ""
+    quiet: bool = False
 
     @property
     def is_time(self) -> bool:
@@ -93,6 +94,9 @@ def _acts() -> tuple[Setting, ...]:
         Setting("quarantine.trial_ms", "ms", SECOND_MS, 365 * DAY_MS, "first trial; doubled with each repair of the part"),
         Setting("quarantine.memory_ms", "ms", SECOND_MS, 365 * DAY_MS, "within"),
         Setting("quarantine.trial_most_ms", "ms", SECOND_MS, 365 * DAY_MS, "up to"),
+        Setting("quarantine.pair_ms", "ms", 0, DAY_MS, "a returning node is tested with another one within; 0: not", quiet=True),
+        Setting("quarantine.pair_port", "port", 1_024, 65_000, "where these tests listen, and on the next ones", quiet=True),
+        Setting("quarantine.pair_wait_ms", "ms", 0, DAY_MS, "and waits so long for others to be tested with", quiet=True),
         Setting("spares.quantile", "share", 0.5, 0.999999, "of refill windows in which spares must be enough"),
         Setting("spares.prior_per_node_day", "per node-day", 0, 1, "failures, until enough were counted here"),
         Setting("spares.prior_node_days", "days", 0, 1e7, "of one node: so much the prior weighs"),

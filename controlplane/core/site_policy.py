@@ -42,12 +42,18 @@ def fault_table(policy: Policy) -> str:
 
 def changed(known: PolicyChanged | None, policy: Policy) -> PolicyChanged | None:
     """The record for a policy that is not the one that was recorded last; None when it is."""
-    settings, table = values(policy), fault_table(policy)
+    settings, table = _told(policy), fault_table(policy)
     if known is None:
         return PolicyChanged(settings, table)
     if (known.settings, known.fault_table) == (settings, table):
         return None
     return PolicyChanged(settings, table, tuple(_differences(known, settings, table)))
+
+
+def _told(policy: Policy) -> dict[str, float]:
+    """What the journal is told: every number, quiet ones only where they are not what they usually are."""
+    usual = values(Policy())
+    return {name: value for name, value in values(policy).items() if not BY_NAME[name].quiet or value != usual[name]}
 
 
 def _differences(before: PolicyChanged, settings: Mapping[str, float], table: str) -> Iterator[str]:
@@ -56,6 +62,8 @@ def _differences(before: PolicyChanged, settings: Mapping[str, float], table: st
         was = before.settings.get(name)
         if was != value:
             yield f"{name} {shown(name, value)}" + ("" if was is None else f" (was {shown(name, was)})")
+    for name in before.settings.keys() - settings.keys():
+        yield f"{name} as usual (was {shown(name, before.settings[name])})"
     if before.fault_table != table:
         yield f"fault table {table} (was {before.fault_table})"
 

@@ -32,6 +32,17 @@ class NodeService(Code):
     RETIRED = 8
 
 
+class PairWord(Code):
+    """What a node says of its test with another one. UNSPECIFIED: its agent knows no such test; UNMET: the other did not come, or
+    broke off; NOT_RUN: nothing was tried."""
+
+    UNSPECIFIED = 0
+    PASSED = 1
+    FAILED = 2
+    UNMET = 3
+    NOT_RUN = 4
+
+
 class AcceleratorState(Code):
     """State of one device; 0 in a column means that the position is empty."""
 

@@ -143,6 +143,16 @@ def _of_health(record: r.Record) -> Line | None:
             return "info", "checks_started", {}
         case r.ChecksFailed():
             return "warning", "checks_failed", {"reason": record.reason}
+        case r.PairsAwaited():
+            return "info", "pairs_awaited", {"reason": record.reason}
+        case r.ValidationStarted():
+            return "info", "validation_started", {"waiting": some(record.waiting), "lent": some(record.lent)}
+        case r.PairAnswered():
+            found = record.answer
+            return "info", "pair_answered", {"peer": found.peer, "word": found.word.name, "reason": found.text}
+        case r.ValidationEnded():
+            fields = {"cleared": some(record.cleared), "suspects": some(record.suspects), "bad": some(record.convicted)}
+            return "warning" if record.convicted else "info", "validation_ended", fields
         case r.TrialStarted():
             return "info", "trial_started", {"reason": record.reason}
         case r.TrialPassed():

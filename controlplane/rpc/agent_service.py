@@ -130,7 +130,7 @@ class AgentSession(Session):
                 if result.need_full and self._own_rows:
                     self._send_tables(result.effect_id)
                 else:
-                    self.effect_result(result.effect_id, ok=result.ok, message=result.message)
+                    self.effect_result(observations.effect_done(result))
             case "hello":
                 refuse("invalid", "SECOND_HELLO", f"{self.name} said hello twice in one session")
             case None:

@@ -96,7 +96,7 @@ class CellSession(Session):
                 self._report(event, message.report.sequence)
             case "effect_result":
                 result = message.effect_result
-                self.effect_result(result.effect_id, ok=result.ok, message=result.message)
+                self.effect_result(ev.EffectDone(result.effect_id, result.ok, result.message))
             case "preflight_result":
                 found = tuple(violation_value(item) for item in message.preflight_result.violations)
                 waiting = self._questions.pop(message.preflight_result.preflight_id, None)

@@ -73,6 +73,10 @@ def agent_effect(
         case EffectKind.RUN_CHECKS:
             level, *entities = effect.items
             message.run_checks.CopyFrom(agent_pb2.RunChecks(level=level, entities=entities))
+        case EffectKind.CHECK_PAIR:
+            peer, address, port, rank = effect.items
+            pair = agent_pb2.CheckPair(peer=peer, address=address, port=int(port), rank=int(rank), test=_test(effect))
+            message.check_pair.CopyFrom(pair)
         case EffectKind.START_HOSTS | EffectKind.STOP_HOSTS:
             raise Superseded(f"{effect.kind} is for a cell, not for a node")
         case _:
@@ -108,6 +112,11 @@ def cell_effect(effect: Effect, state: State, roots: Roots, now_ns: int) -> cell
 def checkpoint_folder(job: Job, root: str) -> str:
     """Where a job's checkpoints lie."""
     return f"{(job.spec.checkpoint.folder or root).rstrip('/')}/{job.uid}"
+
+
+def _test(effect: Effect) -> str:
+    """The same word for both nodes of a pair, and another one for every test: their orders have one deadline."""
+    return f"{'/'.join(sorted((effect.node, effect.items[0])))}/{effect.deadline_ns}"
 
 
 def _left_ms(effect: Effect, now_ns: int) -> int:

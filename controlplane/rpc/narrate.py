@@ -130,7 +130,8 @@ def narrate(record: r.Record, names: Names) -> str:
             r.DetectorDegraded() | r.DetectorRestored() | r.LinksReported() | r.FaultsReported() | r.FaultsJudged()
             | r.SourcesReported() | r.NodeQuarantined() | r.ActRefused() | r.ChecksStarted() | r.ChecksFailed()
             | r.TrialStarted() | r.TrialPassed() | r.NodeReleased() | r.IncidentReblamed()
-            | r.FaultShadowed()
+            | r.FaultShadowed() | r.PairsAwaited() | r.ValidationStarted() | r.PairsStarted() | r.PairAnswered()
+            | r.ValidationEnded()
         ):  # fmt: skip
             return narrate_health(record)
         case _:

@@ -11,6 +11,7 @@ Health = (
     r.DetectorDegraded | r.DetectorRestored | r.LinksReported | r.FaultsReported | r.FaultsJudged | r.SourcesReported
     | r.NodeQuarantined | r.ActRefused | r.ChecksStarted | r.ChecksFailed | r.TrialStarted | r.TrialPassed | r.NodeReleased
     | r.IncidentReblamed | r.FaultShadowed
+    | r.PairsAwaited | r.ValidationStarted | r.PairsStarted | r.PairAnswered | r.ValidationEnded
 )  # fmt: skip
 """Records that this module words."""
 
@@ -47,6 +48,27 @@ def narrate_health(record: Health) -> str:
             r.ChecksStarted() | r.ChecksFailed() | r.TrialStarted() | r.TrialPassed() | r.NodeReleased()
         ):  # fmt: skip
             return f"{record.node} {_way_back(record)}"
+        case r.PairsAwaited() | r.ValidationStarted() | r.PairsStarted() | r.PairAnswered() | r.ValidationEnded():
+            return _in_pairs(record)
+
+
+def _in_pairs(
+    record: r.PairsAwaited | r.ValidationStarted | r.PairsStarted | r.PairAnswered | r.ValidationEnded,
+) -> str:
+    match record:
+        case r.PairsAwaited():
+            return f"{record.node} waits to be tested with others: {record.reason}"
+        case r.ValidationStarted():
+            lent = f", with {', '.join(record.lent)} of those in service" if record.lent else ""
+            return f"{', '.join(record.waiting)} are tested in pairs{lent}"
+        case r.PairsStarted():
+            return "are tested together: " + "; ".join(f"{one} and {other}" for one, other in record.pairs)
+        case r.PairAnswered():
+            found = record.answer
+            return f"{record.node} with {found.peer}: {found.word.name.lower()}: {found.text}"
+        case r.ValidationEnded():
+            parts = (("sound", record.cleared), ("bad", record.convicted), ("not known", record.suspects))
+            return "tests in pairs: " + "; ".join(f"{word}: {', '.join(nodes)}" for word, nodes in parts if nodes)
 
 
 def _faults(notes: Iterable[FaultNote]) -> str:

@@ -18,7 +18,7 @@ from controlplane.core.fleet import Accelerator
 from controlplane.core.jobs import Exit, split_host_id
 from controlplane.core.spec import Violation
 from controlplane.core.state import State
-from controlplane.core.vocabulary import AcceleratorState, RankState
+from controlplane.core.vocabulary import AcceleratorState, PairWord, RankState
 from controlplane.rpc import health_rows
 from controlplane.rpc.codec import at_from_age, duration_ns, require
 from controlplane.rpc.errors import refuse_fields
@@ -27,6 +27,9 @@ from controlplane.rpc.retold import as_known
 MAX_ACCELERATORS = 256
 """Devices of one node; the widest systems today have 64 to 128 behind one host."""
 MAX_LABELS = 64
+KNOWN_WORDS = frozenset(word.value for word in PairWord if word)
+MAX_BYTES_PER_S = 1e13
+"""No path between two nodes is faster: ten times the widest links of today."""
 MAX_NUMBER = 2**31 - 1
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 
@@ -251,5 +254,10 @@ def _actor_problems(message: cell_pb2.CellReport, path: str) -> Iterator[Violati
 
 
 def effect_done(message: agent_pb2.EffectResult) -> ev.EffectDone:
-    """The outcome of an effect."""
-    return ev.EffectDone(message.effect_id, message.ok, message.message)
+    """The outcome of an effect. A word on a pair that nobody here knows is none."""
+    word, speed = PairWord.UNSPECIFIED, 0.0
+    if message.HasField("pair"):
+        said = message.pair.word
+        word = PairWord(said) if said in KNOWN_WORDS else PairWord.NOT_RUN
+        speed = message.pair.bytes_per_s if 0 < message.pair.bytes_per_s < MAX_BYTES_PER_S else 0.0
+    return ev.EffectDone(message.effect_id, message.ok, message.message, pair=word, bytes_per_s=speed)

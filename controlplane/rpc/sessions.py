@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -168,17 +168,17 @@ class Session:
         self.site.metrics.refuse(reason, count)
         note(self.site.metrics, self.caller, self.said, reason, text, count=count)
 
-    def effect_result(self, effect_id: str, *, ok: bool, message: str) -> None:
+    def effect_result(self, done: EffectDone) -> None:
         """An outcome goes to the brain, after the reports that came before it. Outcomes of others' effects are refused."""
-        effect = self.site.state.effects.get(effect_id)
+        effect = self.site.state.effects.get(done.effect_id)
         if effect is not None and not self.addressed(effect):
-            text = f"{self.name} answers effect {effect_id}, which was sent to {effect.target}"
+            text = f"{self.name} answers effect {done.effect_id}, which was sent to {effect.target}"
             raise RequestRefused(Refusal("denied", "NOT_YOUR_NAME", text))
         if effect is not None and effect.group:
-            if not ok:
-                self.queue(Work(EffectDone(effect_id, ok, message, self.name)))
+            if not done.ok:
+                self.queue(Work(replace(done, node=self.name)))
             return  # that it was done is shown by the ranks, not said by every node
-        self.queue(Work(EffectDone(effect_id, ok, message)))
+        self.queue(Work(done))
 
     # What carriers use
 

@@ -122,12 +122,12 @@ def _stay(state: State, book: HealthBook, record: Stays, at_ns: int) -> None:
             set_service(fleet, number, NodeService.VALIDATING)
         case r.ChecksFailed():
             known = book.stays[name]
-            book.stays[name] = replace(known, tries=known.tries + 1, next_ns=record.next_ns)
+            book.stays[name] = replace(known, tries=known.tries + 1, next_ns=record.next_ns, paired_ns=0)
             set_service(fleet, number, NodeService.QUARANTINED)
             _cordon(fleet, number, Cordon(HEALTH, f"{known.reason}; its checks failed: {record.reason}"))
         case r.TrialStarted():
             known = book.stays[name]
-            book.stays[name] = replace(known, next_ns=record.until_ns)
+            book.stays[name] = replace(known, next_ns=record.until_ns, paired_ns=0)
             for serial in known.serials or (f"node:{name}",):
                 book.repairs[serial] = (*book.repairs.pop(serial, ()), at_ns)[-MAX_REPAIRS:]
             _bounded(book.repairs, MAX_COUNTED)

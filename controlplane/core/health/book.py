@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from controlplane.core.fleet import Accelerator
+from controlplane.core.health.cell import ValidationCell
 from controlplane.core.vocabulary import Assertion, HandlingLevel
 
 MAX_SIGHTINGS = 32
@@ -86,7 +87,8 @@ class Stay:
     """A node in quarantine, under checks or on trial.
 
     `level`: what the fault asks for, so that the checks know what to repair. `evidence`: what led here. `serials`: the parts
-    to blame. `tries`: checks that failed so far. `next_ns`: when checks may begin, or the trial ends, Unix ns.
+    to blame. `tries`: checks that failed so far. `next_ns`: when checks may begin, or the trial ends, Unix ns. `paired_ns`: since
+    when it waits to be tested with others (Unix ns), 0: it does not.
     """
 
     reason: str
@@ -96,6 +98,7 @@ class Stay:
     serials: tuple[str, ...] = ()
     tries: int = 0
     next_ns: int = 0
+    paired_ns: int = 0
 
 
 RESETS = frozenset({HandlingLevel.RESET_WHEN_IDLE, HandlingLevel.RESET_NOW})
@@ -108,7 +111,8 @@ class HealthBook:
     name, `repairs` by serial number (Unix ns at which it came back), `links` by the node that says so, `released` by node name
     (Unix ns: an operator's word; what happened before is not held against it), `refused` by node name (Unix ns at which the
     action budget last refused an act), `recent` by fault code, `alone` by node name (Unix ns: since when a silent node is no part
-    of a crowd any more, of nodes that were in one).
+    of a crowd any more, of nodes that were in one). `cell`: nodes that are tested in
+    pairs now.
     """
 
     standing: dict[str, tuple[StandingFault, ...]] = field(default_factory=dict)
@@ -123,6 +127,7 @@ class HealthBook:
     degraded: tuple[str, ...] = ()
     degraded_since_ns: int = 0
     alone: dict[str, int] = field(default_factory=dict)
+    cell: ValidationCell | None = None
     _waiting: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     def clone(self) -> HealthBook:
@@ -131,6 +136,7 @@ class HealthBook:
             dict(self.standing), dict(self.sightings), dict(self.sources), dict(self.stays), dict(self.repairs),
             dict(self.links), dict(self.released), dict(self.refused), dict(self.recent), self.degraded, self.degraded_since_ns,
             dict(self.alone),
+            self.cell,
         )  # fmt: skip
 
     def forget(self, node: str) -> None:

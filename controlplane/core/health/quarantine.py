@@ -140,12 +140,26 @@ def checks_done(draft: Draft, effect: Effect, *, ok: bool, message: str) -> None
     if ok and left:
         ok, message = False, f"the node still reports {', '.join(left)}"
     if not ok:
-        pause_ms = min(policy.retry_ms * 2 ** min(stay.tries, 16), policy.retry_most_ms)
-        draft.write(r.ChecksFailed(node, message or "its agent did not say why", draft.now_ns + ms(pause_ms)))
-        return
+        keep_out(draft, node, message or "its agent did not say why")
+    elif policy.pair_ms:
+        draft.write(r.PairsAwaited(node, "its own checks passed"))
+    else:
+        readmit(draft, node, "checks passed")
+
+
+def keep_out(draft: Draft, node: str, reason: str) -> None:
+    """What a node was checked for is not well; the pause before it is checked again grows."""
+    policy, stay = draft.policy.quarantine, draft.state.health.stays[node]
+    pause_ms = min(policy.retry_ms * 2 ** min(stay.tries, 16), policy.retry_most_ms)
+    draft.write(r.ChecksFailed(node, reason, draft.now_ns + ms(pause_ms)))
+
+
+def readmit(draft: Draft, node: str, reason: str) -> None:
+    """A node comes back, on trial."""
+    policy, stay = draft.policy.quarantine, draft.state.health.stays[node]
     count = 1 + repairs(draft.state.health, stay.serials or (f"node:{node}",), draft.now_ns - ms(policy.memory_ms))
     trial_ms = min(policy.trial_ms * 2 ** (count - 1), policy.trial_most_ms)
-    text = f"checks passed; repair {count} within {policy.memory_ms / 86_400_000:g} days"
+    text = f"{reason}; repair {count} within {policy.memory_ms / 86_400_000:g} days"
     draft.write(r.TrialStarted(node, draft.now_ns + ms(trial_ms), text))
     settle_all(draft)
 
@@ -174,17 +188,17 @@ def look_after(draft: Draft) -> None:
     quarantined = fleet.service[numbers] == NodeService.QUARANTINED
     asleep = (quarantined & ~fleet.session[numbers]).tolist()  # most of those that are away: nothing to look at
     awake = [pair for pair, sleeps in zip(stays.items(), asleep, strict=True) if not sleeps]
-    held = _held(draft) if awake else np.zeros(0, dtype=np.bool_)
+    busy = held(draft) if awake else np.zeros(0, dtype=np.bool_)
     for node, stay in awake:
         number = fleet.index[node]
         service = NodeService(int(fleet.service[number]))
-        if service is NodeService.VALIDATING and node not in checking:
+        if service is NodeService.VALIDATING and node not in checking and not stay.paired_ns:
             draft.write(
                 r.ChecksFailed(node, "its agent gave no answer", draft.now_ns + ms(draft.policy.quarantine.retry_ms))
             )
         elif service is NodeService.PROBATION and draft.now_ns >= stay.next_ns:
             draft.write(r.TrialPassed(node))
-        elif service is NodeService.QUARANTINED and not held[number] and _may_begin(draft, number, stay):
+        elif service is NodeService.QUARANTINED and not busy[number] and _may_begin(draft, number, stay):
             _begin(draft, node, stay.level)
 
 
@@ -206,20 +220,22 @@ def _awaits_part(book: HealthBook, node: str) -> bool:
     return any(fault.note.level is HandlingLevel.RETURN_TO_VENDOR for fault in book.on(node))
 
 
-def _held(draft: Draft) -> np.ndarray:
+def held(draft: Draft) -> np.ndarray:
     """Mask over nodes on which processes of a job may still run, or may start soon. A suspended job starts none: it may be
     waiting for this very node."""
-    held = np.zeros(draft.fleet.size, dtype=np.bool_)
+    mask = np.zeros(draft.fleet.size, dtype=np.bool_)
     for job in draft.state.active_jobs():
-        held[job.hosts.node[~job.hosts.gone()]] = True
+        mask[job.hosts.node[~job.hosts.gone()]] = True
         if job.placed and job.state is not JobState.SUSPENDED:
-            held[job.rank_node[job.present]] = True
-    return held
+            mask[job.rank_node[job.present]] = True
+    return mask
 
 
 def waits_for(book: HealthBook, node: str, service: NodeService) -> str:
     """What a node in health's hands waits for, in words. An operator can let it out at any time."""
     match service:
+        case NodeService.VALIDATING if book.stays[node].paired_ns:
+            return "its own checks passed, it is tested in pairs with others"
         case NodeService.VALIDATING:
             return "its agent runs checks"
         case NodeService.PROBATION:

@@ -6,8 +6,12 @@ from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.health.validation import answered as pair_answered
 from controlplane.core.observing.cells import fence_unstarted
 from controlplane.core.sweeping.health import checks_answered
+
+CHECKS = (EffectKind.RUN_CHECKS, EffectKind.CHECK_PAIR)
+"""Whose answers are judged, good ones too."""
 
 
 def effect_done(draft: Draft, event: ev.EffectDone) -> None:
@@ -21,12 +25,14 @@ def effect_done(draft: Draft, event: ev.EffectDone) -> None:
         return  # stays outstanding: the ranks themselves show when it was carried out
     if effect.kind is EffectKind.FENCE_HOSTS and not event.ok:
         return  # stays outstanding: at its deadline it is asked for again, under a new id
-    if event.ok and not event.message and effect.kind is not EffectKind.RUN_CHECKS:
+    if event.ok and not event.message and effect.kind not in CHECKS:
         draft.finished = effect.id
         return
     draft.write(r.EffectsFinished((effect.id,), event.ok, event.message[:500]))
     if effect.kind is EffectKind.RUN_CHECKS:
         checks_answered(draft, effect, ok=event.ok, message=event.message[:500])
+    elif effect.kind is EffectKind.CHECK_PAIR:
+        pair_answered(draft, effect, event)
     if event.ok:
         return
     if effect.kind is EffectKind.START_HOSTS:

@@ -9,7 +9,7 @@ from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.fleet import FREE
-from controlplane.core.health import quarantine
+from controlplane.core.health import quarantine, validation
 from controlplane.core.health.book import RESETS, FaultNote, position_of
 from controlplane.core.health.faults import ENDS_RANKS, TAKES_NODE
 from controlplane.core.observing.devices import rebelieve
@@ -21,6 +21,7 @@ from controlplane.core.vocabulary import Assertion, HandlingLevel, NodeLiveness,
 def faults(draft: Draft) -> None:
     """Look at the faults that stand, and at the nodes in health's hands."""
     quarantine.look_after(draft)
+    validation.look_after(draft)
     book = draft.state.health
     asked = {*book.waiting(), *book.refused}
     for node in [node for node in book.standing if node in asked] if asked else ():

@@ -12,8 +12,8 @@ from controlplane.core.draft import Answer, Refusal
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.jobs import Exit, split_host_id
 from controlplane.core.state import State
-from controlplane.core.vocabulary import Assertion, RankState
-from controlplane.sim.world.checks import run_checks
+from controlplane.core.vocabulary import Assertion, PairWord, RankState
+from controlplane.sim.world.checks import check_pair, run_checks
 from controlplane.sim.world.nodes import Process, SimNode
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ class Agents:
             return
         if node.deaf:
             return
-        ok, text = True, ""
+        ok, text, pair = True, "", PairWord.UNSPECIFIED
         match effect.kind:
             case EffectKind.APPLY_GENERATION:
                 world.gangs.assign(node, effect, state)
@@ -324,10 +324,15 @@ class Agents:
                 world.stores.sweep(effect.items)
             case EffectKind.RUN_CHECKS:
                 ok, text = run_checks(world, node, effect)
+            case EffectKind.CHECK_PAIR:
+                pair, text = check_pair(world, node, effect)
+                ok = pair is PairWord.PASSED
             case EffectKind.STOP_HOSTS | EffectKind.START_HOSTS:
                 ok, text = False, f"{effect.kind} is for a cell"
         world.performed(effect, node, state.epoch)
-        world.network.up(node, lambda: world.effects.done(controller, effect, ok=ok, text=text, node=node.name))
+        world.network.up(
+            node, lambda: world.effects.done(controller, effect, ok=ok, text=text, node=node.name, pair=pair)
+        )
 
     def _fence(self, node: SimNode, effect: Effect) -> None:
         """End processes and everything of their groups, and say that they are gone; unknown ones are gone too."""

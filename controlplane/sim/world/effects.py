@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from controlplane.core import events as ev
 from controlplane.core.draft import Answer, Refusal
 from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.vocabulary import PairWord
 
 if TYPE_CHECKING:
     from controlplane.sim.world.controller import Controller
@@ -76,14 +77,20 @@ class Effects:
         job = controller.state.jobs.get(effect.job)
         return job is None or job.terminal or job.generation != effect.generation
 
-    def done(self, controller: Controller, effect: Effect, *, ok: bool = True, text: str = "", node: str = "") -> None:
-        """An outcome is told until it is durable. Nodes say of a group effect only that they refuse it."""
+    def done(
+        self, controller: Controller, effect: Effect, *, ok: bool = True, text: str = "", node: str = "",
+        pair: PairWord = PairWord.UNSPECIFIED,
+    ) -> None:  # fmt: skip
+        """An outcome is told until it is durable. Nodes say of a group effect only that they refuse it. `pair`: the word on a test
+        with another node."""
         if effect.group and ok:
             return
 
         def answered(answer: Answer | Refusal | None) -> None:
             if isinstance(answer, Refusal) and answer.code == "unavailable":
                 delay_s = self.world.timings.reconnect_s
-                self.world.kernel.after(delay_s, lambda: self.done(controller, effect, ok=ok, text=text, node=node))
+                self.world.kernel.after(
+                    delay_s, lambda: self.done(controller, effect, ok=ok, text=text, node=node, pair=pair)
+                )
 
-        controller.tell(ev.EffectDone(effect.id, ok, text, node if effect.group else ""), answered)
+        controller.tell(ev.EffectDone(effect.id, ok, text, node if effect.group else "", pair), answered)

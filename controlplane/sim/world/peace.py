@@ -47,6 +47,7 @@ def _calm_node(world: World, node: SimNode) -> None:
     node.recovered.extend(replace(row, assertion=Assertion.RECOVERED) for row in node.events.values())
     node.events.clear()
     node.unreadable, node.incurable, node.knows_checks, node.deaf = (), False, True, False
+    node.spoils_pairs = False
     world.agents.links_whole({node.name})
     world.agents.report_devices(node)
     if not node.agent:

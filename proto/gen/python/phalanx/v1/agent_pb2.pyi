@@ -9,6 +9,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from phalanx.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -20,6 +21,33 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _PairWord:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PairWordEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PairWord.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAIR_WORD_UNSPECIFIED: _PairWord.ValueType  # 0
+    PAIR_WORD_PASSED: _PairWord.ValueType  # 1
+    PAIR_WORD_FAILED: _PairWord.ValueType  # 2
+    """bytes came changed, or a collective with a known answer came out wrong"""
+    PAIR_WORD_UNMET: _PairWord.ValueType  # 3
+    """the other one did not come, could not be reached, or broke off"""
+    PAIR_WORD_NOT_RUN: _PairWord.ValueType  # 4
+    """nothing was tried: ranks live here, the port is taken"""
+
+class PairWord(_PairWord, metaclass=_PairWordEnumTypeWrapper): ...
+
+PAIR_WORD_UNSPECIFIED: PairWord.ValueType  # 0
+PAIR_WORD_PASSED: PairWord.ValueType  # 1
+PAIR_WORD_FAILED: PairWord.ValueType  # 2
+"""bytes came changed, or a collective with a known answer came out wrong"""
+PAIR_WORD_UNMET: PairWord.ValueType  # 3
+"""the other one did not come, could not be reached, or broke off"""
+PAIR_WORD_NOT_RUN: PairWord.ValueType  # 4
+"""nothing was tried: ranks live here, the port is taken"""
+Global___PairWord: _TypeAlias = PairWord  # noqa: Y015
 
 @_typing.final
 class AgentMessage(_message.Message):
@@ -873,6 +901,7 @@ class AgentEffect(_message.Message):
     SWEEP_FOLDERS_FIELD_NUMBER: _builtins.int
     INJECT_FAULT_FIELD_NUMBER: _builtins.int
     RUN_CHECKS_FIELD_NUMBER: _builtins.int
+    CHECK_PAIR_FIELD_NUMBER: _builtins.int
     effect_id: _builtins.str
     epoch: _builtins.int
     deadline_ms: _builtins.int
@@ -890,6 +919,8 @@ class AgentEffect(_message.Message):
     def inject_fault(self) -> Global___InjectFault: ...
     @_builtins.property
     def run_checks(self) -> Global___RunChecks: ...
+    @_builtins.property
+    def check_pair(self) -> Global___CheckPair: ...
     def __init__(
         self,
         *,
@@ -903,12 +934,13 @@ class AgentEffect(_message.Message):
         sweep_folders: Global___SweepFolders | None = ...,
         inject_fault: Global___InjectFault | None = ...,
         run_checks: Global___RunChecks | None = ...,
+        check_pair: Global___CheckPair | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "deadline_ms", b"deadline_ms", "effect_id", b"effect_id", "epoch", b"epoch", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "deadline_ms", b"deadline_ms", "effect_id", b"effect_id", "epoch", b"epoch", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["apply_generation", "fence_hosts", "forget_hosts", "verify_checkpoint", "sweep_folders", "inject_fault", "run_checks"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["apply_generation", "fence_hosts", "forget_hosts", "verify_checkpoint", "sweep_folders", "inject_fault", "run_checks", "check_pair"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -922,11 +954,16 @@ class EffectResult(_message.Message):
     OK_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     NEED_FULL_FIELD_NUMBER: _builtins.int
+    PAIR_FIELD_NUMBER: _builtins.int
     effect_id: _builtins.str
     ok: _builtins.bool
     message: _builtins.str
     need_full: _builtins.bool
     """of a generation with own_rows: a process here reads whole tables"""
+    @_builtins.property
+    def pair(self) -> Global___PairResult:
+        """of a CheckPair, always; an agent that does not know it has none"""
+
     def __init__(
         self,
         *,
@@ -934,10 +971,11 @@ class EffectResult(_message.Message):
         ok: _builtins.bool = ...,
         message: _builtins.str = ...,
         need_full: _builtins.bool = ...,
+        pair: Global___PairResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pair", b"pair"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect_id", b"effect_id", "message", b"message", "need_full", b"need_full", "ok", b"ok"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect_id", b"effect_id", "message", b"message", "need_full", b"need_full", "ok", b"ok", "pair", b"pair"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1225,6 +1263,68 @@ class RunChecks(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunChecks: _TypeAlias = RunChecks  # noqa: Y015
+
+@_typing.final
+class CheckPair(_message.Message):
+    """Test the path to another node together with its agent, which has the same order with the other rank. Nothing else is checked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    TEST_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    """name of the other node"""
+    address: _builtins.str
+    """where rank 0 listens"""
+    port: _builtins.int
+    rank: _builtins.int
+    """0 listens, 1 calls"""
+    test: _builtins.str
+    """the same for both: who says another word is somebody else"""
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+        address: _builtins.str = ...,
+        port: _builtins.int = ...,
+        rank: _builtins.int = ...,
+        test: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "peer", b"peer", "port", b"port", "rank", b"rank", "test", b"test"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckPair: _TypeAlias = CheckPair  # noqa: Y015
+
+@_typing.final
+class PairResult(_message.Message):
+    """What one node says of a pair. Neither of the two is to blame by it: that follows from several pairs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORD_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    word: Global___PairWord.ValueType
+    bytes_per_s: _builtins.float
+    """of the slower direction; 0: not measured"""
+    def __init__(
+        self,
+        *,
+        word: Global___PairWord.ValueType = ...,
+        bytes_per_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_s", b"bytes_per_s", "word", b"word"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PairResult: _TypeAlias = PairResult  # noqa: Y015
 
 @_typing.final
 class OpenLog(_message.Message):
