@@ -12,6 +12,7 @@ import structlog
 
 from agents.node.agent import NodeAgent
 from agents.node.check import check
+from agents.node.checks.pair import Spoiled
 from agents.node.config import DEFAULT_ORPHAN_GRACE_MS, AgentConfig
 from agents.node.connection_options import add_connection, add_relays, check_connection
 from agents.node.durable import AlreadyRunningError
@@ -87,6 +88,18 @@ def build_parser() -> argparse.ArgumentParser:
         "simulated accelerators)",
     )
     add(
+        "--pair-sums",
+        choices=("auto", "none"),
+        help="in tests with other nodes also add up through torch where it is installed (default: auto, and none beside simulated "
+        "accelerators, where only bytes are sent)",
+    )
+    add(
+        "--simulated-path",
+        choices=[how.value for how in Spoiled if how],
+        default="",
+        help="with simulated accelerators: spoil tests with other nodes in this way (default: not)",
+    )
+    add(
         "--snapshot-interval-s",
         default=300.0,
         type=float,
@@ -109,6 +122,8 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
     parser = build_parser()
     parsed = parser.parse_args(arguments)
     check_connection(parser, parsed, parsed.relay)
+    if parsed.simulated_path and parsed.simulated_accelerators is None:
+        parser.error("--simulated-path is for nodes with --simulated-accelerators; real ones are not broken on request")
     return AgentConfig(
         controllers=parsed.controller,
         relays=parsed.relay,
@@ -124,6 +139,8 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
             parsed.simulated_accelerators, parsed.idle_check_interval_s, IDLE_CHECK_INTERVAL_S
         ),
         preflight_age_s=_unless(parsed.simulated_accelerators, parsed.preflight_age_s, PREFLIGHT_AGE_S),
+        pair_sums=parsed.pair_sums == "auto" or (parsed.pair_sums is None and parsed.simulated_accelerators is None),
+        spoiled=Spoiled(parsed.simulated_path),
         snapshot_interval_s=parsed.snapshot_interval_s,
         orphan_grace_ms=parsed.orphan_grace_ms,
         log_level=parsed.log_level,

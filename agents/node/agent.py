@@ -15,6 +15,7 @@ from phalanx.v1 import agent_pb2
 
 from agents.node.checks.desk import CheckDesk, CheckSettings
 from agents.node.checks.idle import IdleChecks
+from agents.node.checks.pairs import PairDesk, PairSettings
 from agents.node.config import AGENT_VERSION, AgentConfig
 from agents.node.connections import Connections
 from agents.node.desk import LocalDesk
@@ -94,6 +95,9 @@ class NodeAgent:
             generations=generations,
             desk=self._desk,
             checks=self._checks,
+            pairs=PairDesk(
+                PairSettings(config.pair_sums, config.spoiled), self._checks, self._devices, self._state.busy_positions
+            ),
         )
         self._idle_checks = IdleChecks(self._checks, self._state.busy_positions, config.idle_check_interval_s)
         self._orphans = OrphanWatch(self._memory, self._endings, self._living_hosts)

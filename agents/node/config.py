@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agents.node.checks.pair import Spoiled
 from agents.node.membership import JOIN_FILE, MembershipConfig
 
 AGENT_VERSION = "0.2.0"
@@ -17,7 +18,8 @@ class AgentConfig:
 
     `relays` are tried before the controllers. `vendors`: probes that run, each in a process of its own. `idle_check_interval_s`:
     from one light check of the idle node to the next; 0: none. `preflight_age_s`: a gang starts unchecked on a node that was
-    checked so lately; 0: always unchecked. `orphan_grace_ms` holds only until the first welcome of a
+    checked so lately; 0: always unchecked. `pair_sums`: tests with other nodes also add up through torch. `spoiled`: how a node
+    with simulated accelerators spoils such tests. `orphan_grace_ms` holds only until the first welcome of a
     controller, which dictates its own.
     """
 
@@ -33,6 +35,8 @@ class AgentConfig:
     relays: tuple[str, ...] = ()
     idle_check_interval_s: float = 0.0
     preflight_age_s: float = 0.0
+    pair_sums: bool = True
+    spoiled: Spoiled = Spoiled.NO
     plaintext: bool = False
     join_file: Path | None = None
     snapshot_interval_s: float = 300.0

@@ -52,6 +52,7 @@ class Devices:
         known = [entry for entry in load_kept(settings.kept_path) if not self._gone_on_purpose(entry)]
         first = (self.simulated.VENDOR,) if self.simulated is not None else ()
         self.board = DeviceBoard((*first, *settings.vendors), known)
+        self.broken_links: frozenset[str] | None = None  # None: none was ever tried
         self._telemetry = Telemetry(settings.node, settings.telemetry_path)
         self._outbox: ReportOutbox | None = None
         self._wake: Callable[[], None] = lambda: None
@@ -129,6 +130,14 @@ class Devices:
             for finding in findings
         ]  # fmt: skip
         self._publish(self.board.checked(rows, CHECKS, time.monotonic()))
+
+    def link(self, peer: str, *, broken: bool) -> None:
+        """The network does not lead to another node, or does again."""
+        known = self.broken_links or frozenset()
+        now = known | {peer} if broken else known - {peer}
+        if now != known:
+            self.broken_links = now
+            self._publish(Changes(sources=True))
 
     def _trouble(self, vendor: str, code: str, reason: str) -> None:
         self._telemetry.lost(vendor)

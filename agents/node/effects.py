@@ -13,6 +13,7 @@ from phalanx.v1 import agent_pb2
 
 from agents.node import checkpoints
 from agents.node.checks.desk import CheckDesk
+from agents.node.checks.pairs import PairDesk
 from agents.node.config import AgentConfig
 from agents.node.desk import LocalDesk
 from agents.node.durable import AgentMemory
@@ -42,6 +43,7 @@ class Effects:
         generations: GenerationStore,
         desk: LocalDesk,
         checks: CheckDesk,
+        pairs: PairDesk,
     ) -> None:
         self._config = config
         self._state = state
@@ -50,6 +52,7 @@ class Effects:
         self._generations = generations
         self._desk = desk
         self._checks = checks
+        self._pairs = pairs
         self.outcomes = OutcomeMemory()
         self._tasks: set[asyncio.Task[None]] = set()
         self._disk = asyncio.Lock()
@@ -85,7 +88,8 @@ class Effects:
             outcome = await self._dispatch(effect)
         except Exception as error:  # process edge: one bad order must not end the agent
             log.exception("effect.broke", kind=kind)
-            outcome = Outcome(ok=False, message=f"the node agent failed on it: {error!r}")
+            not_run = agent_pb2.PairResult(word=agent_pb2.PAIR_WORD_NOT_RUN) if kind == "check_pair" else None
+            outcome = Outcome(ok=False, message=f"the node agent failed on it: {error!r}", pair=not_run)
         self.outcomes.end(effect.effect_id, outcome, time.monotonic())
         self._state.wake.set()
         log.info("effect.ended", kind=kind, ok=outcome.ok, message=outcome.message)
@@ -107,6 +111,8 @@ class Effects:
                 return self._inject(effect.inject_fault)
             case "run_checks":
                 return await self._checks.carry_out(effect.run_checks)
+            case "check_pair":
+                return await self._pairs.carry_out(effect.check_pair, effect.deadline_ms / 1_000)
             case None:
                 return Outcome(ok=False, message="this agent does not know this kind of effect; it may be older")
 

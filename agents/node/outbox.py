@@ -160,6 +160,9 @@ class NodeView(Protocol):
     def unreadable(self) -> agent_pb2.UnreadableSources:
         """Sources of health that cannot be read."""
 
+    def broken_links(self) -> agent_pb2.BrokenLinks | None:
+        """Nodes that the network does not lead to; None while nobody has tried."""
+
 
 @dataclass(slots=True)
 class _Sent:
@@ -200,7 +203,7 @@ class ReportOutbox:
         self._faults[key] = _Sent()
 
     def touch_sources(self) -> None:
-        """Other sources than before cannot be read."""
+        """Other sources than before cannot be read, or other nodes cannot be reached."""
         self._sources["all"] = _Sent()
 
     def add_finding(self, finding: Finding) -> None:
@@ -307,7 +310,7 @@ class ReportOutbox:
         # What recovered and is not confirmed yet goes along: only a hello ends what it does not name.
         ended = [key for key in self._faults if key not in standing]
         report.faults.extend(self._view.fault_row(key, now) for key in (*sorted(standing), *ended))
-        report.unreadable.CopyFrom(self._view.unreadable())
+        self._add_sources(report)
         for table in self._tables:
             for sent in table.values():
                 sent.sequence = report.sequence
@@ -324,8 +327,14 @@ class ReportOutbox:
         for fault in _take_due(self._faults, report.sequence):
             report.faults.append(self._view.fault_row(fault, now))
         if _take_due(self._sources, report.sequence):
-            report.unreadable.CopyFrom(self._view.unreadable())
+            self._add_sources(report)
         return report
+
+    def _add_sources(self, report: agent_pb2.Report) -> None:
+        report.unreadable.CopyFrom(self._view.unreadable())
+        links = self._view.broken_links()
+        if links is not None:
+            report.broken_links.CopyFrom(links)
 
     def _note_sent(self, now: float) -> None:
         if self._oldest_sent_at is None:

@@ -16,13 +16,15 @@ RESEND_WINDOW_S = 60.0
 class Outcome:
     """How an effect ended. One that is not `final` did nothing: the same id may be tried again.
 
-    `need_full`: a generation must be sent with more than the rows of this node's ranks.
+    `need_full`: a generation must be sent with more than the rows of this node's ranks. `pair`: the word on a test with
+    another node.
     """
 
     ok: bool
     message: str = ""
     final: bool = True
     need_full: bool = False
+    pair: agent_pb2.PairResult | None = None
 
 
 class OutcomeMemory:
@@ -68,7 +70,7 @@ class OutcomeMemory:
             return None
         effect_id, outcome = self._due.popitem(last=False)
         return agent_pb2.EffectResult(
-            effect_id=effect_id, ok=outcome.ok, message=outcome.message, need_full=outcome.need_full
+            effect_id=effect_id, ok=outcome.ok, message=outcome.message, need_full=outcome.need_full, pair=outcome.pair
         )
 
     def new_session(self, former_ended_at: float | None) -> None:

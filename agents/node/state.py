@@ -117,6 +117,11 @@ class NodeState:
         """All faults that stand."""
         return self.devices.board.fault_keys()
 
+    def broken_links(self) -> agent_pb2.BrokenLinks | None:
+        """Nodes that the network does not lead to; None while nobody has tried."""
+        found = self.devices.broken_links
+        return None if found is None else agent_pb2.BrokenLinks(nodes=sorted(found))
+
     def unreadable(self) -> agent_pb2.UnreadableSources:
         """Sources of health that cannot be read."""
         return self.devices.board.unreadable()

@@ -10,11 +10,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.node.checks import arithmetic, disk, memory, network, torch_devices
+from agents.node.checks import arithmetic, disk, memory, network, pair, torch_devices
 from agents.node.checks.finding import Answer
 from agents.node.probes.child import end_with
 
-CHECKS = ("arithmetic", "memory", "disk", "network")
+CHECKS = ("arithmetic", "memory", "disk", "network", "pair")
 
 
 def run(parsed: argparse.Namespace) -> Answer:
@@ -31,8 +31,22 @@ def run(parsed: argparse.Namespace) -> Answer:
             return disk.check(parsed.dir)
         case "network":
             return network.check_loopback()
+        case "pair":
+            found = (parsed.rank, parsed.address, parsed.port, parsed.test, parsed.meet_s)
+            return pair.check(pair.PairTest(*found, sums=parsed.sums, spoiled=pair.Spoiled(parsed.spoiled)))
         case other:
             raise ValueError(f"there is no check {other!r}")
+
+
+def _add_pair(parser: argparse.ArgumentParser) -> None:
+    """What a test with another node needs to know."""
+    parser.add_argument("--rank", type=int, choices=(0, 1), default=0, help="0 listens, 1 calls")
+    parser.add_argument("--address", default="127.0.0.1", help="where rank 0 listens")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--test", default="", help="the same word at both nodes")
+    parser.add_argument("--meet-s", type=float, default=30.0, help="how long the two may take to find each other")
+    parser.add_argument("--sums", action="store_true", help="also add up through torch")
+    parser.add_argument("--spoiled", choices=[how.value for how in pair.Spoiled], default="", help="for trials")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--devices", action="store_true", help="the vendor's devices instead of the processors")
     parser.add_argument("--device", action="append", default=[], help="only this entity; repeatable")
     parser.add_argument("--dir", type=Path, default=Path())
+    _add_pair(parser)
     parsed = parser.parse_args(arguments)
     end_with(parsed.parent)
     os.nice(parsed.niceness)

@@ -62,7 +62,7 @@ class CheckSettings:
 
 
 class CheckDesk:
-    """One order at a time. Lives on the event loop.
+    """One order at a time, whoever holds `turn`. Lives on the event loop.
 
     Args:
         devices: whose board takes the findings.
@@ -73,13 +73,13 @@ class CheckDesk:
         self._settings = settings
         self._devices = devices
         self._busy = busy
-        self._turn = asyncio.Lock()
+        self.turn = asyncio.Lock()
         self.record = record.load(settings.kept_path)
         self._tell()
 
     async def carry_out(self, order: agent_pb2.RunChecks) -> Outcome:
         """The handling level first, then the checks of what it names; ok when all that was asked is well."""
-        async with self._turn:
+        async with self.turn:
             positions = [p for entity in order.entities if (p := _position(entity)) >= 0]
             if order.level in handling.RESETS and positions:
                 return await self._reset(positions)
@@ -94,7 +94,7 @@ class CheckDesk:
 
     async def light(self, orders: Sequence[Order]) -> tuple[Finding, ...]:
         """Some checks while the node is idle. A cancelled one leaves everything as it was."""
-        async with self._turn:
+        async with self.turn:
             return await self._check(orders)
 
     async def preflight(self, join_timeout_s: float) -> str:
@@ -108,7 +108,7 @@ class CheckDesk:
         if time.time() - self.record.preflight_unix_s >= self._settings.preflight_age_s:
             try:
                 async with asyncio.timeout(join_timeout_s * PREFLIGHT_SHARE):
-                    async with self._turn:
+                    async with self.turn:
                         await self._check(self._preflight_orders())
                         self.record.preflight_unix_s = time.time()
             except TimeoutError:
@@ -168,11 +168,9 @@ class CheckDesk:
                 self.record.remember(answer.figures)
                 covered |= {(entity, code) for entity in self._entities(order) for code in CODES[order.check]}
             log.info("check.ended", check=order.check, backend=answer.backend, codes=[f.code for f in mine])
-        self.record.found(found, frozenset(covered))
         if whole:
             self.record.checked_unix_s = self.record.preflight_unix_s = time.time()
-        self._save()
-        self._tell()
+        self.note(found, frozenset(covered))
         return tuple(found)
 
     def _entities(self, order: Order) -> Iterable[str]:
@@ -185,6 +183,12 @@ class CheckDesk:
             for position in self._devices.board.positions()
             if {*self._places().words([position])} & {*order.arguments}
         ]
+
+    def note(self, findings: Sequence[Finding], covered: frozenset[tuple[str, str]]) -> None:
+        """Keep and tell what a test under `turn` has found, and that the rest of what it `covered` is well."""
+        self.record.found(findings, covered)
+        self._save()
+        self._tell()
 
     def _tell(self) -> None:
         self._devices.checked(self.record.standing)

@@ -21,6 +21,8 @@ NIC = "CHECK-NIC"
 LOSS = "CHECK-LOSS"
 HUNG = "CHECK-HUNG"
 CRASHED = "CHECK-CRASHED"
+PAIR = "CHECK-PAIR"
+PEER = "CHECK-PEER"
 
 
 class NoAnswerError(Exception):
@@ -41,18 +43,22 @@ class Finding:
 class Answer:
     """All that one check says. `figures`: what was measured, `<entity>: <name with unit>`, more is better; kept as the
     node's own record. `backend`: what it ran on, "cpu" or
-    torch's word for the device; "" when there is nothing of the kind that it is for."""
+    torch's word for the device; "" when there is nothing of the kind that it is for. `word` and `text`: of a test with another
+    node, one of `pair.Word`, and what was seen."""
 
     backend: str
     findings: tuple[Finding, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
+    word: str = ""
+    text: str = ""
 
     def encode(self) -> bytes:
         """As one line of JSON."""
         rows = [asdict(finding) for finding in self.findings[:MAX_FINDINGS]]
         for row in rows:
             row["message"] = row["message"][:_MAX_TEXT]
-        return json.dumps({"backend": self.backend, "findings": rows, "figures": dict(self.figures)}).encode()
+        body = {"backend": self.backend, "findings": rows, "figures": dict(self.figures)}
+        return json.dumps({**body, "word": self.word, "text": self.text[:_MAX_TEXT]}).encode()
 
 
 def decode(line: bytes) -> Answer:
@@ -65,6 +71,8 @@ def decode(line: bytes) -> Answer:
                 Finding(str(r["entity"]), str(r["code"]), str(r["message"])) for r in body["findings"][:MAX_FINDINGS]
             ),
             {str(name): float(value) for name, value in body["figures"].items()},
+            str(body["word"]),
+            str(body["text"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise NoAnswerError(f"{line[:200]!r} is no answer of a check: {error!r}") from error

@@ -88,7 +88,8 @@ class SimNode:
     `events`: faults that stand on other parts, by entity; `recovered`: those that ended and were not told yet.
     `unreadable`: sources of health that cannot be read. `cut_off`: nodes that its ranks could not reach,
     `cut_off_told`: as it was acknowledged last. `incurable`: checks repair nothing; `knows_checks`: its agent is new
-    enough for them. `spoils_pairs`: what it and another node work out together comes out wrong. `deaf`: its agent takes orders, carries none out and answers none.
+    enough for them. `spoils_pairs`: what it works out together with another node comes out wrong. `deaf`: its agent takes
+    orders, carries none out and answers none.
     """
 
     name: str
