@@ -21,7 +21,7 @@ from agents.node.checks.network import BYTES, SEGMENT_BYTES, ChangedError, Path,
 SPEED = "to a peer, bytes per second"
 ROUNDS = 2
 """Transfers each way; the better one counts."""
-QUIET_S = 60.0
+QUIET_S = 120.0
 """The other one is given up after so much silence in the middle of the test."""
 STRANGER_S = 2.0
 MAX_STRANGERS = 16
