@@ -62,7 +62,7 @@ def _differences(before: PolicyChanged, settings: Mapping[str, float], table: st
         was = before.settings.get(name)
         if was != value:
             yield f"{name} {shown(name, value)}" + ("" if was is None else f" (was {shown(name, was)})")
-    for name in before.settings.keys() - settings.keys():
+    for name in [name for name in before.settings if name in BY_NAME and name not in settings]:
         yield f"{name} as usual (was {shown(name, before.settings[name])})"
     if before.fault_table != table:
         yield f"fault table {table} (was {before.fault_table})"

@@ -147,6 +147,8 @@ def _of_health(record: r.Record) -> Line | None:
             return "info", "pairs_awaited", {"reason": record.reason}
         case r.ValidationStarted():
             return "info", "validation_started", {"waiting": some(record.waiting), "lent": some(record.lent)}
+        case r.PairsStarted():
+            return "info", "pairs_started", {"pairs": some(f"{one} and {other}" for one, other in record.pairs)}
         case r.PairAnswered():
             found = record.answer
             return "info", "pair_answered", {"peer": found.peer, "word": found.word.name, "reason": found.text}

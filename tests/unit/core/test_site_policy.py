@@ -103,3 +103,18 @@ def test_a_journal_of_a_version_with_other_names_is_still_read() -> None:
     now = changed(state.policy, Policy())
     assert now is not None
     assert now.changes == (), "a name that is gone changes nothing that still is"
+
+
+def test_a_quiet_number_is_told_only_where_a_site_has_set_it() -> None:
+    usual, asked = Policy(), with_values(Policy(), {"quarantine.pair_ms": 60_000})
+    state, first = State(), changed(None, usual)
+    assert first is not None
+    assert "quarantine.pair_ms" not in first.settings
+    apply(state, first, 1)
+    second = changed(state.policy, asked)
+    assert second is not None
+    assert second.changes == ("quarantine.pair_ms 1m",)
+    apply(state, second, 2)
+    back = changed(state.policy, usual)
+    assert back is not None
+    assert back.changes == ("quarantine.pair_ms as usual (was 1m)",)

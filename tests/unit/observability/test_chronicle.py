@@ -9,7 +9,8 @@ from pathlib import Path
 from controlplane.core import records as r
 from controlplane.core.audit import AuditEntry
 from controlplane.core.health.book import FaultNote, Source
-from controlplane.core.vocabulary import Blame, HandlingLevel, Phase, Rung
+from controlplane.core.health.cell import PairAnswer
+from controlplane.core.vocabulary import Blame, HandlingLevel, PairWord, Phase, Rung
 from controlplane.observability.chronicle import SHOWN, SILENT, describe, some
 
 HISTORY = Path(__file__).parents[2] / "scenarios" / "histories" / "v1.jsonl"
@@ -43,6 +44,11 @@ LATER: list[r.Record] = [
     r.ReplicasDropped("j", (2, 3)),
     r.NodeRetired("n1", "sold"),
     r.PolicyChanged({"hang_ms": 60_000}, "0a1b", ("hang_ms 1m (was 10m)",)),
+    r.PairsAwaited("n1", "its own checks passed"),
+    r.ValidationStarted(("n1",), ("n2", "n3")),
+    r.PairsStarted((("n1", "n2"),), {"n1": "1", "n2": "1"}),
+    r.PairAnswered("n1", PairAnswer("n1", "n2", PairWord.FAILED, "a sum came out wrong")),
+    r.ValidationEnded(("n2", "n3"), ("n1",), ()),
     r.Audited(AuditEntry(1, 0, "spiffe://prod/operator/ada", "ADMIN", "", "CordonNode", "n1", "", "", "q-1", "", "")),
 ]
 """Told types that are younger than the committed history."""
