@@ -53,6 +53,9 @@ class View:
     def fault_keys(self) -> Iterable[FaultKey]:
         return list(self.faults)
 
+    def broken_links(self) -> agent_pb2.BrokenLinks | None:
+        return None
+
     def unreadable(self) -> agent_pb2.UnreadableSources:
         return agent_pb2.UnreadableSources(sources=[agent_pb2.UnreadableSource(name=name) for name in self.blind])
 
