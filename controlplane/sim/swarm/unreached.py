@@ -1,7 +1,7 @@
 """Cells of the coverage tables that seeds do not reach, each with the reason. tests/simulation holds it against what seeds do.
 
-`UNREACHED` are cells of the state tables that no seed can reach. Beside it, every combination of a fault and a rung that was
-never seen has a reason: what the fault does to a rank decides which rungs may answer it.
+`UNREACHED` are cells of the state tables that no seed can reach, or one in thousands. Beside it, every combination of a fault
+and a rung that was never seen has a reason: what the fault does to a rank decides which rungs may answer it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ from controlplane.sim.faults.catalogue import Aim
 
 ENDLESS = "jobs of the swarm train without end; stories and the property test finish them"
 NEWCOMERS = "new nodes of the swarm are whole, and nobody drains one in the turn in which it joins"
+DECIDED_LATER = "a loss makes a job that runs or starts RECOVERING before anything is decided about it"
+TRIALS = "a trial lasts a day, a seed six hours; tests/simulation/test_rare_cells.py ends a short one"
+MOMENTS = (
+    "an operator, or a defect, must strike in the moment between two states; tests/simulation/test_rare_cells.py does"
+)
 RETIREMENT = "operators of the swarm give every node back; a story and unit tests retire some"
 
 UNREACHED: Mapping[str, str] = {
@@ -28,7 +33,16 @@ UNREACHED: Mapping[str, str] = {
     "service JOINING > QUARANTINED": NEWCOMERS,
     "service JOINING > DRAINING": NEWCOMERS,
     "job QUEUED > FAILED": "what is in the queue has no ranks that could fail; it is only cancelled",
-    "job RUNNING > SUSPENDED": "a loss makes a running job RECOVERING before anything is decided about it",
+    "job RUNNING > SUSPENDED": DECIDED_LATER,
+    "job RUNNING > FAILED": DECIDED_LATER,
+    "job STARTING > FAILED": DECIDED_LATER,
+    "job PLACING > FAILED": MOMENTS,
+    "job PLACING > CANCELLED": MOMENTS,
+    "job STARTING > CANCELLED": MOMENTS,
+    "service QUARANTINED > DRAINING": MOMENTS,
+    "service QUARANTINED > IN_SERVICE": MOMENTS,
+    "service VALIDATING > IN_SERVICE": MOMENTS,
+    "service PROBATION > IN_SERVICE": TRIALS,
     "checkpoint POISONED > COMMITTED": "operators of the swarm clear no doubt; a story and unit tests do",
 }
 
@@ -61,6 +75,8 @@ ROOM = "growing back follows from room, whatever had taken it"
 INTACT = "a step is tried again only when every rank kept its process and its state"
 KEEPS = "all ranks are rolled back only when each kept its process"
 NO_HARDWARE = "the hardware is gone: no process starts there again"
+READ_ONLY = "a file that cannot be read takes no process away: where a rank goes as well, something else had taken it"
+UNSTARTED = "a job whose processes end before they can hold a rank is given up without a verdict of the ladder"
 FREE_OF_CHARGE = "an operator's wish is charged to nobody, and no rule is asked"
 RARE = "it can happen: where the site is full, a budget is spent, or a rule says so; nothing of the kind was drawn yet"
 
@@ -68,8 +84,10 @@ _RUNGS: Mapping[Rung, tuple[tuple[frozenset[str], str], ...]] = {
     Rung.GROW: ((frozenset(CATALOGUE), ROOM),),
     Rung.RETRY_STEP: ((MACHINES | DEVICES | PROCESSES | FILES | PEOPLE, INTACT),),
     Rung.ROLLBACK: ((MACHINES | DEVICES | PROCESSES | PEOPLE, KEEPS),),
-    Rung.RESTART_RANK: ((MACHINES, NO_HARDWARE),),
-    Rung.FAIL: ((PEOPLE, FREE_OF_CHARGE),),
+    Rung.RESTART_RANK: ((MACHINES, NO_HARDWARE), (FILES, READ_ONLY)),
+    Rung.REPLACE_RANK: ((FILES, READ_ONLY),),
+    Rung.SHRINK: ((FILES, READ_ONLY),),
+    Rung.FAIL: ((PEOPLE, FREE_OF_CHARGE), (frozenset({"broken_start"}), UNSTARTED)),
 }
 
 
