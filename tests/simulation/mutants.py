@@ -36,7 +36,7 @@ from controlplane.core.jobs import Job
 from controlplane.core.observing import gathered
 from controlplane.core.placement import gang
 from controlplane.core.recovery import copies, rules, rungs
-from controlplane.core.settling import binding, deciding, placing, upkeep
+from controlplane.core.settling import binding, deciding, following, placing, upkeep
 from controlplane.core.spec import RestartPolicy
 from controlplane.core.state import State
 from controlplane.core.vocabulary import Bucket, CheckpointState, NodeLiveness
@@ -242,6 +242,18 @@ def what_is_unknown_matches(stack: ExitStack) -> None:
         return word(what, wanted, seen) if seen else ""
 
     _swap(stack, rules, "_word", lenient)
+
+
+@mutant("rules")
+def places_are_judged_with_every_verdict(stack: ExitStack) -> None:
+    """Whenever an incident is decided again, the node on which its rank is by then is judged."""
+    _swap(stack, rules, "counted_before", lambda job, root, offences: None)
+
+
+@mutant("rules")
+def node_rules_are_not_asked(stack: ExitStack) -> None:
+    """Only the rung follows from an incident."""
+    _swap(stack, following, "_judge_place", lambda draft, job, root: None)
 
 
 @mutant("L1")

@@ -19,6 +19,8 @@ FOUND_BY: dict[str, tuple[int, ...]] = {
     "effects_leave_before_the_append": (1,),
     "copies_stay_where_they_were": (1,),
     "quarantines_know_no_budget": (70,),
+    "places_are_judged_with_every_verdict": (4,),
+    "node_rules_are_not_asked": (1,),
     "the_first_rule_is_passed_over": (2,),
     "what_is_unknown_matches": (4,),
     "effects_never_expire": (3,),
