@@ -20,7 +20,7 @@ from controlplane.sim.checkers.base import Checker, Durable, Finding
 from controlplane.sim.checkers.believing import SilenceKillsNobody
 from controlplane.sim.checkers.durability import DurableBeforeSent, ReplayAgrees
 from controlplane.sim.checkers.ledger import EverySecondOnce
-from controlplane.sim.checkers.lines import CheckpointLine
+from controlplane.sim.checkers.lines import CheckpointLine, NodeLine
 from controlplane.sim.checkers.monitor import Monitor, all_checkers
 from controlplane.sim.checkers.old_writers import OldWritersAreHarmless
 from controlplane.sim.checkers.peace import EveryJobKnowsWhy, NodesAreWhatTheyAre, NothingGrows, SparesComeBack
@@ -354,3 +354,22 @@ def test_the_living_are_not_buried_in_a_crowd(site: Site) -> None:
         checker = SilenceKillsNobody()
         assert not list(checker.record(Durable(replace(verdict, nodes=nodes), 1, 1, "Tick"), monitor.book))
         assert says in first(checker.turn(world.state(), monitor.book, world))
+
+
+@pytest.mark.parametrize(
+    ("known", "found"), [(60, "3 living nodes"), (80, "")], ids=["5 % of the site", "fewer than that"]
+)
+def test_three_of_a_large_site_are_no_crowd(
+    site: Site, monkeypatch: pytest.MonkeyPatch, known: int, found: str
+) -> None:
+    monitor, world = site
+    others = [NodeLine(f"other-{number}", {}) for number in range(known - len(monitor.book.nodes))]
+    monkeypatch.setattr(monitor.book, "nodes", [*monitor.book.nodes, *others])
+    lost = ("node-0000", "node-0001", "node-0004")
+    for name in lost:
+        monkeypatch.setattr(monitor.book.node(name), "liveness", NodeLiveness.DEAD)
+    checker = SilenceKillsNobody()
+    verdict = r.LivenessChanged(lost, NodeLiveness.DEAD, "silent past the long time-out")
+    assert not list(checker.record(Durable(verdict, 1, 1, "Tick"), monitor.book))
+    text = first(checker.turn(world.state(), monitor.book, world))
+    assert text.startswith(found) if found else not text

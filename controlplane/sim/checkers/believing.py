@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from controlplane.sim.world.site import World
 
 MANY = 3
-"""As many living nodes as this, of more than one rack, are never judged dead in one turn when nobody testified."""
+"""As many living nodes as this, of more than one rack, are never judged dead in one turn when nobody testified..."""
+
+SHARE = 0.05
+"""...and as this share of all that are not DEAD: fewer are no crowd, and the long time-out judges each by itself."""
 
 LINK_WITNESSES = 2
 """One node alone may have lost its own links (docs/language.md: peers' links)."""
@@ -71,11 +74,12 @@ class SilenceKillsNobody(Checker):
     def turn(self, after: State, book: Book, world: World) -> Iterator[Finding]:
         """Compare them with the truth."""
         judged, self._judged = self._judged, []
-        if len(judged) < MANY:
+        many = max(MANY, SHARE * (len(judged) + sum(line.liveness is not NodeLiveness.DEAD for line in book.nodes)))
+        if len(judged) < many:
             return
         alive = [name for name in judged if self._lives(name, world)]
         racks = Counter(world.nodes[name].rack for name in alive)
-        if len(alive) >= MANY and len(racks) > 1:
+        if len(alive) >= many and len(racks) > 1:
             yield Finding(
                 alive[0], f"{len(alive)} living nodes of {len(racks)} racks were judged DEAD at once: {alive[:8]}"
             )
