@@ -15,7 +15,17 @@ from tests.fixtures.controller_peers import FakeCell
 from tests.fixtures.controller_process import Controller, until
 
 FAILED, HEALTHY = types_pb2.ACCELERATOR_STATE_FAILED, types_pb2.ACCELERATOR_STATE_HEALTHY
-BROKEN = 3
+DEGRADED, SUSPECT = types_pb2.ACCELERATOR_STATE_DEGRADED, types_pb2.ACCELERATOR_STATE_SUSPECT
+BROKEN, PARTIAL, CUT_OFF = 3, 5, 7
+PLANES = """
+vendor = "simulated"
+source = "this test"
+date = "2026-11-22"
+code = [
+  { code = "ONE-PLANE-DOWN", level = "DEGRADED", text = "one of two link planes is down" },
+  { code = "ALL-PLANES-DOWN", level = "CORDON", text = "both link planes are down" },
+]
+"""
 
 
 @contextmanager
@@ -34,29 +44,44 @@ def real_agent(controller: Controller, folder: Path) -> Iterator[None]:
         agent.wait(60)
 
 
-def inject(controller: Controller, code: str) -> None:
+def inject(controller: Controller, position: int, code: str) -> None:
     request = fleet_pb2.InjectAcceleratorFaultRequest(
-        request_id=f"fault-{code}", node="node-1", accelerator=BROKEN, code=code, message="test"
+        request_id=f"fault-{code}", node="node-1", accelerator=position, code=code, message="test"
     )
     controller.fleet.InjectAcceleratorFault(request, timeout=30)
 
 
-def test_seven_of_eight_devices_take_a_job_of_seven_and_none_of_eight(tmp_path: Path) -> None:
-    controller = Controller(tmp_path).start()
+def states(controller: Controller) -> list[int]:
+    return [device.state for device in controller.node("node-1").accelerators]
+
+
+def places(controller: Controller, job: str) -> list[int]:
+    return sorted(position for rank in controller.job(job).ranks if rank.node for position in rank.accelerators)
+
+
+def test_part_of_a_node_takes_the_jobs_that_it_can_take(tmp_path: Path) -> None:
+    """Of eight devices one is broken, one has lost all its link planes, and one of them: only that one is slower and not out."""
+    (tmp_path / "faults.toml").write_text(PLANES)
+    controller = Controller(tmp_path, fault_table=tmp_path / "faults.toml").start()
     try:
         with real_agent(controller, tmp_path):
             until(lambda: controller.site().nodes, "the node is in")
             cell = FakeCell(controller, []).connect()
             cell.auto = False
             cell.tell(node_1=True)
-            inject(controller, "SIM-MEMORY")
-            until(lambda: controller.node("node-1").accelerators[BROKEN].state == FAILED, "the device is out")
-            states = [device.state for device in controller.node("node-1").accelerators]
-            assert states.count(HEALTHY) == 7
+            inject(controller, PARTIAL, "ONE-PLANE-DOWN")
+            until(lambda: states(controller)[PARTIAL] == DEGRADED, "one plane is down")
+            inject(controller, BROKEN, "SIM-MEMORY")
+            until(lambda: states(controller)[BROKEN] == FAILED, "a device is out")
+            inject(controller, CUT_OFF, "ALL-PLANES-DOWN")
+            until(lambda: states(controller)[CUT_OFF] == SUSPECT, "all planes of another one are down")
+            assert states(controller).count(HEALTHY) == 5
+            assert controller.node("node-1").service == types_pb2.NODE_SERVICE_IN_SERVICE
             controller.submit("whole", name="whole", ranks=8)
-            controller.submit("seven", name="seven", ranks=7)
-            placed = until(lambda: [list(r.accelerators) for r in controller.job("seven").ranks if r.node], "placed")
-            assert sorted(position for positions in placed for position in positions) == [0, 1, 2, 4, 5, 6, 7]
+            controller.submit("four", name="four", ranks=4)
+            assert until(lambda: places(controller, "four"), "placed") == [0, 1, 2, 4]
+            controller.submit("two", name="two", ranks=2)
+            assert until(lambda: places(controller, "two"), "placed") == [PARTIAL, 6], "slower is not out"
             assert controller.job("whole").state == types_pb2.JOB_STATE_QUEUED
     finally:
         controller.close()
