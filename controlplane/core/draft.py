@@ -32,7 +32,7 @@ class QuarantinePolicy:
     one repaired node in five fails again within it; doubled with each repair of the same part within `memory_ms`, up to
     `trial_most_ms`. `pair_ms`: before a node comes back the path between it and others is tested in pairs, each within so long; 0:
     it is not. `pair_port`: the first of the ports that these tests listen on. `pair_wait_ms`: a node waits so long for others to
-    be tested with.
+    be tested with. `pair_age_ms`: a new gang gets nodes that were tested so lately, the others are tested first; 0: whichever.
     """
 
     checks_ms: int = 1_800_000
@@ -44,6 +44,7 @@ class QuarantinePolicy:
     pair_ms: int = 0
     pair_port: int = 29_700
     pair_wait_ms: int = 120_000
+    pair_age_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,7 @@ def _in_pairs(
             return f"{record.node} waits to be tested with others: {record.reason}"
         case r.ValidationStarted():
             lent = f", with {', '.join(record.lent)} of those in service" if record.lent else ""
-            return f"{', '.join(record.waiting)} are tested in pairs{lent}"
+            return f"{', '.join(record.waiting) or 'nodes of a new gang'} are tested in pairs{lent}"
         case r.PairsStarted():
             return "are tested together: " + "; ".join(f"{one} and {other}" for one, other in record.pairs)
         case r.PairAnswered():

@@ -30,5 +30,6 @@ def validation(state: State, record: Validation, at_ns: int) -> None:
                 book.cell = replace(cell, answers=(*cell.answers, record.answer))
         case r.ValidationEnded():
             book.cell = None
+            book.paired |= dict.fromkeys((*record.cleared, *record.convicted, *record.suspects), at_ns)
         case _:
             assert_never(record)

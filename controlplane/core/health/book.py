@@ -112,7 +112,7 @@ class HealthBook:
     (Unix ns: an operator's word; what happened before is not held against it), `refused` by node name (Unix ns at which the
     action budget last refused an act), `recent` by fault code, `alone` by node name (Unix ns: since when a silent node is no part
     of a crowd any more, of nodes that were in one). `cell`: nodes that are tested in
-    pairs now.
+    pairs now, `paired` by node name (Unix ns: when it was in a cell last, whatever that proved).
     """
 
     standing: dict[str, tuple[StandingFault, ...]] = field(default_factory=dict)
@@ -128,6 +128,7 @@ class HealthBook:
     degraded_since_ns: int = 0
     alone: dict[str, int] = field(default_factory=dict)
     cell: ValidationCell | None = None
+    paired: dict[str, int] = field(default_factory=dict)
     _waiting: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     def clone(self) -> HealthBook:
@@ -136,13 +137,13 @@ class HealthBook:
             dict(self.standing), dict(self.sightings), dict(self.sources), dict(self.stays), dict(self.repairs),
             dict(self.links), dict(self.released), dict(self.refused), dict(self.recent), self.degraded, self.degraded_since_ns,
             dict(self.alone),
-            self.cell,
+            self.cell, dict(self.paired),
         )  # fmt: skip
 
     def forget(self, node: str) -> None:
         """The node is none of the site's any more; the history of its parts stays with their serial numbers."""
         self.stand(node, ())
-        for kept in (self.sources, self.stays, self.links, self.released, self.refused, self.alone):
+        for kept in (self.sources, self.stays, self.links, self.released, self.refused, self.alone, self.paired):
             kept.pop(node, None)
 
     def stand(self, node: str, faults: tuple[StandingFault, ...]) -> None:

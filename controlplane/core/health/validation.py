@@ -2,12 +2,12 @@
 
 A node whose own checks passed waits until there is a validation cell: the nodes that wait, and idle ones in service to make four.
 All of them are paired, twice where the first round leaves doubts; nobody in a cell is believed to be sound before it has passed.
-A site asks for it with `quarantine.pair_ms`.
+A site asks for it with `quarantine.pair_ms`, and for the same before a new gang starts with `quarantine.pair_age_ms`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -44,6 +44,25 @@ def look_after(draft: Draft) -> None:
             _begin(draft, wave)
         else:
             _close(draft, cell)
+
+
+def before_start(draft: Draft, nodes: Iterable[int]) -> str:
+    """What a new gang has to wait for before it gets these nodes, "" when nothing: they were tested lately, or nobody asks for it.
+
+    Who was in a cell counts as tested, whatever came of it: a bad node is taken out by it, and doubt keeps no job waiting.
+    """
+    policy, book, fleet = draft.policy.quarantine, draft.state.health, draft.fleet
+    if not (policy.pair_age_ms and policy.pair_ms):
+        return ""
+    since_ns = draft.now_ns - ms(policy.pair_age_ms)
+    untried = [name for n in dict.fromkeys(nodes) if book.paired.get(name := fleet.name(n), since_ns) <= since_ns]
+    if not untried:
+        return ""
+    opens = any(isinstance(record, r.ValidationStarted) for record in draft.records)
+    if book.cell is None and not opens:
+        others = _lendable(draft, max(LEAST_NODES - len(untried), len(untried) % 2), frozenset(untried))
+        draft.write(r.ValidationStarted((), (*untried, *others)))
+    return f"{len(untried)} of its nodes are tested in pairs first"
 
 
 def answered(draft: Draft, effect: Effect, event: EffectDone) -> None:
@@ -92,8 +111,9 @@ def _waits(draft: Draft, node: str) -> bool:
     return draft.state.health.stays[node].paired_ns > 0 and _validates(draft, node)
 
 
-def _lendable(draft: Draft, wanted: int) -> Sequence[str]:
-    """Nodes in service that nobody uses and nothing is known against, as many as are wanted, if there are."""
+def _lendable(draft: Draft, wanted: int, beside: frozenset[str] = frozenset()) -> Sequence[str]:
+    """Nodes in service that nobody uses and nothing is known against, as many as are wanted, if there are. `beside`: other ones
+    than these."""
     fleet, known = draft.fleet, draft.state.health
     if not wanted:
         return ()
@@ -104,7 +124,9 @@ def _lendable(draft: Draft, wanted: int) -> Sequence[str]:
     rows = np.flatnonzero(free)
     turn = int(draft.now_ns // ms(1)) % max(1, len(rows))  # others than last time, where there are others
     found = (fleet.name(int(number)) for number in np.roll(rows, -turn))
-    return [name for name, _ in zip((n for n in found if not known.on(n)), range(wanted), strict=False)]
+    return [
+        name for name, _ in zip((n for n in found if n not in beside and not known.on(n)), range(wanted), strict=False)
+    ]
 
 
 def _begin(draft: Draft, wave: tuple[Pair, ...]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.evidence import Facts, Reason
+from controlplane.core.health.validation import before_start
 from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.orders import fence, stop_processes
 from controlplane.core.placement.gang import Blocked, Placement, place, replace_ranks
@@ -34,6 +35,10 @@ def find_places(draft: Draft, job: Job) -> None:
     placed = place(draft.fleet, job.spec)
     if isinstance(placed, Blocked):
         say(draft, job, placed.reason)
+        return
+    untested = before_start(draft, placed.nodes)
+    if untested:
+        say(draft, job, untested)
         return
     draft.write(r.JobPlaced(job.uid, placed.nodes, placed.flat, placed.spares))
 

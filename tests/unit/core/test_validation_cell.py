@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -128,6 +129,32 @@ def test_a_controller_that_comes_back_goes_on_with_the_cell() -> None:
     world.restart_controller()
     world.run_until(lambda: over(world), 200)
     assert services(world) == [BACK, BACK, BACK, OUT]
+
+
+def site_that_tests_gangs(nodes: int) -> World:
+    """Of whose nodes the second one spoils what it works out with others."""
+    world = World(nodes, 1, 1, replace(POLICY, quarantine=replace(POLICY.quarantine, pair_age_ms=3_600_000)))
+    world.nodes["node-01"].spoils_pairs = True
+    world.run(1)
+    return world
+
+
+def test_a_gang_gets_nodes_that_were_tested_and_the_bad_one_is_taken_out_before() -> None:
+    world = site_that_tests_gangs(5)
+    world.submit(spec("moe", 3, spares=SparePolicy()))
+    assert "3 of its nodes are tested in pairs first" in world.job("moe").blocker
+    world.run_until(lambda: world.job("moe").state is JobState.RUNNING, 300)
+    (line,) = told(world, "NodeQuarantined")
+    assert "node=node-01 reason=tests in pairs: with" in line
+    assert 1 not in world.job("moe").nodes()
+    assert len(told(world, "JobPlaced")) == 1
+
+
+def test_doubt_keeps_no_gang_waiting() -> None:
+    world = site_that_tests_gangs(2)
+    world.submit(spec("moe", 2, spares=SparePolicy()))
+    world.run_until(lambda: world.job("moe").state is JobState.RUNNING, 300)
+    assert services(world) == [SERVES, SERVES], "nobody knows which of the two it is"
 
 
 def answers(
