@@ -96,7 +96,8 @@ def _questionable(draft: Draft) -> np.ndarray:
 
 def _unlinked(draft: Draft, heard: np.ndarray) -> np.ndarray:
     """Mask over nodes to which enough ALIVE nodes say that their links are broken, since the node was heard last or shortly
-    before. `heard`: when that was, Unix ns."""
+    before. A witness has spoken since: one that fell silent with the node may have lost its own links. `heard`: when each was
+    heard last, Unix ns."""
     fleet = draft.fleet
     accused = np.zeros(fleet.size, dtype=np.int64)
     lease_ns = seconds(draft.policy.suspicion.lease_s)
@@ -104,7 +105,8 @@ def _unlinked(draft: Draft, heard: np.ndarray) -> np.ndarray:
         number = fleet.number(witness)
         if number is not None and fleet.liveness[number] == NodeLiveness.ALIVE and fleet.session[number]:
             rows = np.array([fleet.index[name] for name in links.broken if name in fleet.index], dtype=np.int64)
-            accused[rows[links.at_ns > heard[rows] - lease_ns]] += 1
+            told = (links.at_ns > heard[rows] - lease_ns) & (heard[number] > heard[rows] + lease_ns // 2)
+            accused[rows[told]] += 1
     mask: np.ndarray = accused >= draft.policy.suspicion.link_witnesses
     return mask
 

@@ -167,3 +167,17 @@ def test_labels_that_change_move_a_node_to_its_new_domains() -> None:
         "power": "feed-b",
         "superpod": "",
     }
+
+
+@pytest.mark.parametrize("speaks", [True, False], ids=["both witnesses speak on", "one falls silent with the node"])
+def test_a_witness_of_broken_links_has_spoken_since_the_node_fell_silent(*, speaks: bool) -> None:
+    """Whose own links broke at that moment called the others unreachable too, and that was its last word."""
+    world = World(nodes=8)
+    for witness in ("node-00", "node-01"):
+        machine = world.nodes[witness]
+        world.agents.tell([(machine, ev.NodeReport(witness, machine.boot_id, broken_links=("node-03",)))])
+    world.freeze("node-03")
+    if not speaks:
+        world.freeze("node-01")
+    world.run(5)
+    assert liveness(world, "node-03") is (NodeLiveness.DEAD if speaks else NodeLiveness.SUSPECT)
