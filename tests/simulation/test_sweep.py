@@ -15,7 +15,7 @@ from controlplane.sim.faults import CATALOGUE
 from controlplane.sim.swarm import report, results
 from controlplane.sim.swarm.results import SeedResult, Total
 from controlplane.sim.swarm.sweep import sweep
-from controlplane.sim.swarm.unreached import HARMFUL, UNREACHED, why_never
+from controlplane.sim.swarm.unreached import HARDLY, HARMFUL, UNREACHED, why_never
 from controlplane.sim.version import SIM_VERSION
 
 
@@ -71,7 +71,7 @@ def test_every_state_table_is_counted() -> None:
 
 
 def test_what_is_explained_exists() -> None:
-    assert set(UNREACHED) <= {cell for section in coverage.cells(()).values() for cell in section}
+    assert {*UNREACHED, *HARDLY} <= {cell for section in coverage.cells(()).values() for cell in section}
 
 
 def test_every_pair_of_a_fault_and_a_rung_that_is_never_seen_has_a_reason() -> None:

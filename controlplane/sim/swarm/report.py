@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from controlplane.core.vocabulary import Rung
 from controlplane.sim.coverage import cells
 from controlplane.sim.swarm.results import Total
-from controlplane.sim.swarm.unreached import UNREACHED, why_never
+from controlplane.sim.swarm.unreached import HARDLY, UNREACHED, why_never
 from controlplane.sim.version import SIM_VERSION
 
 COLUMNS = 3
@@ -91,7 +91,8 @@ def _cell(kind: str, rung: Rung, coverage: Mapping[str, int]) -> str:
 def _zeros(names: list[str], coverage: Mapping[str, int]) -> list[str]:
     """Cells that nothing reached: each with the reason why it cannot be, or as a gap."""
     missing = [name for name in names if not coverage.get(name)]
-    explained = {name: UNREACHED[name] for name in missing if name in UNREACHED}
+    reasons = {**UNREACHED, **HARDLY}
+    explained = {name: reasons[name] for name in missing if name in reasons}
     gaps = [name for name in missing if name not in explained]
     by_reason: dict[str, list[str]] = {}
     for name, why in explained.items():
