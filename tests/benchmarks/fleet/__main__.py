@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks.fleet import recoveries, relays, restart, scenarios
+from tests.benchmarks.fleet import peers, recoveries, relays, restart, scenarios, soak
 from tests.benchmarks.fleet.scenarios import Bench, Load, Verdicts, percentile
 from tests.benchmarks.fleet.site import CONTROLLER_CORE, Generator, make_site, pin, sample
 from tests.benchmarks.fleet.watch import Watch
@@ -80,7 +80,10 @@ def show(figures: Sequence[Figure]) -> list[str]:
     print(f"\n{'figure':<28}{'value':>12}  {'unit':<7}{'n':>10}{'must':>9}{'goal':>9}")
     for figure in figures:
         limits = "".join(f"{'' if limit is None else format(limit, 'g'):>9}" for limit in (figure.must, figure.goal))
-        print(f"{figure.id:<28}{figure.value:>12,.2f}  {figure.unit:<7}{figure.n:>10,}{limits}")
+        others = ", ".join(f"{name} {value:,}" for name, value in figure.peers.items())
+        print(
+            f"{figure.id:<28}{figure.value:>12,.2f}  {figure.unit:<7}{figure.n:>10,}{limits}{f'   ({others})' if others else ''}"
+        )
     return [figure.id for figure in figures if figure.must is not None and figure.value > figure.must]
 
 
@@ -129,7 +132,11 @@ PARTS = {
     "relays": relays.measure,
     "recoveries": recoveries.measure,
     "restart": restart.measure,
+    "peers": peers.measure,
+    "soak": soak.measure,
 }
+ALONE = {"soak"}
+"""Parts that are measured only when they are asked for."""
 
 
 def main() -> int:
@@ -141,7 +148,11 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=50_000, help="of the gang that loses racks (default: 50000)")
     parser.add_argument("--swaps", type=int, default=5, help="racks that are replaced one after the other (default: 5)")
     parser.add_argument("--records", type=int, default=1_000_000, help="of the restarted journal (default: 1000000)")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between (default: all)")
+    parser.add_argument("--soak-seconds", type=float, default=1_800.0, help="of the soak (default: 1800)")
+    default = ",".join(part for part in PARTS if part not in ALONE)
+    parser.add_argument(
+        "--only", default=default, help=f"of {', '.join(PARTS)}, with commas between (default: {default})"
+    )
     parser.add_argument("--plaintext", action="store_true", help="no TLS, for comparison")
     options = parser.parse_args()
     print(f"machine {machine()}; commit {commit()}; seed {options.seed}; simulated: {', '.join(SIMULATED)}")
@@ -150,8 +161,10 @@ def main() -> int:
         if name in options.only.split(","):
             print(f"\n{name}: {(part.__doc__ or '').splitlines()[0]}", flush=True)
             figures += part(options)
+    figures = peers.beside(figures)
     late = show(figures)
-    print(f"\nwritten to {write('fleet', figures, seed=options.seed, simulated=SIMULATED).relative_to(ROOT)}")
+    name = "fleet-soak" if options.only == "soak" else "fleet"
+    print(f"\nwritten to {write(name, figures, seed=options.seed, simulated=SIMULATED).relative_to(ROOT)}")
     for name in late:
         print(f"{name} is above its limit")
     return 1 if late else 0
