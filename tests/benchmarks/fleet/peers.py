@@ -1,4 +1,4 @@
-"""What others need for the same: the same frames on bare sockets, leases of etcd, and why Slurm is not among them."""
+"""What others need for the same: the same frames on bare sockets, leases of etcd, nodes of Slurm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tests.benchmarks.fleet import etcd
+from tests.benchmarks.fleet import etcd, slurm
 from tests.benchmarks.fleet.scenarios import percentile
 from tests.benchmarks.fleet.site import CONTROLLER_CORE, Generator, make_site, pin, sample
 from tests.benchmarks.report import ROOT, Figure
@@ -24,10 +24,6 @@ from tests.fixtures.secure_site import SecureController
 
 FLOOR_S = 60.0
 WARM_S = 2.0
-SLURM = (
-    "Slurm's node-down detection is not measured: SlurmdTimeout counts from the last registration or ping, and pings go out at a "
-    "third of it (100 s of 300 s by default); what it promises is its setting, and its daemons answer no other question here"
-)
 
 
 def floor(nodes: int, seconds: float, *, tls: bool) -> list[Figure]:
@@ -105,18 +101,36 @@ def leases(nodes: int) -> list[Figure]:
     return figures
 
 
-def measure(options: argparse.Namespace) -> list[Figure]:
-    """The same beats on bare sockets, and the leases of etcd."""
-    seconds = min(options.seconds, FLOOR_S)
-    figures = [*floor(options.nodes, seconds, tls=not options.plaintext), *leases(options.nodes)]
-    print(SLURM)
+def daemons() -> list[Figure]:
+    """Slurm's node daemon stands still; none without Slurm."""
+    if not slurm.installed():
+        print("Slurm is not measured: its daemons are not installed (Debian: apt-get install slurm-wlm)")
+        return []
+    figures = []
+    for found in slurm.measure():
+        print(
+            f"Slurm, {found.name} (SlurmdTimeout {found.timeout_s} s): DOWN {found.down_s:.1f} s after its daemon stood still"
+        )
+        late_ms = (found.down_s - found.timeout_s) * 1_000
+        figures.append(Figure(f"slurm_{found.name}_late_ms", round(late_ms), "ms", 1))
     return figures
+
+
+def measure(options: argparse.Namespace) -> list[Figure]:
+    """The same beats on bare sockets, the leases of etcd, a node of Slurm."""
+    seconds = min(options.seconds, FLOOR_S)
+    return [*floor(options.nodes, seconds, tls=not options.plaintext), *leases(options.nodes), *daemons()]
 
 
 BESIDE = {
     "direct_cpu": ("floor_cpu", "etcd_default_keep_alive_cpu", "etcd_tuned_keep_alive_cpu"),
     "hello_cpu_ms": ("floor_hello_ms",),
-    "silent_detect_p99_ms": ("etcd_default_late_ms", "etcd_tuned_late_ms"),
+    "silent_detect_p99_ms": (
+        "etcd_default_late_ms",
+        "etcd_tuned_late_ms",
+        "slurm_default_late_ms",
+        "slurm_tuned_late_ms",
+    ),
     "silent_1000_detect_p99_ms": ("etcd_default_1000_late_p99_ms", "etcd_tuned_1000_late_p99_ms"),
     "false_deaths": ("etcd_default_false_expiries", "etcd_tuned_false_expiries"),
 }
