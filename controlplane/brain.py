@@ -30,6 +30,9 @@ from controlplane.observability import Metrics
 
 LEAST_PAUSE_NS = ms(10)
 """Between ticks, however many leases run out one after the other: a site that falls silent together costs no tick a node."""
+REST = 4
+"""Times the length of a turn that passes before a lease may bring the next tick: a fifth of the brain at most goes into looking
+at leases one by one. The interval stands."""
 JUST_PAST_NS = 100_000
 """A lease has run out when it is over, not when it ends."""
 
@@ -187,12 +190,16 @@ class Brain:
                 return
             monotonic_ns = time.monotonic_ns()
             now_ns = self.clock.at(monotonic_ns)
-            if monotonic_ns >= self._due_ns:
+            ticks = monotonic_ns >= self._due_ns
+            if ticks:
                 # The tick goes first: a node that says hello in this batch has not beaten yet and must not be judged.
                 batch.insert(0, Request(Tick(self._tick(monotonic_ns, now_ns))))
             if batch:
                 self._turn(batch, now_ns)
-                self._metrics.turn_seconds.observe(to_s(time.monotonic_ns() - monotonic_ns))
+                took_ns = time.monotonic_ns() - monotonic_ns
+                self._metrics.turn_seconds.observe(to_s(took_ns))
+                if ticks:
+                    self._due_ns = rested(self._due_ns, monotonic_ns, took_ns, self._limits.tick_ns)
                 self._show_blocked()
 
     def _next_batch(self) -> list[Request] | None:
@@ -257,3 +264,9 @@ class Brain:
             log.error("journal_blocked", reason=blocked)
         else:
             log.info("journal_writable", revision=self.state.revision)
+
+
+def rested(due_ns: int, began_ns: int, took_ns: int, interval_ns: int) -> int:
+    """When the next tick is due after one that began at `began_ns` and whose turn took so long: as planned, or later when turns are
+    costly (a rack is lost under a large job), and never later than its interval. Monotonic nanoseconds."""
+    return min(max(due_ns, began_ns + (1 + REST) * took_ns), began_ns + interval_ns)

@@ -10,7 +10,7 @@ from typing import NoReturn
 import pytest
 
 from controlplane.adapters.journal.memory import MemoryJournal
-from controlplane.brain import Brain, BrainLimits, Clock, ExitCode
+from controlplane.brain import REST, Brain, BrainLimits, Clock, ExitCode, rested
 from controlplane.core import events as ev
 from controlplane.core.draft import Answer, Policy, Refusal
 from controlplane.core.health.suspicion import SuspicionPolicy
@@ -89,6 +89,13 @@ def test_silence_is_judged_when_a_lease_runs_out_and_not_at_the_next_interval() 
     bench.brain.start()
     until(lambda: bench.brain.state.fleet.liveness[0] != NodeLiveness.ALIVE, "the silent node is doubted")
     assert bench.brain.stop(10)
+
+
+def test_costly_turns_put_the_next_lease_off_and_never_the_interval() -> None:
+    assert rested(1_010, 1_000, 1, 100) == 1_010, "as planned"
+    assert rested(1_010, 1_000, 10, 100) == 1_000 + (1 + REST) * 10
+    assert rested(1_010, 1_000, 90, 100) == 1_100, "the interval stands"
+    assert rested(1_100, 1_000, 10, 100) == 1_100
 
 
 def test_a_late_edge_makes_silence_untrusted(bench: Bench) -> None:
