@@ -15,6 +15,10 @@ from prometheus_client.registry import Collector
 
 from controlplane.core.units import NS_PER_S, seconds
 
+MAX_OFF_NS = seconds(3_600)
+"""A clock that is further from ours was never set."""
+LONGEST_NS = seconds(60)
+"""No beat is on its way for longer: keepalive ends such a connection. Its clock was set back."""
 WINDOW_NS = seconds(60)
 """A fastest beat is forgotten after one to two of these: clocks drift apart by milliseconds a minute at worst."""
 
@@ -33,6 +37,17 @@ class Delay:
         self._former: int | None = None
         self._present: int | None = None
         self._since_ns = 0
+
+    def lag_ns(self, sent_ns: int, now_ns: int) -> int | None:
+        """How much longer this beat took than the fastest one lately, and a minute at most. None: its clock cannot be right."""
+        delay_ns = now_ns - sent_ns
+        if abs(delay_ns) > MAX_OFF_NS:
+            return None
+        lag_ns = self.beyond_least_ns(delay_ns, now_ns)
+        if lag_ns > LONGEST_NS:
+            self._former, self._present, self._since_ns = None, delay_ns, now_ns
+            return None
+        return lag_ns
 
     def beyond_least_ns(self, delay_ns: int, now_ns: int) -> int:
         """How much longer this beat took than the fastest one lately. `delay_ns`: arrival minus departure, two clocks."""

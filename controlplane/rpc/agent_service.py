@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,10 +16,11 @@ from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
 from controlplane.core.identity import NODE
 from controlplane.core.state import State
+from controlplane.core.units import to_s
 from controlplane.engine.soft import StepRow
-from controlplane.observability.beats import Delay
+from controlplane.observability.beats import MAX_OFF_NS
+from controlplane.observability.offenders import CLOCK_OFF
 from controlplane.rpc import observations
-from controlplane.rpc.access import check_name
 from controlplane.rpc.caller import CALLER, Caller
 from controlplane.rpc.codec import at_from_age
 from controlplane.rpc.effects import agent_effect, concerns
@@ -26,11 +28,19 @@ from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.generations import GenerationMessages
 from controlplane.rpc.guard import resolve
 from controlplane.rpc.logs import LogRelays
-from controlplane.rpc.offences import said
+from controlplane.rpc.pace import BYTES_PER_TOKEN, ROWS_PER_TOKEN
 from controlplane.rpc.sessions import Registry, Session, Work
 from controlplane.rpc.site import Site
 from controlplane.rpc.skew import check_version
 from controlplane.rpc.streams import OwnStream
+
+MAX_RANKS = 4_096
+"""Of one node in one beat."""
+LARGEST_STEP = 1 << 38
+"""Steps are cut to this: columns hold it, and no job reaches it."""
+
+_BOOT = re.compile(r"([0-9]{20})-")
+"""The boot id of our own agents: microseconds (Unix) of their start."""
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +81,6 @@ class AgentSession(Session):
         self._prepared = prepared
         self._own_rows = False
         self._number = -1
-        self._delay = Delay()
 
     @property
     def number(self) -> int:
@@ -90,8 +99,7 @@ class AgentSession(Session):
         Raises:
             RequestRefused: it is not believed.
         """
-        self.said = said(NODE, hello.node)
-        check_name(self.caller, NODE, hello.node)
+        await self.introduce(NODE, hello.node)
         site = self.site
         event = observations.node_hello(hello, site.now_ns(), site.state)
         found = observations.findings(hello.snapshot, site.now_ns())
@@ -104,6 +112,7 @@ class AgentSession(Session):
             if isinstance(outcome, Refusal):
                 raise RequestRefused(outcome)
             self.name, self.boot_id, self._own_rows = hello.node, hello.boot_id, hello.own_rows
+            self._look_at_start(site.now_ns())
             number = site.state.fleet.number(self.name)
             assert number is not None
             self._number = number
@@ -161,12 +170,14 @@ class AgentSession(Session):
         site, now_ns = self.site, self.site.now_ns()
         site.progress.beat(self._number, now_ns)
         if beat.sent_ns:
-            site.metrics.beats.note(self._delay.beyond_least_ns(now_ns - beat.sent_ns, now_ns))
+            self.note_lag(beat.sent_ns, now_ns)
+        if len(beat.progress) > ROWS_PER_TOKEN:
+            self._many_ranks(len(beat.progress))
         told: dict[tuple[str, int], list[StepRow]] = {}
         for row in beat.progress:
             if row.step:
                 at_ns = at_from_age(row.age_ms, now_ns)
-                kept = StepRow(row.rank, row.step, at_ns, row.loss, row.step_time_s)
+                kept = StepRow(row.rank, min(row.step, LARGEST_STEP), at_ns, row.loss, row.step_time_s)
                 told.setdefault((row.job_uid, row.generation), []).append(kept)
         for (job, generation), rows in told.items():
             refused = site.progress.node_steps(self._state, job, generation, self._number, rows)
@@ -175,6 +186,21 @@ class AgentSession(Session):
 
     def _state(self) -> State:
         return self.site.state
+
+    def _look_at_start(self, now_ns: int) -> None:
+        """Boots are told apart by when they began: an agent that began in the future keeps its successors out until then."""
+        began = _BOOT.match(self.boot_id)
+        ahead_ns = int(began[1]) * 1_000 - now_ns if began else 0
+        if ahead_ns > MAX_OFF_NS:
+            text = f"it says that it started {to_s(ahead_ns):.0f} s from now: set its clock, and start it again after that time"
+            self.offence(CLOCK_OFF, text)
+
+    def _many_ranks(self, rows: int) -> None:
+        """A beat with more ranks than most nodes have costs more; one with more than any can have is refused."""
+        if rows > MAX_RANKS:
+            refuse("invalid", "INVALID_FIELD", f"a beat of {self.name} has {rows} ranks: at most {MAX_RANKS}")
+        if self.pace is not None:
+            self.pace.charge(rows // ROWS_PER_TOKEN)
 
     def _send_tables(self, effect_id: str) -> None:
         """A process on the node is older than its agent, and reads whole tables."""
@@ -186,6 +212,8 @@ class AgentSession(Session):
 
     def _report(self, message: agent_pb2.Report) -> None:
         site = self.site
+        if self.pace is not None:
+            self.pace.charge(message.ByteSize() // BYTES_PER_TOKEN)
         event = observations.node_report(self.name, self.boot_id, message, site.now_ns(), site.state)
         self.queue(Work(event, self._ack(message.sequence)))
 

@@ -18,13 +18,11 @@ from controlplane.core.jobs import NONE, split_host_id
 from controlplane.core.shipped import archive_path
 from controlplane.core.spec import JobSpec, Violation
 from controlplane.rpc import observations
-from controlplane.rpc.access import check_name
 from controlplane.rpc.agent_service import check_epoch, welcome
 from controlplane.rpc.caller import CALLER, LOCAL, Caller
 from controlplane.rpc.codec import workload_message
 from controlplane.rpc.effects import Roots, cell_effect
 from controlplane.rpc.errors import RequestRefused, refuse, violation_value
-from controlplane.rpc.offences import said
 from controlplane.rpc.sessions import Registry, Session, Work
 from controlplane.rpc.site import Site
 from controlplane.rpc.skew import check_version
@@ -32,6 +30,8 @@ from controlplane.rpc.streams import OwnStream
 
 log = structlog.get_logger(__name__)
 
+MAX_MEMBERS = 20_000
+"""Nodes of one cell: three times the largest site."""
 CELL_RETURN_S = 10.0
 """A submission waits this long for a cell agent that has just lost its session."""
 
@@ -57,8 +57,7 @@ class CellSession(Session):
         if message.WhichOneof("body") != "hello":
             refuse("invalid", "NO_HELLO", "the first message of a session must be a hello")
         hello = message.hello
-        self.said = said(CELL, hello.cell)
-        check_name(self.caller, CELL, hello.cell)
+        await self.introduce(CELL, hello.cell)
         event = observations.cell_hello(hello, self._speaks_for)
         self._check_members(event.nodes)
         async with self.registry.lock(hello.cell):
@@ -96,7 +95,7 @@ class CellSession(Session):
                 self._report(event, message.report.sequence)
             case "effect_result":
                 result = message.effect_result
-                self.effect_result(ev.EffectDone(result.effect_id, result.ok, result.message))
+                self.effect_result(observations.effect_done(result))
             case "preflight_result":
                 found = tuple(violation_value(item) for item in message.preflight_result.violations)
                 waiting = self._questions.pop(message.preflight_result.preflight_id, None)
@@ -150,7 +149,10 @@ class CellSession(Session):
         return None if answer.cancelled() else answer.result()
 
     def _check_members(self, nodes: tuple[tuple[str, bool], ...]) -> None:
-        """Refuse a report on nodes for which the cell's certificate does not speak."""
+        """Refuse a report on more nodes than there can be, or on some for which the cell's certificate does not speak."""
+        if len(nodes) + len(self.members) > 2 * MAX_MEMBERS or len(nodes) > MAX_MEMBERS:
+            text = f"{self.said} reports on {len(nodes)} nodes beside {len(self.members)}: a cell has {MAX_MEMBERS} at most"
+            refuse("invalid", "INVALID_FIELD", text)
         caller, speaks_for = self.caller, self._speaks_for
         if speaks_for is None:
             return

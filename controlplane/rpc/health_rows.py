@@ -66,8 +66,10 @@ def problems(message: agent_pb2.Report, path: str) -> Iterator[Violation]:
         at = f"{path}.unreadable[{number}]"
         if not 0 < len(source.name) <= 1_100:
             yield Violation(f"{at}.name", "is empty or too long", "name the source in at most 1,100 characters")
-        if any(position > MAX_POSITION for position in source.accelerators):
-            yield Violation(f"{at}.accelerators", "has a position that is too large", f"use at most {MAX_POSITION}")
+        if len(source.accelerators) > MAX_POSITION + 1 or any(row > MAX_POSITION for row in source.accelerators):
+            yield Violation(
+                f"{at}.accelerators", "has a position that is too large, or too many", f"use 0 to {MAX_POSITION}"
+            )
         if source.node_only and source.accelerators:
             yield Violation(f"{at}.node_only", "contradicts accelerators", "say one of the two")
     links = message.broken_links.nodes

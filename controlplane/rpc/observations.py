@@ -20,7 +20,7 @@ from controlplane.core.spec import Violation
 from controlplane.core.state import State
 from controlplane.core.vocabulary import AcceleratorState, PairWord, RankState
 from controlplane.rpc import health_rows
-from controlplane.rpc.codec import at_from_age, duration_ns, require
+from controlplane.rpc.codec import MAX_TEXT, at_from_age, duration_ns, require
 from controlplane.rpc.errors import refuse_fields
 from controlplane.rpc.retold import as_known
 
@@ -30,6 +30,21 @@ MAX_LABELS = 64
 KNOWN_WORDS = frozenset(word.value for word in PairWord if word)
 MAX_BYTES_PER_S = 1e13
 """No path between two nodes is faster: ten times the widest links of today."""
+MAX_ID = 200
+"""Longest id of an effect that may be ours, characters."""
+MAX_LABEL = 256
+MAX_DEVICE_TEXT = 256
+MAX_ROWS = 4_096
+"""Processes of a node, shards of a report, and so on: many times what the widest node has."""
+MAX_FILES = 16_384
+"""Files of all shards of a report."""
+MAX_PATH = 4_096
+MAX_VERSION = 100
+MAX_RESULT_BYTES = 96 << 10
+"""What a process ends with; the rank library lets 64 KiB pass."""
+MAX_ACTORS = 200_000
+"""Of one cell: four times the ranks of the largest job."""
+MAX_ADDRESS = 256
 MAX_NUMBER = 2**31 - 1
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 
@@ -56,7 +71,7 @@ def node_hello(message: agent_pb2.AgentHello, now_ns: int, state: State) -> ev.N
         message.boot_id,
         tuple(sorted(message.labels.items())),
         message.address,
-        message.agent_version,
+        message.agent_version[:MAX_VERSION],
         as_known(_hosts(message.snapshot, now_ns, state), state),
         tuple(rows),
         health_rows.fault_rows(message.node, message.snapshot, now_ns, state),
@@ -71,9 +86,13 @@ def _hello_problems(message: agent_pb2.AgentHello) -> Iterator[Violation]:
     yield from require("hello.address", message.address, most=256)
     if len(message.labels) > MAX_LABELS:
         yield Violation("hello.labels", f"has {len(message.labels)} entries", f"use at most {MAX_LABELS}")
+    elif any(len(key) > MAX_LABEL or len(value) > MAX_LABEL for key, value in message.labels.items()):
+        yield Violation("hello.labels", "has one that is too long", f"use at most {MAX_LABEL} characters")
     if not message.HasField("snapshot") or not message.snapshot.full:
         yield Violation("hello.snapshot", "is no full report", "send all rows with full = true")
     yield from _report_problems(message.snapshot, "hello.snapshot")
+    if len(message.snapshot.accelerators) > MAX_ACCELERATORS:
+        return
     indexes = sorted(row.index for row in message.snapshot.accelerators)
     if indexes != list(range(len(indexes))):
         yield Violation("hello.snapshot.accelerators", "have gaps or repeats", "number them from 0")
@@ -106,11 +125,14 @@ def findings(
         for row in message.shards
     )  # fmt: skip
     failures = tuple(
-        ev.RestoreFailedRow(row.job_uid, row.generation, row.rank, row.checkpoint_id, row.file, row.reason[:1_000])
+        ev.RestoreFailedRow(
+            row.job_uid, row.generation, row.rank, row.checkpoint_id[:MAX_PATH], row.file[:MAX_PATH], row.reason[:1_000]
+        )
         for row in message.restore_failures
     )
     checked = tuple(
-        ev.CheckedRow(row.job_uid, row.checkpoint_id, row.ok, row.file, row.reason[:1_000]) for row in message.checked
+        ev.CheckedRow(row.job_uid, row.checkpoint_id, row.ok, row.file[:MAX_PATH], row.reason[:1_000])
+        for row in message.checked
     )
     return shards, failures, checked
 
@@ -125,7 +147,24 @@ def _rank_exists(uid: str, rank: int, state: State) -> bool:
     return job is None or rank < job.spec.ranks
 
 
+def _too_many(message: agent_pb2.Report, path: str) -> Iterator[Violation]:
+    """Rows are counted before any is looked at: eight MiB hold four million empty ones."""
+    most = {
+        "hosts": MAX_ROWS, "accelerators": MAX_ACCELERATORS, "shards": MAX_ROWS, "restore_failures": MAX_ROWS,
+        "checked": MAX_ROWS,
+    }  # fmt: skip
+    for name, limit in most.items():
+        count = len(getattr(message, name))
+        if count > limit:
+            yield Violation(f"{path}.{name}", f"has {count} rows", f"send at most {limit}")
+
+
 def _report_problems(message: agent_pb2.Report, path: str) -> Iterator[Violation]:
+    found = tuple(_too_many(message, path))
+    if found:
+        yield from found
+        return
+    yield from _shard_problems(message, path)
     for number, host in enumerate(message.hosts):
         at = f"{path}.hosts[{number}]"
         parts = split_host_id(host.host_id)
@@ -137,17 +176,28 @@ def _report_problems(message: agent_pb2.Report, path: str) -> Iterator[Violation
             yield Violation(f"{at}.rank", f"{host.rank} is no rank", "use -1 for a process that holds none")
         if int(host.state) == RankState.EXITED and not host.HasField("exit"):
             yield Violation(f"{at}.exit", "is missing", "an EXITED process says how it ended")
-    if len(message.accelerators) > MAX_ACCELERATORS:
-        yield Violation(
-            f"{path}.accelerators", f"has {len(message.accelerators)} rows", f"send at most {MAX_ACCELERATORS}"
-        )
+        if host.exit.result and host.exit.ByteSize() > MAX_RESULT_BYTES:
+            yield Violation(f"{at}.exit.result", "is too large", "a result has at most 64 KiB")
     for number, device in enumerate(message.accelerators):
         at = f"{path}.accelerators[{number}]"
         if int(device.state) not in _ACCELERATOR_STATES:
             yield Violation(f"{at}.state", f"{device.state} is no state", "use UNKNOWN when the probe cannot tell")
         if device.index >= MAX_ACCELERATORS:
             yield Violation(f"{at}.index", f"{device.index} is too large", f"use at most {MAX_ACCELERATORS - 1}")
+        words = (device.serial, device.pci_address, device.vendor, device.model, device.fault_code)
+        if max(map(len, words)) > MAX_DEVICE_TEXT:
+            yield Violation(at, "has a text that is too long", f"use at most {MAX_DEVICE_TEXT} characters")
     yield from health_rows.problems(message, path)
+
+
+def _shard_problems(message: agent_pb2.Report, path: str) -> Iterator[Violation]:
+    files = sum(len(row.files) for row in message.shards)
+    if files > MAX_FILES:
+        yield Violation(f"{path}.shards", f"have {files} files", f"send at most {MAX_FILES} in one report")
+        return
+    texts = [text for row in message.shards for text in (row.folder, *(file.path for file in row.files))]
+    if max(map(len, texts), default=0) > MAX_PATH:
+        yield Violation(f"{path}.shards", "have a path that is too long", f"use at most {MAX_PATH} characters")
 
 
 def _hosts(message: agent_pb2.Report, now_ns: int, state: State) -> tuple[ev.HostRow, ...]:
@@ -216,6 +266,8 @@ def _cell_problems(message: cell_pb2.CellHello) -> Iterator[Violation]:
     if not _NODE.fullmatch(message.cell):
         yield Violation("hello.cell", "is no cell name", "use letters, digits, `.`, `_` and `-`")
     yield from require("hello.boot_id", message.boot_id, most=128)
+    if len(message.store_address) > MAX_ADDRESS or len(message.incarnation) > MAX_ADDRESS:
+        yield Violation("hello", "has a text that is too long", f"use at most {MAX_ADDRESS} characters")
     if not message.HasField("snapshot") or not message.snapshot.full:
         yield Violation("hello.snapshot", "is no full report", "send all nodes and actors with full = true")
     yield from _actor_problems(message.snapshot, "hello.snapshot")
@@ -248,6 +300,11 @@ def dead_actors(message: cell_pb2.CellReport) -> tuple[tuple[str, str], ...]:
 
 
 def _actor_problems(message: cell_pb2.CellReport, path: str) -> Iterator[Violation]:
+    if len(message.actors) > MAX_ACTORS:
+        yield Violation(f"{path}.actors", f"has {len(message.actors)} rows", f"send at most {MAX_ACTORS}")
+        return
+    if len(message.store_address) > MAX_ADDRESS:
+        yield Violation(f"{path}.store_address", "is too long", f"use at most {MAX_ADDRESS} characters")
     for number, actor in enumerate(message.actors):
         if actor.state == cell_pb2.ACTOR_STATE_UNSPECIFIED:
             yield Violation(f"{path}.actors[{number}].state", "is unspecified", "name the state of the actor")
@@ -260,4 +317,6 @@ def effect_done(message: agent_pb2.EffectResult) -> ev.EffectDone:
         said = message.pair.word
         word = PairWord(said) if said in KNOWN_WORDS else PairWord.NOT_RUN
         speed = message.pair.bytes_per_s if 0 < message.pair.bytes_per_s < MAX_BYTES_PER_S else 0.0
-    return ev.EffectDone(message.effect_id, message.ok, message.message, pair=word, bytes_per_s=speed)
+    return ev.EffectDone(
+        message.effect_id[:MAX_ID], message.ok, message.message[:MAX_TEXT], pair=word, bytes_per_s=speed
+    )

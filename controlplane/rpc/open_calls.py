@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from controlplane.core.draft import Refusal
+from controlplane.core.identity import CELL, NODE, OPERATOR, RELAY
 from controlplane.core.units import to_s
 from controlplane.rpc.caller import Caller
+from controlplane.rpc.errors import RequestRefused
 
 EXPIRY_GRACE_S = 5.0
 """A stream may outlive its certificate by this much: the agent's renewal hands over first."""
 LONGEST_TIMER_S = 86_400.0
 """The loop's timers are looked at again after a day."""
+
+MOST: Mapping[str, int] = {NODE: 64, CELL: 64, RELAY: 1_024, OPERATOR: 1_024}
+"""Streams of one identity at a time: a session, the one that takes over from it, and logs; a relay carries those of 256 nodes."""
 
 End = Callable[[Refusal], None]
 
@@ -26,8 +31,15 @@ class OpenCalls:
 
     @contextmanager
     def hold(self, caller: Caller, end: End, now_ns: Callable[[], int]) -> Iterator[None]:
-        """While this lasts, `end` is called when the caller's identity is revoked or its certificate has run out."""
+        """While this lasts, `end` is called when the caller's identity is revoked or its certificate has run out.
+
+        Raises:
+            RequestRefused: this identity has as many streams open as any may have.
+        """
         ends = self._ends.setdefault(caller.subject, set())
+        if len(ends) >= MOST.get(caller.kind, len(ends) + 1):
+            text = f"{caller.uri} has {len(ends)} streams open: close some of them"
+            raise RequestRefused(Refusal("exhausted", "TOO_MANY_STREAMS", text))
         ends.add(end)
         timer: asyncio.TimerHandle | None = None
 

@@ -25,12 +25,12 @@ from controlplane.core.effects import Effect
 from controlplane.core.identity import NODE, RELAY
 from controlplane.core.units import NS_PER_MS
 from controlplane.engine.soft import StepColumns
-from controlplane.observability.beats import Delay
+from controlplane.observability.offenders import FLOOD
 from controlplane.rpc.access import Access, check_name, check_speaks_for
 from controlplane.rpc.agent_service import AgentService, AgentSession, check_epoch, welcome
 from controlplane.rpc.caller import CALLER, LOCAL, Caller
 from controlplane.rpc.errors import RequestRefused, message_of, refuse, status_of
-from controlplane.rpc.offences import note_refusal, said
+from controlplane.rpc.offences import note_refusal
 from controlplane.rpc.sessions import Registry, Session
 from controlplane.rpc.site import Site
 from controlplane.rpc.skew import check_version
@@ -43,6 +43,10 @@ BEATS_MS = 100
 PACK_BYTES = 2 << 20
 """Instructions in one message to a relay; one that is larger travels alone."""
 NOT_HEARD = -1
+MAX_GENERATIONS = 4_096
+MAX_STEPS = 256 * SLOTS
+"""Rows of one generation in a message: a rank on each device of each node."""
+MAX_CERTIFICATE_BYTES = 16 << 10
 
 LARGEST = np.uint64(1 << 38)
 """Steps, and ages in milliseconds (eight years), are cut to this."""
@@ -74,7 +78,6 @@ class RelaySession(Session):
         self._numbers = np.full(SLOTS, NOT_HEARD, dtype=np.int64)
         self._leaving: set[int] = set()  # slots that we ended, until the relay says the same
         self._ready: dict[int, None] = {}  # slots with something to write, in order
-        self._delay = Delay()
 
     # The relay itself
 
@@ -83,8 +86,7 @@ class RelaySession(Session):
         if message.WhichOneof("body") != "hello":
             refuse("invalid", "NO_HELLO", "the first message of a session must be a hello")
         hello, site = message.hello, self.site
-        self.said = said(RELAY, hello.relay)
-        check_name(self.caller, RELAY, hello.relay)
+        await self.introduce(RELAY, hello.relay)
         check_version(site, hello.relay, hello.agent_version)
         check_epoch(site, hello.relay, hello.highest_epoch)
         async with self.registry.lock(hello.relay):
@@ -175,13 +177,21 @@ class RelaySession(Session):
         seat = self._seats[slot] = Seat(slot, self._agents.session_of(caller))
         seat.session.wake = partial(self._wake_for, slot)
         seat.session.closing.add_done_callback(partial(self._end_seat, seat))
-        seat.held.enter_context(self.site.calls.hold(caller, seat.session.end, self.site.now_ns))
+        try:
+            seat.held.enter_context(self.site.calls.hold(caller, seat.session.end, self.site.now_ns))
+        except RequestRefused as error:  # this node has too many streams; the relay and its other nodes have not
+            seat.session.end(error.refusal)
+            return
         seat.greeting = self.site.loop.create_task(self._greet(seat, opening.hello), name="relayed hello")
 
     def _node_caller(self, certificate_pem: bytes, node: str, named: Callable[[Caller], None]) -> Caller:
         check_speaks_for(self.caller, node)
         if self.caller.kind == LOCAL.kind:
             return self.caller
+        if len(certificate_pem) > MAX_CERTIFICATE_BYTES:
+            refuse(
+                "unauthenticated", "NOT_AUTHENTICATED", f"a certificate of {len(certificate_pem)} bytes is none of ours"
+            )
         found = self._access.holder(certificate_pem, self.caller.peer, named)
         check_name(found, NODE, node)
         return found
@@ -212,6 +222,9 @@ class RelaySession(Session):
             if not session.name:
                 refuse("invalid", "NO_HELLO", "a message before the welcome")
             session.handle(agent_pb2.AgentMessage.FromString(relayed.message))
+            if session.pace is not None and not session.pace.charge():
+                text = f"{session.name} sends more than {session.pace.rate_per_s:g} messages a second"
+                refuse("exhausted", FLOOD, text)  # resting would hold up the other nodes
         except DecodeError as error:
             session.end(Refusal("invalid", "MALFORMED_MESSAGE", f"this is no message of a node agent: {error}"))
         except RequestRefused as error:
@@ -264,6 +277,9 @@ class RelaySession(Session):
 
     def _beats(self, beats: relay_pb2.RelayedBeats) -> None:
         site, now_ns = self.site, self.site.now_ns()
+        if len(beats.slots) > SLOTS or len(beats.steps) > MAX_GENERATIONS:
+            text = f"{self.name} sends {len(beats.slots)} beats and {len(beats.steps)} generations in one message"
+            refuse("invalid", "BAD_COLUMNS", text)
         slots = _slots(beats.slots)
         if len(slots) != len(beats.ages_ms):
             refuse("invalid", "BAD_COLUMNS", f"{self.name} sends {len(beats.ages_ms)} ages of {len(slots)} beats")
@@ -272,15 +288,18 @@ class RelaySession(Session):
         known = numbers != NOT_HEARD
         site.progress.beats(numbers[known], now_ns - ages_ms[known] * NS_PER_MS)
         if beats.sent_ns and len(slots):
-            lag_ns = self._delay.beyond_least_ns(now_ns - beats.sent_ns, now_ns)
-            site.metrics.beats.note(lag_ns, int(np.count_nonzero(known)))
+            self.note_lag(beats.sent_ns, now_ns, int(np.count_nonzero(known)))
         for steps in beats.steps:
             self._steps(steps, now_ns)
 
     def _steps(self, rows: relay_pb2.RelayedSteps, now_ns: int) -> None:
         columns = (rows.slots, rows.steps, rows.ages_ms, rows.losses, rows.step_times_s)
-        if any(len(column) != len(rows.ranks) for column in columns):
-            refuse("invalid", "BAD_COLUMNS", f"{self.name} sends columns of unequal length for {rows.job_uid[:64]}")
+        if len(rows.ranks) > MAX_STEPS or any(len(column) != len(rows.ranks) for column in columns):
+            refuse(
+                "invalid",
+                "BAD_COLUMNS",
+                f"{self.name} sends columns of unequal length, or too long, for {rows.job_uid[:64]}",
+            )
         numbers = self._numbers[_slots(rows.slots)]
         found = StepColumns(
             ranks=np.array(rows.ranks, dtype=np.int64),

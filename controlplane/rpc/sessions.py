@@ -19,12 +19,16 @@ import structlog
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
 from controlplane.core.events import EffectDone, Observation
-from controlplane.core.units import seconds
+from controlplane.core.units import seconds, to_s
+from controlplane.observability.beats import Delay
 from controlplane.observability.detection import Failure
+from controlplane.observability.offenders import CLOCK_OFF, RECONNECTS
+from controlplane.rpc.access import check_name
 from controlplane.rpc.caller import Caller
 from controlplane.rpc.effects import Superseded
 from controlplane.rpc.errors import RequestRefused
-from controlplane.rpc.offences import note
+from controlplane.rpc.offences import note, said
+from controlplane.rpc.pace import Pace
 from controlplane.rpc.site import Outcome, Site
 
 BATCH = 64
@@ -67,7 +71,7 @@ class Session:
 
     `wake` is called when `next_instruction` has something to write; a carrier sets it, looks at `closing`, and calls `close`
     once when the session is over. `name` is whom the session speaks for, once that is accepted; `said` the <kind>/<name> that
-    the hello gave, whether or not it is believed.
+    the hello gave, whether or not it is believed. `pace`: how fast it is read, from the moment at which it is known who it is.
     """
 
     kind = "session"
@@ -79,10 +83,12 @@ class Session:
         self.caller = caller
         self.name = ""
         self.said = ""
+        self.pace: Pace | None = None
         self.boot_id = ""
         self.ended = False
         self.closing: asyncio.Future[Refusal] = site.loop.create_future()
         self.wake: Callable[[], None] = _nobody
+        self._delay = Delay()
         self._outgoing: deque[Any] = deque()
         self._effects: deque[Effect] = deque()
         self._carried: set[str] = set()
@@ -113,6 +119,31 @@ class Session:
         raise NotImplementedError
 
     # What they use
+
+    async def introduce(self, kind: str, name: str) -> None:
+        """The hello says who this is.
+
+        Raises:
+            RequestRefused: it is somebody else, or dials too often.
+        """
+        self.said = said(kind, name)
+        check_name(self.caller, kind, name)
+        if self.pace is None:
+            await self.admit(self.said)
+
+    async def admit(self, subject: str) -> None:
+        """Let a peer open a session, whatever it says in it.
+
+        Raises:
+            RequestRefused: RECONNECTS_TOO_OFTEN; it had to wait for that.
+        """
+        limits = self.site.paces.of(subject)
+        self.pace = limits.messages
+        if limits.hellos.take():
+            return
+        await limits.hold()
+        text = f"{subject} opens sessions faster than one in a second: wait longer after each end"
+        raise RequestRefused(Refusal("exhausted", RECONNECTS, text))
 
     def send(self, instruction: Any) -> None:
         """Queue an instruction; a peer that leaves too many unread is cut."""
@@ -167,6 +198,17 @@ class Session:
         """Count bad input that does not end the session, and name who sent it."""
         self.site.metrics.refuse(reason, count)
         note(self.site.metrics, self.caller, self.said, reason, text, count=count)
+
+    def note_lag(self, sent_ns: int, now_ns: int, beats: int = 1) -> None:
+        """How long beats were on their way. A clock that cannot be right says nothing, and touches no lease either way."""
+        lag_ns = self._delay.lag_ns(sent_ns, now_ns)
+        if lag_ns is None:
+            off_s = to_s(sent_ns - now_ns)
+            self.offence(
+                CLOCK_OFF, f"its clock is {off_s:+.0f} s off ours, or was set: how late it beats is not measured"
+            )
+        else:
+            self.site.metrics.beats.note(lag_ns, beats)
 
     def effect_result(self, done: EffectDone) -> None:
         """An outcome goes to the brain, after the reports that came before it. Outcomes of others' effects are refused."""

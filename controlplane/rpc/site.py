@@ -19,6 +19,7 @@ from controlplane.observability import Metrics
 from controlplane.rpc.caller import CALLER
 from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.open_calls import OpenCalls
+from controlplane.rpc.pace import Paces
 from controlplane.rpc.ports import Brain
 from controlplane.rpc.progress import ProgressGate
 
@@ -69,9 +70,13 @@ class Site:
     version: str
     loop: asyncio.AbstractEventLoop
     calls: OpenCalls = field(default_factory=OpenCalls)
+    paces: Paces = field(init=False)
     commits: Commits = field(default_factory=Commits)
     stopping: bool = False
     _tasks: set[asyncio.Task[object]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.paces = Paces(self.settings)
 
     @property
     def state(self) -> State:

@@ -12,8 +12,11 @@ from typing import Any, NoReturn
 from grpc import aio
 
 from controlplane.core.draft import Refusal
+from controlplane.core.identity import AGENT_KINDS
+from controlplane.observability.offenders import FLOOD
 from controlplane.rpc.errors import RequestRefused
 from controlplane.rpc.guard import Context, read_message
+from controlplane.rpc.pace import Pace
 from controlplane.rpc.sessions import Session
 
 PAUSE_LIMIT_S = 5.0
@@ -65,6 +68,8 @@ class OwnStream:
 
     async def _read(self) -> None:
         session = self._session
+        if session.caller.kind in AGENT_KINDS:  # its certificate says who it is: not even its hello is read too often
+            await session.admit(session.caller.subject)
         message = await read_message(self._context)
         if message is None:
             return
@@ -74,8 +79,17 @@ class OwnStream:
             if message is None:
                 return
             session.handle(message)
+            if session.pace is not None and not session.pace.charge():
+                await self._rest(session.pace)
             if session.waiting >= session.site.settings.report_queue:
                 await self._pause()
+
+    async def _rest(self, pace: Pace) -> None:
+        """Read no further until the peer's messages have come down to its rate: what it sends meanwhile waits with it."""
+        text = f"more than {pace.rate_per_s:g} messages a second: it is read no faster than that"
+        self._session.offence(FLOOD, text)
+        while not self._session.ended and (rest_s := pace.rest_s()):
+            await asyncio.sleep(rest_s)
 
     async def _pause(self) -> None:
         """Read no further until the brain has caught up; a peer that waits too long is cut, its beats wait too."""
