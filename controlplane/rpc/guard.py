@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import structlog
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError
 from grpc import aio
+from phalanx.v1 import agent_pb2, relay_pb2
 from structlog.contextvars import bind_contextvars
 
 from controlplane.core.draft import Refusal
@@ -22,6 +24,7 @@ from controlplane.observability import Metrics
 from controlplane.rpc.access import Access, check
 from controlplane.rpc.caller import CALLER, Caller
 from controlplane.rpc.errors import RequestRefused, message_of, metadata_of, status_of
+from controlplane.rpc.field_count import MOST_FIELDS, too_many_fields
 from controlplane.rpc.offences import note_refusal
 from controlplane.rpc.open_calls import OpenCalls
 
@@ -37,6 +40,11 @@ LIMITS: Mapping[str, int] = {
     "CodeService/UploadCode": 128 * KIB,  # chunks of 64 KiB
 }
 """Largest request message by method, bytes."""
+COUNTED: Mapping[str, Descriptor] = {
+    "AgentService/Session": agent_pb2.AgentMessage.DESCRIPTOR,
+    "RelayService/Session": relay_pb2.RelayMessage.DESCRIPTOR,
+}
+"""Methods whose messages are large and come from many: their fields are counted before they are parsed."""
 
 if TYPE_CHECKING:  # grpc's classes are generic in its stubs only
     Context = aio.ServicerContext[Any, Any]
@@ -98,11 +106,14 @@ class Guard(aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(cast("Any", unary), read, write)
 
     def _reader(self, method: str, parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-        limit = LIMITS.get(method, DEFAULT_LIMIT)
+        limit, shape = LIMITS.get(method, DEFAULT_LIMIT), COUNTED.get(method)
 
         def read(raw: bytes) -> Any:
             if len(raw) > limit:
                 text = f"a message of {method} may have {limit} bytes, this one has {len(raw)}"
+                return Unreadable("MESSAGE_TOO_LARGE", text)
+            if shape is not None and too_many_fields(raw, shape):
+                text = f"a message of {method} may have {MOST_FIELDS} fields, this one of {len(raw)} bytes has more"
                 return Unreadable("MESSAGE_TOO_LARGE", text)
             try:
                 return parse(raw)
@@ -217,16 +228,22 @@ async def _until(ending: asyncio.Future[Refusal], responses: AsyncIterator[Any])
         step: asyncio.Future[Any] = asyncio.ensure_future(_next(responses))
         try:
             await asyncio.wait({step, ending}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not step.done():  # ended, or the call was cancelled: nothing is read here, so this is safe
-                step.cancel()
-                await asyncio.gather(step, return_exceptions=True)
+        except asyncio.CancelledError:
+            await _dropped(step)
+            raise
         if ending.done():
+            await _dropped(step)
             raise RequestRefused(ending.result())
         response = step.result()
         if response is None:
             return
         yield response
+
+
+async def _dropped(step: asyncio.Future[Any]) -> None:
+    """Nobody wants this step any more, nor what it ended with. Nothing is read in it, so it may be cancelled."""
+    step.cancel()
+    await asyncio.gather(step, return_exceptions=True)
 
 
 async def _next(responses: AsyncIterator[Any]) -> Any:

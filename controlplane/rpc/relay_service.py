@@ -30,6 +30,7 @@ from controlplane.rpc.access import Access, check_name, check_speaks_for
 from controlplane.rpc.agent_service import AgentService, AgentSession, check_epoch, welcome
 from controlplane.rpc.caller import CALLER, LOCAL, Caller
 from controlplane.rpc.errors import RequestRefused, message_of, refuse, status_of
+from controlplane.rpc.field_count import too_many_fields
 from controlplane.rpc.offences import note_refusal
 from controlplane.rpc.sessions import Registry, Session
 from controlplane.rpc.site import Site
@@ -221,6 +222,8 @@ class RelaySession(Session):
         try:
             if not session.name:
                 refuse("invalid", "NO_HELLO", "a message before the welcome")
+            if too_many_fields(relayed.message, agent_pb2.AgentMessage.DESCRIPTOR):
+                refuse("invalid", "MESSAGE_TOO_LARGE", f"a message of {len(relayed.message)} bytes has too many fields")
             session.handle(agent_pb2.AgentMessage.FromString(relayed.message))
             if session.pace is not None and not session.pace.charge():
                 text = f"{session.name} sends more than {session.pace.rate_per_s:g} messages a second"

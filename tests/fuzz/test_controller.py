@@ -8,12 +8,11 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
-import pytest
-from phalanx.v1 import agent_pb2, cell_pb2, code_pb2, job_pb2
+from phalanx.v1 import agent_pb2, cell_pb2, code_pb2, job_pb2, relay_pb2
 
 from tests.fixtures.controller_process import spec_message
 from tests.fuzz.generator import SECONDS, SEED, Generator, methods, show
@@ -22,21 +21,6 @@ from tests.fuzz.target import Target, fault_of
 CALL_LIMIT_S = 15.0
 WATCH_S = 0.2
 RETRIES = 3
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    target = Target(tmp_path_factory.mktemp("fuzz"))
-    try:
-        yield target
-    finally:
-        target.close()
-
-
-@pytest.fixture
-def generator(target: Target) -> Generator:
-    show(f"PHALANX_FUZZ_SEED={SEED}")
-    return Generator(SEED, target.words)
 
 
 def same(data: Any) -> Any:
@@ -130,14 +114,21 @@ def test_watches(target: Target, generator: Generator) -> None:
 
 
 def openings(target: Target, generator: Generator) -> dict[str, Any]:
-    """First messages that open a stream, so that the later ones are looked at."""
-    node = generator.rng.choice(("node-7", "node-8"))
+    """First messages that open a stream, so that the later ones are looked at. Many names: one alone may not dial so often."""
+    node = f"node-{generator.rng.randrange(7, 200)}"
+    number = generator.rng.randrange(7, 200)
     hello = agent_pb2.AgentHello(
-        node=node, boot_id=generator.rng.choice("12"), agent_version="fake", address="127.0.0.1", highest_epoch=0
-    )
-    cell = cell_pb2.CellHello(cell="cell-7", boot_id="1", incarnation="ray", store_address="127.0.0.1:1")
+        node=node, boot_id=generator.rng.choice("12"), agent_version="fake", address="127.0.0.1", highest_epoch=0,
+        snapshot=agent_pb2.Report(sequence=1, full=True),
+    )  # fmt: skip
+    cell = cell_pb2.CellHello(
+        cell=f"cell-{number}", boot_id="1", incarnation="ray", store_address="127.0.0.1:1",
+        snapshot=cell_pb2.CellReport(sequence=1, full=True),
+    )  # fmt: skip
+    relay = relay_pb2.RelayHello(relay=f"relay-{number}", boot_id="1", agent_version="fake")
     return {
         "AgentService/Session": agent_pb2.AgentMessage(hello=hello),
+        "RelayService/Session": relay_pb2.RelayMessage(hello=relay),
         "CellService/Session": cell_pb2.CellMessage(hello=cell),
         "CodeService/UploadCode": code_pb2.UploadCodeRequest(digest="sha256:" + "a" * 64, bytes=1000, data=b"a"),
     }
