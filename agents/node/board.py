@@ -6,6 +6,7 @@ of the agent (`to_keep`), because ranks are placed by them. An accelerator that 
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,11 @@ from agents.node.probes.wire import MAX_TEXT
 MAX_ACCELERATORS = 256
 MAX_FAULTS = 128
 """Standing faults of one vendor that are told, worst first: more say nothing more."""
+MAX_STANDING = 224
+"""Of all vendors together: what stands fits into one report, with room for what has just ended."""
+MAX_SOURCES = 64
+"""Sources that a report names; what is beyond them is told as one."""
+MAX_AGE_MS = 1 << 50
 MAX_UNPLACED = 5
 MAX_EVENTS_REMEMBERED = 1_024
 EVENT_COALESCE_S = 10.0
@@ -27,7 +33,14 @@ EVENT_COALESCE_S = 10.0
 LOST = "DEVICE-LOST"
 NODE = "node"
 _NO_SERIAL = "pci-"  # what a probe calls a device that only the bus shows
+MAX_IDENTITY = 256
+"""Characters of a serial number, an address or a model."""
 _SEVERITIES = ("critical", "", "major", "minor", "hint")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+"""What controllers take for the code of a fault."""
+_ASSERTIONS = frozenset(pb.FaultAssertion.values()) - {pb.FAULT_ASSERTION_UNSPECIFIED}
+_STATES = frozenset(pb.AcceleratorState.values()) - {pb.ACCELERATOR_STATE_UNSPECIFIED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +128,17 @@ class DeviceBoard:
 
     def unreadable(self) -> agent_pb2.UnreadableSources:
         """Sources that cannot be read, all of them."""
+        every = [source for sources in self._sources.values() for source in sources]
+        shown, rest = every[: MAX_SOURCES - 1], every[MAX_SOURCES - 1 :]
+        if len(rest) > 1:  # none of them may be forgotten: what they speak for is not known
+            covered = tuple(sorted({position for _, _, positions in rest for position in positions}))
+            rest = [(f"{len(rest)} more sources", f"the first: {rest[0][0]}: {rest[0][1]}", covered)]
         return agent_pb2.UnreadableSources(
             sources=[
-                agent_pb2.UnreadableSource(name=name, reason=reason, accelerators=positions, node_only=not positions)
-                for sources in self._sources.values()
-                for name, reason, positions in sources
+                agent_pb2.UnreadableSource(
+                    name=name[:MAX_TEXT], reason=reason[:MAX_TEXT], accelerators=positions, node_only=not positions
+                )
+                for name, reason, positions in (*shown, *rest)
             ]
         )
 
@@ -184,7 +203,10 @@ class DeviceBoard:
         places: dict[int, int] = {}
         named = {device.serial for device in reading.accelerators}
         for device in sorted(reading.accelerators, key=lambda row: row.index):
-            entry = Kept(reading.vendor, device.index, device.serial, device.pci_address, device.model)
+            if device.index in places:  # a list that is there twice makes no second device
+                continue
+            words = (text[:MAX_IDENTITY] for text in (device.serial, device.pci_address, device.model))
+            entry = Kept(reading.vendor, device.index, *words)
             position = self._find(entry, named, set(places.values()))
             if position is None:
                 position = self._append(entry, changes)
@@ -197,7 +219,8 @@ class DeviceBoard:
                 self._kept[position] = entry
                 changes.kept = True
             places[device.index] = position
-            self._show(_row(position, entry, device.state), changes)
+            state = device.state if device.state in _STATES else pb.ACCELERATOR_STATE_UNKNOWN
+            self._show(_row(position, entry, state), changes)
         return places
 
     def _find(self, entry: Kept, named: set[str], taken: set[int]) -> int | None:
@@ -282,14 +305,16 @@ class DeviceBoard:
         unplaced: list[str] = []
         for row in sorted(reading.faults, key=lambda row: _gravity(row.severity)):
             entity = _entity(row.entity, places)
-            if entity is None or (len(told) >= MAX_FAULTS and row.assertion == pb.FAULT_ASSERTION_OCCURRED):
-                unplaced.append(f"{row.code} of {row.entity}")
+            full = len(told) >= MAX_FAULTS and row.assertion == pb.FAULT_ASSERTION_OCCURRED
+            if entity is None or full or not _CODE.fullmatch(row.code) or row.assertion not in _ASSERTIONS:
+                unplaced.append(f"{row.code[:MAX_IDENTITY]} of {row.entity[:MAX_IDENTITY]}")
                 continue
             status = agent_pb2.FaultStatus()
             status.CopyFrom(row)
-            status.entity, status.vendor = entity, reading.vendor
+            status.entity, status.vendor, status.message = entity, reading.vendor, row.message[:MAX_TEXT]
+            status.severity = row.severity if row.severity in _SEVERITIES else ""  # no mild one: nobody knows it
             key = (entity, row.code)
-            raised_at = now - row.raised_age_ms / 1_000 if row.raised_age_ms else None
+            raised_at = now - min(row.raised_age_ms, MAX_AGE_MS) / 1_000 if row.raised_age_ms else None
             if row.assertion == pb.FAULT_ASSERTION_ONCE:
                 self._event((row.entity, row.code), status, raised_at if raised_at is not None else now, changes)
             elif row.assertion == pb.FAULT_ASSERTION_RECOVERED:
@@ -323,6 +348,8 @@ class DeviceBoard:
             known = self._faults.get(key, {}).get(vendor)
             if standing is None:
                 self._end(key, vendor, changes)
+            elif known is None and len(self._faults) >= MAX_STANDING and key not in self._faults:
+                continue  # with so many, one more says nothing new: it is told when others have ended
             elif known is None or known.status.sequence < standing.status.sequence:
                 self._faults.setdefault(key, {})[vendor] = standing
                 changes.faults.add(key)
@@ -362,7 +389,7 @@ def _lost(position: int, entry: Kept) -> agent_pb2.FaultStatus:
 
 def _position(entity: str) -> int:
     kind, _, number = entity.partition("/")
-    return int(number) if kind != NODE and number.isdigit() else -1
+    return int(number) if kind != NODE and _NUMBER.fullmatch(number) else -1
 
 
 def _entity(entity: str, places: dict[int, int]) -> str | None:
@@ -371,9 +398,9 @@ def _entity(entity: str, places: dict[int, int]) -> str | None:
     A port of a vendor without accelerators is one of the machine, and belongs to no accelerator.
     """
     kind, _, number = entity.partition("/")
-    if entity == NODE or (kind == "port" and number.isdigit() and not places):
+    if entity == NODE or (kind == "port" and _NUMBER.fullmatch(number) and not places):
         return NODE
-    if not number.isdigit() or int(number) not in places:
+    if kind not in ("accelerator", "port") or not _NUMBER.fullmatch(number) or int(number) not in places:
         return None
     return f"{kind}/{places[int(number)]}"
 

@@ -21,6 +21,8 @@ WINDOW = 64
 FINDING_LIMIT = 4096
 FINDINGS_BYTES = 1 << 20
 """Findings in one report; gRPC servers refuse messages over 4 MiB by default."""
+REPORT_FAULTS = 256
+"""Faults and events in one report: controllers refuse more, and with them the session."""
 EVENT_LIMIT = 256
 """Events of devices that wait: a flood of them does not push out what ranks have written."""
 RESEND_AFTER_S = 10.0
@@ -253,6 +255,8 @@ class ReportOutbox:
         for finding, sent in self._findings.values():
             if sent.sequence is not None:
                 continue
+            if isinstance(finding, EventFinding) and len(report.faults) >= REPORT_FAULTS:
+                continue
             size += finding.bytes()
             if size > FINDINGS_BYTES and held:
                 break
@@ -309,7 +313,8 @@ class ReportOutbox:
         standing = {*self._view.fault_keys()}
         # What recovered and is not confirmed yet goes along: only a hello ends what it does not name.
         ended = [key for key in self._faults if key not in standing]
-        report.faults.extend(self._view.fault_row(key, now) for key in (*sorted(standing), *ended))
+        told = (*sorted(standing), *ended)[:REPORT_FAULTS]  # what has ended and is not named has ended all the same
+        report.faults.extend(self._view.fault_row(key, now) for key in told)
         self._add_sources(report)
         for table in self._tables:
             for sent in table.values():
@@ -324,7 +329,7 @@ class ReportOutbox:
                 report.hosts.append(row)
         for position in _take_due(self._accelerators, report.sequence):
             report.accelerators.append(self._view.accelerator_row(position))
-        for fault in _take_due(self._faults, report.sequence):
+        for fault in _take_due(self._faults, report.sequence, REPORT_FAULTS):
             report.faults.append(self._view.fault_row(fault, now))
         if _take_due(self._sources, report.sequence):
             self._add_sources(report)
@@ -341,9 +346,9 @@ class ReportOutbox:
             self._oldest_sent_at = now
 
 
-def _take_due(table: dict[K, _Sent], sequence: int) -> list[K]:
-    """Keys that are due; they count as sent in the report of that number."""
-    due = [key for key, sent in table.items() if sent.sequence is None]
+def _take_due(table: dict[K, _Sent], sequence: int, most: int | None = None) -> list[K]:
+    """Keys that are due, at most so many; they count as sent in the report of that number."""
+    due = [key for key, sent in table.items() if sent.sequence is None][:most]
     for key in due:
         table[key].sequence = sequence
     return due
