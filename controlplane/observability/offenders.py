@@ -30,14 +30,12 @@ FLOOD = "FLOOD"
 """Sends more messages than any agent has reason to: it is read no faster."""
 RECONNECTS = "RECONNECTS_TOO_OFTEN"
 """Opens sessions faster than any agent's back-off does."""
-RENEWALS_TOO_OFTEN = "RENEWALS_TOO_OFTEN"
-"""Takes certificate after certificate."""
 CLOCK_OFF = "CLOCK_OFF"
 """Its clock is far from ours, or jumps: its times are not used."""
 
 OFFENCES = frozenset(
     {
-        FLOOD, RECONNECTS, RENEWALS_TOO_OFTEN, CLOCK_OFF,
+        FLOOD, RECONNECTS, CLOCK_OFF, "RENEWED_JUST_NOW",
         "MESSAGE_TOO_LARGE", "MALFORMED_MESSAGE", "UNKNOWN_MESSAGE", "INVALID_FIELD", "NO_HELLO", "SECOND_HELLO",
         "NOT_YOUR_NAME", "NOT_YOUR_NODES", "NOT_AUTHENTICATED", "ROLE_NEEDED", "REVOKED", "EXPIRED", "TOKEN_UNKNOWN",
         "BAD_COLUMNS", "NO_SUCH_SLOT", "SLOT_TAKEN", "BACKLOG", "SLOW_READER", "TOO_MANY_STREAMS", "STALE_CONTROLLER",

@@ -24,13 +24,11 @@ from controlplane.core.identity import (
 )
 from controlplane.core.spec import Violation
 from controlplane.core.units import NS_PER_S
-from controlplane.observability.offenders import RENEWALS_TOO_OFTEN
 from controlplane.pki.authority import Authority, new_serial
 from controlplane.pki.certificates import BadCertificate, Claims, PublicKey, identity_uri, key_digest, read_request
 from controlplane.rpc.caller import CALLER, LOCAL, Caller
 from controlplane.rpc.codec import check_request
 from controlplane.rpc.errors import refuse, refuse_fields
-from controlplane.rpc.pace import RENEWALS
 from controlplane.rpc.site import Site
 
 DEFAULT_TOKEN_MS, MAX_TOKEN_MS = 600_000, 86_400_000
@@ -101,9 +99,6 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         if caller.kind not in AGENT_KINDS:
             refuse("denied", "ROLE_NEEDED", f"{caller.uri} is no agent: only agents renew")
         ttl_ms = self._site.settings.certificate_ms
-        if not self._site.paces.of(caller.subject).renewals.take():
-            text = f"{caller.uri} has taken {RENEWALS:g} certificates in less than the life of one: renew at two thirds of it"
-            refuse("exhausted", RENEWALS_TOO_OFTEN, text)
         event = ev.Renew(caller.kind, caller.name, caller.series, caller.speaks_for, new_serial(), ttl_ms)
         claims = _claims(authority, (await self._site.command(event)).fields)
         return pb.RenewResponse(

@@ -31,8 +31,6 @@ HELLO_BURST, HELLOS_PER_S = 20.0, 1.0
 """An agent's own back-off opens five sessions in its first three seconds and one in five seconds after that."""
 HOLD_S, MAX_HELD = 1.0, 4
 """Who dials too often waits so long for its refusal, so many streams of a name at a time."""
-RENEWALS = 20.0
-"""Certificates in one life of a certificate; agents take two."""
 LEAST_REST_S, LONGEST_REST_S = 0.25, 5.0
 MAX_NAMES = 20_000
 """Names whose limits are remembered: three for each node of the largest site. The one that was seen longest ago goes first."""
@@ -82,11 +80,10 @@ class Pace:
 
 @dataclass(slots=True)
 class PeerPace:
-    """The limits of one name: its messages, the sessions that it opens, the certificates that it takes."""
+    """The limits of one name: its messages, and the sessions that it opens."""
 
     messages: Pace
     hellos: Pace
-    renewals: Pace
     held: int = 0
 
     async def hold(self) -> None:
@@ -105,7 +102,6 @@ class Paces:
 
     def __init__(self, settings: Settings) -> None:
         self._own_per_s = MESSAGES_PER_S + BEAT_FACTOR * 1_000 / settings.beat_ms
-        self._renewals_per_s = RENEWALS * 1_000 / settings.certificate_ms
         self._known: OrderedDict[str, PeerPace] = OrderedDict()
 
     def of(self, subject: str) -> PeerPace:
@@ -120,8 +116,4 @@ class Paces:
 
     def _fresh(self, kind: str) -> PeerPace:
         many = MANY if kind in (CELL, RELAY) else 1
-        return PeerPace(
-            Pace(many * self._own_per_s, many * BURST),
-            Pace(HELLOS_PER_S, HELLO_BURST),
-            Pace(self._renewals_per_s, RENEWALS),
-        )
+        return PeerPace(Pace(many * self._own_per_s, many * BURST), Pace(HELLOS_PER_S, HELLO_BURST))

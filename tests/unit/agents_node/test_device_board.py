@@ -8,7 +8,15 @@ import pytest
 from phalanx.v1 import agent_pb2
 from phalanx.v1 import types_pb2 as pb
 
-from agents.node.board import EVENT_COALESCE_S, MAX_ACCELERATORS, MAX_FAULTS, DeviceBoard, Kept
+from agents.node.board import (
+    EVENT_COALESCE_S,
+    MAX_ACCELERATORS,
+    MAX_FAULTS,
+    MAX_SOURCES,
+    MAX_STANDING,
+    DeviceBoard,
+    Kept,
+)
 from agents.node.probes.reading import Assertion, Device, Fault, Health, Reading, Severity, Unread
 from agents.node.probes.wire import message_of
 
@@ -243,3 +251,46 @@ def test_a_fault_of_a_device_that_is_not_there_is_shown_as_such(entity: str) -> 
     assert standing(made) == []
     (source,) = [source for source in made.unreadable().sources if source.name == "ascend: faults"]
     assert (source.reason, source.node_only) == (f"cannot be told: E1 of {entity}", True)
+
+
+def test_a_list_that_is_there_twice_makes_no_second_device() -> None:
+    made = DeviceBoard(["ascend"])
+    made.take(reading([device(0), device(1), device(0), device(1)]), 0.0)
+    assert states(made) == [HEALTHY, HEALTHY]
+
+
+def test_more_sources_than_a_report_names_are_told_as_one_that_covers_them_all() -> None:
+    made = board()
+    unread = [Unread(f"question {number}", "no answer", (number % 4,)) for number in range(100)]
+    made.take(reading([device(index, health=Health.UNKNOWN) for index in range(4)], unread=unread), 1.0)
+    sources = made.unreadable().sources
+    assert len(sources) == MAX_SOURCES
+    assert sources[-1].name == "37 more sources"
+    assert sorted(sources[-1].accelerators) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        agent_pb2.FaultStatus(entity="node", code="no code", assertion=pb.FAULT_ASSERTION_OCCURRED),
+        agent_pb2.FaultStatus(entity="accelerator/\u00b2", code="C1", assertion=pb.FAULT_ASSERTION_OCCURRED),
+        agent_pb2.FaultStatus(entity="fan/0", code="C1", assertion=pb.FAULT_ASSERTION_OCCURRED),
+        agent_pb2.FaultStatus(entity="node", code="C1"),
+    ],
+    ids=["code", "number", "kind", "assertion"],
+)
+def test_a_fault_that_no_controller_takes_is_told_as_a_blind_spot(row: agent_pb2.FaultStatus) -> None:
+    made = board()
+    told = reading([device(index) for index in range(4)])
+    told.faults.append(row)
+    made.take(told, 1.0)
+    assert standing(made) == []
+    assert any("cannot be told" in source.reason for source in made.unreadable().sources)
+
+
+def test_so_many_faults_stand_and_no_more() -> None:
+    made = DeviceBoard(["ascend", "host", "nvidia"])
+    for vendor in ("ascend", "host", "nvidia"):
+        faults = [Fault("node", f"{vendor}-{number}", Severity.MAJOR) for number in range(MAX_FAULTS)]
+        made.take(reading(faults=faults, vendor=vendor), 0.0)
+    assert len(standing(made)) == MAX_STANDING
