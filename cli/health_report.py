@@ -25,6 +25,7 @@ def show(item: fleet_pb2.GetHealthResponse, offenders: fleet_pb2.ListOffendersRe
         render.heading("refused since this controller started")
         rows = sorted(item.refused.items(), key=lambda pair: -pair[1])
         render.table(("REASON", "COUNT"), [[reason, str(count)] for reason, count in rows])
+    _canaries(item.canaries)
     if item.detection:
         render.heading("detection, from the event to the durable record, since this controller started")
         rows_ = [[one.kind, str(one.count), _upto(one.p50_s), _upto(one.p99_s)] for one in item.detection]
@@ -115,6 +116,25 @@ def _blind(item: fleet_pb2.BlindSpots) -> None:
             ("VENDOR", "NODES", "ACCELERATORS"),
             [[one.vendor, str(one.nodes), str(one.accelerators)] for one in item.probes],
         )
+
+
+def _canaries(item: fleet_pb2.CanaryHealth) -> None:
+    if not (item.every_s or item.released):
+        return
+    rate = f"one every {render.age(item.every_s)}" if item.every_s else "none any more"
+    missed = f"{item.missed:,}"
+    if item.missed:
+        missed += f", the newest on {item.missed_node} {render.age(item.missed_age_s)} ago"
+    render.heading("canaries: faults on purpose, on nodes without ranks")
+    render.fields(
+        (
+            ("rate", f"{rate}; missed when not recorded within {render.age(item.deadline_s)}"),
+            ("caught", f"{item.caught:,} of {item.released:,}"),
+            ("missed", missed),
+            ("called off", f"{item.called_off:,}" if item.called_off else ""),
+            ("awaited", str(item.awaited or "")),
+        )
+    )
 
 
 def _offenders(item: fleet_pb2.ListOffendersResponse) -> None:

@@ -17,6 +17,7 @@ from agents.node.checks.finding import VENDOR as CHECKS
 from agents.node.checks.finding import Finding
 from agents.node.durable import replace_file
 from agents.node.outbox import ReportOutbox
+from agents.node.probes.canary import CanaryProbe
 from agents.node.probes.simulated import SimulatedProbe
 from agents.node.probes.supervised import Pace, SupervisedProbe
 from agents.node.probes.wire import message_of
@@ -49,6 +50,7 @@ class Devices:
     def __init__(self, settings: DeviceSettings) -> None:
         self._settings = settings
         self.simulated = SimulatedProbe(settings.node, settings.simulated) if settings.simulated else None
+        self.canary = CanaryProbe()
         known = [entry for entry in load_kept(settings.kept_path) if not self._gone_on_purpose(entry)]
         first = (self.simulated.VENDOR,) if self.simulated is not None else ()
         self.board = DeviceBoard((*first, *settings.vendors), known)
@@ -77,6 +79,12 @@ class Devices:
             now_ns = time.time_ns()
             self.take(message_of(self.simulated.read(), now_ns))
 
+    def read_canary(self) -> None:
+        """Look at the canary."""
+        reading = self.canary.read()
+        if reading is not None:
+            self.take(message_of(reading, time.time_ns()))
+
     async def first_readings(self) -> None:
         """Until every probe has answered or failed once, a few seconds at most: a node that nobody knows yet is introduced
         with its accelerators. One that is known already is there at once, with what is remembered of it."""
@@ -99,6 +107,7 @@ class Devices:
     async def _poll_simulated(self) -> None:
         while True:
             self.read_simulated()
+            self.read_canary()
             await asyncio.sleep(SIMULATED_POLL_S)
 
     async def _write_telemetry(self) -> None:

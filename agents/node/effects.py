@@ -113,6 +113,8 @@ class Effects:
                 return await self._checks.carry_out(effect.run_checks)
             case "check_pair":
                 return await self._pairs.carry_out(effect.check_pair, effect.deadline_ms / 1_000)
+            case "raise_canary":
+                return self._raise_canary(effect.raise_canary)
             case None:
                 return Outcome(ok=False, message="this agent does not know this kind of effect; it may be older")
 
@@ -232,6 +234,14 @@ class Effects:
         except IndexError as error:
             return Outcome(ok=False, message=str(error))
         self._state.devices.read_simulated()
+        return Outcome(ok=True)
+
+    def _raise_canary(self, order: agent_pb2.RaiseCanary) -> Outcome:
+        """Have the canary fail; the next look at it finds that, as with every device."""
+        held = [record for record in self._state.table if record.assigned is not None and not record.exited]
+        if held:
+            return Outcome(ok=False, message="ranks live here: nothing is broken on purpose beside them")
+        self._state.devices.canary.fail(order.number, time.time_ns())
         return Outcome(ok=True)
 
 

@@ -20,7 +20,7 @@ from controlplane.core.applying.fleet import (
     note_act,
     retired,
 )
-from controlplane.core.applying.health import health
+from controlplane.core.applying.health import canary, health
 from controlplane.core.applying.hosts import (
     host_ended,
     hosts_forgotten,
@@ -98,6 +98,8 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             kept = tuple(c for c in fleet.facts[number].cordons if c.owner != record.owner)
             cordons(state, fleet, number, (*kept, Cordon(record.owner, record.reason, record.items, record.drain)))
             state.shadows = with_cordon(state.shadows, record.node, record.owner, at_ns)
+        case r.CanaryReleased() | r.CanaryEnded():
+            canary(state, record, at_ns)
         case r.FaultShadowed():
             hit = Hit(record.node, record.entity, record.level, at_ns)
             state.shadows = with_hit(state.shadows, record.vendor, record.code, hit)

@@ -11,6 +11,7 @@ from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.events import HostRow, NodeRows, Settle, ShardRow
 from controlplane.core.fleet import Fleet
 from controlplane.core.health.budget import ActionBudget
+from controlplane.core.health.canaries import CanaryPolicy
 from controlplane.core.health.catalogue import Catalogue
 from controlplane.core.health.distrust import DistrustPolicy
 from controlplane.core.health.suspicion import SuspicionPolicy
@@ -58,7 +59,7 @@ class Policy:
     `hang_ms`: a running job that makes no step for so long, and for `hang_steps` of its usual step times, hangs.
     `actions`: how many working nodes may be disturbed in a while. `distrust`: when our own lateness takes the meaning from
     silence. `catalogue`: what fault codes ask for.
-    `ladder`: what recoveries are assumed to take.
+    `ladder`: what recoveries are assumed to take. `canaries`: how often detection is tried.
     """
 
     suspicion: SuspicionPolicy = field(default_factory=SuspicionPolicy)
@@ -76,6 +77,7 @@ class Policy:
     ladder: LadderPolicy = field(default_factory=LadderPolicy)
     quarantine: QuarantinePolicy = field(default_factory=QuarantinePolicy)
     catalogue: Catalogue = field(default_factory=Catalogue)
+    canaries: CanaryPolicy = field(default_factory=CanaryPolicy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ from controlplane.core.records_checkpoints import (
 )
 from controlplane.core.records_health import (
     ActRefused,
+    CanaryEnded,
+    CanaryReleased,
     ChecksFailed,
     ChecksStarted,
     DetectorDegraded,
@@ -79,6 +81,8 @@ from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, Phase, R
 
 __all__ = [
     "ActRefused",
+    "CanaryEnded",
+    "CanaryReleased",
     "CertificateIssued",
     "CheckpointCommitted",
     "CheckpointIntervalSet",
@@ -529,6 +533,7 @@ Record = (
     | NodeQuarantined | ActRefused | ChecksStarted | ChecksFailed | TrialStarted | TrialPassed | NodeReleased
     | PolicyChanged | NodeRetired
     | PairsAwaited | ValidationStarted | PairsStarted | PairAnswered | ValidationEnded
+    | CanaryReleased | CanaryEnded
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}

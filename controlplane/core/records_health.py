@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controlplane.core.health.book import FaultNote, Source
+from controlplane.core.health.canaries import Outcome
 from controlplane.core.vocabulary import Blame, HandlingLevel
 
 
@@ -137,3 +138,23 @@ class LinksReported:
 
     node: str
     broken: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryReleased:
+    """A node without ranks is to raise a fault on purpose."""
+
+    node: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryEnded:
+    """A canary's fault was recorded, or was not. `after_ms`: since its agent raised it, of one that was missed since it was
+    released."""
+
+    node: str
+    number: int
+    outcome: Outcome
+    after_ms: int
+    reason: str = ""

@@ -98,6 +98,8 @@ def _acts() -> tuple[Setting, ...]:
         Setting("quarantine.pair_port", "port", 1_024, 65_000, "where these tests listen, and on the next ones", quiet=True),
         Setting("quarantine.pair_wait_ms", "ms", 0, DAY_MS, "and waits so long for others to be tested with", quiet=True),
         Setting("quarantine.pair_age_ms", "ms", 0, 30 * DAY_MS, "a new gang gets nodes tested so lately; 0: any", quiet=True),
+        Setting("canaries.every_ms", "ms", 0, DAY_MS, "a simulated device fails on purpose so often; 0: never", quiet=True),
+        Setting("canaries.deadline_ms", "ms", SECOND_MS, HOUR_MS, "a canary that is not recorded by then is missed", quiet=True),
         Setting("spares.quantile", "share", 0.5, 0.999999, "of refill windows in which spares must be enough"),
         Setting("spares.prior_per_node_day", "per node-day", 0, 1, "failures, until enough were counted here"),
         Setting("spares.prior_node_days", "days", 0, 1e7, "of one node: so much the prior weighs"),

@@ -18,6 +18,7 @@ from controlplane.core.evidence import Offence
 from controlplane.core.fleet import FREE, Fleet
 from controlplane.core.health.book import HealthBook
 from controlplane.core.health.budget import Act
+from controlplane.core.health.canaries import NO_CANARIES, CanaryBook
 from controlplane.core.health.shadow import NO_SHADOWS, ShadowBook
 from controlplane.core.identity import IdentityBook
 from controlplane.core.jobs import Job
@@ -90,6 +91,7 @@ class State:
     wear: Wear = NO_WEAR
     policy: PolicyChanged | None = None
     shadows: ShadowBook = NO_SHADOWS
+    canaries: CanaryBook = NO_CANARIES
     _owned: set[str] = field(default_factory=set)
     _tally: Tally | None = None
 
@@ -98,7 +100,8 @@ class State:
         return State(
             self.revision, self.epoch, self.at_ns, self.fleet, dict(self.cells), dict(self.jobs), dict(self.names),
             self.next_job, self.next_effect, dict(self.effects), dict(self.answers), self.ledger.clone(), self.audit,
-            self.identity, self.acts, self.health, self.offences, self.wear, self.policy, self.shadows, set(),
+            self.identity, self.acts, self.health, self.offences, self.wear, self.policy, self.shadows, self.canaries,
+            set(),
             self._tally,
         )  # fmt: skip
 
@@ -207,6 +210,8 @@ class State:
             body["policy"] = codec.encode(self.policy)
         if self.shadows.hits:
             body["shadows"] = codec.encode(self.shadows)
+        if self.canaries != NO_CANARIES:
+            body["canaries"] = codec.encode(self.canaries)
         return json.dumps(body, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
@@ -233,7 +238,7 @@ class State:
             tuple(codec.decode(Offence, offence) for offence in body.get("offences", [])),
             codec.decode(Wear, body.get("wear", {})),
             codec.decode(PolicyChanged, body["policy"]) if "policy" in body else None,
-            codec.decode(ShadowBook, body.get("shadows", {})),
+            codec.decode(ShadowBook, body.get("shadows", {})), codec.decode(CanaryBook, body.get("canaries", {})),
         )  # fmt: skip
 
 

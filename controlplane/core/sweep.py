@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from controlplane.core import draining
 from controlplane.core.draft import Draft
+from controlplane.core.sweeping.canaries import canaries
 from controlplane.core.sweeping.hangs import hang
 from controlplane.core.sweeping.health import faults
 from controlplane.core.sweeping.liveness import liveness
@@ -17,6 +18,7 @@ def tick(draft: Draft) -> None:
     liveness(draft)
     effects(draft)
     faults(draft)
+    canaries(draft)
     draining.finish(draft)
     for job in draft.state.active_jobs():
         if not job.ending:

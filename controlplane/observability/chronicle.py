@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from controlplane.core import records as r
+from controlplane.core.health.canaries import Outcome
 from controlplane.core.jobs import Job, Recovery
 from controlplane.core.ranges import expand
 from controlplane.core.state import State
@@ -161,6 +162,12 @@ def _of_health(record: r.Record) -> Line | None:
             return "info", "trial_passed", {}
         case r.NodeReleased():
             return "info", "node_released", {"reason": record.reason}
+        case r.CanaryReleased():
+            return "info", "canary_released", {"canary": record.number}
+        case r.CanaryEnded():
+            return "warning" if record.outcome is Outcome.MISSED else "info", "canary_ended", {
+                "canary": record.number, "outcome": record.outcome.value, "after_ms": record.after_ms, "reason": record.reason,
+            }  # fmt: skip
         case r.FaultShadowed():
             return "info", "fault_shadowed", {
                 "vendor": record.vendor, "code": record.code, "entity": record.entity, "would_be": record.level.name,

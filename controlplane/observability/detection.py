@@ -12,6 +12,7 @@ from enum import StrEnum
 import numpy as np
 
 from controlplane.core import records as r
+from controlplane.core.health import canaries
 from controlplane.core.health.book import FaultNote, position_of
 from controlplane.core.state import State
 from controlplane.core.vocabulary import Assertion, NodeLiveness
@@ -35,6 +36,8 @@ class Failure(StrEnum):
     """The end of an agent's stream, from the moment at which the connection broke here."""
     SILENCE = "silence"
     """SUSPECT with an open session, from the node's last beat: the lease is in it."""
+    CANARY = "canary"
+    """A fault that was raised on purpose, from its raising at the agent."""
     DEATH = "death"
     """DEAD, from the node's last beat: the lease and the wait for witnesses are in it."""
 
@@ -67,6 +70,8 @@ def detected(
 
 def failure_of(note: FaultNote) -> Failure:
     """The class of a fault."""
+    if note.vendor == canaries.VENDOR:
+        return Failure.CANARY
     if note.entity.startswith("port/"):
         return Failure.PORT
     return Failure.NODE if position_of(note.entity) < 0 else Failure.DEVICE

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from controlplane.core import records as r
 from controlplane.core.effects import EffectKind
+from controlplane.core.health.canaries import Outcome
 from controlplane.core.jobs import Recovery
 from controlplane.core.units import to_s
 from controlplane.core.vocabulary import Phase, Rung
@@ -88,6 +89,11 @@ class Metrics:
         )  # fmt: skip
         for failure in Failure:
             self.detection.labels(failure.value)
+        self._canaries = Counter(
+            "phalanx_canaries", "Faults raised on purpose, by how they ended.", ["outcome"], registry=registry
+        )
+        for ended in Outcome:
+            self._canaries.labels(ended.value)
         for outcome in ("sent", "lost"):
             self._spans.labels(outcome)
         for rung in Rung:
@@ -138,6 +144,8 @@ class Metrics:
                 case r.EffectsFinished():
                     outcome = "expired" if record.expired else "done" if record.ok else "failed"
                     self._finished.labels(outcome).inc(len(record.ids))
+                case r.CanaryEnded():
+                    self._canaries.labels(record.outcome.value).inc()
                 case _:
                     pass
 

@@ -77,6 +77,8 @@ def agent_effect(
             peer, address, port, rank = effect.items
             pair = agent_pb2.CheckPair(peer=peer, address=address, port=int(port), rank=int(rank), test=_test(effect))
             message.check_pair.CopyFrom(pair)
+        case EffectKind.RAISE_CANARY:
+            message.raise_canary.number = int(effect.items[0])
         case EffectKind.START_HOSTS | EffectKind.STOP_HOSTS:
             raise Superseded(f"{effect.kind} is for a cell, not for a node")
         case _:

@@ -180,6 +180,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             budget=health_views.budget(state, self._policy.actions, refused, now_ns),
             blind=health_views.blind_spots(state, site.progress.last_beat_ns(state.fleet.size), now_ns),
             refused=site.metrics.refused(),
+            canaries=health_views.canaries(state, self._policy.canaries, now_ns),
             detection=health_views.detection(distributions(site.metrics.detection.collect(), "failure")),
         )
 

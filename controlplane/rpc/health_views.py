@@ -11,6 +11,7 @@ from phalanx.v1 import fleet_pb2
 from controlplane.core import records as r
 from controlplane.core.health.book import Source
 from controlplane.core.health.budget import ActionBudget, spent
+from controlplane.core.health.canaries import CanaryPolicy
 from controlplane.core.health.distrust import Vitals
 from controlplane.core.state import State
 from controlplane.core.units import to_s
@@ -94,6 +95,22 @@ def blind_spots(state: State, last_beat_ns: Sequence[int], now_ns: int) -> fleet
         nodes_total=len(numbers),
         accelerators=int(np.count_nonzero(fleet.acc_state == AcceleratorState.UNKNOWN)),
         probes=_unproven(state),
+    )
+
+
+def canaries(state: State, policy: CanaryPolicy, now_ns: int) -> fleet_pb2.CanaryHealth:
+    """How detection of faults that were raised on purpose does."""
+    book = state.canaries
+    return fleet_pb2.CanaryHealth(
+        every_s=policy.every_ms / 1_000,
+        deadline_s=policy.deadline_ms / 1_000,
+        released=book.released,
+        caught=book.caught,
+        missed=book.missed,
+        called_off=book.called_off,
+        awaited=len(book.flying),
+        missed_node=book.late_node,
+        missed_age_s=age_s(book.late_ns, now_ns),
     )
 
 

@@ -131,7 +131,7 @@ def narrate(record: r.Record, names: Names) -> str:
             | r.SourcesReported() | r.NodeQuarantined() | r.ActRefused() | r.ChecksStarted() | r.ChecksFailed()
             | r.TrialStarted() | r.TrialPassed() | r.NodeReleased() | r.IncidentReblamed()
             | r.FaultShadowed() | r.PairsAwaited() | r.ValidationStarted() | r.PairsStarted() | r.PairAnswered()
-            | r.ValidationEnded()
+            | r.ValidationEnded() | r.CanaryReleased() | r.CanaryEnded()
         ):  # fmt: skip
             return narrate_health(record)
         case _:

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 from controlplane.core import records as r
 from controlplane.core.health.book import FaultNote
+from controlplane.core.health.canaries import Outcome
 
 Health = (
     r.DetectorDegraded | r.DetectorRestored | r.LinksReported | r.FaultsReported | r.FaultsJudged | r.SourcesReported
     | r.NodeQuarantined | r.ActRefused | r.ChecksStarted | r.ChecksFailed | r.TrialStarted | r.TrialPassed | r.NodeReleased
     | r.IncidentReblamed | r.FaultShadowed
-    | r.PairsAwaited | r.ValidationStarted | r.PairsStarted | r.PairAnswered | r.ValidationEnded
+    | r.PairsAwaited | r.ValidationStarted | r.PairsStarted | r.PairAnswered | r.ValidationEnded | r.CanaryReleased | r.CanaryEnded
 )  # fmt: skip
 """Records that this module words."""
 
@@ -33,6 +34,10 @@ def narrate_health(record: Health) -> str:
                 f"{record.node}: the rule of {record.vendor} {record.code} is in shadow mode; {record.entity} would have been "
                 f"handled as {record.level.name}"
             )
+        case r.CanaryReleased():
+            return f"{record.node} is to raise canary {record.number}: a fault on purpose, to measure detection"
+        case r.CanaryEnded():
+            return f"{record.node}: canary {record.number} {_canary(record)}"
         case r.FaultsJudged():
             return f"{record.node}, judged anew: {_faults(record.notes)}"
         case r.SourcesReported():
@@ -69,6 +74,16 @@ def _in_pairs(
         case r.ValidationEnded():
             parts = (("sound", record.cleared), ("bad", record.convicted), ("not known", record.suspects))
             return "tests in pairs: " + "; ".join(f"{word}: {', '.join(nodes)}" for word, nodes in parts if nodes)
+
+
+def _canary(record: r.CanaryEnded) -> str:
+    match record.outcome:
+        case Outcome.CAUGHT:
+            return f"was recorded {record.after_ms / 1000:.2f} s after it was raised"
+        case Outcome.MISSED:
+            return f"was missed: {record.reason}"
+        case Outcome.CALLED_OFF:
+            return f"was called off: {record.reason}"
 
 
 def _faults(notes: Iterable[FaultNote]) -> str:

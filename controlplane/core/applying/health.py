@@ -23,6 +23,7 @@ from controlplane.core.health.book import (
     serial_of,
 )
 from controlplane.core.health.budget import Act
+from controlplane.core.health.canaries import Canary, Outcome
 from controlplane.core.health.quarantine import HEALTH
 from controlplane.core.state import MAX_ACTS, State
 from controlplane.core.vocabulary import Assertion, NodeService
@@ -146,6 +147,25 @@ def _stay(state: State, book: HealthBook, record: Stays, at_ns: int) -> None:
             _back(fleet, number, NodeService.IN_SERVICE)
         case _:
             assert_never(record)
+
+
+def canary(state: State, record: r.CanaryReleased | r.CanaryEnded, at_ns: int) -> None:
+    """One more is awaited, or one less."""
+    book = state.canaries
+    if isinstance(record, r.CanaryReleased):
+        flying = (*book.flying, Canary(record.number, record.node, at_ns))
+        state.canaries = replace(book, released=record.number, last_ns=at_ns, flying=flying)
+        return
+    book = replace(book, flying=tuple(one for one in book.flying if one.number != record.number))
+    match record.outcome:
+        case Outcome.CAUGHT:
+            state.canaries = replace(book, caught=book.caught + 1)
+        case Outcome.MISSED:
+            state.canaries = replace(book, missed=book.missed + 1, late_node=record.node, late_ns=at_ns)
+        case Outcome.CALLED_OFF:
+            state.canaries = replace(book, called_off=book.called_off + 1)
+        case _:
+            assert_never(record.outcome)
 
 
 def _cordon(fleet: Fleet, number: int, cordon: Cordon | None) -> None:

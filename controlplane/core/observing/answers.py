@@ -8,6 +8,7 @@ from controlplane.core.draft import Draft
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.health.validation import answered as pair_answered
 from controlplane.core.observing.cells import fence_unstarted
+from controlplane.core.sweeping.canaries import called_off
 from controlplane.core.sweeping.health import checks_answered
 
 CHECKS = (EffectKind.RUN_CHECKS, EffectKind.CHECK_PAIR)
@@ -35,7 +36,9 @@ def effect_done(draft: Draft, event: ev.EffectDone) -> None:
         pair_answered(draft, effect, event)
     if event.ok:
         return
-    if effect.kind is EffectKind.START_HOSTS:
+    if effect.kind is EffectKind.RAISE_CANARY:
+        called_off(draft, effect.node, int(effect.items[0]), event.message[:500])
+    elif effect.kind is EffectKind.START_HOSTS:
         for name in effect.items:
             fence_unstarted(draft, name)
     elif effect.kind is EffectKind.APPLY_GENERATION:

@@ -13,6 +13,7 @@ from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
 from controlplane.core.evidence import Facts, Reason
 from controlplane.core.fleet import Accelerator
+from controlplane.core.health import canaries
 from controlplane.core.health.book import RESETS, FaultNote, Source, StandingFault, position_of, serial_of
 from controlplane.core.health.faults import ENDS_RANKS, TAKES_NODE, History, device_state, evaluate
 from controlplane.core.health.quarantine import HEALTH, Case, already_lost, isolate, quarantine
@@ -21,6 +22,7 @@ from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.observing.blame import excuse
 from controlplane.core.observing.losses import lose_ranks
 from controlplane.core.orders import fence
+from controlplane.core.units import NS_PER_MS
 from controlplane.core.vocabulary import AcceleratorState, Assertion, Blame, HandlingLevel, NodeService
 
 MAX_FAULTS = 256
@@ -57,7 +59,16 @@ def take_in(draft: Draft, event: ev.NodeHello | ev.NodeReport, known: tuple[Acce
     fresh = excuse(draft, event.node, fresh)
     if fresh:
         draft.write(r.FaultsReported(event.node, fresh))
+        _catch(draft, event.node, fresh)
     return Intake(fresh, standing_now(draft, event.node), _sources(draft, event))
+
+
+def _catch(draft: Draft, node: str, notes: Iterable[FaultNote]) -> None:
+    """Canaries among the faults have been seen."""
+    for note in notes:
+        if note.vendor == canaries.VENDOR and draft.state.canaries.awaited(node, note.sequence) is not None:
+            after_ms = (draft.now_ns - note.raised_ns) // NS_PER_MS
+            draft.write(r.CanaryEnded(node, note.sequence, canaries.Outcome.CAUGHT, after_ms))
 
 
 def standing_now(draft: Draft, node: str) -> tuple[FaultNote, ...]:
@@ -149,7 +160,9 @@ def _again(row: ev.FaultRow, known: FaultNote) -> bool:
 
 
 def judge(draft: Draft, node: str, note: FaultNote, devices: tuple[Accelerator, ...]) -> FaultNote:
-    """The note with the level that the catalogue gives it now."""
+    """The note with the level that the catalogue gives it now; a canary's is observed, stands never, and asks nobody."""
+    if note.vendor == canaries.VENDOR:
+        return replace(note, level=HandlingLevel.OBSERVE, reason=canaries.REASON, assertion=Assertion.ONCE)
     serial = serial_of(note.entity, node, devices)
     sightings = draft.state.health.sightings
     history = History(lambda code: sightings.get(f"{serial}/{code}", ()))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from controlplane.core import events as ev
 from controlplane.core.draft import Answer, Refusal
 from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.health import canaries
 from controlplane.core.jobs import Exit, split_host_id
 from controlplane.core.state import State
 from controlplane.core.vocabulary import Assertion, PairWord, RankState
@@ -327,6 +328,13 @@ class Agents:
             case EffectKind.CHECK_PAIR:
                 pair, text = check_pair(world, node, effect)
                 ok = pair is PairWord.PASSED
+            case EffectKind.RAISE_CANARY:
+                row = ev.FaultRow(
+                    "node", canaries.CODE, canaries.VENDOR, assertion=Assertion.ONCE, sequence=int(effect.items[0]),
+                    raised_ns=world.now_ns,
+                )  # fmt: skip
+                node.recovered.append(row)  # it leaves nothing standing
+                self.report_devices(node)
             case EffectKind.STOP_HOSTS | EffectKind.START_HOSTS:
                 ok, text = False, f"{effect.kind} is for a cell"
         world.performed(effect, node, state.epoch)

@@ -161,6 +161,20 @@ def test_blind_spots_are_named(phalanx: Phalanx, controller: FakeController) -> 
     assert "11 more: `phalanx nodes --field liveness!=ALIVE`" in outcome.err
 
 
+def test_canaries_are_shown_where_the_site_has_them(phalanx: Phalanx, controller: FakeController) -> None:
+    controller.health = healthy()
+    assert "canaries" not in phalanx("health").out
+    controller.health.canaries.CopyFrom(
+        fleet_pb2.CanaryHealth(every_s=60, deadline_s=30, released=41, caught=39, missed=1, awaited=1, missed_node="node-5",
+                               missed_age_s=600)
+    )  # fmt: skip
+    controller.health.detection.add(kind="canary", count=39, p50_s=0.5, p99_s=1.0)
+    out = phalanx("health").out
+    assert "39 of 41" in out
+    assert "1, the newest on node-5 10 m 00 s ago" in out
+    assert ["canary", "39", "500", "ms", "1.00", "s"] in [line.split() for line in out.splitlines()]
+
+
 def test_peers_that_misbehave_are_named(phalanx: Phalanx, controller: FakeController) -> None:
     controller.health = healthy()
     offence = fleet_pb2.Offence(reason="FLOOD", count=12_000, first_age_s=90, last_age_s=2, message="slow down")

@@ -19,7 +19,7 @@ from tests.support.world import World
 
 ELSEWHERE = {
     "JournalRestored", "RungFailed", "ReplicasDropped", "CorruptionSuspected", "CorruptionCleared", "SparesWanted",
-    "CheckpointIntervalSet", "PolicyChanged", "NodeRetired", "FaultShadowed",
+    "CheckpointIntervalSet", "PolicyChanged", "NodeRetired", "FaultShadowed", "CanaryReleased", "CanaryEnded",
 }  # fmt: skip
 """Records that this history lacks: only a restore writes the first; golden stories and unit tests replay the others."""
 

@@ -902,6 +902,7 @@ class AgentEffect(_message.Message):
     INJECT_FAULT_FIELD_NUMBER: _builtins.int
     RUN_CHECKS_FIELD_NUMBER: _builtins.int
     CHECK_PAIR_FIELD_NUMBER: _builtins.int
+    RAISE_CANARY_FIELD_NUMBER: _builtins.int
     effect_id: _builtins.str
     epoch: _builtins.int
     deadline_ms: _builtins.int
@@ -921,6 +922,8 @@ class AgentEffect(_message.Message):
     def run_checks(self) -> Global___RunChecks: ...
     @_builtins.property
     def check_pair(self) -> Global___CheckPair: ...
+    @_builtins.property
+    def raise_canary(self) -> Global___RaiseCanary: ...
     def __init__(
         self,
         *,
@@ -935,12 +938,13 @@ class AgentEffect(_message.Message):
         inject_fault: Global___InjectFault | None = ...,
         run_checks: Global___RunChecks | None = ...,
         check_pair: Global___CheckPair | None = ...,
+        raise_canary: Global___RaiseCanary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "raise_canary", b"raise_canary", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "deadline_ms", b"deadline_ms", "effect_id", b"effect_id", "epoch", b"epoch", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "deadline_ms", b"deadline_ms", "effect_id", b"effect_id", "epoch", b"epoch", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "raise_canary", b"raise_canary", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["apply_generation", "fence_hosts", "forget_hosts", "verify_checkpoint", "sweep_folders", "inject_fault", "run_checks", "check_pair"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["apply_generation", "fence_hosts", "forget_hosts", "verify_checkpoint", "sweep_folders", "inject_fault", "run_checks", "check_pair", "raise_canary"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -1235,6 +1239,29 @@ class InjectFault(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InjectFault: _TypeAlias = InjectFault  # noqa: Y015
+
+@_typing.final
+class RaiseCanary(_message.Message):
+    """A simulated device that no job ever gets fails on purpose, once; its fault travels like any other, with vendor "canary" and
+    the number as its sequence. A node on which a rank lives refuses.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RaiseCanary: _TypeAlias = RaiseCanary  # noqa: Y015
 
 @_typing.final
 class RunChecks(_message.Message):

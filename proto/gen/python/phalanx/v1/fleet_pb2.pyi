@@ -1369,6 +1369,7 @@ class GetHealthResponse(_message.Message):
     BLIND_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     DETECTION_FIELD_NUMBER: _builtins.int
+    CANARIES_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     @_builtins.property
     def detector(self) -> Global___DetectorHealth: ...
@@ -1382,6 +1383,8 @@ class GetHealthResponse(_message.Message):
 
     @_builtins.property
     def detection(self) -> _containers.RepeatedCompositeFieldContainer[Global___DetectionTime]: ...
+    @_builtins.property
+    def canaries(self) -> Global___CanaryHealth: ...
     def __init__(
         self,
         *,
@@ -1391,14 +1394,65 @@ class GetHealthResponse(_message.Message):
         blind: Global___BlindSpots | None = ...,
         refused: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         detection: _abc.Iterable[Global___DetectionTime] | None = ...,
+        canaries: Global___CanaryHealth | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "budget", b"budget", "detector", b"detector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "budget", b"budget", "canaries", b"canaries", "detector", b"detector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "budget", b"budget", "detection", b"detection", "detector", b"detector", "refused", b"refused", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "budget", b"budget", "canaries", b"canaries", "detection", b"detection", "detector", b"detector", "refused", b"refused", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetHealthResponse: _TypeAlias = GetHealthResponse  # noqa: Y015
+
+@_typing.final
+class CanaryHealth(_message.Message):
+    """Faults that are raised on purpose on nodes without ranks, to measure detection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVERY_S_FIELD_NUMBER: _builtins.int
+    DEADLINE_S_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
+    CAUGHT_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    CALLED_OFF_FIELD_NUMBER: _builtins.int
+    AWAITED_FIELD_NUMBER: _builtins.int
+    MISSED_NODE_FIELD_NUMBER: _builtins.int
+    MISSED_AGE_S_FIELD_NUMBER: _builtins.int
+    every_s: _builtins.float
+    """the site's rate; 0: none is released"""
+    deadline_s: _builtins.float
+    """one that is not recorded by then is missed"""
+    released: _builtins.int
+    """ever"""
+    caught: _builtins.int
+    missed: _builtins.int
+    called_off: _builtins.int
+    """their node could not take them: they say nothing of detection"""
+    awaited: _builtins.int
+    missed_node: _builtins.str
+    """of the newest one that was missed"""
+    missed_age_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        every_s: _builtins.float = ...,
+        deadline_s: _builtins.float = ...,
+        released: _builtins.int = ...,
+        caught: _builtins.int = ...,
+        missed: _builtins.int = ...,
+        called_off: _builtins.int = ...,
+        awaited: _builtins.int = ...,
+        missed_node: _builtins.str = ...,
+        missed_age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited", b"awaited", "called_off", b"called_off", "caught", b"caught", "deadline_s", b"deadline_s", "every_s", b"every_s", "missed", b"missed", "missed_age_s", b"missed_age_s", "missed_node", b"missed_node", "released", b"released"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CanaryHealth: _TypeAlias = CanaryHealth  # noqa: Y015
 
 @_typing.final
 class DetectorHealth(_message.Message):
