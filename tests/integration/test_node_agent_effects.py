@@ -27,6 +27,25 @@ async def test_fault_injection_is_reported_at_once_and_cleared(site: Site) -> No
     assert [entry["assertion"] for entry in agent.logged("fault.told")] == ["occurred", "recovered"]
 
 
+@with_site
+async def test_a_canary_fails_once_and_breaks_nothing(site: Site) -> None:
+    _, session = await site.started()
+    session.effect("e1", raise_canary=agent_pb2.RaiseCanary(number=7))
+    await until(session.faults, "the canary's fault")
+    (fault,) = session.faults()
+    assert (fault.entity, fault.vendor, fault.code, fault.sequence) == ("node", "canary", "CANARY", 7)
+    assert fault.assertion == types_pb2.FAULT_ASSERTION_ONCE
+    assert fault.raised_age_ms > 0
+    assert session.accelerator(0).state == types_pb2.ACCELERATOR_STATE_HEALTHY
+    host = await site.host(session, "j-1")
+    session.effect("e2", apply_generation=apply_generation(1, {0: host.host_id}))
+    await host.assignment(1)
+    session.effect("e3", raise_canary=agent_pb2.RaiseCanary(number=8))
+    refused = await until(lambda: session.result("e3"), "the refusal")
+    assert not refused.ok
+    assert "ranks live here" in refused.message
+
+
 def _write(path: Path, data: bytes, relative: str) -> agent_pb2.VerifyCheckpoint:
     path.mkdir(parents=True)
     (path / relative).write_bytes(data)
