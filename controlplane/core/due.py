@@ -20,6 +20,7 @@ import numpy as np
 
 from controlplane.core.draft import Policy
 from controlplane.core.health import distrust
+from controlplane.core.health.canaries import APART_MS
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.jobs import Job
 from controlplane.core.recovery.budgets import backoff_ns, budget_for
@@ -79,6 +80,7 @@ def _moments(state: State, soft: SoftState, now_ns: int, policy: Policy, steppin
     yield from _silence(state, soft, now_ns, policy)
     yield from _effects(state, soft, policy)
     yield from _health(state, policy)
+    yield from _canaries(state, policy)
     for job in state.active_jobs():
         yield from _processes(job, soft)
         yield from _generation(job, soft)
@@ -132,6 +134,15 @@ def _effects(state: State, soft: SoftState, policy: Policy) -> Moments:
     not_before_ns = soft.trusted_since_ns() + usual_ns + JUST_AFTER_NS
     deadlines = np.array([effect.deadline_ns for effect in state.effects.values()], dtype=np.int64)
     yield np.maximum(deadlines + soft.excused_ns(deadlines - usual_ns) + JUST_AFTER_NS, not_before_ns)
+
+
+def _canaries(state: State, policy: Policy) -> Moments:
+    """When the next one may be released, and when one that is awaited is missed."""
+    book, deadline_ns = state.canaries, ms(policy.canaries.deadline_ms)
+    if policy.canaries.every_ms:
+        yield book.last_ns + ms(policy.canaries.every_ms)
+        yield from (one.at_ns + ms(APART_MS) for one in book.resting)
+    yield from (Wait(one.at_ns, deadline_ns + JUST_AFTER_NS) for one in book.flying)
 
 
 def _health(state: State, policy: Policy) -> Moments:

@@ -153,8 +153,10 @@ def canary(state: State, record: r.CanaryReleased | r.CanaryEnded, at_ns: int) -
     """One more is awaited, or one less."""
     book = state.canaries
     if isinstance(record, r.CanaryReleased):
-        flying = (*book.flying, Canary(record.number, record.node, at_ns))
-        state.canaries = replace(book, released=record.number, last_ns=at_ns, flying=flying)
+        one = Canary(record.number, record.node, at_ns)
+        state.canaries = replace(
+            book, released=record.number, last_ns=at_ns, flying=(*book.flying, one), resting=(*book.rested(at_ns), one)
+        )
         return
     book = replace(book, flying=tuple(one for one in book.flying if one.number != record.number))
     match record.outcome:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from controlplane.core.units import ms
+
 VENDOR = "canary"
 """Vendor of a canary's fault. No table judges it."""
 CODE = "CANARY"
 REASON = "a canary: raised on purpose, to measure detection"
 MAX_FLYING = 64
-"""Canaries that may be awaited at once."""
+"""Canaries that may be awaited at once, and released within `APART_MS`."""
 APART_MS = 60_000
 """Between two canaries of one node: events of one code that are closer may be told as one."""
 
@@ -46,12 +48,13 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class CanaryBook:
-    """Those that are awaited, the oldest first, and how the others ended. `last_ns`: of the newest release. `late`: the newest
-    that was missed, as a node and a time."""
+    """Those that are awaited, the oldest first, and how the others ended. `last_ns`: of the newest release. `resting`: released
+    of late, whose nodes are left alone for a while. `late_node`, `late_ns`: the newest that was missed."""
 
     released: int = 0
     last_ns: int = 0
     flying: tuple[Canary, ...] = ()
+    resting: tuple[Canary, ...] = ()
     caught: int = 0
     missed: int = 0
     called_off: int = 0
@@ -61,6 +64,10 @@ class CanaryBook:
     def awaited(self, node: str, number: int) -> Canary | None:
         """The canary of this number, if this node is its own."""
         return next((one for one in self.flying if (one.node, one.number) == (node, number)), None)
+
+    def rested(self, now_ns: int) -> tuple[Canary, ...]:
+        """Those whose nodes are still left alone."""
+        return tuple(one for one in self.resting if now_ns - one.at_ns < ms(APART_MS))
 
 
 NO_CANARIES = CanaryBook()

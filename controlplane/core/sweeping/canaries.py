@@ -9,7 +9,7 @@ from controlplane.core.columns import BoolColumn
 from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
 from controlplane.core.fleet import FREE
-from controlplane.core.health.canaries import APART_MS, CODE, MAX_FLYING, Outcome
+from controlplane.core.health.canaries import MAX_FLYING, Outcome
 from controlplane.core.units import NS_PER_MS, ms
 from controlplane.core.vocabulary import NodeLiveness, NodeService
 
@@ -20,7 +20,7 @@ def canaries(draft: Draft) -> None:
     if book.flying:
         _look_after(draft)
     due = policy.every_ms and draft.now_ns >= book.last_ns + ms(policy.every_ms)
-    if due and len(book.flying) < MAX_FLYING:
+    if due and max(len(book.flying), len(book.rested(draft.now_ns))) < MAX_FLYING:
         _release(draft)
 
 
@@ -44,15 +44,11 @@ def _look_after(draft: Draft) -> None:
 
 
 def _release(draft: Draft) -> None:
-    """One node without ranks is drawn; the next turn tries again where there is none, or where the drawn one had a canary
-    a moment ago."""
+    """One node without ranks is drawn; where there is none now, the next tick tries again."""
     places = np.flatnonzero(_perches(draft))
     if not len(places):
         return
     name = draft.fleet.name(int(places[int(draft.draw * len(places)) % len(places)]))
-    seen = draft.state.health.sightings.get(f"node:{name}/{CODE}", (0,))
-    if draft.now_ns - seen[-1] < ms(APART_MS) or any(one.node == name for one in draft.state.canaries.flying):
-        return
     number = draft.state.canaries.released + 1
     draft.write(r.CanaryReleased(name, number))
     timeout_ms = draft.policy.canaries.deadline_ms
@@ -60,8 +56,8 @@ def _release(draft: Draft) -> None:
 
 
 def _perches(draft: Draft) -> BoolColumn:
-    """Mask over nodes that work, are heard, and hold no rank: spares and free ones."""
-    fleet = draft.fleet
+    """Mask over nodes that work, are heard, hold no rank, and had no canary a moment ago: spares and free ones."""
+    fleet, book = draft.fleet, draft.state.canaries
     mask: BoolColumn = (
         (fleet.liveness == NodeLiveness.ALIVE)
         & (fleet.service == NodeService.IN_SERVICE)
@@ -69,6 +65,9 @@ def _perches(draft: Draft) -> BoolColumn:
         & ~fleet.path_broken
         & ~fleet.cordoned
         & (fleet.acc_owner == FREE).all(axis=1)
+    )
+    mask[[fleet.index[one.node] for one in (*book.flying, *book.rested(draft.now_ns)) if one.node in fleet.index]] = (
+        False
     )
     for job in draft.state.active_jobs():
         if job.placed:
