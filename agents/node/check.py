@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import structlog
 from phalanx.v1 import agent_pb2, types_pb2
 
+from agents.node.check_pair import add_options, check_pair
 from agents.node.probes.real_machine import RealMachine
 from agents.node.probes.supervised import Pace, SupervisedProbe
 from agents.node.probes.vendors import TOOLS, load, present
@@ -81,8 +82,11 @@ def check(arguments: Sequence[str], out: TextIO | None = None) -> int:
     )
     parser.add_argument("--deadline-s", type=float, default=15.0, help="for one probe (default: %(default)s)")
     parser.add_argument("-o", dest="form", choices=("table", "json"), default="table", help="form of the output")
+    add_options(parser)
     parsed = parser.parse_args(arguments)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    if parsed.listen or parsed.call:
+        return OK if check_pair(parsed, out or sys.stdout) else DEGRADED
     vendors = tuple(sorted({*parsed.probe})) or present(RealMachine())
     found = asyncio.run(_read_all(vendors, parsed.deadline_s))
     absent = sorted(TOOLS.keys() - {*vendors})

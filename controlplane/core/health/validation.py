@@ -153,7 +153,8 @@ def _close(draft: Draft, cell: ValidationCell) -> None:
             _judge(draft, cell, node, proved, found)
     for node in cell.lent:
         number = draft.fleet.number(node)
-        if node in proved.convicted and number is not None and draft.fleet.serving()[number]:
+        twice = sum(node in pair for pair in found) > 1  # who serves is not taken out for one bad moment
+        if node in proved.convicted and twice and number is not None and draft.fleet.serving()[number]:
             reason = f"tests in pairs: {story(cell, node, found)}"
             quarantine(draft, node, Case(reason, evidence=("pairs",), code=CODE))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 from phalanx.v1 import agent_pb2
 
+from agents.node.check import DEGRADED, check
 from agents.node.checks import network, pair
 from agents.node.checks.desk import CheckDesk, CheckSettings
 from agents.node.checks.finding import Answer
@@ -142,3 +145,10 @@ def test_a_test_that_hangs_is_killed_within_its_order_and_says_so(tmp_path: Path
     outcome = asyncio.run(Node(tmp_path).test(2.0))  # nobody listens, and its process takes part of the time to start
     assert outcome.pair is not None
     assert (outcome.ok, outcome.pair.word) == (False, agent_pb2.PAIR_WORD_UNMET)
+
+
+def test_a_person_who_calls_nobody_is_told_so() -> None:
+    out = io.StringIO()
+    assert check(["--call", "127.0.0.1:1", "--wait-s", "0.2", "-o", "json"], out) == DEGRADED
+    told = json.loads(out.getvalue())["pair"]
+    assert (told["word"], told["bytes_per_s"]) == ("unmet", 0.0)

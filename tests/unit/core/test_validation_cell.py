@@ -79,6 +79,16 @@ def test_a_lent_node_that_spoils_everything_is_the_one_that_is_taken_out() -> No
     assert services(world) == [OUT, SERVES, BACK, SERVES]
 
 
+def test_a_lent_node_is_not_taken_out_for_one_bad_test() -> None:
+    """Five nodes of a gang: the fifth is tested in the second round only."""
+    world = site_that_tests_gangs(5, bad=4)
+    world.submit(spec("moe", 5, spares=SparePolicy()))
+    world.run_until(lambda: world.job("moe").state is JobState.RUNNING, 300)
+    (ended,) = told(world, "ValidationEnded")
+    assert "convicted=('node-04',)" in ended
+    assert services(world) == [SERVES] * 5
+
+
 def test_nobody_is_lent_who_works_for_a_job() -> None:
     world = World(4, 1, 1, POLICY)
     world.submit(spec("moe", 3, spares=SparePolicy()))
@@ -131,10 +141,10 @@ def test_a_controller_that_comes_back_goes_on_with_the_cell() -> None:
     assert services(world) == [BACK, BACK, BACK, OUT]
 
 
-def site_that_tests_gangs(nodes: int) -> World:
-    """Of whose nodes the second one spoils what it works out with others."""
+def site_that_tests_gangs(nodes: int, bad: int = 1) -> World:
+    """Of whose nodes one spoils what it works out with others."""
     world = World(nodes, 1, 1, replace(POLICY, quarantine=replace(POLICY.quarantine, pair_age_ms=3_600_000)))
-    world.nodes["node-01"].spoils_pairs = True
+    world.nodes[f"node-{bad:02d}"].spoils_pairs = True
     world.run(1)
     return world
 
