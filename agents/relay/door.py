@@ -6,6 +6,8 @@ Reads are never cancelled and never timed (a cancelled read leaks inside grpc): 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import grpc
@@ -26,6 +28,8 @@ WRITE_LIMIT_S = 10.0
 LAST_WRITE_S = 1.0
 """A peer that does not take one more message in this time gets its status without."""
 REASON_KEY = "phalanx-reason"
+MOST_PER_S = 500
+"""Messages of one agent; honest ones send ten beats and a report."""
 
 log = structlog.get_logger(__name__)
 
@@ -98,10 +102,17 @@ class Door(grpc.GenericRpcHandler):
         return stream
 
     async def _read(self, context: Any, stream: NodeStream) -> None:
+        pace = Pace()
         while not stream.over:
             raw = await context.read()
             if raw is aio.EOF:
                 return
+            rest_s = pace.rest_s()
+            if rest_s:  # what it sends meanwhile waits with it, and its neighbours are heard
+                self._counters.add("floods")
+                if self._counters.first("floods", stream.node):
+                    log.warning("node.floods", node=stream.node, most_per_s=MOST_PER_S)
+                await asyncio.sleep(rest_s)
             message = _parsed(raw)
             if message is None:
                 text = "this is no message of a node agent"
@@ -141,6 +152,25 @@ class Door(grpc.GenericRpcHandler):
         metadata = ((REASON_KEY, ending.reason),) if ending.reason else ()
         await context.abort(ending.status, ending.message, metadata)
         raise AssertionError("abort raises")
+
+
+class Pace:
+    """How fast one agent is read: so many messages in a second. Looks at the clock once in as many messages."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began_s = clock()
+        self._count = 0
+
+    def rest_s(self) -> float:
+        """A message has come: how long to wait before it is looked at, seconds."""
+        self._count += 1
+        if self._count < MOST_PER_S:
+            return 0.0
+        now_s = self._clock()
+        rest_s = max(0.0, self._began_s + 1.0 - now_s)
+        self._began_s, self._count = now_s + rest_s, 0
+        return rest_s
 
 
 class _Pen:
