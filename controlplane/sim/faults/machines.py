@@ -69,7 +69,9 @@ def link_flap(world: World, strike: Strike) -> Undo | None:
     def flap(left: int) -> None:
         if not node.up:
             return
-        _raise(world, node, entity, strike.code or LINK_DOWN, occurs=entity not in node.events)
+        occurs = left % 2 == 1  # the last time it comes back, whoever has repaired it meanwhile
+        if occurs != (entity in node.events):
+            _raise(world, node, entity, strike.code or LINK_DOWN, occurs=occurs)
         if left:
             world.kernel.after(strike.parameters["period_s"] / 2, lambda: flap(left - 1))
 
