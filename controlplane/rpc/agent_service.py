@@ -28,7 +28,7 @@ from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.generations import GenerationMessages
 from controlplane.rpc.guard import resolve
 from controlplane.rpc.logs import LogRelays
-from controlplane.rpc.pace import BYTES_PER_TOKEN, ROWS_PER_TOKEN
+from controlplane.rpc.pace import BYTES_PER_TOKEN, REPORT_TOKENS, ROWS_PER_TOKEN
 from controlplane.rpc.sessions import Registry, Session, Work
 from controlplane.rpc.site import Site
 from controlplane.rpc.skew import check_version
@@ -213,7 +213,7 @@ class AgentSession(Session):
     def _report(self, message: agent_pb2.Report) -> None:
         site = self.site
         if self.pace is not None:
-            self.pace.charge(message.ByteSize() // BYTES_PER_TOKEN)
+            self.pace.charge(REPORT_TOKENS + message.ByteSize() // BYTES_PER_TOKEN)
         event = observations.node_report(self.name, self.boot_id, message, site.now_ns(), site.state)
         self.queue(Work(event, self._ack(message.sequence)))
 

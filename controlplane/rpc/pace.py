@@ -19,6 +19,8 @@ BURST = 2_000
 """Messages of an agent at once: all reports of 64 ranks that start, or one message of the largest size."""
 BYTES_PER_TOKEN = 8 << 10
 """Larger messages cost as many as they have of these."""
+REPORT_TOKENS = 4
+"""What a report costs beyond a beat: the brain's turn and a record."""
 ROWS_PER_TOKEN = 64
 """And beats with many ranks as many as they have of these."""
 MESSAGES_PER_S = 50.0
