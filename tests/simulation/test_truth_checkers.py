@@ -323,6 +323,23 @@ def test_who_is_cut_off_as_two_peers_say_is_not_buried_for_silence(
     assert text.startswith(found) if found else not text
 
 
+@pytest.mark.parametrize(("seen_to_die", "found"), [(2, ""), (1, "3 living nodes of 2 racks")])
+def test_a_domain_is_lost_with_all_in_it_when_two_of_it_were_seen_to_die(
+    site: Site, seen_to_die: int, found: str
+) -> None:
+    monitor, world = site
+    lost = ("node-0000", "node-0001", "node-0004")
+    died = ("node-0002", "node-0003")[:seen_to_die]
+    checker = SilenceKillsNobody()
+    for record in (
+        r.LivenessChanged(died, NodeLiveness.DEAD, "links", ("lease", "peer links")),
+        r.LivenessChanged(lost, NodeLiveness.DEAD, "fell with its domain", ("lease", "failure domain")),
+    ):
+        assert not list(checker.record(Durable(record, 1, 1, "Tick"), monitor.book))
+        text = first(checker.turn(world.state(), monitor.book, world))
+    assert text.startswith(found) if found else not text
+
+
 @pytest.mark.parametrize(
     ("left_s", "back_s", "found"),
     [(100, 0, ""), (200, 0, ""), (39, 0, "3 living nodes of 2 racks"), (90, 95, "3 living nodes of 2 racks")],

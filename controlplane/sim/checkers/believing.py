@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from controlplane.core import records as r
+from controlplane.core.fleet import DOMAIN_KINDS
 from controlplane.core.state import State
 from controlplane.core.units import seconds
 from controlplane.core.vocabulary import NodeLiveness
@@ -17,6 +17,7 @@ from controlplane.sim.checkers.base import Checker, Durable, Finding
 from controlplane.sim.checkers.book import Book
 
 if TYPE_CHECKING:
+    from controlplane.sim.world.nodes import SimNode
     from controlplane.sim.world.site import World
 
 MANY = 3
@@ -25,12 +26,20 @@ MANY = 3
 SHARE = 0.05
 """...and as this share of all that are not DEAD: fewer are no crowd, and the long time-out judges each by itself."""
 
+DOMAIN_WITNESSES = 2
+"""A failure domain is lost with all that are silent in it when so many of its nodes were seen to die."""
+
 LINK_WITNESSES = 2
 """One node alone may have lost its own links (docs/language.md: peers' links)."""
 
 NEAR_S = 60.0
 """A raylet that left so long before its node fell silent says nothing of the silence: a machine that is gone leaves the cell
 within that time."""
+
+
+def _place(kind: str, node: SimNode) -> str:
+    """Failure domain of a kind in which a node is, "" without."""
+    return node.rack if kind == "rack" else dict(node.labels).get(kind, "")
 
 
 class SilenceKillsNobody(Checker):
@@ -41,6 +50,8 @@ class SilenceKillsNobody(Checker):
 
     def __init__(self) -> None:
         self._judged: list[str] = []
+        self._with_domain: list[tuple[tuple[str, ...], int]] = []
+        self._witnessed_ns: dict[str, int] = {}
         self._broken: dict[str, tuple[str, ...]] = {}
         self._left_ns: dict[str, int] = {}
         self._silent_ns: dict[str, int] = {}
@@ -57,10 +68,14 @@ class SilenceKillsNobody(Checker):
             case r.LivenessChanged(nodes=nodes, liveness=NodeLiveness.ALIVE, path_broken=False):
                 for name in nodes:
                     self._silent_ns.pop(name, None)
-            case r.LivenessChanged(nodes=nodes, liveness=verdict):
+            case r.LivenessChanged(nodes=nodes, liveness=verdict, evidence=evidence):
                 for name in nodes:
                     self._silent_ns.setdefault(name, seen.at_ns)
                 if verdict is NodeLiveness.DEAD:
+                    if "failure domain" in evidence:
+                        self._with_domain.append((nodes, seen.at_ns))
+                    elif evidence != ("lease",):
+                        self._witnessed_ns.update(dict.fromkeys(nodes, seen.at_ns))
                     self._judged.extend(name for name in nodes if not self._testified(name))
             case _:
                 pass
@@ -74,15 +89,27 @@ class SilenceKillsNobody(Checker):
     def turn(self, after: State, book: Book, world: World) -> Iterator[Finding]:
         """Compare them with the truth."""
         judged, self._judged = self._judged, []
+        with_domain, self._with_domain = self._with_domain, []
+        lost = {name for names, at_ns in with_domain if self._fell_together(names, at_ns, world) for name in names}
+        judged = [name for name in judged if name not in lost]
         many = max(MANY, SHARE * (len(judged) + sum(line.liveness is not NodeLiveness.DEAD for line in book.nodes)))
         if len(judged) < many:
             return
         alive = [name for name in judged if self._lives(name, world)]
-        racks = Counter(world.nodes[name].rack for name in alive)
+        racks = {world.nodes[name].rack for name in alive}
         if len(alive) >= many and len(racks) > 1:
-            yield Finding(
-                alive[0], f"{len(alive)} living nodes of {len(racks)} racks were judged DEAD at once: {alive[:8]}"
-            )
+            text = f"{len(alive)} living nodes of {len(racks)} racks were judged DEAD at once: {alive[:8]}"
+            yield Finding(alive[0], text)
+
+    def _fell_together(self, names: tuple[str, ...], at_ns: int, world: World) -> bool:
+        """Whether one failure domain holds all of them, and enough others that a witness had called dead at that time."""
+        fell = [name for name, dead_ns in self._witnessed_ns.items() if dead_ns >= at_ns - seconds(NEAR_S)]
+        for kind in DOMAIN_KINDS:
+            places = {_place(kind, world.nodes[name]) for name in names}
+            beside = sum(_place(kind, world.nodes[name]) in places for name in fell)
+            if len(places) == 1 and "" not in places and beside >= DOMAIN_WITNESSES:
+                return True
+        return False
 
     def _lives(self, name: str, world: World) -> bool:
         """Whether a machine works, in the cell or known to be out of it, and nobody says that its links are broken."""

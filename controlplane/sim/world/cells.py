@@ -34,7 +34,7 @@ class CellAgent:
         if controller is None:
             return
         self.controller = controller
-        event = ev.CellHello(self.name, str(self.boot), f"ray-{self.incarnation}", "127.0.0.1:1", self._members())
+        event = ev.CellHello(self.name, self._boot_id(), f"ray-{self.incarnation}", "127.0.0.1:1", self._members())
 
         def greeted(answer: Answer | Refusal | None) -> None:
             if isinstance(answer, Answer):
@@ -43,6 +43,10 @@ class CellAgent:
                 self.world.kernel.after(self.world.timings.reconnect_s, self.redial)
 
         controller.tell(event, greeted)
+
+    def _boot_id(self) -> str:
+        """Boots are compared as text, so that the tenth must sort after the ninth."""
+        return f"{self.boot:04}"
 
     def redial(self) -> None:
         """Dial again, if the agent lives."""
@@ -76,19 +80,19 @@ class CellAgent:
                 delay_s = self.world.timings.reconnect_s
                 self.world.kernel.after(delay_s, lambda: None if self.open else self._tell_lost(controller))
 
-        controller.tell(ev.CellSessionLost(self.name, str(self.boot), "stream reset"), answered)
+        controller.tell(ev.CellSessionLost(self.name, self._boot_id(), "stream reset"), answered)
 
     def _members(self) -> tuple[tuple[str, bool], ...]:
         return tuple((node.name, node.up and node.raylet) for node in self.world.nodes.values())
 
     def report_nodes(self) -> None:
         """Membership has changed."""
-        self._report(ev.CellReport(self.name, str(self.boot), nodes=self._members()))
+        self._report(ev.CellReport(self.name, self._boot_id(), nodes=self._members()))
 
     def report_dead(self, actors: Sequence[str]) -> None:
         """Actors have died, as Ray sees it."""
         dead = tuple((name, "its node left") for name in actors)
-        self._report(ev.CellReport(self.name, str(self.boot), dead_actors=dead))
+        self._report(ev.CellReport(self.name, self._boot_id(), dead_actors=dead))
 
     def _report(self, event: ev.CellReport) -> None:
         if not self.open or self.controller is None:
