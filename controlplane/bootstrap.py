@@ -50,6 +50,7 @@ from controlplane.rpc.progress import ProgressGate
 from controlplane.rpc.router import Router
 from controlplane.rpc.server import AddressTaken, Edge, bind, serve
 from controlplane.rpc.site import Site
+from controlplane.warm import load_late
 
 WANTED_FILES = 65_536
 """One descriptor a connection: 6,250 nodes, their relays and some air."""
@@ -132,7 +133,8 @@ class _Controller:
         parts = await self._start(loop)
         if parts is None:
             return ExitCode.OK
-        beside = [asyncio.create_task(work) for work in (_probe(parts.brain), self._keep_follower())]
+        works = (_probe(parts.brain), self._keep_follower(), asyncio.to_thread(load_late))
+        beside = [asyncio.create_task(work) for work in works]
         await self._stop.wait()
         log.info("controller_stopping", revision=parts.site.state.revision)
         for task in beside:

@@ -79,7 +79,9 @@ class Settings:
         300_000, unit="ms", why="a silent node is DEAD after this even when nobody else has seen it die"
     )
     effect_ms: int = _setting(120_000, unit="ms", why="an agent must answer an effect within; then it expires")
-    tick_ms: int = _setting(100, unit="ms", why="how often silence and deadlines are judged")
+    tick_ms: int = _setting(
+        100, unit="ms", why="how often silence and deadlines are judged; silence also when a lease runs out"
+    )
     inbox_limit: int = _setting(
         20_000, unit="events", why="three per node of the largest site; beyond it commands are refused, reports wait"
     )
