@@ -19,11 +19,12 @@ Screen { layout: vertical; }
 #status, #legend, #pointed, #title { text-wrap: nowrap; text-overflow: ellipsis; }
 #status { height: 2; }
 #legend, #pointed, #title { height: 1; }
-#map, #jobs, #events, #related, #why { border: round $surface-lighten-2; min-height: 4; }
-#map:focus, #jobs:focus, #events:focus, #related:focus, #why:focus { border: round $accent; }
+#map, #jobs, #faults, #events, #related, #why { border: round $surface-lighten-2; min-height: 4; }
+#map:focus, #jobs:focus, #faults:focus, #events:focus, #related:focus, #why:focus { border: round $accent; }
+#faults { min-height: 3; }
 #map { height: auto; min-height: 3; }
 #events { scrollbar-size-horizontal: 0; }
-#jobs, #events, #why { height: 1fr; }
+#jobs, #faults, #events, #why { height: 1fr; }
 #title { text-style: bold; }
 #facts { height: auto; max-height: 45%; }
 #related { height: auto; max-height: 35%; }

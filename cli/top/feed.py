@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from phalanx.v1 import event_pb2, fleet_pb2, job_pb2
 
-from cli.client import Client, Refused
+from cli.client import Client, Refused, status_of
 from cli.errors import CliError
 from cli.top.fleet import nodes_of
 from cli.top.sitemap import Rack, racks_of
@@ -33,6 +33,7 @@ REFRESH_S = 1.0
 REST = 4.0
 """A pause is at least this many times as long as the read before it: a slow controller is not asked all the time."""
 EVENTS_KEPT = 200
+FAULTS_SHOWN = 100
 ROUTINE = frozenset({"CheckpointCommitted", "CheckpointVerified", "CheckpointsExpired"})
 """Types of events that every job makes all day long; among them nobody would see the others."""
 
@@ -44,6 +45,8 @@ class Snapshot:
     site: fleet_pb2.GetSiteResponse
     racks: tuple[Rack, ...]
     jobs: tuple[job_pb2.Job, ...]
+    faults: tuple[fleet_pb2.Fault, ...] = ()
+    faults_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,25 @@ class Reading(Generic[T]):
 
 
 def read_snapshot(client: Client) -> Snapshot:
-    """Site, nodes and jobs, in three calls."""
+    """Site, nodes, jobs and the hardest faults that stand, in four calls."""
     site = client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=CALL_TIMEOUT_S)
     nodes = client.fleet.ListNodes(fleet_pb2.ListNodesRequest(columns=True), timeout=CALL_TIMEOUT_S)
     jobs = client.jobs.ListJobs(job_pb2.ListJobsRequest(), timeout=CALL_TIMEOUT_S)
-    return Snapshot(site, racks_of(nodes_of(nodes)), tuple(jobs.jobs))
+    faults = _faults(client)
+    return Snapshot(site, racks_of(nodes_of(nodes)), tuple(jobs.jobs), tuple(faults.standing), faults.standing_total)
+
+
+def _faults(client: Client) -> fleet_pb2.ListFaultsResponse:
+    """What stands; nothing of a controller that is too old to say."""
+    import grpc  # noqa: PLC0415
+
+    try:
+        request = fleet_pb2.ListFaultsRequest(standing_limit=FAULTS_SHOWN)
+        return client.fleet.ListFaults(request, timeout=CALL_TIMEOUT_S)
+    except grpc.RpcError as error:
+        if status_of(error) != "UNIMPLEMENTED":
+            raise
+        return fleet_pb2.ListFaultsResponse()
 
 
 class Reader:

@@ -21,7 +21,17 @@ from cli.top.feed import Connect, EventTail, Poller, Reading, Snapshot, read_sna
 from cli.top.mapview import MapView
 from cli.top.sitemap import Level
 from cli.top.table import Table
-from cli.top.text import EVENT_COLUMNS, JOB_COLUMNS, controller_line, event_row, job_row, node_line, site_line
+from cli.top.text import (
+    EVENT_COLUMNS,
+    FAULT_COLUMNS,
+    JOB_COLUMNS,
+    controller_line,
+    event_row,
+    fault_row,
+    job_row,
+    node_line,
+    site_line,
+)
 
 LOOK_EVERY_S = 0.2
 JOBS_SHOWN = 200
@@ -48,6 +58,7 @@ class SiteScreen(Screen[None]):
         self._shown = 0
         self._last_event = 0
         self._jobs: dict[str, Subject] = {}
+        self._faults: dict[str, Subject] = {}
 
     def compose(self) -> ComposeResult:
         """Status, map with legend and the node under the cursor, jobs, events, keys."""
@@ -56,6 +67,9 @@ class SiteScreen(Screen[None]):
         yield Static(id="legend")
         yield Static(id="pointed")
         yield Table(JOB_COLUMNS, id="jobs")
+        faults = Table(FAULT_COLUMNS, id="faults")
+        faults.display = False
+        yield faults
         events = Table(EVENT_COLUMNS, tail=True, id="events")
         events.border_title = "events, without routine ones of checkpoints"
         yield events
@@ -92,8 +106,20 @@ class SiteScreen(Screen[None]):
         table = self.query_one("#jobs", Table)
         table.border_title = f"jobs, {len(jobs):,}" + (f", {JOBS_SHOWN} shown" if len(jobs) > JOBS_SHOWN else "")
         table.fill({job.uid: job_row(job) for job in jobs[:JOBS_SHOWN]})
+        self._show_faults(snapshot)
         names = Counter(job.name for job in jobs)
         self._jobs = {job.uid: Subject("job", job.name if names[job.name] == 1 else job.uid) for job in jobs}
+
+    def _show_faults(self, snapshot: Snapshot) -> None:
+        """The pane is there while faults stand."""
+        rows = {f"{fault.node} {fault.entity} {fault.code}": fault_row(fault) for fault in snapshot.faults}
+        self._faults = {key: Subject("node", fault.node) for key, fault in zip(rows, snapshot.faults, strict=True)}
+        table = self.query_one("#faults", Table)
+        more = f", the hardest {len(rows):,} shown" if snapshot.faults_total > len(rows) else ""
+        table.border_title = f"faults that stand, {snapshot.faults_total:,}{more}"
+        table.fill(rows)
+        if table.display is not bool(rows):
+            table.display = bool(rows)
 
     def on_map_view_pointed(self, event: MapView.Pointed) -> None:
         """The line below the map tells of the cell under the cursor."""
@@ -106,9 +132,15 @@ class SiteScreen(Screen[None]):
         self.post_message(self.Chosen(Subject("node", event.name)))
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
-        """Enter on a job, or on an event: what that is about."""
+        """Enter on a job, on a fault, or on an event: what that is about."""
         key = event.row_key.value or ""
-        subject = self._jobs.get(key) if event.data_table.id == "jobs" else _about(key, self._tail.newest())
+        match event.data_table.id:
+            case "jobs":
+                subject = self._jobs.get(key)
+            case "faults":
+                subject = self._faults.get(key)
+            case _:
+                subject = _about(key, self._tail.newest())
         if subject is not None:
             self.post_message(self.Chosen(subject))
 

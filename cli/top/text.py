@@ -13,6 +13,7 @@ from cli.top.fleet import NodeRow
 from cli.wire import enum_word
 
 JOB_COLUMNS = ("job", "state", "step", "progress", "step time", "ETTR", "gen", "remark")
+FAULT_COLUMNS = ("since", "node", "part", "code", "level", "why")
 EVENT_COLUMNS = ("time", "about", "what")
 BAR = 10
 NAME = 20
@@ -70,6 +71,12 @@ def event_row(event: event_pb2.Event) -> tuple[str, ...]:
     """An event as a row of its table."""
     about = squeezed(event.job or event.node, NAME)
     return render.clock(event.at)[:8], clean(about), clean(event.message or event.type)
+
+
+def fault_row(fault: fleet_pb2.Fault) -> tuple[str, ...]:
+    """A fault that stands as a row of its table."""
+    node, why = squeezed(fault.node, NAME), fault.reason + (" (not read now)" if fault.unread else "")
+    return render.age(fault.age_s), clean(node), fault.entity, clean(fault.code), fault.level, clean(why)
 
 
 def site_line(site: fleet_pb2.GetSiteResponse) -> str:

@@ -35,7 +35,7 @@ class _Seen:
     revision: int = 0
 
 
-def standing(state: State, wanted: frozenset[str], now_ns: int) -> tuple[list[fleet_pb2.Fault], int]:
+def standing(state: State, wanted: frozenset[str], now_ns: int, limit: int = 0) -> tuple[list[fleet_pb2.Fault], int]:
     """(faults that stand, the hardest level and then the newest first; how many there are). `wanted` empty: of all nodes."""
     book = state.health
     found = [
@@ -45,9 +45,8 @@ def standing(state: State, wanted: frozenset[str], now_ns: int) -> tuple[list[fl
         for fault in faults
     ]  # fmt: skip
     found.sort(key=lambda pair: (-pair[1].note.level, -pair[1].received_ns))
-    shown = [
-        _message(state, _Seen(name, fault.note, fault.received_ns), now_ns) for name, fault in found[:MAX_STANDING]
-    ]
+    most = min(limit or MAX_STANDING, MAX_STANDING)
+    shown = [_message(state, _Seen(name, fault.note, fault.received_ns), now_ns) for name, fault in found[:most]]
     return shown, len(found)
 
 

@@ -145,7 +145,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         if unknown:
             refuse("not_found", "NO_SUCH_NODE", f"no node is named {unknown[0]}: `phalanx get nodes` lists them")
         now_ns = site.now_ns()
-        shown, total = fault_views.standing(state, wanted, now_ns)
+        shown, total = fault_views.standing(state, wanted, now_ns, request.standing_limit)
         answer = fleet_pb2.ListFaultsResponse(revision=state.revision, standing=shown, standing_total=total)
         if request.since_s > 0:
             limit = min(request.limit or DEFAULT_RECENT, MAX_RECENT)

@@ -322,3 +322,22 @@ def test_a_reader_that_died_is_not_mistaken_for_calm(served: Served) -> None:
     poller._thread.join(LIMIT_S)
     with pytest.raises(RuntimeError, match="did not expect"):
         poller.newest()
+
+
+def test_faults_have_a_pane_while_any_stand(served: Served, filled: FakeController) -> None:
+    fault = fleet_pb2.Fault(node="node-2", entity="accelerator/0", code="XID-79", level="ISOLATE", reason="off the bus")
+
+    async def story(screen: Screen) -> None:
+        assert "faults that stand" not in await screen.shows("moe was placed")
+        filled.faults = fleet_pb2.ListFaultsResponse(standing=[fault], standing_total=7)
+        await screen.shows("faults that stand, 7, the hardest 1 shown", "XID-79", "off the bus")
+        screen.app.screen.query_one("#faults", Table).focus()
+        await screen.press("enter")
+        await screen.shows("node node-2")
+        await screen.press("escape")
+        filled.faults = fleet_pb2.ListFaultsResponse()
+        async with asyncio.timeout(LIMIT_S):  # the pane goes with the last fault
+            while "faults that stand" in screen.text():
+                await asyncio.sleep(EVERY_S)
+
+    play(served.address, story)

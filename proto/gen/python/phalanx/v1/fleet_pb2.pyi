@@ -998,10 +998,13 @@ class ListFaultsRequest(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     SINCE_S_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    STANDING_LIMIT_FIELD_NUMBER: _builtins.int
     since_s: _builtins.float
     """how far back `recent` reaches; 0: none are read"""
     limit: _builtins.int
     """at most so many of `recent`; 0: 200"""
+    standing_limit: _builtins.int
+    """at most so many of `standing`; 0: 5,000"""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """only of these; empty: all"""
@@ -1012,10 +1015,11 @@ class ListFaultsRequest(_message.Message):
         nodes: _abc.Iterable[_builtins.str] | None = ...,
         since_s: _builtins.float = ...,
         limit: _builtins.int = ...,
+        standing_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "nodes", b"nodes", "since_s", b"since_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "nodes", b"nodes", "since_s", b"since_s", "standing_limit", b"standing_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
