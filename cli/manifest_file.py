@@ -176,7 +176,7 @@ def line_of(root: Node, path: str) -> int:
                 return line
         elif isinstance(node, SequenceNode) and rest.startswith("["):
             index, _, rest = rest[1:].partition("]")
-            if not index.isdigit() or int(index) >= len(node.value):
+            if not index.isdecimal() or int(index) >= len(node.value):
                 return line
             node, rest = node.value[int(index)], rest.removeprefix(".")
             line = node.start_mark.line + 1

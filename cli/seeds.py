@@ -21,7 +21,7 @@ def seed_span(text: str) -> range:
 def versioned_seed(text: str) -> int:
     """`7`, or `7@1`: seed 7 of version 1 of the simulator, which must be this one."""
     number, at, version = str(text).partition("@")
-    if not number.isdigit() or (at and not version.isdigit()):
+    if not number.isdecimal() or (at and not version.isdecimal()):
         raise ValueError(f"`{text}` is no seed: write 7, or 7@{SIM_VERSION} as the simulator prints it")
     if at and int(version) != SIM_VERSION:
         raise ValueError(

@@ -22,7 +22,7 @@ def parse_since(text: str | Since) -> Since:
     """What was typed: `1200`, `2h`, `2026-11-20`, `2026-11-20T08:30Z`. A ValueError is shown as a usage error."""
     if isinstance(text, Since):
         return text
-    if text.isdigit():
+    if text.isdecimal():
         return Since(revision=int(text), text=f"revision {int(text)}")
     ago_ms = parse_duration(text)
     if ago_ms is not None:

@@ -216,6 +216,6 @@ def split_address(address: str) -> tuple[str, int]:
         ValueError: it is not of that form.
     """
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65_536:
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
         raise ValueError(f"{address!r} is not host:port with a port of 1 to 65535")
     return host.strip("[]"), int(port)

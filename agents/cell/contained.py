@@ -22,7 +22,7 @@ LEFTOVER_LIMIT_S = 5.0
 
 def main() -> int:
     """Entry point."""
-    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
+    if len(sys.argv) != 2 or not sys.argv[1].isdecimal():
         sys.stderr.write(f"{__doc__}\n")
         return EXIT_USAGE
     try:

@@ -22,7 +22,7 @@ def session_leftovers(own_pid: int, mark: bytes = b"") -> list[int]:
     """
     found = []
     for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == own_pid:
+        if not name.isdecimal() or int(name) == own_pid:
             continue
         try:
             with open(f"/proc/{name}/stat", "rb") as file:

@@ -22,7 +22,7 @@ BACKLOG = 4096
 def listen(address: str) -> socket.socket:
     """A listening TCP socket on `host:port`, and nowhere else. Raises OSError, or ValueError for a bad address."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal():
         raise ValueError(f"--listen {address!r} is not host:port")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)

@@ -42,7 +42,7 @@ def check_pair(parsed: argparse.Namespace, out: TextIO) -> bool:
         "--test",
         TEST,
         "--meet-s",
-        str(MEET_S),
+        str(parsed.wait_s),
     )
     answer = asyncio.run(run(Order("pair", parsed.wait_s + LIMIT_S, (*arguments, "--sums"))))
     word = answer.word or "broke off"
@@ -59,6 +59,6 @@ def _json(answer: Answer, word: str, text: str) -> str:
 
 def _place(text: str) -> tuple[str, int]:
     address, _, port = text.rpartition(":")
-    if not address or not port.isdigit() or not 0 < int(port) < 65_536:
+    if not address or not port.isdecimal() or not 0 < int(port) < 65_536:
         raise argparse.ArgumentTypeError(f"{text!r} is no ADDRESS:PORT, for example 10.0.0.7:29700")
     return address.strip("[]"), int(port)

@@ -133,7 +133,7 @@ def strike(session: SessionIdentity, number: signal.Signals | None, *, spare_lea
 
 
 def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
 def _environment(pid: int) -> set[bytes]:

@@ -403,6 +403,10 @@ FIELDS = tuple(column.name for column in fields(Job))
 _VALUES = attrgetter(*FIELDS)
 
 
+MAX_DIGITS = 10
+"""A number from outside with as many digits is none of ours."""
+
+
 def host_id(uid: str, serial: int) -> str:
     """Wire name of a host."""
     return f"{uid}-{serial}"
@@ -411,4 +415,4 @@ def host_id(uid: str, serial: int) -> str:
 def split_host_id(name: str) -> tuple[str, int] | None:
     """(job uid, serial) of a host's wire name, None when it is not one of ours."""
     uid, _, tail = name.rpartition("-")
-    return (uid, int(tail)) if uid and tail.isdigit() else None
+    return (uid, int(tail)) if uid and tail.isdecimal() and len(tail) < MAX_DIGITS else None

@@ -234,7 +234,7 @@ def node_summary(state: State, name: str) -> str:
 
 def _rank(state: State, progress: ProgressGate, name: str, now_ns: int) -> Explanation:
     job_name, _, number = name.rpartition("/")
-    if not job_name or not number.isdigit():
+    if not job_name or not number.isdecimal():
         refuse("invalid", "INVALID_FIELD", f"{name} is no rank: write job/rank, for example moe/3")
     job, rank = _job(state, job_name), int(number)
     if rank >= job.spec.ranks:

@@ -131,7 +131,7 @@ def _written(name: str) -> tuple[int, int]:
     """(generation, step) of a checkpoint's name, as `checkpoints.checkpoint_id` makes it; -1 where it says none."""
     _, generation, step = (*name.split("/"), "", "")[:3]
     return tuple(
-        int(text) if text.isdigit() else -1 for text in (generation.removeprefix("g"), step.removeprefix("step-"))
+        int(text) if text.isdecimal() else -1 for text in (generation.removeprefix("g"), step.removeprefix("step-"))
     )  # type: ignore[return-value] # two
 
 

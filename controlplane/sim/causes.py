@@ -79,7 +79,7 @@ def _touched(aim: Aim, target: str, world: World) -> list[str]:
     match aim:
         case Aim.RANK:
             gang = world.gangs.find(head)
-            process = gang.members.get(int(tail)) if gang and tail.isdigit() else None
+            process = gang.members.get(int(tail)) if gang and tail.isdecimal() else None
             return [f"rank {head}/{tail}", *([f"node {process.node}"] if process else [])]
         case Aim.DEVICE:
             return [f"node {head}"]

@@ -17,6 +17,8 @@ SEED = int(os.environ.get("PHALANX_FUZZ_SEED", "1")) or random.SystemRandom().ra
 """0: another one each time, as `make soak-fuzz` has it; whoever changes a line must not meet another's bug by chance."""
 SECONDS = float(os.environ.get("PHALANX_FUZZ_SECONDS", "3"))
 """How long each test sends; `make soak-fuzz` sets minutes."""
+TIMED = "PHALANX_FUZZ_SECONDS" in os.environ
+"""Whether tests that need nobody else go on for that time; by default they play a fixed number of rounds, the same each time."""
 
 MAX_DEPTH = 4
 HUGE_BYTES = 300_000

@@ -223,4 +223,4 @@ def _outcome(found: Sequence[Finding], asked: Iterable[str]) -> Outcome:
 
 def _position(entity: str) -> int:
     kind, _, number = entity.partition("/")
-    return int(number) if kind != NODE and number.isdigit() else -1
+    return int(number) if kind != NODE and number.isdecimal() else -1

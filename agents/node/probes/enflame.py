@@ -18,7 +18,7 @@ PROVEN = "https://github.com/zstackio/zstack-utility/blob/master/zstacklib/zstac
 
 TOOL = "efsmi"
 _QUERY = (TOOL, "-q")
-_DEVICE = re.compile(r"DEV ID (\d+)\s*$")
+_DEVICE = re.compile(r"DEV ID (\d{1,5})\s*$")
 _ESSENTIAL = frozenset({"temperature_celsius"})
 _HOT_CELSIUS = 95.0  # above it the card throttles (vendor's guide of alarms)
 _HEALTHY = {"true": True, "false": False}

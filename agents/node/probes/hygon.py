@@ -30,7 +30,7 @@ _QUERY = (
     "--showpower", "--showclocks", "--json",
 )  # fmt: skip
 _DRIVERS = ("/sys/module/hycu/version", "/sys/module/hydcu/version")
-_CARD = re.compile(r"card\d+")
+_CARD = re.compile(r"card\d{1,5}")
 _HEAT = ("junction", "core", "edge")
 _ESSENTIAL = frozenset({"temperature_celsius"})
 _UNSUPPORTED = Findings("").unsupported | {"unsupported", "unknown", "n/a (c)"}

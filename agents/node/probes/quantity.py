@@ -26,6 +26,9 @@ UNSUPPORTED_WORDS = frozenset(
 
 NOT_THERE = Metric(None, supported=False)
 
+MOST = 2**53
+"""No counter, size or index of a machine is larger: above it a number is a misprint, and no message has room for any."""
+
 _NUMBER = re.compile(r"([-+]?\d+(?:\.\d+)?)\s*([^\s\d].*)?")
 _SCALE = {
     "": 1.0,
@@ -56,4 +59,16 @@ def quantity(text: str, unit: str = "", *, unsupported: frozenset[str] = UNSUPPO
     scale = _SCALE.get((found[2] or unit).strip().lower()) if found else None
     if found is None or scale is None:
         raise GarbledError(f"{word[:80]!r} is no number with a unit that is known")
-    return Metric(float(found[1]) * scale)
+    value = float(found[1]) * scale
+    if abs(value) > MOST:
+        raise GarbledError(f"{word[:80]!r} is more than anything there is")
+    return Metric(value)
+
+
+def whole(text: str, most: int = MOST) -> int | None:
+    """A whole number from 0 to `most` in digits, and nothing else; None when it is none."""
+    word = text.strip()
+    if not word.isdecimal() or len(word) > len(str(most)):
+        return None
+    number = int(word)
+    return number if number <= most else None

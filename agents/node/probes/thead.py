@@ -154,7 +154,7 @@ def _read_states(found: Findings, ppu: Outline) -> None:
     set_throttling(found, held | {"sw_thermal_slowdown": found.state("SW Thermal Slowdown", slow, _ACTIVE)})
     for key in ("PPU Reset Correctable", "OS Reboot Correctable", "Cold Reboot Correctable"):
         text = ppu.get("Xid Errors", key) or "N/A"
-        numbers = [int(number) for number in re.findall(r"\d+", text)]
+        numbers = [int(number) for number in re.findall(r"\d{1,9}", text)]
         for number in filter(_is_xid, numbers):
             found.fault(f"XID-{number}", Severity.CRITICAL, f"{key.removesuffix(' Correctable').lower()} is asked for")
         if not numbers and text.lower() not in found.unsupported:

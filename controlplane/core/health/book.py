@@ -101,6 +101,9 @@ class Stay:
     paired_ns: int = 0
 
 
+MAX_DIGITS = 10
+"""A position from outside with as many digits is none."""
+
 RESETS = frozenset({HandlingLevel.RESET_WHEN_IDLE, HandlingLevel.RESET_NOW})
 """Levels that ask for a reset of the device."""
 
@@ -172,7 +175,7 @@ class HealthBook:
 def position_of(entity: str) -> int:
     """Position of the accelerator that an entity belongs to, -1 for the node itself."""
     kind, _, number = entity.partition("/")
-    return int(number) if kind != "node" and number.isdigit() else -1
+    return int(number) if kind != "node" and number.isdecimal() and len(number) < MAX_DIGITS else -1
 
 
 def serial_of(entity: str, node: str, devices: tuple[Accelerator, ...]) -> str:

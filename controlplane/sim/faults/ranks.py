@@ -21,7 +21,7 @@ def _process(world: World, target: str) -> Process:
     """The process that works for `job/rank` now."""
     job, _, rank = target.rpartition("/")
     gang = world.gangs.find(job)
-    process = gang.members.get(int(rank)) if gang and rank.isdigit() else None
+    process = gang.members.get(int(rank)) if gang and rank.isdecimal() else None
     if process is None or not process.works or not world.nodes[process.node].up:
         raise NothingThere(target)
     return process

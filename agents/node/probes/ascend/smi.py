@@ -11,6 +11,7 @@ from agents.node.probes.boards import Listing
 from agents.node.probes.findings import Findings
 from agents.node.probes.inventory import pci_address
 from agents.node.probes.machine import Machine, Memory, Unreadable
+from agents.node.probes.quantity import whole
 from agents.node.probes.reading import Unread
 from agents.node.probes.text import cells, fields, printed, words
 
@@ -25,6 +26,7 @@ _HBM = "hbm-usage(mb)"
 _NUMBERS = re.compile(r"(\S+)\s+(\S+)\s*/\s*(\S+)(?:\s+(\S+)\s*/\s*(\S+))?")
 _DIE = re.compile(r"[0-9A-Fa-f]{1,8}(?: [0-9A-Fa-f]{1,8}){4}")
 _CODE = re.compile(r"[0-9A-F]{4,8}")
+_MOST_CHIPS = 65_535
 
 
 def listing(machine: Machine) -> Listing:
@@ -110,13 +112,14 @@ def _add(found: Listing, head: list[str], row: list[str], *, hbm: bool) -> None:
     """One chip out of its two lines: name, health, power, temperature; chip, bus, utilisation, memory."""
     name, place = head[0].split(maxsplit=1), row[0].split()
     address = pci_address(row[1])
-    if len(name) != 2 or not name[0].isdigit() or not place or not place[0].isdigit() or address is None:
+    card, chip_of_card = whole(name[0], _MOST_CHIPS), whole(place[0], _MOST_CHIPS) if place else None
+    if len(name) != 2 or card is None or chip_of_card is None or address is None:
         found.complete = False
         text = f"a chip without number or PCI address: {' | '.join((*head, *row))[:200]}"
         found.unread.append(Unread(" ".join(_TABLE), text))
         return
-    chip = npu("npu-smi", int(name[0]), int(place[0]), address, name[1])
-    chip.physical = int(place[1]) if len(place) == 2 and place[1].isdigit() else None
+    chip = npu("npu-smi", card, chip_of_card, address, name[1])
+    chip.physical = whole(place[1], _MOST_CHIPS) if len(place) == 2 else None
     measures = head[2].split(maxsplit=2)
     numbers = _NUMBERS.fullmatch(row[2])
     if len(measures) < 3 or numbers is None or (numbers[4] is None) is hbm:

@@ -15,7 +15,7 @@ from agents.node.probes.text import printed
 
 TOOL = "cnmon"
 _QUERY = (TOOL, "info")
-_CARD = re.compile(r"Card (\d+)\s*$")
+_CARD = re.compile(r"Card (\d{1,5})\s*$")
 _SECTION_INDENT = 4
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from agents.node.probes.host.sight import Sight
+from agents.node.probes.quantity import whole
 from agents.node.probes.reading import Severity, Unread
 
 _FOLDER = "/sys/devices/system/cpu"
+_MOST = 65_535
 
 
 def read(sight: Sight) -> None:
@@ -32,7 +34,8 @@ def cpus(text: str) -> set[int]:
     found: set[int] = set()
     for piece in filter(None, text.strip().split(",")):
         first, _, last = piece.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()) or int(last or first) > 65_535:
+        begin, end = whole(first, _MOST), whole(last or first, _MOST)
+        if begin is None or end is None:
             return set()
-        found |= set(range(int(first), int(last or first) + 1))
+        found |= set(range(begin, end + 1))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agents.node.probes.machine import Machine, Memory, Unreadable
+from agents.node.probes.quantity import whole
 from agents.node.probes.reading import Assertion, Fault, Severity, Unread
 
 NODE = "node"
@@ -33,11 +34,10 @@ class Sight:
         text = self.text(path)
         if text is None:
             return None
-        try:
-            return int(text)
-        except ValueError:
+        number = whole(text)
+        if number is None:
             self.unread.append(Unread(path, f"{text[:60]!r} is no number"))
-            return None
+        return number
 
     def stands(self, code: str, severity: Severity, message: str, entity: str = NODE) -> None:
         """A fault that stands now."""

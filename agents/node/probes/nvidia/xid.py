@@ -14,9 +14,9 @@ from agents.node.probes.inventory import pci_address
 from agents.node.probes.machine import KernelLine
 from agents.node.probes.reading import Assertion, Fault, Severity
 
-_XID = re.compile(r"NVRM: Xid \((?:PCI:)?(?P<place>[0-9a-fA-F:.]+)\): (?P<number>\d+)(?:,\s*(?P<text>.*))?")
+_XID = re.compile(r"NVRM: Xid \((?:PCI:)?(?P<place>[0-9a-fA-F:.]+)\): (?P<number>\d{1,9})(?:,\s*(?P<text>.*))?")
 _SXID = re.compile(
-    r"SXid \((?:PCI:)?(?P<place>[0-9a-fA-F:.]+)\): (?P<number>\d+), (?P<word>Fatal|Non-fatal)\b(?P<text>.*)"
+    r"SXid \((?:PCI:)?(?P<place>[0-9a-fA-F:.]+)\): (?P<number>\d{1,9}), (?P<word>Fatal|Non-fatal)\b(?P<text>.*)"
 )
 _BUS = re.compile(r"NVRM:\s+GPU (?P<place>[0-9a-fA-F:.]+): GPU has fallen off the bus")
 _RECOVERY = re.compile(r"recovery action changed from .* to 0x[0-9a-f]+ \((?P<action>[^)]*)\)")
