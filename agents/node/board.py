@@ -276,7 +276,7 @@ class DeviceBoard:
                 sources.append((f"{reading.vendor}: {row.name}", row.reason, ()))
                 continue
             name, reason, covered = self._source(
-                reading.vendor, row.name, row.reason, tuple(places[i] for i in row.accelerators if i in places)
+                reading.vendor, row.name, row.reason, tuple({places[i]: None for i in row.accelerators if i in places})
             )
             blind |= {*covered} if row.accelerators else {*covered, -1}
             if (

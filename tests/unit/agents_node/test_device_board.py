@@ -72,6 +72,15 @@ def test_a_reading_without_news_changes_nothing() -> None:
     assert not made.take(again, 2.0)
 
 
+def test_a_source_speaks_for_each_device_once_however_often_it_names_it() -> None:
+    """A tool that prints its list a hundred times over; the controller takes at most as many positions as there are."""
+    made = board()
+    blind = [device(index, health=Health.UNKNOWN) for index in range(4)]
+    made.take(reading(blind, unread=[Unread("tool", "it prints nonsense", (0, 2) * 200)]), 1.0)
+    (source,) = made.unreadable().sources
+    assert list(source.accelerators) == [0, 2]
+
+
 def test_an_accelerator_that_is_not_named_any_more_is_lost_and_comes_back() -> None:
     made = board()
     changes = made.take(reading([device(0), device(1), device(3)]), 1.0)
