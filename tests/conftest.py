@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+"""Of a worker's many threads some are gRPC's; after a fork it would start them anew and complain on the stderr of whatever tool a
+test runs. Where Phalanx itself forks, nobody has a channel."""
 
 pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.workers"]
 

@@ -14,6 +14,7 @@ import asyncio
 import random
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,12 @@ class Backoff:
         return max(FIRST_RETRY_S, random.uniform(0.5, 1.0) * ceiling_s)
 
 
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass(eq=False, slots=True)
 class _Stream:
     """One stream from dial to end."""
@@ -70,10 +77,17 @@ class _Stream:
     welcomed: asyncio.Event = field(default_factory=asyncio.Event)
     welcomed_at: float = 0.0
     silenced: bool = False
+    written: asyncio.Event = field(default_factory=_set)
+    """No write is under way."""
 
     async def silence(self) -> None:
-        """Send nothing more; what comes down is still heard."""
+        """Send nothing more; what comes down is still heard.
+
+        A write that is under way is let through, within CLOSE_LIMIT_S: grpc ends the whole call when one is cancelled.
+        """
         self.silenced = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.written.wait(), CLOSE_LIMIT_S)
         for helper in self.helpers:
             helper.cancel()
         await asyncio.gather(*self.helpers, return_exceptions=True)
@@ -222,7 +236,7 @@ class ControllerLink(ABC):
             await stream.call.write(self.hello())
             await self._read_welcome(stream)
             limit.cancel()
-            stream.helpers = [asyncio.create_task(self._write(stream.call)), asyncio.create_task(self._tick())]
+            stream.helpers = [asyncio.create_task(self._write(stream)), asyncio.create_task(self._tick())]
             await self._read(stream)
         except aio.AioRpcError as error:
             return f"{error.code().name}: {error.details()}"
@@ -286,19 +300,23 @@ class ControllerLink(ABC):
             else:
                 self.handle(instruction)
 
-    async def _write(self, call: Any) -> None:
-        """Send what is due."""
+    async def _write(self, stream: _Stream) -> None:
+        """Send what is due, until the stream is silenced."""
         try:
-            while True:
+            while not stream.silenced:
                 message = self.next_message()
                 if message is None:
                     await self._wake.wait()
                     self._wake.clear()
                     continue
-                await call.write(message)
+                stream.written.clear()
+                await stream.call.write(message)
+                stream.written.set()
         except (aio.AioRpcError, asyncio.InvalidStateError):
             # The reader learns the same from its read, with the status.
             return
+        finally:
+            stream.written.set()
 
     def beat_due(self, *, early: bool = False) -> int:
         """Number of the beat that is due, 0 when none is. `early`: there is something to tell that the next would miss."""
