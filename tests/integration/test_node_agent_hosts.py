@@ -360,7 +360,7 @@ async def test_broken_frames_close_only_their_connection(site: Site) -> None:
     for data in (struct.pack(">I", (1 << 20) + 1) + b"x", struct.pack(">I", 4) + b"\xff" * 4, struct.pack(">I", 0)):
         for _ in range(2):
             assert await _raw(site, data) == b""
-    assert _kinds(agent) == {"oversized", "malformed"}
+    await until(lambda: _kinds(agent) == {"oversized", "malformed"}, "the log names both kinds")
     host.status(types_pb2.RANK_STATE_STARTING)
     await until(session.seen("j-1", types_pb2.RANK_STATE_STARTING), "others are served")
     await agent.kill(signal.SIGTERM)
