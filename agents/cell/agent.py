@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-import secrets
 import signal
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from agents.cell.ray_cell import ActorEvent, Alive, Dead, Ended, HeadLostError, 
 from agents.cell.ray_thread import RayLostError, RayThread
 from agents.cell.session import ControllerSession
 from agents.cell.table import ALIVE, DEAD, STARTING, ActorRow, CellTable
+from agents.node.boot import Boot
 from agents.node.dial import Dialer
 from agents.node.loop_lag import LoopLag
 from agents.node.membership import Membership
@@ -41,7 +41,7 @@ class CellAgent:
 
     def __init__(self, config: CellConfig) -> None:
         self._config = config
-        self._boot_id = f"{time.time_ns() // 1000:020d}-{secrets.token_hex(4)}"  # later ones sort higher
+        self._boot = Boot()
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         self._stop = asyncio.Event()
@@ -100,7 +100,9 @@ class CellAgent:
         lag = LoopLag()
         membership = None if config.membership is None else Membership(config.membership)
         dialer = Dialer(config.controllers, membership)
-        session = ControllerSession(dialer, hello=self._hello, table=self._table, orders=dispatcher, lag=lag)
+        session = ControllerSession(
+            dialer, boot=self._boot, hello=self._hello, table=self._table, orders=dispatcher, lag=lag
+        )
         self._dispatcher = dispatcher
         tell_supervisor("READY=1", f"STATUS=agent of {config.cell}, Ray at {config.ray_address}")
         self._wake = dispatcher.on_change = session.wake
@@ -119,7 +121,7 @@ class CellAgent:
     def _hello(self) -> cell_pb2.CellHello:
         return cell_pb2.CellHello(
             cell=self._config.cell,
-            boot_id=self._boot_id,
+            boot_id=self._boot.id,
             highest_epoch=self._dispatcher.highest_epoch if self._dispatcher is not None else 0,
             agent_version=AGENT_VERSION,
             incarnation=self._incarnation,

@@ -13,6 +13,7 @@ from grpc import aio
 from phalanx.v1 import agent_pb2, cell_pb2, cell_pb2_grpc
 
 from agents.cell.table import CellTable
+from agents.node.boot import Boot
 from agents.node.dial import Dialer
 from agents.node.link import ControllerLink, StaleControllerError
 from agents.node.loop_lag import LoopLag
@@ -48,12 +49,13 @@ class ControllerSession(ControllerLink):
         self,
         dialer: Dialer,
         *,
+        boot: Boot,
         hello: Callable[[], cell_pb2.CellHello],
         table: CellTable,
         orders: Orders,
         lag: LoopLag,
     ) -> None:
-        super().__init__(dialer, asyncio.Event())
+        super().__init__(dialer, asyncio.Event(), boot)
         self._hello = hello
         self._table = table
         self._orders = orders

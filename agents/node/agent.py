@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Literal
 import structlog
 from phalanx.v1 import agent_pb2
 
+from agents.node.boot import Boot
 from agents.node.checks.desk import CheckDesk, CheckSettings
 from agents.node.checks.idle import IdleChecks
 from agents.node.checks.pairs import PairDesk, PairSettings
@@ -42,11 +42,6 @@ DISK_LOOK_S = 30.0
 log = structlog.get_logger(__name__)
 
 
-def new_boot_id() -> str:
-    """Identity of this life of the agent; later ones sort higher."""
-    return f"{time.time_ns() // 1000:020d}-{secrets.token_hex(4)}"
-
-
 class NodeAgent:
     """The parts of the agent. Make it on the event loop, then `run` it once."""
 
@@ -54,7 +49,7 @@ class NodeAgent:
         self._config = config
         self._lock = lock_folder(config.directory)
         config.logs_path.mkdir(exist_ok=True)
-        self._boot_id = new_boot_id()
+        self._boot = Boot(config.boot_path)
         self._facts: HostFacts = read_facts(config.directory)
         self._devices = Devices(
             DeviceSettings(
@@ -77,7 +72,7 @@ class NodeAgent:
             connections,
             generations.tables,
             key=load_or_create_key(config.key_path),
-            boot_id=self._boot_id,
+            boot_id=self._boot.id,
         )
         self._server = LocalServer(config.socket_path, self._desk, self._state.counters)
         self._checks = CheckDesk(
@@ -106,7 +101,7 @@ class NodeAgent:
         self._dialer = Dialer(config.controllers, membership, config.relays)
         self._session = ControllerSession(
             self._dialer,
-            boot_id=self._boot_id,
+            boot=self._boot,
             hello=self._hello,
             state=self._state,
             memory=self._memory,
@@ -124,7 +119,7 @@ class NodeAgent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         await self._server.start()
-        log.info("agent.started", boot_id=self._boot_id, pid=os.getpid(), socket=str(self._config.socket_path))
+        log.info("agent.started", boot_id=self._boot.id, pid=os.getpid(), socket=str(self._config.socket_path))
         self._endings.adopt()
         tell_supervisor("READY=1", f"STATUS=agent of {self._config.node}")
         works = {"session": self._introduced()}

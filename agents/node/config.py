@@ -68,6 +68,11 @@ class AgentConfig:
         return self.directory / "agent.json"
 
     @property
+    def boot_path(self) -> Path:
+        """The last boot id, so that the next one is later whatever the clock says."""
+        return self.directory / "boot"
+
+    @property
     def accelerators_path(self) -> Path:
         """Accelerators by position on the node, so that one that is gone after a restart is known to be lost."""
         return self.directory / "accelerators.json"

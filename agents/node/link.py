@@ -22,6 +22,7 @@ import structlog
 from grpc import aio
 from phalanx.v1 import agent_pb2
 
+from agents.node.boot import KNOWN_BOOT_KEY, Boot
 from agents.node.dial import Dialer
 from agents.node.identity import IdentityError
 
@@ -102,9 +103,11 @@ class _Stream:
 
 
 class ControllerLink(ABC):
-    """Keeps a session open, again and again, until cancelled. `wake` says that there is something to send."""
+    """Keeps a session open, again and again, until cancelled. `wake` says that there is something to send; `boot` which life
+    of the agent speaks."""
 
-    def __init__(self, dialer: Dialer, wake: asyncio.Event) -> None:
+    def __init__(self, dialer: Dialer, wake: asyncio.Event, boot: Boot) -> None:
+        self.boot = boot
         self._dialer = dialer
         self._wake = wake
         self._live: _Stream | None = None
@@ -239,6 +242,7 @@ class ControllerLink(ABC):
             stream.helpers = [asyncio.create_task(self._write(stream)), asyncio.create_task(self._tick())]
             await self._read(stream)
         except aio.AioRpcError as error:
+            self.boot.outbid(str(dict(error.trailing_metadata() or ()).get(KNOWN_BOOT_KEY, "")))
             return f"{error.code().name}: {error.details()}"
         except (StaleControllerError, IdentityError) as error:
             return str(error)
@@ -280,6 +284,7 @@ class ControllerLink(ABC):
             raise StaleControllerError("the controller's first message was not a welcome")
         self._obey(instruction.welcome)
         self._dialer.welcomed()
+        self.boot.spoken()
         stream.welcomed_at = time.monotonic()
         self._live = stream
         stream.welcomed.set()

@@ -9,6 +9,7 @@ import structlog
 from grpc import aio
 from phalanx.v1 import agent_pb2, agent_pb2_grpc
 
+from agents.node.boot import Boot
 from agents.node.dial import Dialer
 from agents.node.durable import AgentMemory
 from agents.node.effects import Effects
@@ -31,7 +32,7 @@ class ControllerSession(ControllerLink):
         self,
         dialer: Dialer,
         *,
-        boot_id: str,
+        boot: Boot,
         hello: Callable[[], agent_pb2.AgentHello],
         state: NodeState,
         memory: AgentMemory,
@@ -41,8 +42,7 @@ class ControllerSession(ControllerLink):
         lag: LoopLag,
         on_confirmed: Callable[[int], None],
     ) -> None:
-        super().__init__(dialer, state.wake)
-        self._boot_id = boot_id
+        super().__init__(dialer, state.wake, boot)
         self._hello = hello
         self._state = state
         self._memory = memory
@@ -61,7 +61,7 @@ class ControllerSession(ControllerLink):
     def hello(self) -> agent_pb2.AgentMessage:
         """Who we are, and the whole truth of the node."""
         hello = self._hello()
-        hello.boot_id = self._boot_id
+        hello.boot_id = self.boot.id
         hello.highest_epoch = self._memory.highest_epoch
         hello.snapshot.CopyFrom(self._state.outbox.hello_snapshot(time.monotonic()))
         return agent_pb2.AgentMessage(hello=hello)

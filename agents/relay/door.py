@@ -17,7 +17,9 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 from phalanx.v1 import agent_pb2
 
+from agents.node.boot import KNOWN_BOOT_KEY
 from agents.node.observability import Counters
+from agents.relay.field_count import MOST_FIELDS, too_many_fields
 from agents.relay.link import GONE, RelayLink
 from agents.relay.slots import SLOTS, Ending, NodeStream
 
@@ -28,6 +30,10 @@ WRITE_LIMIT_S = 10.0
 LAST_WRITE_S = 1.0
 """A peer that does not take one more message in this time gets its status without."""
 REASON_KEY = "phalanx-reason"
+HOLD_S, MAX_HELD = 1.0, 256
+"""Who sends what nobody sends waits so long for its refusal, so many streams at a time."""
+MOST_BYTES = 8 << 20
+"""Of one message, as at the controller."""
 MOST_PER_S = 500
 """Messages of one agent; honest ones send ten beats and a report."""
 
@@ -41,6 +47,7 @@ class Door(grpc.GenericRpcHandler):
         self._link = link
         self._counters = counters
         self._trusted = trusted
+        self._held = 0
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """See grpc.GenericRpcHandler. Messages are bytes in both directions."""
@@ -51,8 +58,9 @@ class Door(grpc.GenericRpcHandler):
         return None
 
     async def _session(self, _requests: Any, context: Any) -> None:
-        stream = await self._admit(context)
-        reader = asyncio.create_task(self._read(context, stream))
+        peer = context.peer().rpartition(":")[0] + ":"
+        stream = await self._admit(context, peer)
+        reader = asyncio.create_task(self._read(context, stream, peer))
         pen = _Pen(context, stream)
         writer = asyncio.create_task(pen.write())
         reason = "the agent's stream was reset"
@@ -72,23 +80,35 @@ class Door(grpc.GenericRpcHandler):
         if stream.closing.done():
             await self._refuse(context, stream.closing.result())
 
-    async def _admit(self, context: Any) -> NodeStream:
+    async def _admit(self, context: Any, peer: str) -> NodeStream:
         """The stream of a node that has said hello under its own name."""
         certificate, name = _shown(context) if self._trusted else (b"", "")
+
+        async def bad(status: grpc.StatusCode, reason: str, text: str) -> NoReturn:
+            self._link.offences.note(name, peer, reason, text)
+            await self._hold()
+            await self._refuse(context, Ending(status, text, reason))
+
         reading = asyncio.create_task(context.read())
         await asyncio.wait({reading}, timeout=HELLO_LIMIT_S)
         if not reading.done():
             reading.add_done_callback(_settle)
             text = f"no hello within {HELLO_LIMIT_S:g} s: the first message must be one"
-            await self._refuse(context, Ending(grpc.StatusCode.INVALID_ARGUMENT, text, "NO_HELLO"))
-        message = _parsed(reading.result())
+            await bad(grpc.StatusCode.INVALID_ARGUMENT, "NO_HELLO", text)
+        raw = reading.result()
+        if raw is aio.EOF:  # it has gone again, which is no offence
+            await self._refuse(context, Ending(grpc.StatusCode.INVALID_ARGUMENT, "the stream has ended", "NO_HELLO"))
+        problem = too_large(raw)
+        if problem:
+            await bad(grpc.StatusCode.INVALID_ARGUMENT, "MESSAGE_TOO_LARGE", problem)
+        message = _parsed(raw)
         if message is None or message.WhichOneof("body") != "hello":
             text = "the first message of a session must be a hello"
-            await self._refuse(context, Ending(grpc.StatusCode.INVALID_ARGUMENT, text, "NO_HELLO"))
+            await bad(grpc.StatusCode.INVALID_ARGUMENT, "NO_HELLO", text)
         hello = message.hello
         if self._trusted and name != hello.node:
             text = f"the certificate is of node {name!r}, the hello of {hello.node[:253]!r}"
-            await self._refuse(context, Ending(grpc.StatusCode.PERMISSION_DENIED, text, "NOT_YOUR_NAME"))
+            await bad(grpc.StatusCode.PERMISSION_DENIED, "NOT_YOUR_NAME", text)
         table = self._link.table
         if table is None:
             await self._refuse(context, GONE)
@@ -101,7 +121,16 @@ class Door(grpc.GenericRpcHandler):
             await self._refuse(context, Ending(grpc.StatusCode.RESOURCE_EXHAUSTED, text, "RELAY_FULL"))
         return stream
 
-    async def _read(self, context: Any, stream: NodeStream) -> None:
+    async def _hold(self) -> None:
+        """Wait before a refusal, so that a loop of them costs little."""
+        if self._held < MAX_HELD:
+            self._held += 1
+            try:
+                await asyncio.sleep(HOLD_S)
+            finally:
+                self._held -= 1
+
+    async def _read(self, context: Any, stream: NodeStream, peer: str) -> None:
         pace = Pace()
         while not stream.over:
             raw = await context.read()
@@ -109,14 +138,19 @@ class Door(grpc.GenericRpcHandler):
                 return
             rest_s = pace.rest_s()
             if rest_s:  # what it sends meanwhile waits with it, and its neighbours are heard
+                text = f"more than {MOST_PER_S} messages a second: it is read no faster than that"
+                self._link.offences.note(stream.node, peer, "FLOOD", text)
                 self._counters.add("floods")
                 if self._counters.first("floods", stream.node):
                     log.warning("node.floods", node=stream.node, most_per_s=MOST_PER_S)
                 await asyncio.sleep(rest_s)
-            message = _parsed(raw)
+            text, reason = too_large(raw), "MESSAGE_TOO_LARGE"
+            message = None if text else _parsed(raw)
             if message is None:
-                text = "this is no message of a node agent"
-                stream.end(Ending(grpc.StatusCode.INVALID_ARGUMENT, text, "MALFORMED_MESSAGE"))
+                if not text:
+                    text, reason = "this is no message of a node agent", "MALFORMED_MESSAGE"
+                self._link.offences.note(stream.node, peer, reason, text)
+                stream.end(Ending(grpc.StatusCode.INVALID_ARGUMENT, text, reason))
                 return
             if message.WhichOneof("body") == "beat":
                 stream.table.heard(stream, message.beat)
@@ -149,7 +183,9 @@ class Door(grpc.GenericRpcHandler):
         self._counters.add(f"refused_{ending.reason.lower()}")
         if self._counters.first("agents", ending.message):
             log.info("node.refused", reason=ending.reason, message=ending.message)
-        metadata = ((REASON_KEY, ending.reason),) if ending.reason else ()
+        metadata = tuple(
+            (key, value) for key, value in ((REASON_KEY, ending.reason), (KNOWN_BOOT_KEY, ending.known_boot)) if value
+        )
         await context.abort(ending.status, ending.message, metadata)
         raise AssertionError("abort raises")
 
@@ -209,6 +245,15 @@ async def _copy(context: Any, call: Any) -> None:
         await call.done_writing()
     except (aio.AioRpcError, asyncio.InvalidStateError):
         return  # the call upward has ended, and says how
+
+
+def too_large(raw: bytes) -> str:
+    """Why a message is not parsed; "" when it is."""
+    if len(raw) > MOST_BYTES:
+        return f"a message may have {MOST_BYTES} bytes, this one has {len(raw)}"
+    if too_many_fields(raw, agent_pb2.AgentMessage.DESCRIPTOR):
+        return f"a message may have {MOST_FIELDS} fields, this one of {len(raw)} bytes has more"
+    return ""
 
 
 def _parsed(raw: Any) -> agent_pb2.AgentMessage | None:

@@ -10,10 +10,12 @@ import structlog
 from grpc import aio
 from phalanx.v1 import agent_pb2, relay_pb2, relay_pb2_grpc
 
+from agents.node.boot import Boot
 from agents.node.dial import Dialer
 from agents.node.link import ControllerLink, StaleControllerError
 from agents.node.observability import Counters, name_process
 from agents.relay.config import RELAY_VERSION
+from agents.relay.offences import Offences
 from agents.relay.slots import Ending, Slots
 
 GONE = Ending(
@@ -27,13 +29,13 @@ log = structlog.get_logger(__name__)
 class RelayLink(ControllerLink):
     """Holds the table of nodes while there is a session; `table` is None while there is none."""
 
-    def __init__(self, dialer: Dialer, name: str, boot_id: str, counters: Counters) -> None:
+    def __init__(self, dialer: Dialer, name: str, boot: Boot, counters: Counters) -> None:
         self._awake = asyncio.Event()
-        super().__init__(dialer, self._awake)
+        super().__init__(dialer, self._awake, boot)
         self._name = name
-        self._boot_id = boot_id
         self._counters = counters
         self._highest_epoch = 0
+        self.offences = Offences()
         self.table: Slots | None = None
         self.channel: aio.Channel | None = None
 
@@ -45,7 +47,7 @@ class RelayLink(ControllerLink):
     def hello(self) -> relay_pb2.RelayMessage:
         """See ControllerLink. Nodes say hello themselves."""
         hello = relay_pb2.RelayHello(
-            relay=self._name, boot_id=self._boot_id, highest_epoch=self._highest_epoch, agent_version=RELAY_VERSION
+            relay=self._name, boot_id=self.boot.id, highest_epoch=self._highest_epoch, agent_version=RELAY_VERSION
         )
         return relay_pb2.RelayMessage(hello=hello)
 
@@ -58,6 +60,9 @@ class RelayLink(ControllerLink):
             beats = table.fold.take()
             if beats is not None:
                 return relay_pb2.RelayMessage(beats=beats)
+        offences = self.offences.take()
+        if offences is not None:
+            return relay_pb2.RelayMessage(offences=offences)
         return table.next_message()
 
     def obey(self, welcome: agent_pb2.Welcome) -> None:
@@ -83,7 +88,7 @@ class RelayLink(ControllerLink):
             case "end":
                 end = instruction.end
                 status = STATUS.get(end.status, grpc.StatusCode.UNKNOWN)
-                table.ended_above(end.slot, Ending(status, end.message, end.reason))
+                table.ended_above(end.slot, Ending(status, end.message, end.reason, end.known_boot))
             case _:
                 self._counters.add("instructions_not_understood")
 

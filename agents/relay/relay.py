@@ -11,7 +11,7 @@ import grpc
 import structlog
 from grpc import aio
 
-from agents.node.agent import new_boot_id
+from agents.node.boot import Boot
 from agents.node.dial import Dialer
 from agents.node.durable import lock_folder
 from agents.node.identity import Credentials, IdentityError
@@ -24,8 +24,11 @@ from agents.relay.link import RelayLink
 
 OPTIONS = (
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", 8 << 20),
+    ("grpc.max_receive_message_length", 16 << 20),  # each message has a lower limit of its own
     ("grpc.max_send_message_length", 64 << 20),
+    # What nobody reads stays with its sender: a wider window holds hundreds of thousands of beats.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 64 << 10),
     ("grpc.server_handshake_timeout_ms", 20_000),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -54,7 +57,7 @@ class Relay:
         self._counters = Counters()
         self._membership = None if config.membership is None else Membership(config.membership)
         self._dialer = Dialer(config.controllers, self._membership)
-        self._link = RelayLink(self._dialer, config.relay, new_boot_id(), self._counters)
+        self._link = RelayLink(self._dialer, config.relay, Boot(), self._counters)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises what ends one of its parts."""

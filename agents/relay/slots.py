@@ -32,6 +32,7 @@ class Ending:
     status: grpc.StatusCode
     message: str
     reason: str
+    known_boot: str = ""
 
 
 class NodeStream:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,13 +17,13 @@ from controlplane.core.identity import NODE
 from controlplane.core.state import State
 from controlplane.core.units import to_s
 from controlplane.engine.soft import StepRow
-from controlplane.observability.beats import MAX_OFF_NS
 from controlplane.observability.offenders import CLOCK_OFF
 from controlplane.rpc import observations
+from controlplane.rpc.boots import ahead_ns, hello_refused
 from controlplane.rpc.caller import CALLER, Caller
 from controlplane.rpc.codec import at_from_age
 from controlplane.rpc.effects import agent_effect, concerns
-from controlplane.rpc.errors import RequestRefused, refuse
+from controlplane.rpc.errors import refuse
 from controlplane.rpc.generations import GenerationMessages
 from controlplane.rpc.guard import resolve
 from controlplane.rpc.logs import LogRelays
@@ -38,9 +37,6 @@ MAX_RANKS = 4_096
 """Of one node in one beat."""
 LARGEST_STEP = 1 << 38
 """Steps are cut to this: columns hold it, and no job reaches it."""
-
-_BOOT = re.compile(r"([0-9]{20})-")
-"""The boot id of our own agents: microseconds (Unix) of their start."""
 
 log = structlog.get_logger(__name__)
 
@@ -100,6 +96,8 @@ class AgentSession(Session):
             RequestRefused: it is not believed.
         """
         await self.introduce(NODE, hello.node)
+        if self.limits is not None:
+            self.limits.weigh_hello(hello.ByteSize())
         site = self.site
         event = observations.node_hello(hello, site.now_ns(), site.state)
         found = observations.findings(hello.snapshot, site.now_ns())
@@ -110,7 +108,10 @@ class AgentSession(Session):
             check_epoch(site, hello.node, hello.highest_epoch)
             outcome = await site.tell(event)
             if isinstance(outcome, Refusal):
-                raise RequestRefused(outcome)
+                known = site.state.fleet.number(hello.node)
+                raise hello_refused(
+                    outcome, "" if known is None else site.state.fleet.facts[known].boot_id, site.now_ns()
+                )
             self.name, self.boot_id, self._own_rows = hello.node, hello.boot_id, hello.own_rows
             self._look_at_start(site.now_ns())
             number = site.state.fleet.number(self.name)
@@ -188,11 +189,10 @@ class AgentSession(Session):
         return self.site.state
 
     def _look_at_start(self, now_ns: int) -> None:
-        """Boots are told apart by when they began: an agent that began in the future keeps its successors out until then."""
-        began = _BOOT.match(self.boot_id)
-        ahead_ns = int(began[1]) * 1_000 - now_ns if began else 0
-        if ahead_ns > MAX_OFF_NS:
-            text = f"it says that it started {to_s(ahead_ns):.0f} s from now: set its clock, and start it again after that time"
+        """A life that began in the future was begun with a wrong clock, or after one that was: see boots.py."""
+        found_ns = ahead_ns(self.boot_id, now_ns)
+        if found_ns:
+            text = f"it says that it started {to_s(found_ns):.0f} s from now: its clock is wrong, or was at an earlier start"
             self.offence(CLOCK_OFF, text)
 
     def _many_ranks(self, rows: int) -> None:

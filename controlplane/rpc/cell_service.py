@@ -19,6 +19,7 @@ from controlplane.core.shipped import archive_path
 from controlplane.core.spec import JobSpec, Violation
 from controlplane.rpc import observations
 from controlplane.rpc.agent_service import check_epoch, welcome
+from controlplane.rpc.boots import hello_refused
 from controlplane.rpc.caller import CALLER, LOCAL, Caller
 from controlplane.rpc.codec import workload_message
 from controlplane.rpc.effects import Roots, cell_effect
@@ -67,7 +68,8 @@ class CellSession(Session):
             check_epoch(self.site, hello.cell, hello.highest_epoch)
             outcome = await self.site.tell(event)
             if isinstance(outcome, Refusal):
-                raise RequestRefused(outcome)
+                former = self.site.state.cells.get(hello.cell)
+                raise hello_refused(outcome, former.boot_id if former else "", self.site.now_ns())
             self.name, self.boot_id = hello.cell, hello.boot_id
             self.members, self.store_address = dict(event.nodes), event.store_address
             self.send(cell_pb2.CellInstruction(welcome=welcome(self.site)))

@@ -7,6 +7,7 @@ import inspect
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,7 @@ from controlplane.rpc.errors import RequestRefused, message_of, metadata_of, sta
 from controlplane.rpc.field_count import MOST_FIELDS, too_many_fields
 from controlplane.rpc.offences import note_refusal
 from controlplane.rpc.open_calls import OpenCalls
+from controlplane.rpc.turns import Turns
 
 OURS = "/phalanx.v1."
 KIB, MIB = 1 << 10, 1 << 20
@@ -79,6 +81,7 @@ class Guard(aio.ServerInterceptor):
         self._deadline_s = deadline_ms / 1000
         self._access = access
         self._calls = calls
+        self._turns = Turns()
 
     async def intercept_service(
         self,
@@ -88,7 +91,9 @@ class Guard(aio.ServerInterceptor):
         """See grpc.aio.ServerInterceptor."""
         handler = await continuation(handler_call_details)
         name = str(handler_call_details.method)
-        if handler is None or not name.startswith(OURS):
+        if handler is None:
+            return grpc.stream_stream_rpc_method_handler(cast("Any", self._unknown(name)))
+        if not name.startswith(OURS):
             return handler
         method = name.removeprefix(OURS)
         read = self._reader(method, cast("Callable[[bytes], Any]", handler.request_deserializer))
@@ -128,7 +133,7 @@ class Guard(aio.ServerInterceptor):
             began = time.monotonic()
             peer, code = context.peer(), "OK"
             try:
-                self._admit(method, context, peer)
+                await self._admit(method, context, peer)
                 _check(request)
                 async with asyncio.timeout(_limit_s(context, self._deadline_s)):
                     return await behaviour(request, context)
@@ -152,7 +157,7 @@ class Guard(aio.ServerInterceptor):
             _note_call(method, request)
             peer = context.peer()
             try:
-                caller = self._admit(method, context, peer)
+                caller = await self._admit(method, context, peer)
                 _check(request)
                 ending: asyncio.Future[Refusal] = asyncio.get_running_loop().create_future()
                 with self._calls.hold(caller, partial(resolve, ending), self._access.now_ns):
@@ -172,7 +177,7 @@ class Guard(aio.ServerInterceptor):
             _note_call(method)
             peer = context.peer()
             try:
-                self._admit(method, context, peer)
+                await self._admit(method, context, peer)
                 return await behaviour(requests, context)
             except RequestRefused as error:
                 await self._abort(method, context, peer, error)
@@ -181,13 +186,32 @@ class Guard(aio.ServerInterceptor):
 
         return call
 
-    def _admit(self, method: str, context: Context, peer: str) -> Caller:
-        """The caller, who may make this call. Whoever is refused has been noted as the caller all the same.
+    def _unknown(self, name: str) -> Any:
+        async def call(requests: Any, context: Context) -> None:
+            del requests
+            shown = name[:200]
+            _note_call(shown)
+            peer = context.peer()
+            with suppress(RequestRefused):  # what nobody serves is the answer to anybody
+                await self._admit(shown, context, peer)
+            refusal = Refusal("invalid", "UNKNOWN_METHOD", f"this controller has no method {shown}")
+            self._metrics.refuse(refusal.reason)
+            note_refusal(self._metrics, CALLER.get(), "", refusal)
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, refusal.message)
+
+        return call
+
+    async def _admit(self, method: str, context: Context, peer: str) -> Caller:
+        """The caller, who may make this call, once it is its turn. Whoever is refused has been noted as the caller all the
+        same, and has waited as long.
 
         `peer` was read once, at the call's start: grpc may crash when it is asked for the peer of a call that has ended.
         """
-        caller = self._access.caller(context, peer, _note_caller)
-        check(method, caller)
+        try:
+            caller = self._access.caller(context, peer, _note_caller)
+            check(method, caller)
+        finally:
+            await self._turns.wait(CALLER.get())
         return caller
 
     async def _abort(self, method: str, context: Context, peer: str, error: RequestRefused) -> None:

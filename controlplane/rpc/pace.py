@@ -31,6 +31,8 @@ MANY = 64
 """A cell or a relay speaks for many nodes: so many times an agent's rate."""
 HELLO_BURST, HELLOS_PER_S = 20.0, 1.0
 """An agent's own back-off opens five sessions in its first three seconds and one in five seconds after that."""
+HELLO_BYTES = 256 << 10
+"""A hello that has several of these costs as many sessions more: all of it is believed, or looked through at least."""
 HOLD_S, MAX_HELD = 1.0, 4
 """Who dials too often waits so long for its refusal, so many streams of a name at a time."""
 LEAST_REST_S, LONGEST_REST_S = 0.25, 5.0
@@ -72,6 +74,10 @@ class Pace:
             return 0.0
         return min(LONGEST_REST_S, max(LEAST_REST_S, -self._left / self.rate_per_s))
 
+    def debt_s(self) -> float:
+        """How long until what was charged is paid, seconds: later ones wait for earlier ones, a whole burst at most."""
+        return max(0.0, -self._filled() / self.rate_per_s)
+
     def _filled(self) -> float:
         now_s = self._clock()
         gained = (now_s - self._since_s) * self.rate_per_s
@@ -87,6 +93,10 @@ class PeerPace:
     messages: Pace
     hellos: Pace
     held: int = 0
+
+    def weigh_hello(self, size: int) -> None:
+        """The hello that was let in had so many bytes."""
+        self.hellos.charge(size // HELLO_BYTES)
 
     async def hold(self) -> None:
         """Let who dials too often wait for its refusal. Those beyond `MAX_HELD` are told at once."""

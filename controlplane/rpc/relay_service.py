@@ -28,10 +28,12 @@ from controlplane.engine.soft import StepColumns
 from controlplane.observability.offenders import FLOOD
 from controlplane.rpc.access import Access, check_name, check_speaks_for
 from controlplane.rpc.agent_service import AgentService, AgentSession, check_epoch, welcome
+from controlplane.rpc.boots import KNOWN_BOOT_KEY
 from controlplane.rpc.caller import CALLER, LOCAL, Caller
 from controlplane.rpc.errors import RequestRefused, message_of, refuse, status_of
 from controlplane.rpc.field_count import too_many_fields
 from controlplane.rpc.offences import note_refusal
+from controlplane.rpc.relayed_offences import RelayedOffences
 from controlplane.rpc.sessions import Registry, Session
 from controlplane.rpc.site import Site
 from controlplane.rpc.skew import check_version
@@ -63,6 +65,7 @@ class Seat:
     session: AgentSession
     held: ExitStack = field(default_factory=ExitStack)
     greeting: asyncio.Task[None] | None = None
+    known_boot: str = ""
 
 
 class RelaySession(Session):
@@ -75,6 +78,7 @@ class RelaySession(Session):
         super().__init__(site, registry, caller)
         self._agents = agents
         self._access = access
+        self._offences = RelayedOffences(site.metrics, caller)
         self._seats: dict[int, Seat] = {}
         self._numbers = np.full(SLOTS, NOT_HEARD, dtype=np.int64)
         self._leaving: set[int] = set()  # slots that we ended, until the relay says the same
@@ -111,6 +115,8 @@ class RelaySession(Session):
                 self._open(message.opening)
             case "end":
                 self._ended_below(message.end)
+            case "offences":
+                self._offences.note(message.offences)
             case "hello":
                 refuse("invalid", "SECOND_HELLO", f"{self.name} said hello twice in one session")
             case None:
@@ -202,6 +208,7 @@ class RelaySession(Session):
         try:
             await session.open(hello)
         except RequestRefused as error:
+            seat.known_boot = str(dict(error.metadata).get(KNOWN_BOOT_KEY, ""))
             session.end(error.refusal)
         except Exception:  # process edge: a defect with one node must not reach the others
             log.exception("relayed_hello_broke", node=hello.node)
@@ -252,17 +259,18 @@ class RelaySession(Session):
         refusal = closing.result()
         self._refused(refusal, seat.session.caller, seat.session.said)
         self._leave_seat(seat, refusal.message)
-        self._tell_end(seat.slot, refusal)
+        self._tell_end(seat.slot, refusal, seat.known_boot)
 
     def _refused(self, refusal: Refusal, caller: Caller, who: str) -> None:
         self.site.metrics.refuse(refusal.reason)
         note_refusal(self.site.metrics, caller, who, refusal)
 
-    def _tell_end(self, slot: int, refusal: Refusal) -> None:
+    def _tell_end(self, slot: int, refusal: Refusal, known_boot: str = "") -> None:
         self._leaving.add(slot)
         end = relay_pb2.RelayedEnd(
-            slot=slot, status=int(status_of(refusal).value[0]), message=message_of(refusal), reason=refusal.reason
-        )
+            slot=slot, status=int(status_of(refusal).value[0]), message=message_of(refusal), reason=refusal.reason,
+            known_boot=known_boot,
+        )  # fmt: skip
         self.send(relay_pb2.RelayInstruction(end=end))
 
     def _leave_seat(self, seat: Seat, reason: str, moved_s: float = 0.0) -> None:

@@ -69,6 +69,11 @@ PENDING_S = 120
 streams beat a turn is long: a site that comes back would dial again and again."""
 HANDSHAKE_MS = 20_000
 """A peer that connects and says nothing holds a descriptor for so long; grpc's own limit is two minutes."""
+RECEIVE_WINDOW = 64 << 10
+"""What a stream may have on its way to us that nobody has read. Left to itself grpc probes the bandwidth and widens this to
+megabytes: hundreds of thousands of beats, all of which its threads take in before a flood feels that it is not read."""
+MOST_STREAMS = 1_280
+"""Of one connection: a relay's session and a log of each of its nodes' ranks, which open_calls.py counts; beyond it peers wait."""
 JOIN_REQUEST_BYTES = 64 << 10
 SEND_LIMIT = 64 << 20
 """A job of 50,000 ranks is one message."""
@@ -124,6 +129,9 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", SEND_LIMIT),
+        ("grpc.max_concurrent_streams", MOST_STREAMS),
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", RECEIVE_WINDOW),
         ("grpc.server.max_pending_requests", PENDING_REQUESTS),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_REQUESTS),
         ("grpc.server_max_unrequested_time_in_server", PENDING_S),

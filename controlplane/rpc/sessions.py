@@ -28,7 +28,7 @@ from controlplane.rpc.caller import Caller
 from controlplane.rpc.effects import Superseded
 from controlplane.rpc.errors import RequestRefused
 from controlplane.rpc.offences import note, said
-from controlplane.rpc.pace import Pace
+from controlplane.rpc.pace import Pace, PeerPace
 from controlplane.rpc.site import Outcome, Site
 
 BATCH = 64
@@ -71,7 +71,8 @@ class Session:
 
     `wake` is called when `next_instruction` has something to write; a carrier sets it, looks at `closing`, and calls `close`
     once when the session is over. `name` is whom the session speaks for, once that is accepted; `said` the <kind>/<name> that
-    the hello gave, whether or not it is believed. `pace`: how fast it is read, from the moment at which it is known who it is.
+    the hello gave, whether or not it is believed.
+    `pace`: how fast it is read, from the moment at which it is known who it is; `limits`: all that bounds that name.
     """
 
     kind = "session"
@@ -83,6 +84,7 @@ class Session:
         self.caller = caller
         self.name = ""
         self.said = ""
+        self.limits: PeerPace | None = None
         self.pace: Pace | None = None
         self.boot_id = ""
         self.ended = False
@@ -137,7 +139,7 @@ class Session:
         Raises:
             RequestRefused: RECONNECTS_TOO_OFTEN; it had to wait for that.
         """
-        limits = self.site.paces.of(subject)
+        limits = self.limits = self.site.paces.of(subject)
         self.pace = limits.messages
         if limits.hellos.take():
             return

@@ -18,11 +18,13 @@ import grpc
 import pytest
 from phalanx.v1 import agent_pb2, event_pb2, fleet_pb2
 
+from agents.node.dial import RELAY_NAME
 from controlplane.rpc.pace import BEAT_FACTOR, BURST, HELLO_BURST, HELLOS_PER_S, MAX_HELD, MESSAGES_PER_S
 from tests.fixtures.controller_peers import FakeAgent
 from tests.fixtures.controller_process import refusal, until
 from tests.fixtures.good_agents import GoodAgents
-from tests.fixtures.secure_site import SecureController
+from tests.fixtures.relays import RelayProcess
+from tests.fixtures.secure_site import NodeAgent, SecureController
 
 GOOD = [f"good-{number}" for number in range(20)]
 BEAT_MS = 250
@@ -260,6 +262,71 @@ def test_a_huge_or_senseless_message_ends_its_session_only(site: Site, name: str
         list(site.call(name, SESSION, iter([message])))
     assert refusal(caught.value) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
     assert site.until_noted(f"node/{name}", reason).count == 1
+
+
+def test_calls_that_nobody_serves_are_refused_and_named(site: Site) -> None:
+    channel = site.controller.channel_as(site.controller.shown("node", "searcher"))
+    for method in ("/phalanx.v1.None/Such", "/other.Service/Method"):
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(method)(b"", timeout=60)
+        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert site.until_noted("node/searcher", "UNKNOWN_METHOD").count == 2
+
+
+def test_a_clock_that_was_ahead_once_keeps_no_later_start_out(site: Site, tmp_path: Path) -> None:
+    """The folder is new, so that the agent learns of its former start from the refusal only. It waits for nobody."""
+    ahead = f"{(time.time_ns() + 10 * 365 * 86_400 * 10**9) // 1_000:020d}-ffffffff"
+    hello = FakeAgent(site.controller, "traveller", boot_id=ahead).hello().SerializeToString()
+    assert list(site.call("traveller", SESSION, iter([hello])))
+    site.controller.join_file(tmp_path / "node" / "join.json", "node", "traveller")
+    agent = NodeAgent(site.controller, tmp_path / "node", "traveller")
+    try:
+        site.controller.until_session("traveller")
+        (taken,) = agent.logged("agent.boot_taken_later")
+        assert taken["known_boot_id"] == ahead
+        assert site.controller.node("traveller").boot_id == taken["boot_id"] > ahead
+        with pytest.raises(grpc.RpcError) as caught:
+            list(site.call("traveller", SESSION, iter([hello])))
+        assert refusal(caught.value)[1] == "OLDER_BOOT", "the older process stays out"
+    finally:
+        agent.close()
+
+
+def test_what_a_relay_refuses_is_named_by_the_controller(site: Site, tmp_path: Path) -> None:
+    rows = b"\x22\x00" * 100_000
+    hello = b"\x4a" + _varint(len(rows)) + rows
+    empty_rows = b"\x0a" + _varint(len(hello)) + hello
+    relay = RelayProcess(site.controller, tmp_path / "relay", "relay-1", ("behind-[1-4]",))
+    try:
+        for node, message, reason in (
+            ("behind-1", site.hello("behind-2"), "NOT_YOUR_NAME"),
+            ("behind-1", b"\xff\xfe garbage", "NO_HELLO"),
+            ("behind-3", empty_rows, "MESSAGE_TOO_LARGE"),
+            ("stranger", site.hello("behind-2"), "NOT_YOUR_NAME"),
+        ):  # fmt: skip
+            with pytest.raises(grpc.RpcError) as caught:
+                list(_behind(site, relay, node, iter([message])))
+            assert refusal(caught.value)[1] == reason
+            if node != "stranger":
+                assert "(at relay/relay-1)" in site.until_noted(f"node/{node}", reason).message
+
+        def named() -> dict[str, bool]:
+            request = fleet_pb2.ListOffendersRequest()
+            return {row.name: row.proven for row in site.controller.fleet.ListOffenders(request, timeout=30).offenders}
+
+        until(lambda: "node/stranger@relay-1" in named(), "what the relay says of a stranger is told")
+        assert not named()["node/stranger@relay-1"], "a relay cannot blame a node that it does not speak for"
+        assert not {"node/stranger", "node/behind-2", "relay/relay-1"} & named().keys()
+    finally:
+        relay.close()
+
+
+def _behind(site: Site, relay: RelayProcess, name: str, messages: Iterator[bytes]) -> Any:
+    shown = site.controller.shown("node", name)
+    credentials = grpc.ssl_channel_credentials(shown.authority, shown.key, shown.certificate)
+    options = (("grpc.ssl_target_name_override", RELAY_NAME), ("grpc.use_local_subchannel_pool", 1))
+    method = grpc.secure_channel(relay.address, credentials, options=options).stream_stream(SESSION)
+    return method(messages, timeout=60)
 
 
 def test_who_takes_anothers_name_is_named_and_the_other_goes_on(site: Site) -> None:

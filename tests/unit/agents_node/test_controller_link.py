@@ -11,6 +11,7 @@ import pytest
 from grpc import aio
 
 from agents.node import link
+from agents.node.boot import Boot
 from agents.node.dial import Dialer
 from agents.node.link import ControllerLink, StaleControllerError, _Stream
 
@@ -23,7 +24,7 @@ class Talker(ControllerLink):
     """Has the same large message to send, again and again."""
 
     def __init__(self) -> None:
-        super().__init__(Dialer("127.0.0.1:1", None), asyncio.Event())
+        super().__init__(Dialer("127.0.0.1:1", None), asyncio.Event(), Boot())
         self.drawn = 0
 
     def next_message(self) -> bytes:

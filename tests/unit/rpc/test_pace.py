@@ -8,7 +8,18 @@ import pytest
 
 from controlplane.config import parse_settings
 from controlplane.core.identity import CELL, NODE
-from controlplane.rpc.pace import BURST, HELLO_BURST, LONGEST_REST_S, MANY, MAX_HELD, MAX_NAMES, Pace, Paces, PeerPace
+from controlplane.rpc.pace import (
+    BURST,
+    HELLO_BURST,
+    HELLO_BYTES,
+    LONGEST_REST_S,
+    MANY,
+    MAX_HELD,
+    MAX_NAMES,
+    Pace,
+    Paces,
+    PeerPace,
+)
 
 SETTINGS = parse_settings(["--dir", "x", "--listen", "127.0.0.1:1", "--metrics", "127.0.0.1:2", "--checkpoints", "y",
                            "--plaintext"])  # fmt: skip
@@ -87,6 +98,15 @@ def test_names_have_limits_of_their_own_and_the_site_has_none() -> None:
 def test_a_new_session_has_no_new_purse() -> None:
     paces = Paces(SETTINGS)
     assert sum(paces.of("node/a").hellos.take() for _ in range(100)) == HELLO_BURST
+
+
+def test_large_hellos_cost_as_many_sessions() -> None:
+    limits = Paces(SETTINGS).of("node/a")
+    limits.weigh_hello(HELLO_BYTES - 1)
+    assert limits.hellos.take(), "an honest one is not large"
+    limits.weigh_hello(8 << 20)
+    assert not limits.hellos.take()
+    assert limits.hellos.debt_s() > 1, "the next one is let in when this one is paid"
 
 
 def test_names_without_end_do_not_grow_it() -> None:

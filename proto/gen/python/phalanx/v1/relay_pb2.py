@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from phalanx.v1 import agent_pb2 as phalanx_dot_v1_dot_agent__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16phalanx/v1/relay.proto\x12\nphalanx.v1\x1a\x16phalanx/v1/agent.proto\"\xef\x01\n\x0cRelayMessage\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.phalanx.v1.RelayHelloH\x00\x12)\n\x05\x62\x65\x61ts\x18\x02 \x01(\x0b\x32\x18.phalanx.v1.RelayedBeatsH\x00\x12-\n\x07opening\x18\x03 \x01(\x0b\x32\x1a.phalanx.v1.RelayedOpeningH\x00\x12-\n\x07message\x18\x04 \x01(\x0b\x32\x1a.phalanx.v1.RelayedMessageH\x00\x12%\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x16.phalanx.v1.RelayedEndH\x00\x42\x06\n\x04\x62ody\"\xa2\x01\n\x10RelayInstruction\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.phalanx.v1.WelcomeH\x00\x12\x37\n\x0cinstructions\x18\x02 \x01(\x0b\x32\x1f.phalanx.v1.RelayedInstructionsH\x00\x12%\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.phalanx.v1.RelayedEndH\x00\x42\x06\n\x04\x62ody\"Z\n\nRelayHello\x12\r\n\x05relay\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\rhighest_epoch\x18\x03 \x01(\x04\x12\x15\n\ragent_version\x18\x04 \x01(\t\"^\n\x0eRelayedOpening\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12%\n\x05hello\x18\x02 \x01(\x0b\x32\x16.phalanx.v1.AgentHello\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x03 \x01(\x0c\"/\n\x0eRelayedMessage\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\x0c\"K\n\nRelayedEnd\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0e\n\x06status\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"z\n\x0cRelayedBeats\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07sent_ns\x18\x02 \x01(\x04\x12\r\n\x05slots\x18\x03 \x03(\r\x12\x0f\n\x07\x61ges_ms\x18\x04 \x03(\r\x12\'\n\x05steps\x18\x05 \x03(\x0b\x32\x18.phalanx.v1.RelayedSteps\"\x97\x01\n\x0cRelayedSteps\x12\x0f\n\x07job_uid\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\r\n\x05ranks\x18\x03 \x03(\r\x12\r\n\x05slots\x18\x04 \x03(\r\x12\r\n\x05steps\x18\x05 \x03(\x04\x12\x0f\n\x07\x61ges_ms\x18\x06 \x03(\x04\x12\x0e\n\x06losses\x18\x07 \x03(\x01\x12\x14\n\x0cstep_times_s\x18\x08 \x03(\x01\"C\n\x13RelayedInstructions\x12,\n\x04rows\x18\x01 \x03(\x0b\x32\x1e.phalanx.v1.RelayedInstruction\"8\n\x12RelayedInstruction\x12\r\n\x05slots\x18\x01 \x03(\r\x12\x13\n\x0binstruction\x18\x02 \x01(\x0c\x32U\n\x0cRelayService\x12\x45\n\x07Session\x12\x18.phalanx.v1.RelayMessage\x1a\x1c.phalanx.v1.RelayInstruction(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16phalanx/v1/relay.proto\x12\nphalanx.v1\x1a\x16phalanx/v1/agent.proto\"\xa0\x02\n\x0cRelayMessage\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.phalanx.v1.RelayHelloH\x00\x12)\n\x05\x62\x65\x61ts\x18\x02 \x01(\x0b\x32\x18.phalanx.v1.RelayedBeatsH\x00\x12-\n\x07opening\x18\x03 \x01(\x0b\x32\x1a.phalanx.v1.RelayedOpeningH\x00\x12-\n\x07message\x18\x04 \x01(\x0b\x32\x1a.phalanx.v1.RelayedMessageH\x00\x12%\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x16.phalanx.v1.RelayedEndH\x00\x12/\n\x08offences\x18\x06 \x01(\x0b\x32\x1b.phalanx.v1.RelayedOffencesH\x00\x42\x06\n\x04\x62ody\"\xa2\x01\n\x10RelayInstruction\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.phalanx.v1.WelcomeH\x00\x12\x37\n\x0cinstructions\x18\x02 \x01(\x0b\x32\x1f.phalanx.v1.RelayedInstructionsH\x00\x12%\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.phalanx.v1.RelayedEndH\x00\x42\x06\n\x04\x62ody\"Z\n\nRelayHello\x12\r\n\x05relay\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\rhighest_epoch\x18\x03 \x01(\x04\x12\x15\n\ragent_version\x18\x04 \x01(\t\"^\n\x0eRelayedOpening\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12%\n\x05hello\x18\x02 \x01(\x0b\x32\x16.phalanx.v1.AgentHello\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x03 \x01(\x0c\"/\n\x0eRelayedMessage\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\x0c\"_\n\nRelayedEnd\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0e\n\x06status\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nknown_boot\x18\x05 \x01(\t\";\n\x0fRelayedOffences\x12(\n\x04rows\x18\x01 \x03(\x0b\x32\x1a.phalanx.v1.RelayedOffence\"\\\n\x0eRelayedOffence\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\r\n\x05\x63ount\x18\x05 \x01(\x04\"z\n\x0cRelayedBeats\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07sent_ns\x18\x02 \x01(\x04\x12\r\n\x05slots\x18\x03 \x03(\r\x12\x0f\n\x07\x61ges_ms\x18\x04 \x03(\r\x12\'\n\x05steps\x18\x05 \x03(\x0b\x32\x18.phalanx.v1.RelayedSteps\"\x97\x01\n\x0cRelayedSteps\x12\x0f\n\x07job_uid\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\r\n\x05ranks\x18\x03 \x03(\r\x12\r\n\x05slots\x18\x04 \x03(\r\x12\r\n\x05steps\x18\x05 \x03(\x04\x12\x0f\n\x07\x61ges_ms\x18\x06 \x03(\x04\x12\x0e\n\x06losses\x18\x07 \x03(\x01\x12\x14\n\x0cstep_times_s\x18\x08 \x03(\x01\"C\n\x13RelayedInstructions\x12,\n\x04rows\x18\x01 \x03(\x0b\x32\x1e.phalanx.v1.RelayedInstruction\"8\n\x12RelayedInstruction\x12\r\n\x05slots\x18\x01 \x03(\r\x12\x13\n\x0binstruction\x18\x02 \x01(\x0c\x32U\n\x0cRelayService\x12\x45\n\x07Session\x12\x18.phalanx.v1.RelayMessage\x1a\x1c.phalanx.v1.RelayInstruction(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,25 +33,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'phalanx.v1.relay_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RELAYMESSAGE']._serialized_start=63
-  _globals['_RELAYMESSAGE']._serialized_end=302
-  _globals['_RELAYINSTRUCTION']._serialized_start=305
-  _globals['_RELAYINSTRUCTION']._serialized_end=467
-  _globals['_RELAYHELLO']._serialized_start=469
-  _globals['_RELAYHELLO']._serialized_end=559
-  _globals['_RELAYEDOPENING']._serialized_start=561
-  _globals['_RELAYEDOPENING']._serialized_end=655
-  _globals['_RELAYEDMESSAGE']._serialized_start=657
-  _globals['_RELAYEDMESSAGE']._serialized_end=704
-  _globals['_RELAYEDEND']._serialized_start=706
-  _globals['_RELAYEDEND']._serialized_end=781
-  _globals['_RELAYEDBEATS']._serialized_start=783
-  _globals['_RELAYEDBEATS']._serialized_end=905
-  _globals['_RELAYEDSTEPS']._serialized_start=908
-  _globals['_RELAYEDSTEPS']._serialized_end=1059
-  _globals['_RELAYEDINSTRUCTIONS']._serialized_start=1061
-  _globals['_RELAYEDINSTRUCTIONS']._serialized_end=1128
-  _globals['_RELAYEDINSTRUCTION']._serialized_start=1130
-  _globals['_RELAYEDINSTRUCTION']._serialized_end=1186
-  _globals['_RELAYSERVICE']._serialized_start=1188
-  _globals['_RELAYSERVICE']._serialized_end=1273
+  _globals['_RELAYMESSAGE']._serialized_end=351
+  _globals['_RELAYINSTRUCTION']._serialized_start=354
+  _globals['_RELAYINSTRUCTION']._serialized_end=516
+  _globals['_RELAYHELLO']._serialized_start=518
+  _globals['_RELAYHELLO']._serialized_end=608
+  _globals['_RELAYEDOPENING']._serialized_start=610
+  _globals['_RELAYEDOPENING']._serialized_end=704
+  _globals['_RELAYEDMESSAGE']._serialized_start=706
+  _globals['_RELAYEDMESSAGE']._serialized_end=753
+  _globals['_RELAYEDEND']._serialized_start=755
+  _globals['_RELAYEDEND']._serialized_end=850
+  _globals['_RELAYEDOFFENCES']._serialized_start=852
+  _globals['_RELAYEDOFFENCES']._serialized_end=911
+  _globals['_RELAYEDOFFENCE']._serialized_start=913
+  _globals['_RELAYEDOFFENCE']._serialized_end=1005
+  _globals['_RELAYEDBEATS']._serialized_start=1007
+  _globals['_RELAYEDBEATS']._serialized_end=1129
+  _globals['_RELAYEDSTEPS']._serialized_start=1132
+  _globals['_RELAYEDSTEPS']._serialized_end=1283
+  _globals['_RELAYEDINSTRUCTIONS']._serialized_start=1285
+  _globals['_RELAYEDINSTRUCTIONS']._serialized_end=1352
+  _globals['_RELAYEDINSTRUCTION']._serialized_start=1354
+  _globals['_RELAYEDINSTRUCTION']._serialized_end=1410
+  _globals['_RELAYSERVICE']._serialized_start=1412
+  _globals['_RELAYSERVICE']._serialized_end=1497
 # @@protoc_insertion_point(module_scope)

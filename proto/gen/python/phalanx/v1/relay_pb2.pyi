@@ -30,6 +30,7 @@ class RelayMessage(_message.Message):
     OPENING_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    OFFENCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___RelayHello: ...
     @_builtins.property
@@ -40,6 +41,8 @@ class RelayMessage(_message.Message):
     def message(self) -> Global___RelayedMessage: ...
     @_builtins.property
     def end(self) -> Global___RelayedEnd: ...
+    @_builtins.property
+    def offences(self) -> Global___RelayedOffences: ...
     def __init__(
         self,
         *,
@@ -48,12 +51,13 @@ class RelayMessage(_message.Message):
         opening: Global___RelayedOpening | None = ...,
         message: Global___RelayedMessage | None = ...,
         end: Global___RelayedEnd | None = ...,
+        offences: Global___RelayedOffences | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["beats", b"beats", "body", b"body", "end", b"end", "hello", b"hello", "message", b"message", "opening", b"opening"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["beats", b"beats", "body", b"body", "end", b"end", "hello", b"hello", "message", b"message", "offences", b"offences", "opening", b"opening"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beats", b"beats", "body", b"body", "end", b"end", "hello", b"hello", "message", b"message", "opening", b"opening"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beats", b"beats", "body", b"body", "end", b"end", "hello", b"hello", "message", b"message", "offences", b"offences", "opening", b"opening"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "beats", "opening", "message", "end"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "beats", "opening", "message", "end", "offences"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -182,12 +186,15 @@ class RelayedEnd(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    KNOWN_BOOT_FIELD_NUMBER: _builtins.int
     slot: _builtins.int
     status: _builtins.int
     """downward: the gRPC status that the node's stream ends with"""
     message: _builtins.str
     reason: _builtins.str
     """downward: what phalanx-reason says"""
+    known_boot: _builtins.str
+    """downward: what phalanx-known-boot says; "" when it says nothing"""
     def __init__(
         self,
         *,
@@ -195,14 +202,73 @@ class RelayedEnd(_message.Message):
         status: _builtins.int = ...,
         message: _builtins.str = ...,
         reason: _builtins.str = ...,
+        known_boot: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "slot", b"slot", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_boot", b"known_boot", "message", b"message", "reason", b"reason", "slot", b"slot", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RelayedEnd: _TypeAlias = RelayedEnd  # noqa: Y015
+
+@_typing.final
+class RelayedOffences(_message.Message):
+    """What the relay itself has refused, or read no faster, since the message before: once a second at most, and so many rows at most."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelayedOffence]: ...
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___RelayedOffence] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelayedOffences: _TypeAlias = RelayedOffences  # noqa: Y015
+
+@_typing.final
+class RelayedOffence(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """by its certificate, or over plaintext by its hello; "" before it has said who it is"""
+    peer: _builtins.str
+    """its network address, as the relay sees it"""
+    reason: _builtins.str
+    """a constant, as in phalanx-reason"""
+    message: _builtins.str
+    """what it was told last"""
+    count: _builtins.int
+    """how often since the message before"""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        peer: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "message", b"message", "node", b"node", "peer", b"peer", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelayedOffence: _TypeAlias = RelayedOffence  # noqa: Y015
 
 @_typing.final
 class RelayedBeats(_message.Message):
