@@ -1,7 +1,8 @@
 """The brain's thread: a bounded inbox, turns over it, ticks, and the measure of its own lateness.
 
-One thread owns the engine. Everybody else posts events and reads the published state. A tick comes at its interval, and at the
-moment when the next lease runs out, so that silence is known as soon as it may be judged. Lateness is taken from the same
+One thread owns the engine. Everybody else posts events and reads the published state. A tick comes at its interval, when the next
+leases run out, so that silence is known as soon as it may be judged, and when a job has waited long enough for failures
+that belong together. Lateness is taken from the same
 monotonic reading that the turn's time comes from, before the tick is judged: a process that was stopped for ten seconds
 first says so, and only then looks at the silence of others.
 """
@@ -19,6 +20,7 @@ from typing import NoReturn
 import structlog
 
 from controlplane.core.draft import Refusal
+from controlplane.core.due import waits_until_ns
 from controlplane.core.events import Event, Tick
 from controlplane.core.health.distrust import Vitals
 from controlplane.core.state import State
@@ -227,9 +229,8 @@ class Brain:
         return late_ns
 
     def _pause_ns(self, now_ns: int) -> int:
-        """Until the next tick: an interval, or less when a lease runs out before that."""
-        end_ns = self._soft.lease_end_ns(self.state.fleet.size, self._limits.lease_ns, now_ns)
-        return min(self._limits.tick_ns, max(LEAST_PAUSE_NS, end_ns + JUST_PAST_NS - now_ns))
+        leases_ns = self._soft.lease_ends_ns(self.state.fleet.size, self._limits.lease_ns, now_ns)
+        return paused(now_ns, self._limits.tick_ns, leases_ns, waits_until_ns(self.state, now_ns))
 
     def _turn(self, batch: list[Request], now_ns: int) -> None:
         try:
@@ -266,7 +267,21 @@ class Brain:
             log.info("journal_writable", revision=self.state.revision)
 
 
+def paused(now_ns: int, interval_ns: int, leases_ns: tuple[int, int], waits_ns: int) -> int:
+    """From a tick to the next one, nanoseconds: an interval, or less when leases run out or a job stops waiting before that.
+
+    Args:
+        now_ns, interval_ns: Unix time of the tick, and the longest pause.
+        leases_ns: when the next lease runs out, and the last of those that end together with it: they are not looked at one by
+            one, though the last of them ends a little after the interval.
+        waits_ns: when a job stops waiting.
+    """
+    first_ns, last_ns = leases_ns
+    ends_ns = last_ns + JUST_PAST_NS - now_ns if first_ns - now_ns <= interval_ns else interval_ns
+    return max(min(LEAST_PAUSE_NS, interval_ns), min(ends_ns, waits_ns - now_ns))
+
+
 def rested(due_ns: int, began_ns: int, took_ns: int, interval_ns: int) -> int:
     """When the next tick is due after one that began at `began_ns` and whose turn took so long: as planned, or later when turns are
-    costly (a rack is lost under a large job), and never later than its interval. Monotonic nanoseconds."""
-    return min(max(due_ns, began_ns + (1 + REST) * took_ns), began_ns + interval_ns)
+    costly (a rack is lost under a large job), and for that never later than its interval. Monotonic nanoseconds."""
+    return max(due_ns, began_ns + min((1 + REST) * took_ns, interval_ns))

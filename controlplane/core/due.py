@@ -69,6 +69,17 @@ def due_ns(state: State, soft: SoftState, now_ns: int, policy: Policy, *, steppi
     return None if earliest == NEVER_NS else earliest
 
 
+def waits_until_ns(state: State, now_ns: int) -> int:
+    """The earliest moment after `now_ns` at which a job has waited long enough for failures that belong together, or for its next
+    start, Unix ns; NEVER_NS: none waits. Cheap, for whoever ticks densely anyway and wants to be there in time."""
+    earliest = NEVER_NS
+    for job in state.active_jobs():
+        for moment in (job.not_before_ns, job.incident.collect_until_ns if job.incident is not None else 0):
+            if now_ns < moment < earliest:
+                earliest = moment
+    return earliest
+
+
 def _first(moments: np.ndarray, now_ns: int, earliest_ns: int) -> int:
     """The first of some moments after now, if it is earlier than what is known."""
     later = moments[moments > now_ns]

@@ -19,6 +19,10 @@ STALL_TOLERANCE_NS = 400_000_000
 NEVER_NS = 2**62
 """A moment after all others, Unix ns."""
 
+TOGETHER_NS = 25_000_000
+"""Leases that end so shortly after the first of them ended together: a rack whose agents beat one after the other loses its
+power once, and is judged once. As much later a node is doubted at most, and only where another one falls silent with it."""
+
 SLOW_APPEND_NS = 250_000_000
 """Appends below this are not worth remembering."""
 
@@ -179,15 +183,17 @@ class SoftColumns:
                 beats = np.pad(beats, (0, size - len(beats)))
             return beats[:size].copy()
 
-    def lease_end_ns(self, size: int, lease_ns: int, after_ns: int) -> int:
-        """When the next lease of the first `size` nodes runs out, of those that do after a moment, Unix ns; NEVER_NS: none does.
+    def lease_ends_ns(self, size: int, lease_ns: int, after_ns: int) -> tuple[int, int]:
+        """When the next leases of the first `size` nodes run out, of those that do after a moment: the first one, and the last
+        of those that end together with it, Unix ns; NEVER_NS: none does.
 
-        Beats that come later only make it later: whoever looks at this moment is never too late.
+        Beats that come later only make it later: whoever looks at these moments is never too late.
         """
         with self._lock:
             heard = np.maximum(self._beats[:size], self._trusted_ns)
             ends = heard + lease_ns + self._lags.excused_ns(heard)
-        return int(ends[ends > after_ns].min(initial=NEVER_NS))
+        first = int(ends[ends > after_ns].min(initial=NEVER_NS))
+        return first, int(ends.max(where=ends <= first + TOGETHER_NS, initial=first))
 
     def trusted_since_ns(self) -> int:
         """See `core.softstate.SoftState`."""

@@ -135,7 +135,7 @@ class EventService(event_pb2_grpc.EventServiceServicer):
 
     async def events(self, entries: Iterable[JournalEntry]) -> list[event_pb2.Event]:
         """Entries as events, without those that are bookkeeping."""
-        pairs = [(entry, record) for entry in entries if shown(record := decode(entry))]
+        pairs = await asyncio.to_thread(_shown, tuple(entries))  # the loss of many ranks is megabytes
         names = Names(self._site.state, await self._host_nodes(record for _, record in pairs))
         return [
             event_pb2.Event(
@@ -183,6 +183,10 @@ class EventService(event_pb2_grpc.EventServiceServicer):
     def _uid(self, job: str) -> str:
         """Uid of the newest job of a name; what is no name is taken as a uid."""
         return self._site.state.names.get(job, job)
+
+
+def _shown(entries: Iterable[JournalEntry]) -> list[Pair]:
+    return [(entry, record) for entry in entries if shown(record := decode(entry))]
 
 
 def _told_types(types: Sequence[str]) -> tuple[str, ...]:

@@ -44,14 +44,16 @@ class _Prepared:
     source: _Source
     head: agent_pb2.ApplyGeneration
     ranks: np.ndarray
-    nodes: np.ndarray
+    first: list[int]
+    """By node number, and one more: where the ranks of the node begin in `ranks`."""
     tables: dict[bool, agent_pb2.ApplyGeneration]
     """With all rows (True) or with those that differ (False), once somebody needs them."""
 
     def ranks_on(self, number: int) -> list[int]:
         """Ranks on a node, ascending."""
-        first, last = np.searchsorted(self.nodes, [number, number + 1])
-        ranks: list[int] = self.ranks[first:last].tolist()
+        if number + 1 >= len(self.first):
+            return []
+        ranks: list[int] = self.ranks[self.first[number] : self.first[number + 1]].tolist()
         return ranks
 
 
@@ -86,11 +88,10 @@ class GenerationMessages:
             if whole not in prepared.tables:
                 prepared.tables[whole] = _table(prepared.head, effect, job, state, whole=whole)
             message.CopyFrom(prepared.tables[whole])
-        for rank in here:
-            serial = int(job.rank_host[rank])
+        devices = job.rank_acc[here].tolist()
+        for rank, serial, held in zip(here, job.rank_host[here].tolist(), devices, strict=True):
             if serial != NONE:
-                devices = job.rank_acc[rank].tolist()
-                message.bindings.add(rank=rank, host_id=host_id(job.uid, serial), accelerators=devices)
+                message.bindings.add(rank=rank, host_id=host_id(job.uid, serial), accelerators=held)
         return message
 
     def _of(self, effect: Effect, job: Job, state: State, folder: str) -> _Prepared:
@@ -102,7 +103,9 @@ class GenerationMessages:
         if found is None or not found.source.same(source):
             order = np.argsort(job.rank_node, kind="stable")
             head = _head(job, address, folder)
-            found = self._prepared[effect.id] = _Prepared(source, head, order, job.rank_node[order], {})
+            numbers = np.arange(int(job.rank_node.max(initial=NONE)) + 2)
+            first = np.searchsorted(job.rank_node[order], numbers).tolist()
+            found = self._prepared[effect.id] = _Prepared(source, head, order, first, {})
         self._prepared.move_to_end(effect.id)
         while len(self._prepared) > KEPT:
             self._prepared.popitem(last=False)
@@ -137,11 +140,11 @@ def _table(
 
 
 def _rows(job: Job, state: State, ranks: Iterable[int]) -> list[agent_pb2.RankRow]:
+    at = list(ranks)
+    facts = state.fleet.facts
     rows = []
-    for rank in ranks:
-        number = int(job.rank_node[rank])
+    for rank, number, devices in zip(at, job.rank_node[at].tolist(), job.rank_acc[at].tolist(), strict=True):
         if number != NONE:  # else it takes no part: its replica has left
-            node = state.fleet.facts[number]
-            devices = job.rank_acc[rank].tolist()
+            node = facts[number]
             rows.append(agent_pb2.RankRow(rank=rank, node=node.name, address=node.address, accelerators=devices))
     return rows

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from controlplane.core import records as r
 from controlplane.core.draft import Refusal
@@ -12,6 +13,7 @@ from controlplane.rpc.cell_service import CellSession
 from controlplane.rpc.history import History
 from controlplane.rpc.sessions import Registry, Session
 from controlplane.rpc.site import Site
+from controlplane.rpc.spread import Spread
 
 
 class Router:
@@ -23,6 +25,7 @@ class Router:
         self._agents = agents
         self._cells = cells
         self._relays = relays
+        self._spread = Spread(site.loop)
 
     def submit(self, effects: Sequence[Effect]) -> None:
         """Take effects over from the brain's thread."""
@@ -44,9 +47,14 @@ class Router:
                 session.end(refusal)
 
     def _dispatch(self, effects: tuple[Effect, ...]) -> None:
-        for effect in effects:
-            for session in self._addressed(effect):
-                session.send_effects((effect,))
+        self._spread.add(step for effect in effects for step in self._sending(effect))
+
+    def _sending(self, effect: Effect) -> Iterator[Callable[[], None]]:
+        """One step for each open session that an effect is for, as long as it is outstanding."""
+        for session in self._addressed(effect):
+            if effect.id not in self._site.state.effects:
+                return  # superseded while it was being told
+            yield partial(session.send_effects, (effect,))
 
     def _addressed(self, effect: Effect) -> Iterator[Session]:
         """The open sessions that an effect is for."""
@@ -63,9 +71,7 @@ class Router:
         self._history.observe(records)
         for record in records:
             if isinstance(record, r.LivenessChanged) and record.liveness is NodeLiveness.DEAD:
-                for node in record.nodes:
-                    text = f"{node} was declared DEAD ({record.reason}): say hello again"
-                    self._agents.end(node, Refusal("stale", "DECLARED_DEAD", text))
+                self._spread.add(self._burying(record))
             elif isinstance(record, r.IdentityRevoked):
                 text = f"{record.kind}/{record.name} was revoked: {record.reason}"
                 refusal = Refusal("unauthenticated", "REVOKED", text)
@@ -77,3 +83,14 @@ class Router:
                         for registered in new:
                             session.node_registered(registered.node)
         self._site.commits.notify()
+
+    def _burying(self, record: r.LivenessChanged) -> Iterable[Callable[[], None]]:
+        """A step for each session that a dead node has now; one that it opens later is not meant."""
+        return [
+            partial(
+                session.end,
+                Refusal("stale", "DECLARED_DEAD", f"{node} was declared DEAD ({record.reason}): say hello again"),
+            )
+            for node in record.nodes
+            if (session := self._agents.current.get(node)) is not None
+        ]

@@ -10,7 +10,17 @@ from typing import NoReturn
 import pytest
 
 from controlplane.adapters.journal.memory import MemoryJournal
-from controlplane.brain import REST, Brain, BrainLimits, Clock, ExitCode, rested
+from controlplane.brain import (
+    JUST_PAST_NS,
+    LEAST_PAUSE_NS,
+    REST,
+    Brain,
+    BrainLimits,
+    Clock,
+    ExitCode,
+    paused,
+    rested,
+)
 from controlplane.core import events as ev
 from controlplane.core.draft import Answer, Policy, Refusal
 from controlplane.core.health.suspicion import SuspicionPolicy
@@ -96,6 +106,26 @@ def test_costly_turns_put_the_next_lease_off_and_never_the_interval() -> None:
     assert rested(1_010, 1_000, 10, 100) == 1_000 + (1 + REST) * 10
     assert rested(1_010, 1_000, 90, 100) == 1_100, "the interval stands"
     assert rested(1_100, 1_000, 10, 100) == 1_100
+    assert rested(1_110, 1_000, 1, 100) == 1_110, "leases that end together are waited for beyond it"
+
+
+def test_leases_that_end_together_and_jobs_that_wait_bring_the_next_tick() -> None:
+    now_ns, far_ns = 1_000 * MS, 10_000 * MS
+    interval_ns = 100 * MS
+
+    def pause(first: int, last: int, waits: int = 9_000) -> float:
+        moments = (now_ns + first * MS, now_ns + last * MS)
+        return (paused(now_ns, interval_ns, moments, now_ns + waits * MS) - JUST_PAST_NS) / MS
+
+    assert paused(now_ns, interval_ns, (far_ns, far_ns), far_ns) == interval_ns
+    assert pause(40, 62) == 62, "one look at all of them"
+    assert pause(95, 118) == 118, "the interval does not come between them"
+    assert paused(now_ns, interval_ns, (now_ns + 101 * MS, now_ns + 120 * MS), far_ns) == interval_ns
+    assert paused(now_ns, interval_ns, (far_ns, far_ns), now_ns + 30 * MS) == 30 * MS, (
+        "failures are collected until then"
+    )
+    assert paused(now_ns, interval_ns, (now_ns + 1, now_ns + 1), far_ns) == LEAST_PAUSE_NS
+    assert paused(now_ns, 5 * MS, (now_ns + 1, now_ns + 1), far_ns) == 5 * MS, "no rarer than the interval"
 
 
 def test_a_late_edge_makes_silence_untrusted(bench: Bench) -> None:
