@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,21 +38,20 @@ def site_of(nodes: int, seed: int, *, tls: bool) -> Iterator[Bench]:
     controller = make_site(
         folder, nodes, tls=tls, lease_ms=round(LEASE_S * 1_000), beat_ms=1_000, journal_busy_ms=5_000
     )
-    controller.start()
-    assert controller.process is not None
-    pin(controller.process.pid, CONTROLLER_CORE)
-    generator = Generator(folder)
-    try:
+    with ExitStack() as ends:
+        ends.callback(shutil.rmtree, folder, ignore_errors=True)
+        ends.callback(controller.close)  # also of one that was too slow to serve
+        controller.start()
+        assert controller.process is not None
+        pin(controller.process.pid, CONTROLLER_CORE)
+        generator = Generator(folder)
+        ends.callback(generator.close)
         generator.ask("connect")
         generator.ask("cells")
         generator.ask("beats", interval_s=1.0)
         watch = Watch(controller)
         yield Bench(controller, generator, watch, tuple(f"node-{number:04d}" for number in range(nodes)), seed)
         watch.close()
-    finally:
-        generator.close()
-        controller.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(bench: Bench, ranks: int, spares: int) -> float:
