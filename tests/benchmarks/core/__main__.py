@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from controlplane.core import events as ev
+from tests.benchmarks.core import racks
 from tests.benchmarks.core.site import BATCH, WIDTH, GangSite
 from tests.benchmarks.report import Figure, of_samples, write
 
@@ -87,7 +88,11 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=6_250)
     parser.add_argument("--recoveries", type=int, default=24)
     parser.add_argument("--profile", action="store_true", help="the recoveries of 8 ranks per node under cProfile")
+    parser.add_argument("--racks", action="store_true", help="only this: one rack goes dark, then sixteen")
     args = parser.parse_args()
+    if args.racks:
+        racks.measure(args.nodes)
+        return
     if args.profile:
         site, _ = opened(args.nodes, WIDTH)
         profiler = cProfile.Profile()
