@@ -29,20 +29,22 @@ class Spread:
         self._due = False
 
     def add(self, steps: Iterable[Step]) -> None:
-        """Take steps, none of which raises, after those that wait."""
+        """Take steps after those that wait."""
         self._waiting.append(iter(steps))
         if not self._due:
             self._round()
 
     def _round(self) -> None:
         left = AT_ONCE
-        while self._waiting and left:
-            taken = list(islice(self._waiting[0], left))
-            for step in taken:
-                step()
-            left -= len(taken)
-            if left:
-                self._waiting.popleft()
-        self._due = bool(self._waiting)
-        if self._due:
-            self._loop.call_soon(self._round)
+        try:
+            while self._waiting and left:
+                taken = list(islice(self._waiting[0], left))
+                for step in taken:
+                    step()
+                left -= len(taken)
+                if left:
+                    self._waiting.popleft()
+        finally:  # a step that raises is a defect, which the loop reports; the others are still to be taken
+            self._due = bool(self._waiting)
+            if self._due:
+                self._loop.call_soon(self._round)

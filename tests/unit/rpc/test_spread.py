@@ -48,3 +48,26 @@ def test_what_is_added_is_looked_at_when_its_turn_comes() -> None:
 
     asyncio.run(scene())
     assert done == [*range(AT_ONCE), "next"]
+
+
+def broken() -> None:
+    raise ValueError("a defect")
+
+
+def test_a_step_that_raises_holds_nobody_up() -> None:
+    done: list[int] = []
+
+    def steps() -> Iterator[Step]:
+        yield from (partial(done.append, number) for number in range(AT_ONCE))
+        yield broken
+
+    async def scene() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: done.append(-1))
+        spread = Spread(asyncio.get_running_loop())
+        spread.add(steps())
+        spread.add([partial(done.append, AT_ONCE)])
+        while AT_ONCE not in done:
+            await asyncio.sleep(0)
+
+    asyncio.run(scene())
+    assert done == [*range(AT_ONCE), -1, AT_ONCE], "the loop reports it, and what waits is taken"
