@@ -109,7 +109,10 @@ def test_a_signal_in_the_container_is_reported_as_one(bench: Bench, runtime: dic
 
 
 def contained_pid(bench: Bench, host_id: str) -> int:
-    line = wait_for("the rank runs", lambda: [row for row in bench.log(host_id).splitlines() if "rank stub" in row])
+    line = wait_for(
+        "the rank runs",
+        lambda: [row for row in bench.log(host_id).rpartition("\n")[0].splitlines() if "rank stub" in row],
+    )
     return int(line[0].split()[-1])
 
 

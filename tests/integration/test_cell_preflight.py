@@ -46,7 +46,7 @@ def ask(
     if shipped is not None:
         request.code_archive, request.workload.code_digest = str(shipped[0]), shipped[1]
     site.controller.send(cell_pb2.CellInstruction(preflight=request))
-    result = wait_for("preflight result", lambda: site.controller.preflights.get(request.preflight_id), 30)
+    result = wait_for("preflight result", lambda: site.controller.preflights.get(request.preflight_id))
     return list(result.violations)
 
 

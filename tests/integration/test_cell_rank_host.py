@@ -181,7 +181,7 @@ def test_the_real_rank_process_reports_a_workload_that_does_not_import(bench: Be
     (bench.root / "train.py").write_text("import no_such_module_of_a_user\n")
     bench.start("h-1", stub=None)
 
-    exit_info = wait_for("end", lambda: bench.node.exits.get("h-1"), 40).exit
+    exit_info = wait_for("end", lambda: bench.node.exits.get("h-1")).exit
     assert exit_info.code != 0
     assert "no_such_module_of_a_user" in exit_info.message
 

@@ -37,7 +37,7 @@ def call(address: str, method: str, token: str = "") -> grpc.StatusCode:
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     with grpc.insecure_channel(address) as channel:
         try:
-            channel.unary_unary(method)(b"", timeout=2, metadata=metadata)
+            channel.unary_unary(method)(b"", timeout=30, metadata=metadata)
         except grpc.RpcError as error:
             code: grpc.StatusCode = error.code()
             return code

@@ -20,8 +20,8 @@ RUNNING, SUCCEEDED = types_pb2.JOB_STATE_RUNNING, types_pb2.JOB_STATE_SUCCEEDED
 class Site:
     """A controller with two nodes of two accelerators each, and their cell."""
 
-    def __init__(self, folder: Path) -> None:
-        self.controller = Controller(folder, preflight_ms=5_000).start()
+    def __init__(self, folder: Path, **flags: object) -> None:
+        self.controller = Controller(folder, **flags).start()
         self.agents = [FakeAgent(self.controller, f"node-{number}").connect() for number in (1, 2)]
         self.cell = FakeCell(self.controller, self.agents).connect()
         self.by_name = {agent.node: agent for agent in self.agents}
@@ -196,11 +196,14 @@ def test_an_effect_that_its_job_left_behind_is_not_sent_again(site: Site) -> Non
     cancel(site, "behind")
 
 
-def test_a_cell_that_does_not_answer_refuses_the_job(site: Site) -> None:
+def test_a_cell_that_does_not_answer_refuses_the_job(tmp_path: Path) -> None:
+    site = Site(tmp_path, preflight_ms=1_000)
     site.cell.auto_preflight = False
-    with pytest.raises(grpc.RpcError) as late:
-        site.controller.submit("late-1", name="late")
-    site.cell.auto_preflight = True
+    try:
+        with pytest.raises(grpc.RpcError) as late:
+            site.controller.submit("late-1", name="late")
+    finally:
+        site.controller.close()
     assert refusal(late.value) == (grpc.StatusCode.DEADLINE_EXCEEDED, "PREFLIGHT_TIMED_OUT")
 
 
@@ -296,7 +299,7 @@ def test_checkpoints_are_committed_and_restored_from(site: Site) -> None:
         sequence = agent.report(shards=[shard])
         until(lambda a=agent, s=sequence: a.acked >= s, "the report is acknowledged")
     listed = site.controller.checkpoints.ListCheckpoints(
-        checkpoint_pb2.ListCheckpointsRequest(job="ckpt"), timeout=5
+        checkpoint_pb2.ListCheckpointsRequest(job="ckpt"), timeout=30
     ).checkpoints
     assert [(c.step, c.files, c.bytes) for c in listed] == [(10, 2, 14)]
     agent, host = site.holder(0, "ckpt")

@@ -19,7 +19,7 @@ DRAINING, DRAINED = types_pb2.NODE_SERVICE_DRAINING, types_pb2.NODE_SERVICE_OUT_
 
 class Site:
     def __init__(self, folder: Path) -> None:
-        self.controller = Controller(folder, preflight_ms=5_000).start()
+        self.controller = Controller(folder).start()
         self.agents = [FakeAgent(self.controller, f"node-{number}").connect() for number in (1, 2)]
         self.cell = FakeCell(self.controller, self.agents).connect()
         self.audit = audit_pb2_grpc.AuditServiceStub(self.controller.new_channel())
@@ -130,7 +130,7 @@ def test_every_command_is_in_an_unbroken_chain_that_can_be_paged(site: Site) -> 
     site.controller.fleet.UncordonNode(fleet_pb2.UncordonNodeRequest(request_id="audit-2", name="node-1"), timeout=30)
     with pytest.raises(grpc.RpcError):
         site.controller.fleet.UncordonNode(
-            fleet_pb2.UncordonNodeRequest(request_id="audit-3", name="node-1"), timeout=5
+            fleet_pb2.UncordonNodeRequest(request_id="audit-3", name="node-1"), timeout=30
         )
     records, last = site.pages(3)
     assert records == site.pages(1_000)[0]

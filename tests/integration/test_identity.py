@@ -225,14 +225,19 @@ def test_watches_end_with_a_revocation_too(controller: SecureController) -> None
 
 
 def test_a_stream_does_not_outlive_its_certificate(controller: SecureController) -> None:
-    agent = fake_agent(controller, controller.shown("node", "node-1", life_s=1.0), "node-1").connect()
-    assert agent.stream is not None
-    assert ended(agent.stream) == (UNAUTHENTICATED, "EXPIRED")
+    for life_s in (3.0, 10.0, 30.0):  # on a busy machine a certificate may end before its session begins
+        stream = fake_agent(controller, controller.shown("node", "node-1", life_s=life_s), "node-1").dial()
+        refused = ended(stream)
+        if stream.received:
+            break
+    assert stream.received, "it was welcomed"
+    assert refused == (UNAUTHENTICATED, "EXPIRED")
 
 
 def test_real_agents_join_and_renew_without_a_gap(tmp_path: Path) -> None:
-    """Certificates that live ten seconds: several renewals, and the node is never anything but ALIVE."""
-    controller = SecureController(tmp_path, certificate_ms=10_000).start()
+    """Certificates that live 24 seconds, so that a busy machine may stop the agent for some of the last eight: two renewals,
+    and the node is never anything but ALIVE."""
+    controller = SecureController(tmp_path, certificate_ms=24_000).start()
     controller.join_file(tmp_path / "n1" / "join.json", "node", "node-1")
     agent = NodeAgent(controller, tmp_path / "n1", "node-1")
     try:
@@ -240,9 +245,9 @@ def test_real_agents_join_and_renew_without_a_gap(tmp_path: Path) -> None:
         assert not (tmp_path / "n1" / "join.json").exists(), "a used token does not stay on disk"
         modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "n1").glob("*.pem")}
         assert set(modes.values()) == {"0o600"}
-        until(lambda: len(agent.logged("identity.renewed")) >= 3, "three renewals")
+        until(lambda: len(agent.logged("identity.renewed")) >= 2, "two renewals")
+        until(lambda: len(agent.logged("session.welcomed")) >= 3, "a session with each certificate")
         assert not agent.logged("session.ended"), "sessions were handed over"
-        assert len(agent.logged("session.welcomed")) >= 3
         from phalanx.v1 import event_pb2
 
         rows = controller.events.ListEvents(event_pb2.ListEventsRequest(node="node-1"), timeout=30).events

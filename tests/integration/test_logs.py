@@ -25,7 +25,7 @@ def read(path: Path) -> list[Line]:
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
     """A job runs, loses a rank, recovers, is cancelled; a node is cordoned; a request is refused."""
-    controller = Controller(tmp_path_factory.mktemp("controller"), preflight_ms=5_000).start()
+    controller = Controller(tmp_path_factory.mktemp("controller")).start()
     agents = [FakeAgent(controller, f"node-{number}").connect() for number in (1, 2)]
     FakeCell(controller, agents).connect()
     try:

@@ -16,14 +16,15 @@ async def test_fault_injection_is_reported_at_once_and_cleared(site: Site) -> No
     session.effect("e1", inject_fault=agent_pb2.InjectFault(accelerator=1, code="XID79", message="off the bus"))
     await until(lambda: session.accelerator(1).state == types_pb2.ACCELERATOR_STATE_FAILED, "the fault")
     assert session.accelerator(1).serial == "sim-n1-1"
-    (fault,) = session.faults()
+    (fault,) = await until(session.faults, "what is wrong with it")
     assert (fault.entity, fault.code, fault.message) == ("accelerator/1", "XID79", "off the bus")
     assert (fault.assertion, fault.vendor) == (types_pb2.FAULT_ASSERTION_OCCURRED, "simulated")
     assert fault.raised_age_ms > 0
     assert session.accelerator(0).state == types_pb2.ACCELERATOR_STATE_HEALTHY
     session.effect("e2", inject_fault=agent_pb2.InjectFault(accelerator=1))
     await until(lambda: session.accelerator(1).state == types_pb2.ACCELERATOR_STATE_HEALTHY, "cleared")
-    assert session.faults()[-1].assertion == types_pb2.FAULT_ASSERTION_RECOVERED
+    await until(lambda: session.faults()[-1].assertion == types_pb2.FAULT_ASSERTION_RECOVERED, "the fault is over")
+    await until(lambda: len(agent.logged("fault.told")) > 1, "both are logged")
     assert [entry["assertion"] for entry in agent.logged("fault.told")] == ["occurred", "recovered"]
 
 

@@ -41,7 +41,7 @@ def phalanx(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 
 def told(controller: Controller, kind: str) -> list[str]:
-    answer = controller.events.ListEvents(event_pb2.ListEventsRequest(limit=1_000), timeout=10)
+    answer = controller.events.ListEvents(event_pb2.ListEventsRequest(limit=1_000), timeout=30)
     return [event.message for event in answer.events if event.type == kind]
 
 

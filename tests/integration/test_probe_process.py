@@ -21,7 +21,7 @@ from agents.node.probes.supervised import CRASHED, HUNG, SILENT, Pace, Supervise
 from tests.fixtures.node_agent_harness import alive, until
 
 PACE = Pace(interval_s=0.05, deadline_s=60.0, first_wait_s=0.05, last_wait_s=0.2, steady_s=60.0)
-HASTY = replace(PACE, deadline_s=1.5)
+HASTY = replace(PACE, deadline_s=6.0)  # a busy machine starts a process within it
 LIMIT_S = 60.0
 PRELUDE = """
 import os, struct, subprocess, sys, time
@@ -94,7 +94,7 @@ def test_a_probe_that_hangs_is_killed_with_what_it_started_and_started_again(tmp
     """
 
     async def test(found: Watched) -> None:
-        hung = (HUNG, "it has given no reading for 1.5 s, and was killed")
+        hung = (HUNG, "it has given no reading for 6 s, and was killed")
         await until(lambda: hung in found.ends, "the hang is noticed", LIMIT_S)
         await until(
             lambda: any(row.accelerators[0].serial == "S1" for row in found.readings), "it reads again", LIMIT_S
@@ -256,5 +256,5 @@ def test_the_kernel_log_is_read_from_where_the_last_agent_stopped(tmp_path: Path
         return asyncio.run(made())
 
     assert since_s(None) == 0, "a new node has no past"
-    assert time.time() - since_s(60) == pytest.approx(65, abs=10)
-    assert time.time() - since_s(86_400) == pytest.approx(3_600, abs=10)
+    assert time.time() - since_s(60) == pytest.approx(65, abs=60)
+    assert time.time() - since_s(86_400) == pytest.approx(3_600, abs=60)

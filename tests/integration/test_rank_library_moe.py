@@ -64,7 +64,7 @@ def final_digest(site: RankSite) -> str:
 
 def test_checkpoints_are_written_once_and_metrics_name_every_step(site: RankSite, undisturbed: str) -> None:
     assert len(undisturbed) == 64
-    points = site.committed(1)
+    points = site.agent.wait("the last one is committed", lambda: (found := site.committed(1)).get(STEPS) and found)
     assert sorted(points) == [4, 8, 12]
     parts = sorted({file.path.split("/")[0] for file in points[4].files})
     assert parts == ["dense", "experts-0-3", "experts-4-7"]
@@ -169,7 +169,7 @@ def test_replicas_that_differ_are_found_at_the_end(site: RankSite) -> None:
 
 def test_ddp_leaves_a_backward_pass_when_its_peer_is_stopped() -> None:
     """At the order, not when the patience with a silent peer ends, which is ten minutes."""
-    with RankSite("rank_ddp_workload", {"steps": 60}, path=FIXTURES) as ddp:
+    with RankSite("rank_ddp_workload", {"steps": 60, "endless": 1}, path=FIXTURES) as ddp:
         a, b, spare = ddp.start(3)
         ddp.parked([a, b, spare])
         ddp.announce([a, b])
@@ -180,5 +180,5 @@ def test_ddp_leaves_a_backward_pass_when_its_peer_is_stopped() -> None:
         results = ddp.results()
         ended = json.loads(next(line for line in ddp.log(a).read_text().splitlines() if line.startswith("{")))
         assert ended["generation"] == 1
-        assert ended["at"] - flagged < 30.0
+        assert ended["at"] - flagged < 120.0
         assert results == [{"equal": "True"}] * 2

@@ -27,7 +27,7 @@ def recover_once(controller: Controller) -> None:
 
 def test_a_recovery_is_one_trace_at_the_collector(tmp_path: Path) -> None:
     collector = Collector()
-    controller = Controller(tmp_path, preflight_ms=5_000, otlp=collector.endpoint).start()
+    controller = Controller(tmp_path, otlp=collector.endpoint).start()
     try:
         recover_once(controller)
         job = controller.job("moe")
@@ -44,7 +44,7 @@ def test_a_recovery_is_one_trace_at_the_collector(tmp_path: Path) -> None:
 
 
 def test_a_collector_that_is_away_changes_nothing(tmp_path: Path) -> None:
-    controller = Controller(tmp_path, preflight_ms=5_000, otlp=f"127.0.0.1:{free_port()}").start()
+    controller = Controller(tmp_path, otlp=f"127.0.0.1:{free_port()}").start()
     try:
         recover_once(controller)
         lost = 'phalanx_trace_spans_total{outcome="lost"} 8.0'

@@ -14,7 +14,7 @@ NODES = 70
 
 
 def test_every_beat_behind_a_relay_is_heard_and_a_dead_relay_convicts_nobody(tmp_path: Path) -> None:
-    controller = make_site(tmp_path, NODES, tls=True, lease_ms=3_000, beat_ms=100)
+    controller = make_site(tmp_path, NODES, tls=True, lease_ms=15_000, beat_ms=100)
     relays.certify(controller, tmp_path, NODES)
     controller.start()
     generator = Generator(tmp_path, "relayed")

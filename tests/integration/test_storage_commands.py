@@ -86,6 +86,7 @@ def test_a_plan_asks_the_running_site_and_touches_nothing(controller: Controller
     job = controller.until_state(types_pb2.JOB_STATE_RUNNING)
     node = job.ranks[0].node
     at = ("--address", controller.address, "--plaintext")
+    until(lambda: "phalanx_effects_outstanding 0.0" in controller.metrics(), "all effects are answered")
     revision = controller.site().revision
 
     shown = json.loads(phalanx("plan", "--lose", f"node={node}", *at, "-o", "json").stdout)

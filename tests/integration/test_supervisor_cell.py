@@ -71,12 +71,20 @@ class RunningCell:
     def drive(self, what: str) -> list[str]:
         environment = dict(os.environ) | dict(self.cell.environment())
         command = (sys.executable, "-c", DRIVER, self.cell.gcs, what)
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
     def ours(self) -> set[int]:
         return processes.marked(processes.SITE_MARKER, self.plan.run)
+
+
+def connections(pid: int) -> list[Any]:
+    """What a process listens on and speaks through; nothing once it has ended."""
+    try:
+        return list(psutil.Process(pid).net_connections("inet"))
+    except psutil.NoSuchProcess:
+        return []
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +133,7 @@ def test_ranks_outlive_the_gcs_the_head_and_their_raylet(running: RunningCell) -
     listening = {
         (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
         for pid in running.ours()
-        for connection in psutil.Process(pid).net_connections("inet")
+        for connection in connections(pid)
         if connection.status == psutil.CONN_LISTEN
     }
     assert listening

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -20,10 +19,11 @@ from phalanx.v1 import types_pb2 as t
 from cli.client import Client
 from cli.errors import CliError, Exit
 from cli.site import site_path
-from cli.supervisor import processes
+from cli.supervisor import control, processes
 from cli.supervisor.launch import start_supervisor, take_down, wait_ready
 from cli.supervisor.layout import SiteOptions, choose_ports, make_plan, make_run_folder, run_folder
 from cli.supervisor.plan import Plan, Unit
+from tests.fixtures.controller_process import until
 
 
 class Fleet(fleet_pb2_grpc.FleetServiceServicer):
@@ -49,16 +49,27 @@ class Coming:
     plan: Plan
     said: list[str]
 
-    def wait(self, script: str, timeout_s: float) -> None:
+    def wait(self, script: str, timeout_s: float, *, running: bool = False) -> None:
+        """`running`: the time counts from when the unit runs."""
         log = Path(self.plan.directory) / "unit.log"
         unit = Unit("agent-node-1", ("/bin/sh", "-c", script), str(log))
         plan = dataclasses.replace(self.plan, units=(unit,))
         supervisor = start_supervisor(plan)
         try:
+            if running:
+                until(lambda: self.state(Path(plan.run)) == "running", "the unit runs")
             wait_ready(plan, supervisor, self.client, timeout_s, self.said.append)
         finally:
             take_down(Path(plan.directory), self.said.append)
             supervisor.wait(60)
+
+    @staticmethod
+    def state(run: Path) -> str:
+        try:
+            units = control.call(run, {"command": "status"})["units"]
+        except CliError:  # the supervisor does not listen yet
+            return ""
+        return str(units["agent-node-1"]["state"])
 
 
 @pytest.fixture
@@ -77,14 +88,15 @@ def coming(tmp_path: Path) -> Iterator[Coming]:
 
 
 def test_up_waits_until_the_controller_shows_the_nodes_in_service(coming: Coming) -> None:
-    coming.wait("exec sleep 60", 20)
+    coming.wait("exec sleep 600", 120)
     assert coming.fleet.asked >= 3
     assert coming.said == ["  agent-node-1 runs"]
 
 
 def test_a_unit_that_keeps_dying_is_shown_with_the_end_of_its_log(coming: Coming) -> None:
+    coming.fleet.never = True  # it runs for a moment now and then, and must not pass for ready in one of them
     with pytest.raises(CliError) as failed:
-        coming.wait("echo no such port; exit 3", 20)
+        coming.wait("echo no such port; exit 3", 120)
     assert "`agent-node-1` does not stay up (exit code 3)" in failed.value.what
     assert failed.value.details[-1] == "  | no such port"
 
@@ -92,7 +104,7 @@ def test_a_unit_that_keeps_dying_is_shown_with_the_end_of_its_log(coming: Coming
 def test_up_gives_up_after_its_time_and_names_what_is_missing(coming: Coming) -> None:
     coming.fleet.never = True
     with pytest.raises(CliError) as failed:
-        coming.wait("exec sleep 60", 0.5)
+        coming.wait("exec sleep 600", 0.5, running=True)
     assert failed.value.code == Exit.TIMED_OUT
     assert "it waits for node-1 in service" in failed.value.what
 
@@ -123,11 +135,9 @@ def test_up_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     run = run_folder(tmp_path)
     command = (sys.executable, "-m", "cli", "up", "--dir", str(tmp_path), "--no-cell")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as up:
-        end = time.monotonic() + 20
-        while not site_path(tmp_path).exists() and time.monotonic() < end:
-            time.sleep(0.01)
+        until(lambda: site_path(tmp_path).exists(), "the site comes up")
         os.kill(up.pid, signal.SIGTERM)
-        up.communicate(timeout=30)
+        up.communicate(timeout=120)
     assert up.returncode != 0
     assert processes.marked(processes.SITE_MARKER, str(run)) == set()
     assert not run.exists()
