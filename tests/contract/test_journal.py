@@ -394,7 +394,7 @@ class TestContract:
             for first in range(1, newest, batch):
                 journal.append(records(first, batch, epoch))
             for follower in followers:
-                assert follower.result(timeout=30) == records(1, newest, epoch)
+                assert follower.result(timeout=120) == records(1, newest, epoch)
 
     def test_threads_that_write_at_once_take_turns(self, journal: SqlJournal | MemoryJournal) -> None:
         gate = threading.Barrier(4)
@@ -480,7 +480,7 @@ class TestSqliteProcesses:
                 assert reader.stdout.readline() == "ready\n"
                 for first in range(1, 300, 3):
                     journal.append(records(first, 3, epoch))
-                assert reader.wait(timeout=30) == 0
+                assert reader.wait(timeout=120) == 0
 
     def test_a_reader_in_the_middle_of_a_read_holds_up_nobody(self, path: Path) -> None:
         with closing(sql_journal(path, busy_timeout_ms=1)) as journal, closing(sqlite3.connect(path)) as raw:

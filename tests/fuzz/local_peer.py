@@ -51,7 +51,7 @@ def main() -> int:
 
 def opened(path: str, first: local_pb2.LocalRequest) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(10)
+    connection.settimeout(60)
     connection.connect(path)
     send(connection, first.SerializeToString())
     answer = connection.recv(4_000)

@@ -71,7 +71,7 @@ class Target:
         """Every service that the controller itself says it serves: a new one is fuzzed without a word here."""
         stub = reflection_pb2_grpc.ServerReflectionStub(self.controller.new_channel())
         request = reflection_pb2.ServerReflectionRequest(list_services="")
-        (answer,) = stub.ServerReflectionInfo(iter((request,)), timeout=10)
+        (answer,) = stub.ServerReflectionInfo(iter((request,)), timeout=60)
         served = {row.name for row in answer.list_services_response.service if row.name.startswith(OURS)}
         known = known_services()
         assert served | NOT_YET == known.keys() | NOT_YET, (
@@ -94,7 +94,7 @@ class Target:
         broken = [number for number, line in enumerate(lines) if BROKEN.search(line)]
         text = "".join(lines[max(0, broken[0] - 3) : broken[0] + 50])[:6_000] if broken else ""
         assert not broken, f"{len(broken)} defects in the log, the first:\n{text}"
-        assert self.controller.serving()
+        until(self.controller.serving, "it serves")
         grown = self.resident_bytes() - self._bytes_at_start
         assert grown < GROWTH_LIMIT_BYTES, f"{grown >> 20} MiB more than at the start"
         until(lambda: self.descriptors() - self._descriptors_at_start < DESCRIPTORS_LIMIT, "closed streams are let go")
@@ -108,7 +108,7 @@ class Target:
 
     def settled(self) -> int:
         """The revision, once it has not moved for a moment."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         last, since = self.controller.site().revision, time.monotonic()
         while time.monotonic() - since < 0.25:
             now = self.controller.site().revision

@@ -23,7 +23,7 @@ def test_strangers_at_the_tls_ports(tmp_path: Path) -> None:
     rng = random.Random(SEED)
     pki = tmp_path / "pki"
     subprocess.run(
-        [sys.executable, "-m", "controlplane.pki", "init", "--dir", str(pki), "--site", "fuzz"], check=True, timeout=60
+        [sys.executable, "-m", "controlplane.pki", "init", "--dir", str(pki), "--site", "fuzz"], check=True, timeout=200
     )
     controller = Controller(tmp_path)
     join = f"127.0.0.1:{free_port()}"
@@ -47,7 +47,7 @@ def test_strangers_at_the_tls_ports(tmp_path: Path) -> None:
 def stranger(rng: random.Random, address: str) -> None:
     host, _, port = address.rpartition(":")
     data = rng.choice((b"", HELLO, b"GET / HTTP/1.1\r\n\r\n")) + rng.randbytes(rng.choice((0, 5, 600, 20_000)))
-    with socket.create_connection((host, int(port)), timeout=5) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         try:
             connection.settimeout(0.05)
             connection.sendall(data)
@@ -63,7 +63,7 @@ def handshake(address: str) -> bool:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     with (
-        socket.create_connection((host, int(port)), timeout=10) as plain,
+        socket.create_connection((host, int(port)), timeout=60) as plain,
         context.wrap_socket(plain, server_hostname="controller.phalanx") as wrapped,
     ):
         return bool(wrapped.getpeercert(binary_form=True))

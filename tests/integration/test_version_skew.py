@@ -39,7 +39,8 @@ class OldController(Controller):
     def start(self, folder: Path | None = None) -> OldController:
         line = self._release.command(
             "controlplane", "--dir", str(folder or self.folder / "journal"), "--checkpoints", str(self.folder / "c"),
-            "--listen", self.address, "--metrics", self.metrics_address, "--lease-ms", str(round(LEASE_S * 1_000)), "--beat-ms", "100",
+            "--listen", self.address, "--metrics", self.metrics_address, "--beat-ms", "100",
+            "--lease-ms", str(round(LEASE_S * 1_000)),
         )  # fmt: skip
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from agents.cell.host_exit import (
     last_words,
     session_leftovers,
 )
+from tests.fixtures.controller_process import until
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <module>\n    f()\nValueError: no\n'
 
@@ -81,11 +81,8 @@ def test_the_counter_of_both_control_group_versions(tmp_path: Path, content: str
 def test_leftovers_of_a_session_are_found_and_killed() -> None:
     leader = subprocess.Popen(["sh", "-c", "sleep 1000 & sleep 1000 & wait"], start_new_session=True)
     try:
-        deadline = time.monotonic() + 5
-        while len(session_leftovers(leader.pid)) < 2 and time.monotonic() < deadline:
-            pass
-        assert len(session_leftovers(leader.pid)) == 2
-        assert kill_leftovers(leader.pid, 5.0)
+        until(lambda: len(session_leftovers(leader.pid)) == 2, "both run")
+        assert kill_leftovers(leader.pid, 60.0)
         assert session_leftovers(leader.pid) == []
     finally:
         os.killpg(leader.pid, 9)

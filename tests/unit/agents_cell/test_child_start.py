@@ -34,7 +34,7 @@ def test_a_child_that_is_told_to_end_before_its_exec_ends(received: list[int]) -
     with sigterm_held():
         child = subprocess.Popen(["sleep", "1000"], preexec_fn=told_before)  # noqa: PLW1509  it is what is tested
     try:
-        assert child.wait(20) == -TERM
+        assert child.wait(60) == -TERM
     finally:
         child.kill()
     assert received == []
@@ -47,7 +47,7 @@ def test_a_child_is_started_with_nothing_held_back(received: list[int]) -> None:
             stdout=subprocess.PIPE,
             preexec_fn=child_set_up(os.getpid()),  # noqa: PLW1509
         )
-    out, _ = child.communicate(timeout=20)
+    out, _ = child.communicate(timeout=60)
     term = 1 << (TERM - 1)
     assert [int(line.split()[1], 16) & term for line in out.splitlines()] == [0, 0]
     assert received == []

@@ -182,11 +182,11 @@ def test_an_unreaped_leader_and_a_member_in_another_group() -> None:
     """A member that left the process group is still of the session; a zombie leader is not a living process."""
     script = "import os, subprocess, time; subprocess.Popen(['sleep', '60'], process_group=0); time.sleep(60)"
     process, session = _leader(sys.executable, "-c", script)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(processes.session_members(session)) < 2:
         assert time.monotonic() < deadline
         os.sched_yield()
-    asyncio.run(asyncio.wait_for(empty_session(session, KillPlan(kill_at=0.0)), 30))
+    asyncio.run(asyncio.wait_for(empty_session(session, KillPlan(kill_at=0.0)), 60))
     stat = processes.read_stat(process.pid)
     assert stat is not None
     assert (stat.state, processes.session_members(session)) == ("Z", [])
@@ -195,20 +195,20 @@ def test_an_unreaped_leader_and_a_member_in_another_group() -> None:
 
 def test_a_second_order_hurries_the_first() -> None:
     process, session = _leader("sh", "-c", "trap '' TERM; while :; do sleep 1; done")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(processes.session_members(session)) < 2:  # the first sleep runs: the trap is set
         assert time.monotonic() < deadline
         os.sched_yield()
 
     async def scenario() -> float:
-        plan = KillPlan(kill_at=time.monotonic() + 60, terminate=True)
+        plan = KillPlan(kill_at=time.monotonic() + 600, terminate=True)
         task = asyncio.create_task(empty_session(session, plan))
         started = time.monotonic()
         asyncio.get_running_loop().call_later(0.1, plan.hurry, 0.0)
-        await asyncio.wait_for(task, 40)
+        await asyncio.wait_for(task, 120)
         return time.monotonic() - started
 
-    assert asyncio.run(scenario()) < 30, "half of the time that the first order gave"
+    assert asyncio.run(scenario()) < 300, "half of the time that the first order gave"
     assert process.wait() == -signal.SIGKILL
 
 
@@ -219,7 +219,7 @@ def test_the_witness_knows_an_end_at_once_and_refuses_what_is_gone() -> None:
         process, session = _leader("sleep", "60")
         assert witness.watch(session, ended.set)
         process.kill()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 60)
         process.wait()
         assert not witness.watch(session, ended.set)
         witness.close()

@@ -24,7 +24,7 @@ def on_terminal(*command: str) -> str:
                 break
             written += data
         os.close(main)
-        assert process.wait(20) == 0, written.decode()
+        assert process.wait(60) == 0, written.decode()
     return written.decode()
 
 
