@@ -65,7 +65,7 @@ class RunningSite:
     def error(self, *arguments: str, code: int | None = 2) -> str:
         """Stderr of a command that must fail (with `code`, when given) and say nothing on stdout."""
         command = [sys.executable, "-m", "cli", *arguments, "--dir", str(self.folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode != 0, done.stdout
         assert not done.stdout, done.stdout
         assert code is None or done.returncode == code, done.stderr
@@ -93,18 +93,18 @@ class RunningSite:
 
     def names(self) -> list[str]:
         """Names of all jobs, ended ones too."""
-        return [job.name for job in self.client.jobs.ListJobs(job_pb2.ListJobsRequest(), timeout=5).jobs]
+        return [job.name for job in self.client.jobs.ListJobs(job_pb2.ListJobsRequest(), timeout=30).jobs]
 
     def nodes(self) -> dict[str, fleet_pb2.Node]:
-        answer = self.client.fleet.ListNodes(fleet_pb2.ListNodesRequest(), timeout=5)
+        answer = self.client.fleet.ListNodes(fleet_pb2.ListNodesRequest(), timeout=30)
         return {node.name: node for node in answer.nodes}
 
     def events(self, job: str = "") -> list[event_pb2.Event]:
-        answer = self.client.events.ListEvents(event_pb2.ListEventsRequest(job=job, limit=2000), timeout=10)
+        answer = self.client.events.ListEvents(event_pb2.ListEventsRequest(job=job, limit=2000), timeout=30)
         return list(answer.events)
 
     def checkpoints(self, job: str) -> list[checkpoint_pb2.Checkpoint]:
-        answer = self.client.checkpoints.ListCheckpoints(checkpoint_pb2.ListCheckpointsRequest(job=job), timeout=5)
+        answer = self.client.checkpoints.ListCheckpoints(checkpoint_pb2.ListCheckpointsRequest(job=job), timeout=30)
         return list(answer.checkpoints)
 
     def units(self) -> dict[str, dict[str, Any]]:
@@ -196,7 +196,7 @@ class RunningSite:
         poll(
             lambda: (u := self.units()[unit])["state"] == "running" and u["restarts"] > restarts and u["pid"],
             f"{unit} is back",
-            60,
+            120,
         )
 
     def undisturbed(self) -> str:

@@ -132,14 +132,14 @@ def test_a_taken_name_is_a_conflict(site: RunningSite) -> None:
     assert "taken" in site.error("submit", "-f", str(manifest))
     site.running("taken", step=2)
     site.phalanx("cancel", "taken", "--yes")
-    job = poll(lambda: (j := site.job("taken")).state in ENDED and j, "taken ends", 60, 0.05)
+    job = poll(lambda: (j := site.job("taken")).state in ENDED and j, "taken ends", 120, 0.05)
     assert job.state == types_pb2.JOB_STATE_CANCELLED
     assert not [r for r in job.ranks if r.pid and processes.is_alive(r.pid)]
 
 
 def test_metrics_and_what_is_where(site: RunningSite) -> None:
     address = site.site.document["metrics"]
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
         text = answer.read().decode()
     for name in (
         "phalanx_nodes",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ class Generator:
 def pin(pid: int, core: int) -> None:
     """All threads of a process on one core."""
     for thread in os.listdir(f"/proc/{pid}/task"):
-        os.sched_setaffinity(int(thread), {core})
+        with suppress(ProcessLookupError):  # one that has ended since
+            os.sched_setaffinity(int(thread), {core})
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ def test_ranks_go_first(tmp_path: Path) -> None:
 
 
 def test_a_test_that_hangs_is_killed_within_its_order_and_says_so(tmp_path: Path) -> None:
-    outcome = asyncio.run(Node(tmp_path).test(2.0))  # nobody listens, and its process takes part of the time to start
+    outcome = asyncio.run(Node(tmp_path).test(10.0))  # nobody listens, and its process takes part of the time to start
     assert outcome.pair is not None
     assert (outcome.ok, outcome.pair.word) == (False, agent_pb2.PAIR_WORD_UNMET)
 

@@ -129,7 +129,7 @@ def test_kernel_records_come_once_and_from_the_time_that_was_asked(tmp_path: Pat
     machine = RealMachine(1, kmsg=str(log))
     (line,) = machine.kernel_log()
     assert (line.sequence, line.text) == (77, "NVRM: Xid (PCI:0000:c1:00): 79")
-    assert abs(line.at_ns - booted_ns - 5_000_000_000) < 1_000_000_000
+    assert abs(line.at_ns - booted_ns - 5_000_000_000) < 60_000_000_000
     assert machine.kernel_log() == ()
     assert RealMachine(kmsg=str(log)).kernel_log() == (), "from now on"
     assert RealMachine(time.time_ns(), kmsg=str(log)).kernel_log() == (), "only what is newer"
