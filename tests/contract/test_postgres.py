@@ -316,8 +316,8 @@ class TestStoppedLeader:
 
     def test_an_append_that_waits_for_a_lock_says_so(self, postgres_url: str) -> None:
         with (
-            closing(SqlJournal(postgres_url)) as other,
-            closing(SqlJournal(postgres_url)) as journal,
+            closing(SqlJournal(postgres_url, busy_timeout_ms=60_000)) as other,
+            closing(SqlJournal(postgres_url, busy_timeout_ms=3_000)) as journal,
         ):
             epoch = journal.acquire("a")
             with other._database.write() as connection:

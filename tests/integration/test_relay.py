@@ -87,6 +87,8 @@ def site(tmp_path: Path) -> Iterator[RelayedSite]:
 def test_a_relay_that_dies_or_stands_still_moves_its_nodes_and_convicts_none(site: RelayedSite) -> None:
     relay = site.relays[0]
     assert site.sessions("relay") == 1
+    opened = len(NODES) + 1
+    until(lambda: len(site.controller.log_lines("session_opened")) >= opened, "the relay and its nodes")
     assert site.past_the_relay() == set(), "everything came over the relay's connection"
     time.sleep(LONGER_S)  # than a lease: beats come through
     assert not site.records("LivenessChanged")

@@ -101,4 +101,4 @@ def test_a_plan_asks_the_running_site_and_touches_nothing(controller: Controller
     phalanx("plan", "--lose", "node-7", *at, code=2)
     every = [word for agent in ("node-1", "node-2", "node-3") for word in ("--lose", f"node={agent}")]
     assert json.loads(phalanx("plan", *every, *at, "-o", "json", code=7).stdout)["recovers"] is False
-    assert controller.site().revision == revision
+    assert controller.recorded(revision) == []

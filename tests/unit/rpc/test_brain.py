@@ -95,8 +95,8 @@ def test_a_node_is_not_judged_in_the_turn_of_its_hello(bench: Bench) -> None:
     entries = bench.journal.read(0, 1_000)
     (turn_ns,) = {entry.at_ns for entry in entries if entry.type == r.NodeRegistered.__name__}
     verdicts = [json.loads(entry.body)["liveness"] for entry in entries
-                if entry.type == r.LivenessChanged.__name__ and entry.at_ns == turn_ns]  # fmt: skip
-    assert {*verdicts} <= {int(NodeLiveness.ALIVE)}
+                if entry.type == r.LivenessChanged.__name__ and entry.at_ns < turn_ns + 800 * MS]  # fmt: skip
+    assert {*verdicts} <= {int(NodeLiveness.ALIVE)}, "a lease had not passed since"
 
 
 def test_silence_is_judged_when_a_lease_runs_out_and_not_at_the_next_interval() -> None:
