@@ -143,7 +143,7 @@ def test_a_relay_hears_anything_from_agents(target: Target, relay: RelayProcess)
 
         def steady() -> Iterator[bytes]:
             yield honest.hello().SerializeToString()
-            while time.monotonic() < over + CALL_LIMIT_S:
+            while time.monotonic() < over + 600:  # it is cancelled before
                 yield beats
                 time.sleep(0.2)
 

@@ -34,11 +34,11 @@ def test_the_leader_is_found_and_the_request_id_stays(two: tuple[Served, Served]
     first, second = two
     standby(first, "CancelJobRequest")
     client = Client(f"{first.address},{second.address}")
-    answer = client.jobs.CancelJob(job_pb2.CancelJobRequest(request_id="r1", name="moe"), timeout=10)
+    answer = client.jobs.CancelJob(job_pb2.CancelJobRequest(request_id="r1", name="moe"), timeout=60)
     assert answer.revision == 9
     ids = [one.request_id for served in two for one in served.controller.requests]
     assert ids == ["r1", "r1"], "a repeat is the same request"
-    client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=10)
+    client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=60)
     assert len(first.controller.requests) == 1, "who led last is asked first"
     client.close()
 
@@ -47,8 +47,8 @@ def test_a_controller_that_is_gone_is_passed_over(two: tuple[Served, Served]) ->
     first, second = two
     first.stop()
     client = Client(f"{first.address},{second.address}")
-    assert client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=10).version == "0.1.0"
-    assert list(client.jobs.ReadLogs(job_pb2.ReadLogsRequest(name="moe"), timeout=10)) == []
+    assert client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=60).version == "0.1.0"
+    assert list(client.jobs.ReadLogs(job_pb2.ReadLogsRequest(name="moe"), timeout=60)) == []
     client.close()
 
 
@@ -59,7 +59,7 @@ def test_other_refusals_are_not_taken_elsewhere(two: tuple[Served, Served]) -> N
     )
     client = Client(f"{first.address},{second.address}")
     with pytest.raises(grpc.RpcError) as caught:
-        client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=10)
+        client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=60)
     assert not second.controller.requests
     told = translate(caught.value, client.address)
     assert (told.what, told.why) == ("the disk is full", "JOURNAL_UNAVAILABLE")
@@ -71,7 +71,7 @@ def test_nobody_leads(two: tuple[Served, Served]) -> None:
         standby(one, "GetSiteRequest")
     client = Client(",".join(one.address for one in two))
     with pytest.raises(grpc.RpcError) as caught:
-        client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=0.5)
+        client.fleet.GetSite(fleet_pb2.GetSiteRequest(), timeout=3.0)
     assert translate(caught.value, client.address).why == "NOT_LEADER"
     client.close()
 
