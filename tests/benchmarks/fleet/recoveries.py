@@ -116,9 +116,9 @@ def go_dark(bench: Bench, names: list[str], *, recovers: bool) -> Dark:
     else:
         time.sleep(DECIDE_S)
     seen = bench.watch.seen[since:]
-    died = max(record.at for record in seen if _tells_death(record))
+    died = max(record.durable_at for record in seen if _tells_death(record))
     verdicts = [record for record in seen if record.type == "RecoveryDecided"]
-    decided = max(died, *(record.at for record in verdicts))
+    decided = max(died, *(record.durable_at for record in verdicts))
     gang = _gang(bench)
     found = Dark(
         len(names), (died - lease_over) * 1_000, (decided - lease_over) * 1_000, str(verdicts[-1].body["rung"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -16,13 +17,17 @@ from phalanx.v1 import event_pb2, fleet_pb2
 
 from tests.fixtures.controller_process import Controller
 
+LOOK_S = 0.005
+
 
 @dataclass(frozen=True)
 class Seen:
-    """One record. `at`: Unix seconds of its arrival here; `turn_at`: of the turn that decided it, before it was durable."""
+    """One record. `at`: Unix seconds of its arrival here, by way of the controller's stream; `turn_at`: of the turn that decided
+    it, before it was durable; `durable_at`: when another process could read it in the journal's file."""
 
     at: float
     turn_at: float
+    durable_at: float
     type: str
     body: dict[str, Any]
 
@@ -35,8 +40,9 @@ class Seen:
 class Watch:
     """Follows the journal. Arrival is after the fsync, so it is never too early.
 
-    One thread takes answers and notes when, another one parses them: the loss of a thousand nodes is megabytes of JSON, and a
-    verdict that comes behind it must not seem as late as the parsing of what came before.
+    A thread looks for new records in the journal's file every few milliseconds: what is durable may come late by the stream of a
+    controller that tells thousands of agents of it. Another one takes answers and notes when, a third one parses them: the
+    loss of a thousand nodes is megabytes of JSON, and what comes behind it must not seem as late as the parsing of that.
     """
 
     def __init__(self, controller: Controller) -> None:
@@ -46,9 +52,26 @@ class Watch:
         self._call = controller.events.WatchEvents(
             event_pb2.WatchEventsRequest(after_revision=controller.fleet.GetSite(fleet_pb2.GetSiteRequest()).revision)
         )
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._follow, self._parse)]
+        self._file = controller.folder / "journal" / "journal.db"
+        self._durable: dict[int, float] = {}
+        self._over = threading.Event()
+        works = (self._look, self._follow, self._parse)
+        self._threads = [threading.Thread(target=work, daemon=True) for work in works]
         for thread in self._threads:
             thread.start()
+
+    def _look(self) -> None:
+        """Every new revision with the moment at which it could be read."""
+        journal = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True)
+        try:
+            newest = journal.execute("SELECT max(revision) FROM journal").fetchone()[0] or 0
+            while not self._over.wait(LOOK_S):
+                found = journal.execute("SELECT max(revision) FROM journal").fetchone()[0] or newest
+                if found > newest:
+                    self._durable.update(dict.fromkeys(range(newest + 1, found + 1), time.time()))
+                    newest = found
+        finally:
+            journal.close()
 
     def _follow(self) -> None:
         try:
@@ -62,7 +85,13 @@ class Watch:
         while (taken := self._taken.get()) is not None:
             at, answer = taken
             found = [
-                Seen(at, datetime.fromisoformat(event.at).timestamp(), event.type, json.loads(event.body_json))
+                Seen(
+                    at,
+                    datetime.fromisoformat(event.at).timestamp(),
+                    min(at, self._durable.get(event.revision, at)),
+                    event.type,
+                    json.loads(event.body_json),
+                )
                 for event in answer.events
             ]
             with self._grown:
@@ -86,6 +115,7 @@ class Watch:
 
     def close(self) -> None:
         """Stop following."""
+        self._over.set()
         self._call.cancel()
         for thread in self._threads:
             thread.join(5)
