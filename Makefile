@@ -50,8 +50,8 @@ proto: $(STAMP) ## generate phalanx.v1 from proto/
 proto-check: $(STAMP)
 	@PATH=$(BIN):$$PATH $(BIN)/python proto/generate.py --check && echo "proto ok"
 
-test: $(STAMP) ## the whole suite in WORKERS=3 processes, with durations
-	@$(BIN)/python -m pytest --numprocesses=$${WORKERS:-3} --durations=15 -m "not soak"
+test: $(STAMP) ## the whole suite in WORKERS=2 processes, with durations
+	@$(BIN)/python -m pytest --numprocesses=$${WORKERS:-2} --durations=15 -m "not soak"
 
 soak: $(STAMP) ## random sites and faults under every checker, on all cores (SOAK_TIME=30m, SOAK_SEEDS=1-1000000)
 	@$(BIN)/phalanx sim sweep --seeds $${SOAK_SEEDS:-1-1000000} --time $${SOAK_TIME:-30m}

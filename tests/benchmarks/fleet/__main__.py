@@ -157,14 +157,15 @@ def main() -> int:
     options = parser.parse_args()
     print(f"machine {machine()}; commit {commit()}; seed {options.seed}; simulated: {', '.join(SIMULATED)}")
     figures: list[Figure] = []
+    written = ROOT
     for name, part in PARTS.items():
         if name in options.only.split(","):
             print(f"\n{name}: {(part.__doc__ or '').splitlines()[0]}", flush=True)
-            figures += part(options)
-    figures = peers.beside(figures)
+            figures = peers.beside([*figures, *part(options)])
+            kept = "fleet-soak" if options.only == "soak" else "fleet"
+            written = write(kept, figures, seed=options.seed, simulated=SIMULATED)  # a later part may fail
     late = show(figures)
-    name = "fleet-soak" if options.only == "soak" else "fleet"
-    print(f"\nwritten to {write(name, figures, seed=options.seed, simulated=SIMULATED).relative_to(ROOT)}")
+    print(f"\nwritten to {written.relative_to(ROOT)}")
     for name in late:
         print(f"{name} is above its limit")
     return 1 if late else 0
