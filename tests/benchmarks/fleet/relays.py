@@ -7,12 +7,11 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.benchmarks.fleet import scenarios
 from tests.benchmarks.fleet.relayed import NODES_PER_RELAY, relay_name
-from tests.benchmarks.fleet.scenarios import Bench
+from tests.benchmarks.fleet.scenarios import Bench, Disturbance
 from tests.benchmarks.fleet.site import CONTROLLER_CORE, Generator, make_site, pin, read_lag, sample
 from tests.benchmarks.fleet.watch import Watch
 from tests.benchmarks.report import Figure
@@ -34,14 +33,14 @@ def certify(controller: Controller, folder: Path, nodes: int) -> None:
             (folder / f"relay-{name}.pem").write_bytes(shown.certificate + shown.key)
 
 
-def killed(relay: int) -> Callable[[Bench], float]:
+def killed(relay: int) -> Disturbance:
     """A relay dies; its agents dial again a moment later."""
 
-    def disturb(bench: Bench) -> float:
+    def disturb(bench: Bench) -> tuple[float, float]:
         bench.generator.ask("kill_relay", relay=relay)
         time.sleep(REDIAL_S)
         bench.generator.ask("reconnect")
-        return 0.0
+        return 0.0, 0.0
 
     return disturb
 

@@ -19,6 +19,8 @@ from tests.benchmarks.fleet.watch import Seen, Watch
 from tests.fixtures.controller_process import Controller
 
 LEASE_S = 3.0
+READ_S = 2.0
+"""What came while the controller stood still has been read by then."""
 SETTLE_S = 6.0
 """Two leases: what silence or its end leads to has happened by then."""
 
@@ -184,17 +186,18 @@ class Verdicts:
     degraded_s: float | None
 
 
-def disturbed(bench: Bench, name: str, disturb: Callable[[Bench], float], true_deaths: int = 5) -> Verdicts:
-    """A disturbance, in which a few nodes really die: silent, and their raylets gone.
+Disturbance = Callable[[Bench], tuple[float, float]]
+"""Returns for how many seconds the controller could not look at all, and by how many it was late for what it heard (measured)."""
 
-    `disturb` returns the seconds by which the controller was kept from looking. Everybody who is not one of the few is alive.
-    """
+
+def disturbed(bench: Bench, name: str, disturb: Disturbance, true_deaths: int = 5) -> Verdicts:
+    """A disturbance, in which a few nodes really die: silent, and their raylets gone. Everybody else is alive."""
     since = len(bench.watch.seen)
     dying = bench.draw(true_deaths, name)
     last = bench.generator.ask("silence", nodes=dying)["last"]
     bench.generator.ask("raylets_dead", nodes=dying)
     began = time.time()
-    lag_s = disturb(bench)
+    blind_s, lag_s = disturb(bench)
     allowed_s = LEASE_S + lag_s + 1.0
     time.sleep(max(0.0, max(last.values()) + allowed_s + SETTLE_S - time.time()))
     seen = bench.watch.seen[since:]
@@ -207,26 +210,29 @@ def disturbed(bench: Bench, name: str, disturb: Callable[[Bench], float], true_d
     time.sleep(SETTLE_S)
     worst = max((told[node] - last[node] for node in dying if node in told), default=float("inf"))
     return Verdicts(
-        name, len(told.keys() - set(dying)), len(late), worst, degraded[0] - began - lag_s if degraded else None
+        name, len(told.keys() - set(dying)), len(late), worst, degraded[0] - began - blind_s if degraded else None
     )
 
 
-def stopped(seconds: float) -> Callable[[Bench], float]:
-    """The controller's process stands still."""
+def stopped(seconds: float) -> Disturbance:
+    """The controller's process stands still; the lag is what the beats waited that came meanwhile: the stop, and the time in
+    which all of them were read."""
 
-    def disturb(bench: Bench) -> float:
+    def disturb(bench: Bench) -> tuple[float, float]:
+        before = read_lag(bench.controller)
         bench.controller.send(signal.SIGSTOP)
         time.sleep(seconds)
         bench.controller.send(signal.SIGCONT)
-        return seconds
+        time.sleep(READ_S)
+        return seconds, max(seconds, read_lag(bench.controller).since(before).at_least_ms(0.999) / 1_000)
 
     return disturb
 
 
-def starved(seconds: float) -> Callable[[Bench], float]:
+def starved(seconds: float) -> Disturbance:
     """Three times as much work as there are cores; the lag is what beats then wait."""
 
-    def disturb(bench: Bench) -> float:
+    def disturb(bench: Bench) -> tuple[float, float]:
         before = read_lag(bench.controller)
         line = [sys.executable, "-c", "while True: pass"]
         burners = [subprocess.Popen(line) for _ in range(3 * (os.cpu_count() or 1))]
@@ -236,31 +242,31 @@ def starved(seconds: float) -> Callable[[Bench], float]:
             for burner in burners:
                 burner.kill()
                 burner.wait()
-        return read_lag(bench.controller).since(before).percentile_ms(0.999) / 1_000
+        return 0.0, read_lag(bench.controller).since(before).at_least_ms(0.999) / 1_000
 
     return disturb
 
 
-def delayed(share: float, delay_s: float, seconds: float) -> Callable[[Bench], float]:
+def delayed(share: float, delay_s: float, seconds: float) -> Disturbance:
     """A share of all nodes' beats come late."""
 
-    def disturb(bench: Bench) -> float:
+    def disturb(bench: Bench) -> tuple[float, float]:
         bench.generator.ask("delay", nodes=bench.draw(round(share * len(bench.names)), "delayed"), delay_s=delay_s)
         time.sleep(seconds)
-        return 0.0
+        return 0.0, 0.0
 
     return disturb
 
 
-def append_stalled(seconds: float) -> Callable[[Bench], float]:
+def append_stalled(seconds: float) -> Disturbance:
     """The journal's append does not return: another process holds the database for writing."""
 
-    def disturb(bench: Bench) -> float:
+    def disturb(bench: Bench) -> tuple[float, float]:
         with sqlite3.connect(bench.controller.folder / "journal" / "journal.db", isolation_level=None) as other:
             other.execute("BEGIN IMMEDIATE")
             time.sleep(seconds)
             other.execute("ROLLBACK")
         other.close()
-        return seconds
+        return seconds, seconds
 
     return disturb

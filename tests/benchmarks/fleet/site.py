@@ -112,6 +112,11 @@ class Lag:
         wanted = share * self.beats
         return next(bound for bound, count in self.buckets if count >= wanted) * 1_000
 
+    def at_least_ms(self, share: float) -> float:
+        """The lower bound of the same bucket: never too bad."""
+        wanted = share * self.beats
+        return max((bound for bound, count in self.buckets if count < wanted), default=0.0) * 1_000
+
 
 def read_lag(controller: Controller) -> Lag:
     """The histogram from the controller's own /metrics."""
