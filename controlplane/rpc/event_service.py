@@ -151,9 +151,9 @@ class EventService(event_pb2_grpc.EventServiceServicer):
             for entry, record in pairs
         ]
 
-    async def _host_nodes(self, records: Iterable[r.Record]) -> dict[tuple[str, int], int]:
+    async def _host_nodes(self, records: Iterable[r.Record]) -> dict[str, dict[int, int]]:
         jobs = {record.job for record in records if isinstance(record, r.HostEnded | r.StartFailed)}
-        return {(uid, serial): node for uid in jobs for serial, node in (await self._history.nodes(uid)).items()}
+        return {uid: await self._history.nodes(uid) for uid in jobs}
 
     async def _newest(
         self, limit: int, after: int, job: str, node: str, types: Sequence[str] = VISIBLE

@@ -32,10 +32,10 @@ VISIBLE: tuple[str, ...] = tuple(name for name in r.TYPES if name not in HIDDEN)
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names for the numbers in records. `host_nodes`: node number by (job uid, serial), as far as known."""
+    """Names for the numbers in records. `host_nodes`: node number by serial, by job uid, as far as known."""
 
     state: State
-    host_nodes: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    host_nodes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
     def node(self, number: int) -> str:
         """Name of a node number."""
@@ -53,7 +53,7 @@ class Names:
 
     def host_node(self, uid: str, serial: int) -> str:
         """ " on NODE" where a process runs or ran, "" when nobody knows."""
-        number = self.host_nodes.get((uid, serial))
+        number = self.host_nodes.get(uid, {}).get(serial)
         return f" on {self.node(number)}" if number is not None else ""
 
 

@@ -42,7 +42,7 @@ def names() -> Names:
     fleet = state.own_fleet()
     fleet.add(NodeFacts("node-00"))
     fleet.add(NodeFacts("node-01"))
-    return Names(state, {("moe-1", 3): 1})
+    return Names(state, {"moe-1": {3: 1}})
 
 
 @pytest.mark.parametrize("name", list(r.TYPES))
