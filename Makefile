@@ -20,7 +20,7 @@ postgres: ## the server that the tests of the journal start themselves; installe
 $(STAMP): pyproject.toml constraints.txt
 	@echo "creating $(VENV) and installing (a few minutes, about 2 GB) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install $$(test -t 2 || echo --quiet) --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib > /dev/null || true # on all cores, where pip uses one
 	@touch $@
 
