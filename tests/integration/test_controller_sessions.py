@@ -117,7 +117,7 @@ def test_what_makes_no_sense_is_refused_and_counted(controller: Controller) -> N
     stub = agent_pb2_grpc.AgentServiceStub(controller.channel)
 
     def session(*messages: agent_pb2.AgentMessage) -> tuple[grpc.StatusCode, str]:
-        stream = Stream(stub.Session, messages[0], lambda _: None)
+        stream = Stream(stub.Session, messages[0], lambda _: None).open()
         for message in messages[1:]:
             stream.send(message)
         return refused(stream)

@@ -147,12 +147,12 @@ def test_a_cell_speaks_for_its_nodes_only(controller: SecureController) -> None:
             hello=cell_pb2.CellHello(cell=cell, boot_id="1", agent_version="fake", incarnation="r", snapshot=snapshot)
         )
 
-    assert ended(Stream(cells.Session, hello("cell-2"), lambda _: None)) == (DENIED, "NOT_YOUR_NAME")
-    assert ended(Stream(cells.Session, hello("cell-1", "node-1", "node-5"), lambda _: None)) == (
+    assert ended(Stream(cells.Session, hello("cell-2"), lambda _: None).open()) == (DENIED, "NOT_YOUR_NAME")
+    assert ended(Stream(cells.Session, hello("cell-1", "node-1", "node-5"), lambda _: None).open()) == (
         DENIED,
         "NOT_YOUR_NAME",
     )
-    good = Stream(cells.Session, hello("cell-1", "node-1", "node-4"), lambda _: None)
+    good = Stream(cells.Session, hello("cell-1", "node-1", "node-4"), lambda _: None).open()
     until(lambda: good.received, "the cell is welcomed")
     report = cell_pb2.CellReport(sequence=2, nodes=[cell_pb2.CellNode(node="node-9", alive=False)])
     good.send(cell_pb2.CellMessage(report=report))

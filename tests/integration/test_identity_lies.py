@@ -154,7 +154,7 @@ def test_a_cell_takes_no_node_of_another_cell_away(site: Site) -> None:
     )  # fmt: skip
     snapshot = cell_pb2.CellReport(sequence=1, full=True, nodes=rows, actors=[dead])
     hello = cell_pb2.CellHello(cell="cell-2", boot_id="1", agent_version="fake", incarnation="r", snapshot=snapshot)
-    stream = Stream(stub.Session, cell_pb2.CellMessage(hello=hello), lambda _: None)
+    stream = Stream(stub.Session, cell_pb2.CellMessage(hello=hello), lambda _: None).open()
     until(lambda: any(m.HasField("report_ack") for m in stream.received), "the hello is durable")
     assert {name: site.controller.node(name).cell_member for name in (*NODES, "node-3")} == dict.fromkeys(
         (*NODES, "node-3"), True

@@ -35,7 +35,7 @@ class FakeRelay:
         self.ends: dict[int, relay_pb2.RelayedEnd] = {}
         channel = controller.channel_as(controller.shown("relay", name, speaks_for=SPEAKS_FOR))
         hello = relay_pb2.RelayMessage(hello=relay_pb2.RelayHello(relay=name, boot_id="1", agent_version="0.2.0"))
-        self.stream = Stream(relay_pb2_grpc.RelayServiceStub(channel).Session, hello, self._took)
+        self.stream = Stream(relay_pb2_grpc.RelayServiceStub(channel).Session, hello, self._took).open()
         until(lambda: self.stream.received, "the relay is welcome")
 
     def _took(self, instruction: relay_pb2.RelayInstruction) -> None:
