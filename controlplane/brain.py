@@ -162,7 +162,8 @@ class Brain:
             self._show(degraded=True, late_ns=monotonic_ns - self._due_ns)
 
     def lag_s(self) -> float:
-        """How late the brain's and the edge's loops are just now, or were in the last lease, in seconds."""
+        """How late the brain's and the edge's loops are just now, or were in the last lease, or how long beats waited for them
+        then, in seconds."""
         now_ns = time.monotonic_ns()
         worst_ns = self._worst_late_ns if now_ns < self._distrust_until_ns else 0
         return to_s(max(0, worst_ns, self._late_ns(now_ns)))
@@ -217,12 +218,12 @@ class Brain:
 
     def _tick(self, monotonic_ns: int, now_ns: int) -> int:
         """Account for the lateness of this tick and plan the next one. Returns the lateness in nanoseconds."""
-        late_ns = self._late_ns(monotonic_ns)
         self._soft.waiting(self.depth, self._limits.inbox)
-        if self._soft.stalled(late_ns, now_ns):
-            self._worst_late_ns = late_ns
+        late_ns, behind_ns = self._late_ns(monotonic_ns), self._soft.behind(now_ns)
+        if self._soft.stalled(late_ns, now_ns) or behind_ns:
+            self._worst_late_ns = max(late_ns, behind_ns)
             self._distrust_until_ns = monotonic_ns + self._limits.lease_ns
-            self._show(degraded=True, late_ns=late_ns)
+            self._show(degraded=True, late_ns=self._worst_late_ns)
         elif monotonic_ns >= self._distrust_until_ns:
             self._show(degraded=False, late_ns=late_ns)
         self._due_ns = monotonic_ns + self._pause_ns(now_ns)

@@ -21,7 +21,7 @@ from controlplane.core.recovery.phase_times import LadderPolicy
 from controlplane.core.softstate import SoftState
 from controlplane.core.spec import Violation
 from controlplane.core.state import State
-from controlplane.core.units import ms
+from controlplane.core.units import NS_PER_S, ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +126,16 @@ class Draft:
     def fleet(self) -> Fleet:
         """The fleet as it is before this step."""
         return self.state.fleet
+
+    def heard_ns(self) -> np.ndarray:
+        """(nodes,) int64: when each node was heard last, or when we began to listen, Unix ns."""
+        heard: np.ndarray = np.maximum(self.soft.last_beat_ns(self.fleet.size), self.soft.trusted_since_ns())
+        return heard
+
+    def silence_s(self, heard_ns: np.ndarray) -> np.ndarray:
+        """For how long nodes that were heard last at these moments are silent, without our own lag, s."""
+        silence: np.ndarray = np.maximum(self.now_ns - heard_ns - self.soft.excused_ns(heard_ns), 0) / NS_PER_S
+        return silence
 
     def excused_ns(self, since_ns: int) -> int:
         """How long this controller was late itself since a moment: deadlines that began then move by it."""

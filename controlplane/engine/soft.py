@@ -23,6 +23,15 @@ TOGETHER_NS = 25_000_000
 """Leases that end so shortly after the first of them ended together: a rack whose agents beat one after the other loses its
 power once, and is judged once. As much later a node is doubted at most, and only where another one falls silent with it."""
 
+READ_LATELY_NS = 1_000_000_000
+"""Beats that were read within this time say how long beats wait now."""
+
+WITNESSES = 3
+"""Of fewer nodes nobody can say whether we read late or they are far away."""
+
+UNSAID = -1
+"""In place of how long a beat waited: its node did not say when it was sent, or its clock cannot be right."""
+
 SLOW_APPEND_NS = 250_000_000
 """Appends below this are not worth remembering."""
 
@@ -74,29 +83,37 @@ class SoftColumns:
     def __init__(self, started_ns: int) -> None:
         self._lock = threading.Lock()
         self._beats = np.zeros(64, dtype=np.int64)
+        self._waited = np.full(64, UNSAID, dtype=np.int64)
+        self._behind_ns = 0
         self._trusted_ns = started_ns
         self._lags = LagLog()
         self._vitals = Vitals()
         self._progress: dict[str, Progress] = {}
         self.stalls = 0
 
-    def beat(self, node: int, now_ns: int) -> None:
-        """A node's lease is renewed."""
+    def beat(self, node: int, now_ns: int, waited_ns: int = UNSAID) -> None:
+        """A node's lease is renewed. `waited_ns`: how long after it was sent the beat was read, beyond what its way takes at
+        best."""
         with self._lock:
             self._make_room(node)
             self._beats[node] = now_ns
+            self._waited[node] = waited_ns
 
-    def beats(self, nodes: np.ndarray, at_ns: np.ndarray) -> None:
-        """Leases of many nodes are renewed, each as of its own moment: one that is known to be later stays."""
+    def beats(self, nodes: np.ndarray, at_ns: np.ndarray, waited_ns: int = UNSAID) -> None:
+        """Leases of many nodes are renewed, each as of its own moment: one that is known to be later stays. `waited_ns`: see
+        `beat`."""
         if not len(nodes):
             return
         with self._lock:
             self._make_room(int(nodes.max()))
             self._beats[nodes] = np.maximum(self._beats[nodes], at_ns)
+            self._waited[nodes] = waited_ns
 
     def _make_room(self, node: int) -> None:
         if node >= len(self._beats):
-            self._beats = np.pad(self._beats, (0, max(node + 1, 2 * len(self._beats)) - len(self._beats)))
+            more = (0, max(node + 1, 2 * len(self._beats)) - len(self._beats))
+            self._beats = np.pad(self._beats, more)
+            self._waited = np.pad(self._waited, more, constant_values=UNSAID)
 
     def node_steps(self, job_uid: str, node: int, rows: Sequence[StepRow]) -> None:
         """Ranks on a node finished steps of one generation; those of a rolled back generation do not raise the newest one."""
@@ -163,6 +180,23 @@ class SoftColumns:
             self._vitals = replace(self._vitals, lag_ns=late_ns, lag_at_ns=now_ns)
         self.stalls += 1
         return True
+
+    def behind(self, now_ns: int) -> int:
+        """How long beats wait now until they are read: what half of the nodes whose beats were read lately waited at least, in
+        ns. When that is long we are behind, though no loop is late: silence is distrusted, and deadlines move by as much as
+        we fell behind further since the last look.
+
+        One node says one thing, so that fewer than half of them cannot make us doubt ourselves.
+        """
+        with self._lock:
+            waited = self._waited[(self._beats > now_ns - READ_LATELY_NS) & (self._waited != UNSAID)]
+            middle_ns = int(np.median(waited)) if len(waited) >= WITNESSES else 0
+            behind_ns = middle_ns if middle_ns >= STALL_TOLERANCE_NS else 0
+            if behind_ns:
+                self._vitals = replace(self._vitals, unread_ns=behind_ns, unread_at_ns=now_ns)
+                self._lags.note(behind_ns - self._behind_ns, now_ns)
+            self._behind_ns = behind_ns
+        return behind_ns
 
     def appended(self, took_ns: int, now_ns: int) -> None:
         """Tell how long an append to the journal took; only slow ones are kept."""

@@ -169,9 +169,7 @@ class AgentSession(Session):
 
     def _beat(self, beat: agent_pb2.Beat) -> None:
         site, now_ns = self.site, self.site.now_ns()
-        site.progress.beat(self._number, now_ns)
-        if beat.sent_ns:
-            self.note_lag(beat.sent_ns, now_ns)
+        site.progress.beat(self._number, now_ns, self.lag_ns(beat.sent_ns, now_ns))
         if len(beat.progress) > ROWS_PER_TOKEN:
             self._many_ranks(len(beat.progress))
         told: dict[tuple[str, int], list[StepRow]] = {}

@@ -10,7 +10,7 @@ import numpy as np
 
 from controlplane.core import records as r
 from controlplane.core.state import State
-from controlplane.engine.soft import Progress, SoftColumns, StepColumns, StepRow
+from controlplane.engine.soft import UNSAID, Progress, SoftColumns, StepColumns, StepRow
 
 REMEMBERED_JOBS = 200
 """Ended jobs whose last progress is still shown; as many as the state keeps."""
@@ -28,13 +28,13 @@ class ProgressGate:
         self._lock = threading.Lock()
         self._ended: OrderedDict[str, Progress] = OrderedDict()
 
-    def beat(self, node: int, now_ns: int) -> None:
-        """A node's lease is renewed."""
-        self._columns.beat(node, now_ns)
+    def beat(self, node: int, now_ns: int, waited_ns: int = UNSAID) -> None:
+        """A node's lease is renewed by a beat that waited so long to be read, ns."""
+        self._columns.beat(node, now_ns, waited_ns)
 
-    def beats(self, nodes: np.ndarray, at_ns: np.ndarray) -> None:
-        """Leases of many nodes are renewed. Numbers of nodes, and when each was heard, Unix ns."""
-        self._columns.beats(nodes, at_ns)
+    def beats(self, nodes: np.ndarray, at_ns: np.ndarray, waited_ns: int = UNSAID) -> None:
+        """Leases of many nodes are renewed. Numbers of nodes, when each was heard, Unix ns, and how long their beats waited, ns."""
+        self._columns.beats(nodes, at_ns, waited_ns)
 
     def last_beat_ns(self, size: int) -> Sequence[int]:
         """Last beat of each node by number; 0: none yet."""

@@ -297,9 +297,8 @@ class RelaySession(Session):
         ages_ms = np.array(beats.ages_ms, dtype=np.int64)
         numbers = self._numbers[slots]
         known = numbers != NOT_HEARD
-        site.progress.beats(numbers[known], now_ns - ages_ms[known] * NS_PER_MS)
-        if beats.sent_ns and len(slots):
-            self.note_lag(beats.sent_ns, now_ns, int(np.count_nonzero(known)))
+        lag_ns = self.lag_ns(beats.sent_ns if len(slots) else 0, now_ns, int(np.count_nonzero(known)))
+        site.progress.beats(numbers[known], now_ns - ages_ms[known] * NS_PER_MS, lag_ns)
         for steps in beats.steps:
             self._steps(steps, now_ns)
 

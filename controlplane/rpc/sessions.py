@@ -20,6 +20,7 @@ from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
 from controlplane.core.events import EffectDone, Observation
 from controlplane.core.units import seconds, to_s
+from controlplane.engine.soft import UNSAID
 from controlplane.observability.beats import Delay
 from controlplane.observability.detection import Failure
 from controlplane.observability.offenders import CLOCK_OFF, RECONNECTS
@@ -201,16 +202,20 @@ class Session:
         self.site.metrics.refuse(reason, count)
         note(self.site.metrics, self.caller, self.said, reason, text, count=count)
 
-    def note_lag(self, sent_ns: int, now_ns: int, beats: int = 1) -> None:
-        """How long beats were on their way. A clock that cannot be right says nothing, and touches no lease either way."""
+    def lag_ns(self, sent_ns: int, now_ns: int, beats: int = 1) -> int:
+        """How long beats were on their way, beyond what it takes at best; UNSAID when they do not say when they left. A clock that
+        cannot be right says nothing, and touches no lease either way."""
+        if not sent_ns:
+            return UNSAID
         lag_ns = self._delay.lag_ns(sent_ns, now_ns)
         if lag_ns is None:
             off_s = to_s(sent_ns - now_ns)
             self.offence(
                 CLOCK_OFF, f"its clock is {off_s:+.0f} s off ours, or was set: how late it beats is not measured"
             )
-        else:
-            self.site.metrics.beats.note(lag_ns, beats)
+            return UNSAID
+        self.site.metrics.beats.note(lag_ns, beats)
+        return lag_ns
 
     def effect_result(self, done: EffectDone) -> None:
         """An outcome goes to the brain, after the reports that came before it. Outcomes of others' effects are refused."""

@@ -20,12 +20,15 @@ REMEMBERED = 256
 class Vitals:
     """How well this controller keeps up. Durations in ns, moments in Unix ns; 0: never.
 
-    `lag_ns` at `lag_at_ns`: the newest lag of a loop above the tolerance. `append_ns` at `append_at_ns`: the newest append
+    `lag_ns` at `lag_at_ns`: the newest lag of a loop above the tolerance. `unread_ns` at `unread_at_ns`: how long beats that
+    were read then had waited, newest above the tolerance. `append_ns` at `append_at_ns`: the newest append
     of the journal above the limit. `inbox` of `inbox_limit`: events that wait.
     """
 
     lag_ns: int = 0
     lag_at_ns: int = 0
+    unread_ns: int = 0
+    unread_at_ns: int = 0
     append_ns: int = 0
     append_at_ns: int = 0
     inbox: int = 0
@@ -36,8 +39,8 @@ class Vitals:
 class DistrustPolicy:
     """When silence is not trusted.
 
-    `lag_s`: a loop later than this, `append_s`: an append slower than this, `inbox_share`: an inbox fuller than this. Lags
-    and slow appends count for `after_s`, so that what waited meanwhile is read first.
+    `lag_s`: a loop later than this, or beats that waited longer, `append_s`: an append slower than this, `inbox_share`: an
+    inbox fuller than this. All but the last count for `after_s`, so that what waited meanwhile is read first.
     """
 
     lag_s: float = 0.4
@@ -52,6 +55,8 @@ def reasons(vitals: Vitals, policy: DistrustPolicy, now_ns: int) -> tuple[str, .
     recent = now_ns - seconds(policy.after_s)
     if vitals.lag_at_ns > recent and vitals.lag_ns > seconds(policy.lag_s):
         found.append(f"a loop of this controller was {to_s(vitals.lag_ns):.1f} s late")
+    if vitals.unread_at_ns > recent and vitals.unread_ns > seconds(policy.lag_s):
+        found.append(f"beats waited {to_s(vitals.unread_ns):.1f} s until this controller read them")
     if vitals.append_at_ns > recent and vitals.append_ns > seconds(policy.append_s):
         found.append(f"an append to the journal took {to_s(vitals.append_ns):.1f} s")
     if vitals.inbox_limit and vitals.inbox > policy.inbox_share * vitals.inbox_limit:
@@ -65,6 +70,7 @@ def ends_ns(vitals: Vitals, policy: DistrustPolicy) -> int:
         at_ns + seconds(policy.after_s)
         for at_ns, took_ns, limit_s in (
             (vitals.lag_at_ns, vitals.lag_ns, policy.lag_s),
+            (vitals.unread_at_ns, vitals.unread_ns, policy.lag_s),
             (vitals.append_at_ns, vitals.append_ns, policy.append_s),
         )
         if took_ns > seconds(limit_s)

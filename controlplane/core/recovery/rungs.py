@@ -57,11 +57,22 @@ def _good_devices(job: Job, fleet: Fleet, at: np.ndarray) -> np.ndarray:
 def unsure(job: Job, fleet: Fleet, ranks: tuple[int, ...]) -> tuple[int, ...]:
     """Node numbers of `ranks` that cannot start there now only because we do not see enough of the node: no session (an
     agent or this controller was restarted), no raylet, or SUSPECT. They are worth a short wait; the others are not."""
-    hidden = ~fleet.schedulable() & ~fleet.cordoned & fleet.serving()
-    hidden &= (fleet.liveness == NodeLiveness.ALIVE) | (fleet.liveness == NodeLiveness.SUSPECT)
+    at = _hidden(job, fleet, ranks, NodeLiveness.ALIVE, NodeLiveness.SUSPECT)
+    return tuple(np.unique(job.rank_node[at]).tolist())
+
+
+def unheard(job: Job, fleet: Fleet, ranks: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of `ranks` that cannot start where they are now only because we do not hear the node: SUSPECT or UNKNOWN."""
+    return tuple(_hidden(job, fleet, ranks, NodeLiveness.SUSPECT, NodeLiveness.UNKNOWN).tolist())
+
+
+def _hidden(job: Job, fleet: Fleet, ranks: tuple[int, ...], *believed: NodeLiveness) -> np.ndarray:
+    """Those of `ranks` whose nodes take no work now, though all that we know of them is good, and `believed`."""
+    hidden = ~fleet.schedulable() & ~fleet.cordoned & fleet.serving() & np.isin(fleet.liveness, believed)
     at = _placed(job, ranks)
     at = at[hidden[job.rank_node[at]]]
-    return tuple(np.unique(job.rank_node[at[_good_devices(job, fleet, at)]]).tolist())
+    good: np.ndarray = at[_good_devices(job, fleet, at)]
+    return good
 
 
 @dataclass(frozen=True, slots=True)

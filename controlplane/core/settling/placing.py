@@ -16,7 +16,8 @@ from controlplane.core.placement.gang import Blocked, Placement, place, replace_
 from controlplane.core.placement.pool import lend
 from controlplane.core.placement.queue import must_yield_to
 from controlplane.core.recovery.elastic import in_replicas
-from controlplane.core.settling.words import say, some
+from controlplane.core.recovery.rungs import unheard
+from controlplane.core.settling.words import few, say, some
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import Blame
 
@@ -45,14 +46,32 @@ def find_places(draft: Draft, job: Job) -> None:
 
 def place_again(draft: Draft, job: Job, ranks: tuple[int, ...]) -> None:
     """Ranks that lost their place before the job could start get another, and nothing has failed; without one the whole job
-    gives its places back and queues again."""
-    places = replace_ranks(lend(draft.fleet, job, draft.state.active_jobs()), job, ranks, frozenset())
-    if isinstance(places, Blocked):
-        names = sorted({draft.fleet.name(int(job.rank_node[rank])) for rank in ranks})
-        draft.write(r.JobUnplaced(job.uid, f"{some(names)} took no work any more before the job could start"))
-        stop_processes(draft, job, 0)
-        return
-    move(draft, job, ranks, places)
+    gives its places back and queues again. Where there is no room elsewhere, nodes that we merely do not hear are waited for:
+    they come back, or are DEAD after the long time-out."""
+    pool = lend(draft.fleet, job, draft.state.active_jobs())
+    heard_again = _may_be_heard_again(draft, job, ranks)
+    for moved in (ranks, tuple(sorted({*ranks} - heard_again))) if heard_again else (ranks,):
+        if not moved:
+            say(
+                draft,
+                job,
+                f"waits for {few(len(heard_again), 'ranks')} on nodes that are not heard, there is no room elsewhere",
+            )
+            return
+        places = replace_ranks(pool, job, moved, frozenset())
+        if not isinstance(places, Blocked):
+            move(draft, job, moved, places)
+            return
+    names = sorted({draft.fleet.name(int(job.rank_node[rank])) for rank in ranks})
+    draft.write(r.JobUnplaced(job.uid, f"{some(names)} took no work any more before the job could start"))
+    stop_processes(draft, job, 0)
+
+
+def _may_be_heard_again(draft: Draft, job: Job, ranks: tuple[int, ...]) -> set[int]:
+    """Those of `ranks` whose nodes are silent, and not for so long that they would be DEAD if they were alone."""
+    at = np.array(unheard(job, draft.fleet, ranks), dtype=np.int64)
+    silence_s = draft.silence_s(draft.heard_ns())[job.rank_node[at]]
+    return {*at[silence_s <= draft.policy.suspicion.dead_without_witness_s].tolist()}
 
 
 def move(draft: Draft, job: Job, ranks: tuple[int, ...], places: Placement) -> None:

@@ -10,7 +10,7 @@ from controlplane.core.jobs import Job
 from controlplane.core.vocabulary import JobState
 
 SHOWN = 4
-"""Names in a blocker; and from twice as many missing processes on only their order of magnitude is said."""
+"""Names in a blocker; and from twice as many missing processes or ranks on only their order of magnitude is said."""
 
 
 def say(draft: Draft, job: Job, blocker: str, state: JobState | None = None) -> None:
@@ -33,4 +33,9 @@ def parking(draft: Draft, missing: dict[int, int]) -> str:
         return "waits for processes to park: " + some(
             [f"{number} on {draft.fleet.name(node)}" for node, number in sorted(missing.items())]
         )
-    return f"waits for at least {1 << (count.bit_length() - 1)} processes to park"
+    return f"waits for {few(count, 'processes')} to park"
+
+
+def few(count: int, what: str) -> str:
+    """How many there are: exactly while they are few, else their order of magnitude."""
+    return f"{count} {what}" if count <= 2 * SHOWN else f"at least {1 << (count.bit_length() - 1)} {what}"

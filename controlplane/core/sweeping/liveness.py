@@ -19,9 +19,8 @@ from controlplane.core.vocabulary import Blame, JobState, NodeLiveness, RankStat
 def _sight(draft: Draft, *, distrusted: bool) -> Sight:
     fleet, soft = draft.fleet, draft.soft
     trusted = soft.trusted_since_ns()
-    heard = np.maximum(soft.last_beat_ns(fleet.size), trusted)
-    excused = soft.excused_ns(heard)
-    silence = _silence_s(draft, heard, excused)
+    heard = draft.heard_ns()
+    silence = draft.silence_s(heard)
     stopped = np.zeros(fleet.size, dtype=np.bool_)
     stepping = np.zeros(fleet.size, dtype=np.bool_)
     outlived = np.zeros(fleet.size, dtype=np.bool_)
@@ -29,7 +28,7 @@ def _sight(draft: Draft, *, distrusted: bool) -> Sight:
     lease = limits.lease_s
     outlived_raylet = (heard > trusted) & (fleet.cell_left_ns < heard - seconds(limits.domain_within_s))
     member = fleet.cell_member | ~fleet.cell_known | outlived_raylet
-    reset = ~fleet.session & (heard > trusted) & (excused == 0)
+    reset = ~fleet.session & (heard > trusted) & (soft.excused_ns(heard) == 0)
     suspects = np.flatnonzero(silence > lease)
     for job in draft.state.active_jobs() if len(suspects) else ():
         if job.state is not JobState.RUNNING:
@@ -78,17 +77,11 @@ def _witnessed_ns(held: np.ndarray, silence_s: np.ndarray, heard_ns: np.ndarray,
     return int(heard_ns[:size].max(where=speaking, initial=0))
 
 
-def _silence_s(draft: Draft, heard_ns: np.ndarray, excused_ns: np.ndarray) -> np.ndarray:
-    silence: np.ndarray = np.maximum(draft.now_ns - heard_ns - excused_ns, 0) / NS_PER_S
-    return silence
-
-
 def _questionable(draft: Draft) -> np.ndarray:
     """Mask over nodes on which `judge` could conclude anything: those that are not heard, and those of which something else
     is believed than that all is well. On a quiet site there are none, and a tick costs nearly nothing."""
     fleet, limits = draft.fleet, draft.policy.suspicion
-    heard_ns = np.maximum(draft.soft.last_beat_ns(fleet.size), draft.soft.trusted_since_ns())
-    silent = _silence_s(draft, heard_ns, draft.soft.excused_ns(heard_ns)) > min(limits.brief_s, limits.lease_s)
+    silent = draft.silence_s(draft.heard_ns()) > min(limits.brief_s, limits.lease_s)
     odd = (fleet.liveness != NodeLiveness.ALIVE) | fleet.path_broken
     mask: np.ndarray = (silent | odd) & (fleet.liveness != NodeLiveness.DEAD)
     return mask

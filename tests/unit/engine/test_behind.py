@@ -1,0 +1,68 @@
+"""Beats that waited to be read: we are behind though no loop is late, and silence is distrusted for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from controlplane.core.health.distrust import DistrustPolicy, reasons
+from controlplane.core.units import NS_PER_S, seconds
+from controlplane.engine.soft import READ_LATELY_NS, STALL_TOLERANCE_NS, UNSAID, SoftColumns
+
+NOW = 1_000 * NS_PER_S
+LATE_NS = seconds(2.0)
+
+
+def columns(*waited_ns: int) -> SoftColumns:
+    """A site whose nodes' newest beats have waited so long."""
+    made = SoftColumns(started_ns=1)
+    for node, late_ns in enumerate(waited_ns):
+        made.beat(node, NOW, late_ns)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("waited_ns", "expected"),
+    [
+        ((LATE_NS, LATE_NS, LATE_NS), LATE_NS),
+        ((LATE_NS, LATE_NS, 0), LATE_NS),
+        ((LATE_NS, 0, 0), 0),
+        ((LATE_NS, LATE_NS), 0),
+        ((LATE_NS, LATE_NS, UNSAID), 0),
+        ((STALL_TOLERANCE_NS - 1,) * 5, 0),
+        ((), 0),
+    ],
+    ids=["all", "two of three", "one of three", "too few", "one does not say", "within tolerance", "nobody"],
+)
+def test_half_of_the_nodes_that_were_read_lately_say_it(waited_ns: tuple[int, ...], expected: int) -> None:
+    soft = columns(*waited_ns)
+    assert soft.behind(NOW) == expected
+    told = reasons(soft.vitals(), DistrustPolicy(), NOW)
+    assert told == (("beats waited 2.0 s until this controller read them",) if expected else ())
+
+
+def test_beats_of_before_say_nothing_of_now() -> None:
+    soft = columns(*[LATE_NS] * 4)
+    assert soft.behind(NOW + READ_LATELY_NS) == 0
+    soft.beats(np.arange(4), np.full(4, NOW + READ_LATELY_NS), LATE_NS)
+    assert soft.behind(NOW + READ_LATELY_NS) == LATE_NS
+
+
+def test_a_node_that_was_not_heard_yet_has_said_nothing() -> None:
+    soft = columns(LATE_NS, LATE_NS)
+    soft.beat(200, NOW)
+    assert soft.behind(NOW) == 0
+
+
+def test_deadlines_move_by_how_far_we_fell_behind_and_not_for_as_long_as_we_are() -> None:
+    soft = columns(*[LATE_NS] * 4)
+    since = np.array([NOW - seconds(3), NOW + 1])
+    soft.behind(NOW)
+    assert soft.excused_ns(since).tolist() == [LATE_NS, 0]
+    for tick in range(1, 6):
+        soft.beats(np.arange(4), np.full(4, NOW + tick * NS_PER_S), LATE_NS)
+        soft.behind(NOW + tick * NS_PER_S)
+    assert soft.excused_ns(since).tolist() == [LATE_NS, 0], "beats come in their rhythm, each as late as the one before"
+    soft.beats(np.arange(4), np.full(4, NOW + 6 * NS_PER_S), 2 * LATE_NS)
+    soft.behind(NOW + 6 * NS_PER_S)
+    assert soft.excused_ns(since).tolist() == [2 * LATE_NS, LATE_NS], "and now it is worse"
