@@ -50,6 +50,7 @@ from controlplane.rpc.progress import ProgressGate
 from controlplane.rpc.router import Router
 from controlplane.rpc.server import AddressTaken, Edge, bind, serve
 from controlplane.rpc.site import Site
+from controlplane.rpc.wakeups import EdgeLoop
 from controlplane.warm import load_late
 
 WANTED_FILES = 65_536
@@ -81,7 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
     configure_logging(settings.log_level, settings.log_format)
     walk_seldom()
     try:
-        return asyncio.run(_Controller(settings).run())
+        with asyncio.Runner(loop_factory=EdgeLoop) as runner:
+            return runner.run(_Controller(settings).run())
     except (CannotStart, AddressTaken, AuthorityError, UnknownRecord, JournalCorrupt, JournalUnavailable) as error:
         sys.stderr.write(f"phalanx controller: {error}\n")
         return ExitCode.CANNOT_START
