@@ -90,7 +90,7 @@ class Effects:
             log.exception("effect.broke", kind=kind)
             not_run = agent_pb2.PairResult(word=agent_pb2.PAIR_WORD_NOT_RUN) if kind == "check_pair" else None
             outcome = Outcome(ok=False, message=f"the node agent failed on it: {error!r}", pair=not_run)
-        self.outcomes.end(effect.effect_id, outcome, time.monotonic())
+        self.outcomes.end(effect.effect_id, outcome, time.monotonic(), quiet=effect.quiet)
         self._state.wake.set()
         log.info("effect.ended", kind=kind, ok=outcome.ok, message=outcome.message)
 

@@ -49,10 +49,11 @@ class OutcomeMemory:
         self._running.add(effect_id)
         return True
 
-    def end(self, effect_id: str, outcome: Outcome, now: float) -> None:
-        """The effect has ended; its result becomes due."""
+    def end(self, effect_id: str, outcome: Outcome, now: float, *, quiet: bool = False) -> None:
+        """The effect has ended; its result becomes due. `quiet`: success goes without saying."""
         self._running.discard(effect_id)
-        self.answer(effect_id, outcome)
+        if not (quiet and outcome.ok):
+            self.answer(effect_id, outcome)
         if outcome.final:
             self._outcomes[effect_id] = (outcome, now)
             while len(self._outcomes) > OUTCOME_LIMIT:

@@ -63,6 +63,7 @@ class ControllerSession(ControllerLink):
         hello = self._hello()
         hello.boot_id = self.boot.id
         hello.highest_epoch = self._memory.highest_epoch
+        self._state.progress_anew()
         hello.snapshot.CopyFrom(self._state.outbox.hello_snapshot(time.monotonic()))
         return agent_pb2.AgentMessage(hello=hello)
 

@@ -30,6 +30,7 @@ class NodeState:
         self.outbox = ReportOutbox(self)
         self.wake = asyncio.Event()
         self._progress: dict[str, tuple[agent_pb2.StepProgress, float]] = {}
+        self._told_steps: dict[str, tuple[int, int]] = {}
         self._final_steps = False
         devices.tell(self.outbox, self.wake.set)
 
@@ -65,18 +66,28 @@ class NodeState:
         due, self._final_steps = self._final_steps, False
         return due
 
+    def progress_anew(self) -> None:
+        """A new session begins: whoever is at its other end knows no steps."""
+        self._told_steps.clear()
+
     def progress_rows(self) -> list[agent_pb2.StepProgress]:
-        """Last known step of every living rank, with its age now."""
+        """Last known step of every living rank, with its age now. What was told in this session is not told again: its stream
+        loses nothing, and a step of a large gang takes many beats."""
         now = time.monotonic()
         rows = []
         for host_id in list(self._progress):
             record = self.table.get(host_id)
             if record is None or record.exited:
                 del self._progress[host_id]
+                self._told_steps.pop(host_id, None)
                 continue
             progress, ended_at = self._progress[host_id]
+            step = (progress.generation, progress.step)
             if record.assigned is None or record.assigned.generation != progress.generation:
                 continue
+            if self._told_steps.get(host_id) == step:
+                continue
+            self._told_steps[host_id] = step
             row = agent_pb2.StepProgress()
             row.CopyFrom(progress)
             row.age_ms = max(0, round((now - ended_at) * 1000))

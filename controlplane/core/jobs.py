@@ -363,6 +363,12 @@ class Job:
         """Whether a process holds a rank of the current generation."""
         return rank >= 0 and generation == self.generation and int(self.rank_host[rank]) == serial
 
+    def holds(self, ranks: np.ndarray, generations: np.ndarray, serials: np.ndarray) -> np.ndarray:
+        """Mask over processes: see `bound`. Columns of equal length."""
+        mask: np.ndarray = (ranks >= 0) & (generations == self.generation)
+        mask[mask] = self.rank_host[ranks[mask]] == serials[mask]
+        return mask
+
     def held_on(self, ranks: np.ndarray, nodes: np.ndarray) -> np.ndarray:
         """Mask over pairs of a rank and a node number: the rank is there, or one of its known processes is."""
         count = self.spec.ranks

@@ -540,7 +540,7 @@ TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}
 VERSIONS: Mapping[str, int] = {
     "AcceleratorsChanged": 2,
     "GenerationStarted": 3,
-    "HostsObserved": 2,
+    "HostsObserved": 3,
     "JobSubmitted": 2,
     "LivenessChanged": 2,
     "NodeRegistered": 2,
@@ -568,6 +568,13 @@ def _node_to_nodes(body: dict[str, Any]) -> dict[str, Any]:
     return {"job": body["job"], "nodes": [body["node"]], "rows": body["rows"]}
 
 
+def _rows_to_columns(body: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 held an object for each row, all with the same keys."""
+    rows = body["rows"]
+    columns = {key: [row[key] for row in rows] for key in rows[0]} if rows else {}
+    return {**body, "rows": {codec.COUNT: len(rows), **columns}}
+
+
 def _one_shard(body: dict[str, Any]) -> dict[str, Any]:
     """Each rank's part was a record of its own."""
     return {**{key: value for key, value in body.items() if key != "shard"}, "shards": [body["shard"]]}
@@ -577,6 +584,7 @@ UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] 
     ("GenerationStarted", 1): _rank_table_to_patch,
     ("GenerationStarted", 2): _gained,
     ("HostsObserved", 1): _node_to_nodes,
+    ("HostsObserved", 2): _rows_to_columns,
     ("NodeCordoned", 1): _gained,
     ("JobSubmitted", 1): _gained,
     ("RanksLost", 1): _gained,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from controlplane.core.codec import COLUMNS
 from controlplane.core.events import HostRow
 from controlplane.core.jobs import Exit
 from controlplane.core.ranges import Ranges
@@ -26,7 +28,7 @@ class HostsObserved:
 
     job: str
     nodes: tuple[int, ...]
-    rows: tuple[HostRow, ...]
+    rows: Annotated[tuple[HostRow, ...], COLUMNS]
 
 
 @dataclass(frozen=True, slots=True)

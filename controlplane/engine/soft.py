@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -46,16 +44,6 @@ class Progress:
     step_time_s: float = 0.0
     by_rank: dict[int, int] = field(default_factory=dict)
     by_node_ns: dict[int, int] = field(default_factory=dict)
-
-
-class StepRow(NamedTuple):
-    """A rank's newest finished step and when that was, Unix ns. NaN in `loss`: not reported."""
-
-    rank: int
-    step: int
-    at_ns: int
-    loss: float
-    step_time_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,23 +102,6 @@ class SoftColumns:
             more = (0, max(node + 1, 2 * len(self._beats)) - len(self._beats))
             self._beats = np.pad(self._beats, more)
             self._waited = np.pad(self._waited, more, constant_values=UNSAID)
-
-    def node_steps(self, job_uid: str, node: int, rows: Sequence[StepRow]) -> None:
-        """Ranks on a node finished steps of one generation; those of a rolled back generation do not raise the newest one."""
-        if not rows:
-            return
-        with self._lock:
-            known = self._progress.setdefault(job_uid, Progress())
-            for row in rows:
-                if known.by_rank.get(row.rank) != row.step:
-                    known.by_node_ns[node] = row.at_ns
-                    known.at_ns = max(known.at_ns, row.at_ns)
-                # A look at the steps of all ranks would be one per rank.
-                known.step = max(known.step, row.step) if known.by_rank else row.step
-                known.by_rank[row.rank] = row.step
-                if row.loss == row.loss:
-                    known.loss = row.loss
-            known.step_time_s = rows[-1].step_time_s
 
     def steps(self, job_uid: str, rows: StepColumns) -> None:
         """Many ranks of one generation finished steps."""

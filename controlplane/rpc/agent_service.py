@@ -14,14 +14,11 @@ from controlplane.core import events as ev
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
 from controlplane.core.identity import NODE
-from controlplane.core.state import State
 from controlplane.core.units import to_s
-from controlplane.engine.soft import StepRow
 from controlplane.observability.offenders import CLOCK_OFF
 from controlplane.rpc import observations
 from controlplane.rpc.boots import ahead_ns, hello_refused
 from controlplane.rpc.caller import CALLER, Caller
-from controlplane.rpc.codec import at_from_age
 from controlplane.rpc.effects import agent_effect, concerns
 from controlplane.rpc.errors import refuse
 from controlplane.rpc.generations import GenerationMessages
@@ -35,8 +32,6 @@ from controlplane.rpc.streams import OwnStream
 
 MAX_RANKS = 4_096
 """Of one node in one beat."""
-LARGEST_STEP = 1 << 38
-"""Steps are cut to this: columns hold it, and no job reaches it."""
 
 log = structlog.get_logger(__name__)
 
@@ -172,19 +167,8 @@ class AgentSession(Session):
         site.progress.beat(self._number, now_ns, self.lag_ns(beat.sent_ns, now_ns))
         if len(beat.progress) > ROWS_PER_TOKEN:
             self._many_ranks(len(beat.progress))
-        told: dict[tuple[str, int], list[StepRow]] = {}
-        for row in beat.progress:
-            if row.step:
-                at_ns = at_from_age(row.age_ms, now_ns)
-                kept = StepRow(row.rank, min(row.step, LARGEST_STEP), at_ns, row.loss, row.step_time_s)
-                told.setdefault((row.job_uid, row.generation), []).append(kept)
-        for (job, generation), rows in told.items():
-            refused = site.progress.node_steps(self._state, job, generation, self._number, rows)
-            if refused:
-                site.metrics.refuse("OLD_GENERATION", refused)
-
-    def _state(self) -> State:
-        return self.site.state
+        if beat.progress:
+            site.steps.take(self._number, beat.progress, now_ns)
 
     def _look_at_start(self, now_ns: int) -> None:
         """A life that began in the future was begun with a wrong clock, or after one that was: see boots.py."""
@@ -212,6 +196,7 @@ class AgentSession(Session):
         site = self.site
         if self.pace is not None:
             self.pace.charge(REPORT_TOKENS + message.ByteSize() // BYTES_PER_TOKEN)
+        site.steps.tell_of(self._number)
         event = observations.node_report(self.name, self.boot_id, message, site.now_ns(), site.state)
         self.queue(Work(event, self._ack(message.sequence)))
 

@@ -51,7 +51,9 @@ def agent_effect(
     Raises:
         Superseded: the effect must be finished without being sent.
     """
-    message = agent_pb2.AgentEffect(effect_id=effect.id, epoch=state.epoch, deadline_ms=_left_ms(effect, now_ns))
+    message = agent_pb2.AgentEffect(
+        effect_id=effect.id, epoch=state.epoch, deadline_ms=_left_ms(effect, now_ns), quiet=effect.group
+    )
     match effect.kind:
         case EffectKind.APPLY_GENERATION:
             message.apply_generation.CopyFrom(_generation(effect, state, node, root, prepared, own_rows=own_rows))

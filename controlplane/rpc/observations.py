@@ -48,7 +48,7 @@ MAX_ADDRESS = 256
 MAX_NUMBER = 2**31 - 1
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 
-_RANK_STATES = frozenset(int(state) for state in RankState)
+_STATES = {int(state): state for state in RankState}
 _ACCELERATOR_STATES = frozenset(int(state) for state in AcceleratorState)
 _SENDERS = {
     pb.ExitInfo.SENDER_UNSPECIFIED: "",
@@ -170,13 +170,14 @@ def _report_problems(message: agent_pb2.Report, path: str) -> Iterator[Violation
         parts = split_host_id(host.host_id)
         if parts is None or parts[1] > MAX_NUMBER:
             yield Violation(f"{at}.host_id", "is no host id", "send back the id that the controller chose")
-        if int(host.state) not in _RANK_STATES:
+        if host.state not in _STATES:
             yield Violation(f"{at}.state", f"{host.state} is no state", "name the state of the process")
         if host.rank < -1:
             yield Violation(f"{at}.rank", f"{host.rank} is no rank", "use -1 for a process that holds none")
-        if int(host.state) == RankState.EXITED and not host.HasField("exit"):
-            yield Violation(f"{at}.exit", "is missing", "an EXITED process says how it ended")
-        if host.exit.result and host.exit.ByteSize() > MAX_RESULT_BYTES:
+        if not host.HasField("exit"):
+            if host.state == pb.RANK_STATE_EXITED:
+                yield Violation(f"{at}.exit", "is missing", "an EXITED process says how it ended")
+        elif host.exit.result and host.exit.ByteSize() > MAX_RESULT_BYTES:
             yield Violation(f"{at}.exit.result", "is too large", "a result has at most 64 KiB")
     for number, device in enumerate(message.accelerators):
         at = f"{path}.accelerators[{number}]"
@@ -207,26 +208,17 @@ def _hosts(message: agent_pb2.Report, now_ns: int, state: State) -> tuple[ev.Hos
 
 def _host(row: agent_pb2.HostStatus, now_ns: int) -> ev.HostRow:
     uid, serial = split_host_id(row.host_id) or ("", 0)
-    times = row.times
-
-    def moment(age_ms: int) -> int:
-        return at_from_age(age_ms, now_ns) if age_ms else 0
-
     return ev.HostRow(
-        uid,
-        serial,
-        RankState(row.state),
-        row.rank,
-        row.generation,
-        row.pid,
-        row.host_pid,
-        at_from_age(row.age_ms, now_ns),
-        _exit(row.exit) if row.HasField("exit") else None,
-        moment(times.joining_age_ms),
-        moment(times.rendezvous_age_ms),
-        moment(times.restored_age_ms),
-        moment(times.first_step_age_ms),
-    )
+        uid, serial, _STATES[row.state], row.rank, row.generation, row.pid, row.host_pid,
+        at_from_age(row.age_ms, now_ns), _exit(row.exit) if row.HasField("exit") else None,
+        *(_moments(row.times, now_ns) if row.HasField("times") else ()),
+    )  # fmt: skip
+
+
+def _moments(times: agent_pb2.GenerationTimes, now_ns: int) -> list[int]:
+    """When a rank got how far, Unix ns; 0: not yet."""
+    ages_ms = (times.joining_age_ms, times.rendezvous_age_ms, times.restored_age_ms, times.first_step_age_ms)
+    return [at_from_age(age_ms, now_ns) if age_ms else 0 for age_ms in ages_ms]
 
 
 def _exit(message: pb.ExitInfo) -> Exit:

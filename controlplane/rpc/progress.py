@@ -10,7 +10,7 @@ import numpy as np
 
 from controlplane.core import records as r
 from controlplane.core.state import State
-from controlplane.engine.soft import UNSAID, Progress, SoftColumns, StepColumns, StepRow
+from controlplane.engine.soft import UNSAID, Progress, SoftColumns, StepColumns
 
 REMEMBERED_JOBS = 200
 """Ended jobs whose last progress is still shown; as many as the state keeps."""
@@ -41,22 +41,9 @@ class ProgressGate:
         beats: list[int] = self._columns.last_beat_ns(size).tolist()
         return beats
 
-    def node_steps(
-        self, state: Callable[[], State], job: str, generation: int, node: int, rows: Sequence[StepRow]
-    ) -> int:
-        """Ranks on a node finished steps. Returns how many rows were refused and not kept: all when they are not of the job's
-        current generation, and those of ranks of other nodes."""
-        with self._lock:
-            known = state().jobs.get(job)
-            if known is None or known.terminal or known.generation != generation:
-                return len(rows)
-            ranks, places = known.spec.ranks, known.rank_node
-            own = [row for row in rows if row.step and 0 <= row.rank < ranks and places[row.rank] == node]
-            self._columns.node_steps(job, node, own)
-            return len(rows) - len(own)
-
     def steps(self, state: Callable[[], State], job: str, generation: int, rows: StepColumns) -> int:
-        """Ranks of one generation finished steps. Returns how many rows were refused, as `node_steps` refuses them."""
+        """Ranks of one generation finished steps. Returns how many rows were refused and not kept: all when they are not of the
+        job's current generation, and those of ranks of other nodes."""
         with self._lock:
             known = state().jobs.get(job)
             if known is None or known.terminal or known.generation != generation:

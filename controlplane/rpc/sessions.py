@@ -18,7 +18,7 @@ import structlog
 
 from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect
-from controlplane.core.events import EffectDone, Observation
+from controlplane.core.events import EffectDone, NodeReport, Observation
 from controlplane.core.units import seconds, to_s
 from controlplane.engine.soft import UNSAID
 from controlplane.observability.beats import Delay
@@ -28,6 +28,7 @@ from controlplane.rpc.access import check_name
 from controlplane.rpc.caller import Caller
 from controlplane.rpc.effects import Superseded
 from controlplane.rpc.errors import RequestRefused
+from controlplane.rpc.merging import merged
 from controlplane.rpc.offences import note, said
 from controlplane.rpc.pace import Pace, PeerPace
 from controlplane.rpc.site import Outcome, Site
@@ -278,11 +279,12 @@ class Session:
         """One report at a time, in order; outcomes of effects that follow each other together."""
         try:
             while self._work and not self.ended:
-                batch = [self._work.popleft()]
+                batch = [self._next_work()]
                 while isinstance(batch[-1].event, EffectDone) and self._work and len(batch) < BATCH:
                     batch.append(self._work.popleft())
                 together = [work for work in batch if isinstance(work.event, EffectDone)]
-                await asyncio.gather(*(self._deliver(work) for work in together))
+                if together:
+                    await asyncio.gather(*(self._deliver(work) for work in together))
                 for work in batch[len(together) :]:
                     await self._deliver(work)
                 if self._room is not None and len(self._work) < self.site.settings.report_queue // 2:
@@ -296,6 +298,17 @@ class Session:
             self.end(Refusal("internal", "INTERNAL", text))
         finally:
             self._carrying = None
+
+    def _next_work(self) -> Work:
+        """What waits longest, with those that follow it merged into it: while the brain is behind, it has less to do. The last
+        acknowledgement covers them all."""
+        work = self._work.popleft()
+        while self._work and isinstance(work.event, NodeReport) and isinstance(self._work[0].event, NodeReport):
+            event = merged(work.event, self._work[0].event)
+            if event is None:
+                break
+            work = replace(self._work.popleft(), event=event)
+        return work
 
     async def _deliver(self, work: Work) -> None:
         outcome = await self.site.tell_until_durable(work.event)

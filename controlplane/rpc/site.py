@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -22,6 +24,8 @@ from controlplane.rpc.open_calls import OpenCalls
 from controlplane.rpc.pace import Paces
 from controlplane.rpc.ports import Brain
 from controlplane.rpc.progress import ProgressGate
+from controlplane.rpc.told_steps import ToldSteps
+from controlplane.rpc.write_watch import WriteWatch
 
 RETRY_S = 0.5
 """Between tries while the journal takes nothing."""
@@ -71,12 +75,19 @@ class Site:
     loop: asyncio.AbstractEventLoop
     calls: OpenCalls = field(default_factory=OpenCalls)
     paces: Paces = field(init=False)
+    steps: ToldSteps = field(init=False)
+    writes: WriteWatch = field(init=False)
     commits: Commits = field(default_factory=Commits)
     stopping: bool = False
+    _replies: deque[tuple[asyncio.Future[Outcome], Outcome]] = field(default_factory=deque)
+    _reply_due: bool = False
     _tasks: set[asyncio.Task[object]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.paces = Paces(self.settings)
+        self.writes = WriteWatch(self.loop, self.settings.write_ms / 1_000)
+        refused = partial(self.metrics.refuse, "OLD_GENERATION")
+        self.steps = ToldSteps(self.progress, lambda: self.brain.state, refused, self.loop)
 
     @property
     def state(self) -> State:
@@ -134,11 +145,18 @@ class Site:
         future: asyncio.Future[Outcome] = self.loop.create_future()
 
         def reply(outcome: Outcome) -> None:
-            self.loop.call_soon_threadsafe(_resolve, future, outcome)
+            self._replies.append((future, outcome))
+            if not self._reply_due:
+                self._reply_due = True
+                self.loop.call_soon_threadsafe(self._resolve)
 
         return future if self.brain.post(event, reply) else None
 
-
-def _resolve(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    if not future.done():
-        future.set_result(outcome)
+    def _resolve(self) -> None:
+        """Answers of the brain's thread since the last look: a turn has hundreds, and wakes the loop once for them. What is added
+        while they are handed out is either seen here or finds that nobody is due to look."""
+        self._reply_due = False
+        while self._replies:
+            future, outcome = self._replies.popleft()
+            if not future.done():
+                future.set_result(outcome)

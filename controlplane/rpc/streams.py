@@ -101,7 +101,6 @@ class OwnStream:
 
     async def _write(self) -> None:
         session = self._session
-        limit_s = session.site.settings.write_ms / 1000
         while not session.ended:
             instruction = session.next_instruction()
             if instruction is None:
@@ -109,14 +108,13 @@ class OwnStream:
                 await self._wake.wait()
                 continue
             self._writing = True
-            slow = session.slow(f"has read nothing for {limit_s:g} s")
-            stuck = session.site.loop.call_later(limit_s, session.end, slow)
+            watched = session.site.writes.watch(self._stuck)
             try:
                 await self._context.write(instruction)
             except (aio.BaseError, asyncio.InvalidStateError):
                 return  # the call has ended; the reader says how
             finally:
-                stuck.cancel()
+                session.site.writes.done(watched)
                 self._writing = False
 
     async def _last_write(self, writer: asyncio.Task[None]) -> None:
@@ -124,6 +122,9 @@ class OwnStream:
         self._session.ended = True
         if self._writing:
             await asyncio.wait({writer}, timeout=LAST_WRITE_S)
+
+    def _stuck(self, limit_s: float) -> None:
+        self._session.end(self._session.slow(f"has read nothing for {limit_s:g} s"))
 
     def _late_hello(self) -> None:
         if not self._session.name:

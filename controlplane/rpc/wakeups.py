@@ -25,7 +25,7 @@ WAKES = "_handle_events"
 class EdgeLoop(asyncio.SelectorEventLoop):
     """The default loop, except that all wake-ups by grpc that wait are taken at once."""
 
-    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:
+    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]
         """See asyncio.AbstractEventLoop."""
         woken = callback.func if isinstance(callback, partial) else callback
         if isinstance(fd, socket.socket) and getattr(woken, "__name__", "") == WAKES:

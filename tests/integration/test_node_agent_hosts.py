@@ -62,7 +62,12 @@ async def test_progress_travels_with_beats(site: Site) -> None:
     beat = await until(lambda: [beat for beat in session.beats if beat.progress], "progress")
     progress = beat[0].progress[0]
     assert (progress.job_uid, progress.rank, progress.step, progress.loss) == (JOB, 0, 17, 2.5)
-    await until(lambda: session.beats[-1].progress[0].age_ms > progress.age_ms + 100, "its age grows")
+    seen = len(session.beats)
+    await until(lambda: len(session.beats) > seen + 2, "more beats")
+    host.send(progress=agent_pb2.StepProgress(host_id="j-1", generation=1, step=18, loss=2.4, step_time_s=0.1))
+    await until(lambda: session.beats[-1].progress, "the next step")
+    told = [row.step for beat in session.beats for row in beat.progress]
+    assert told == [17, 18], "each step once: a stream loses nothing"
 
 
 @with_site

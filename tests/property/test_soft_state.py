@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from controlplane.core import records as r
 from controlplane.core.health.distrust import Vitals
-from controlplane.engine.soft import SoftColumns, StepRow
+from controlplane.engine.soft import SoftColumns, StepColumns
 from controlplane.rpc.progress import ProgressGate
 from controlplane.sim.soft import SimSoft
 from controlplane.sim.world.gangs import STEPPED
@@ -52,8 +52,9 @@ class ToldSoft(SimSoft):
             step, at_ns = gang.at(self.site.now_ns)
             for rank, process in gang.members.items():
                 if process.node == name and gang.stage == STEPPED:
-                    row = StepRow(rank, step, at_ns, 0.0, gang.step_ns / 1e9)
-                    self.gate.node_steps(lambda: self.controller.state, gang.job, gang.generation, number, [row])
+                    row = (rank, number, step, at_ns, 0.0, gang.step_ns / 1e9)
+                    columns = StepColumns(*(np.array([value]) for value in row))
+                    self.gate.steps(lambda: self.controller.state, gang.job, gang.generation, columns)
 
     def silence(self, node: str) -> None:
         """The node's beats up to this moment have arrived."""

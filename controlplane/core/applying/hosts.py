@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from controlplane.core import records as r
 from controlplane.core.columns import filled, put
+from controlplane.core.events import HostRow
 from controlplane.core.jobs import NONE, Hosts, Job
 from controlplane.core.ranges import within
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_MS
 from controlplane.core.vocabulary import RankState
+
+
+def bound_rows(job: Job, rows: Sequence[HostRow]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of rows that tell of processes which hold a rank of the current generation: (mask, their ranks, (n, 4) their moments)."""
+    told = np.array([(row.rank, row.generation, row.serial) for row in rows], dtype=np.int64).reshape(-1, 3)
+    mask = job.holds(told[:, 0], told[:, 1], told[:, 2])
+    times = [row.times for row, held in zip(rows, mask.tolist(), strict=True) if held]
+    return mask, told[mask, 0], np.array(times, dtype=np.int64).reshape(-1, 4)
 
 
 def select(hosts: Hosts, rows: np.ndarray) -> Hosts:
@@ -66,9 +76,9 @@ def hosts_observed(state: State, record: r.HostsObserved) -> None:
         host_pid=put(hosts.host_pid, rows, [row.host_pid for row in record.rows]),
         since_ms=put(hosts.since_ms, rows, [row.since_ns // NS_PER_MS for row in record.rows]),
     )
-    bound = [row for row in record.rows if job.bound(row.rank, row.generation, row.serial)]
-    if bound:
-        job.rank_times = put(job.rank_times, [row.rank for row in bound], [row.times for row in bound])
+    _, ranks, times = bound_rows(job, record.rows)
+    if len(ranks):
+        job.rank_times = put(job.rank_times, ranks, times)
 
 
 def hosts_reached(state: State, record: r.HostsReached) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from controlplane.core import events as ev
 from controlplane.core import records as r
+from controlplane.core.applying.hosts import bound_rows
 from controlplane.core.draft import Draft
 from controlplane.core.effects import EffectKind
 from controlplane.core.jobs import NONE, Exit, Job, LostRank, host_id
@@ -89,11 +90,8 @@ def _is_news(job: Job, at: np.ndarray, rows: Sequence[ev.HostRow]) -> np.ndarray
     told = np.array([(row.state, row.pid, row.host_pid, row.since_ns // NS_PER_MS) for row in rows], dtype=np.int64)
     known = np.column_stack((hosts.state[at], hosts.pid[at], hosts.host_pid[at], hosts.since_ms[at]))
     news: np.ndarray = (told.reshape(-1, 4) != known).any(axis=1)
-    bound = np.array([job.bound(row.rank, row.generation, row.serial) for row in rows], dtype=np.bool_)
-    ranks = [row.rank for row, held in zip(rows, bound, strict=True) if held]
-    times = [row.times for row, held in zip(rows, bound, strict=True) if held]
-    if ranks:
-        news[bound] |= (job.rank_times[ranks] != np.array(times, dtype=np.int64)).any(axis=1)
+    bound, ranks, times = bound_rows(job, rows)
+    news[bound] |= (job.rank_times[ranks] != times).any(axis=1)
     return news
 
 

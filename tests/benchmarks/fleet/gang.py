@@ -14,9 +14,12 @@ from typing import Any
 
 from phalanx.v1 import agent_pb2, types_pb2
 
-JOIN_S = 0.2
-"""From the last assignment to groups that are built, and from there to the first step."""
-STEP_S = 1.0
+JOIN_S = 1.0
+"""From the last assignment to groups that are built, and from there to the first step. Published: below 30 s at 10,000 ranks
+(MegaScale); what Phalanx aims at for 50,000 is 1 s."""
+STEP_S = 5.0
+"""LongCat-2.0 is published with more than 1T tokens a day, 11.6 million a second: a batch of 58 million tokens is a step of 5 s.
+All ranks finish it at the same moment."""
 AT_ONCE = 64
 """Nodes that tell the same thing in one go; then others have their turn."""
 NO_RANK = -1
@@ -37,6 +40,7 @@ class Process:
     joining: float = 0.0
     met: float = 0.0
     running: float = 0.0
+    told: tuple[int, int] = (0, 0)
 
     @staticmethod
     def known(job: str, row: list[Any]) -> Process:
@@ -82,16 +86,29 @@ class Board:
     confirming: dict[int, Fanout] = field(default_factory=dict)
     """Reports that tell of a taken assignment, by number."""
 
+    def durable(self, sequence: int) -> None:
+        """A report is in the journal, and all before it."""
+        for number in [number for number in self.confirming if number <= sequence]:
+            self.confirming.pop(number).confirmed()
+
+    def tell_steps_again(self) -> None:
+        """A new session knows none."""
+        for process in self.processes.values():
+            process.told = (0, 0)
+
     def rows(self) -> list[agent_pb2.HostStatus]:
         """All of them, for a hello."""
         now = time.monotonic()
         return [process.row(now) for process in self.processes.values()]
 
     def progress(self, gangs: dict[str, Gang], now: float) -> Iterable[agent_pb2.StepProgress]:
-        """The newest step of every rank that runs here."""
+        """The newest step of every rank that runs here, where it was not told yet."""
         for process in self.processes.values():
             if process.state == types_pb2.RANK_STATE_RUNNING:
                 step, ended_at = gangs[process.job].step(now)
+                if process.told == (process.generation, step):
+                    continue
+                process.told = (process.generation, step)
                 yield agent_pb2.StepProgress(
                     host_id=process.host_id, job_uid=process.job, rank=process.rank, generation=process.generation,
                     step=step, age_ms=_age(ended_at, now), loss=1.0, step_time_s=STEP_S,
@@ -183,7 +200,8 @@ class Gangs:
             case "forget_hosts":
                 for name in effect.forget_hosts.host_ids:
                     board.processes.pop(name, None)
-        board.answer(agent_pb2.EffectResult(effect_id=effect.effect_id, ok=True))
+        if not effect.quiet:
+            board.answer(agent_pb2.EffectResult(effect_id=effect.effect_id, ok=True))
 
     def lost(self, board: Board, *, gone: bool) -> None:
         """A node does nothing any more: no collective that it takes part in ends. `gone`: its processes are gone, too."""

@@ -126,6 +126,7 @@ class Node(Peer):
         message.hello.boot_id = f"{self.boot:020d}"
         message.hello.labels["rack"] = f"r{self.number // RACK_NODES:03d}"
         message.hello.own_rows = True
+        self.board.tell_steps_again()
         message.hello.snapshot.sequence = self.reports
         message.hello.snapshot.hosts.extend(self.board.rows())
         return message.SerializeToString()
@@ -138,9 +139,7 @@ class Node(Peer):
                 if self.welcomed is not None and not self.welcomed.done():
                     self.welcomed.set_result(None)
             case "report_ack":
-                confirmed = self.board.confirming.pop(instruction.report_ack.sequence, None)
-                if confirmed is not None:
-                    confirmed.confirmed()
+                self.board.durable(instruction.report_ack.sequence)
             case "effect" if not self.silent:
                 self.effects.append((time.time(), instruction.effect.effect_id))
                 self.gangs.obey(self.board, instruction.effect, len(raw))

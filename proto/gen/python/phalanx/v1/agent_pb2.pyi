@@ -894,6 +894,7 @@ class AgentEffect(_message.Message):
     EFFECT_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    QUIET_FIELD_NUMBER: _builtins.int
     APPLY_GENERATION_FIELD_NUMBER: _builtins.int
     FENCE_HOSTS_FIELD_NUMBER: _builtins.int
     FORGET_HOSTS_FIELD_NUMBER: _builtins.int
@@ -906,6 +907,8 @@ class AgentEffect(_message.Message):
     effect_id: _builtins.str
     epoch: _builtins.int
     deadline_ms: _builtins.int
+    quiet: _builtins.bool
+    """no result when it is done: reports show it. Agents before 0.3 answer anyway"""
     @_builtins.property
     def apply_generation(self) -> Global___ApplyGeneration: ...
     @_builtins.property
@@ -930,6 +933,7 @@ class AgentEffect(_message.Message):
         effect_id: _builtins.str = ...,
         epoch: _builtins.int = ...,
         deadline_ms: _builtins.int = ...,
+        quiet: _builtins.bool = ...,
         apply_generation: Global___ApplyGeneration | None = ...,
         fence_hosts: Global___FenceHosts | None = ...,
         forget_hosts: Global___ForgetHosts | None = ...,
@@ -942,7 +946,7 @@ class AgentEffect(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "raise_canary", b"raise_canary", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "deadline_ms", b"deadline_ms", "effect_id", b"effect_id", "epoch", b"epoch", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "raise_canary", b"raise_canary", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "deadline_ms", b"deadline_ms", "effect_id", b"effect_id", "epoch", b"epoch", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "quiet", b"quiet", "raise_canary", b"raise_canary", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["apply_generation", "fence_hosts", "forget_hosts", "verify_checkpoint", "sweep_folders", "inject_fault", "run_checks", "check_pair", "raise_canary"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
