@@ -56,7 +56,7 @@ def agent_effect(
     )
     match effect.kind:
         case EffectKind.APPLY_GENERATION:
-            message.apply_generation.CopyFrom(_generation(effect, state, node, root, prepared, own_rows=own_rows))
+            _generation(message.apply_generation, effect, state, node, root, prepared=prepared, own_rows=own_rows)
         case EffectKind.FENCE_HOSTS:
             message.fence_hosts.CopyFrom(
                 agent_pb2.FenceHosts(
@@ -144,12 +144,19 @@ def _fence_reason(effect: Effect, state: State) -> str:
 
 
 def _generation(
-    effect: Effect, state: State, node: str, root: str, prepared: GenerationMessages, *, own_rows: bool
-) -> agent_pb2.ApplyGeneration:
+    message: agent_pb2.ApplyGeneration,
+    effect: Effect,
+    state: State,
+    node: str,
+    root: str,
+    *,
+    prepared: GenerationMessages,
+    own_rows: bool,
+) -> None:
     job = _job(effect, state)
     if job.generation != effect.generation:
         raise Superseded(f"superseded: {job.name} is in generation {job.generation}")
-    return prepared.message(effect, job, state, node, checkpoint_folder(job, root), own_rows=own_rows)
+    prepared.fill(message, effect, job, state, node, folder=checkpoint_folder(job, root), own_rows=own_rows)
 
 
 def _verification(effect: Effect, state: State) -> agent_pb2.VerifyCheckpoint:

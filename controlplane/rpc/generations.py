@@ -63,12 +63,21 @@ class GenerationMessages:
     def __init__(self) -> None:
         self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
 
-    def message(
-        self, effect: Effect, job: Job, state: State, node: str, folder: str, *, own_rows: bool
-    ) -> agent_pb2.ApplyGeneration:
-        """What the agent of a node is told.
+    def fill(
+        self,
+        message: agent_pb2.ApplyGeneration,
+        effect: Effect,
+        job: Job,
+        state: State,
+        node: str,
+        *,
+        folder: str,
+        own_rows: bool,
+    ) -> None:
+        """What the agent of a node is told, written where it will be sent from: each copy is another 50,000 rows.
 
         Args:
+            message: an empty one.
             effect: the announcement; its job is in the generation that it names.
             job, state: of the same moment.
             node: who is told.
@@ -78,11 +87,10 @@ class GenerationMessages:
         prepared = self._of(effect, job, state, folder)
         number = state.fleet.number(node)
         here = prepared.ranks_on(number) if number is not None else []
-        message = agent_pb2.ApplyGeneration()
         if own_rows:
             message.CopyFrom(prepared.head)
             message.own_rows = True
-            message.rows.extend(_rows(job, state, here))
+            _add_rows(message, job, state, here)
         else:
             whole = effect.full or node in effect.nodes
             if whole not in prepared.tables:
@@ -92,7 +100,6 @@ class GenerationMessages:
         for rank, serial, held in zip(here, job.rank_host[here].tolist(), devices, strict=True):
             if serial != NONE:
                 message.bindings.add(rank=rank, host_id=host_id(job.uid, serial), accelerators=held)
-        return message
 
     def _of(self, effect: Effect, job: Job, state: State, folder: str) -> _Prepared:
         cell = state.cell()
@@ -135,16 +142,14 @@ def _table(
     message.CopyFrom(head)
     message.base_generation = 0 if whole else job.generation - 1
     ranks = range(job.spec.ranks) if whole else (int(item) for item in effect.items)
-    message.rows.extend(_rows(job, state, ranks))
+    _add_rows(message, job, state, ranks)
     return message
 
 
-def _rows(job: Job, state: State, ranks: Iterable[int]) -> list[agent_pb2.RankRow]:
+def _add_rows(message: agent_pb2.ApplyGeneration, job: Job, state: State, ranks: Iterable[int]) -> None:
     at = list(ranks)
     facts = state.fleet.facts
-    rows = []
     for rank, number, devices in zip(at, job.rank_node[at].tolist(), job.rank_acc[at].tolist(), strict=True):
         if number != NONE:  # else it takes no part: its replica has left
             node = facts[number]
-            rows.append(agent_pb2.RankRow(rank=rank, node=node.name, address=node.address, accelerators=devices))
-    return rows
+            message.rows.add(rank=rank, node=node.name, address=node.address, accelerators=devices)

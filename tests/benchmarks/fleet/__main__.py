@@ -131,11 +131,12 @@ PARTS = {
     "streams": streams,
     "relays": relays.measure,
     "recoveries": recoveries.measure,
+    "relayed-recoveries": recoveries.measure_relayed,
     "restart": restart.measure,
     "peers": peers.measure,
     "soak": soak.measure,
 }
-ALONE = {"soak"}
+ALONE = {"soak", "relayed-recoveries"}
 """Parts that are measured only when they are asked for."""
 
 

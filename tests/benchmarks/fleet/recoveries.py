@@ -18,6 +18,7 @@ from phalanx.v1 import job_pb2
 
 from controlplane.core.vocabulary import NodeLiveness, Phase
 from tests.benchmarks.fleet.generator import RACK_NODES
+from tests.benchmarks.fleet.relays import certify
 from tests.benchmarks.fleet.scenarios import LEASE_S, SETTLE_S, Bench, deaths
 from tests.benchmarks.fleet.site import CONTROLLER_CORE, Generator, make_site, pin, sample
 from tests.benchmarks.fleet.watch import Seen, Watch
@@ -28,23 +29,31 @@ WIDTH = 8
 START_LIMIT_S = 240.0
 DECIDE_S = 2.0
 """After the last death: what it leads to is decided by then."""
+CALM_LIMIT_S = 60.0
 _requests = itertools.count(1)
 
 
 @contextmanager
-def site_of(nodes: int, seed: int, *, tls: bool) -> Iterator[Bench]:
-    """A connected site whose nodes beat."""
+def site_of(nodes: int, seed: int, *, tls: bool, relayed: bool = False) -> Iterator[Bench]:
+    """A connected site whose nodes beat, behind relays or each with a stream of its own."""
     folder = Path(tempfile.mkdtemp(prefix="phx-gang-"))
     controller = make_site(
-        folder, nodes, tls=tls, lease_ms=round(LEASE_S * 1_000), beat_ms=1_000, journal_busy_ms=5_000
+        folder,
+        nodes,
+        tls=tls,
+        lease_ms=round(LEASE_S * 1_000),
+        beat_ms=100 if relayed else 1_000,
+        journal_busy_ms=5_000,
     )
+    if relayed:
+        certify(controller, folder, nodes)
     with ExitStack() as ends:
         ends.callback(shutil.rmtree, folder, ignore_errors=True)
         ends.callback(controller.close)  # also of one that was too slow to serve
         controller.start()
         assert controller.process is not None
         pin(controller.process.pid, CONTROLLER_CORE)
-        generator = Generator(folder)
+        generator = Generator(folder, "relayed" if relayed else "generator")
         ends.callback(generator.close)
         generator.ask("connect")
         generator.ask("cells")
@@ -166,30 +175,71 @@ def racks_of(bench: Bench) -> list[list[str]]:
 
 
 def measure(options: argparse.Namespace) -> list[Figure]:
-    """One rack after the other is replaced by spare nodes, then sixteen are lost at once."""
+    """With a stream to each node."""
+    return _figures(_measure(options, relayed=False))
+
+
+def measure_relayed(options: argparse.Namespace) -> list[Figure]:
+    """The same behind relays."""
+    return [replace(figure, id=f"relayed_{figure.id}") for figure in _figures(_measure(options, relayed=True))]
+
+
+@dataclass(frozen=True)
+class Recoveries:
+    """Racks that were replaced one after the other, and sixteen that were lost at once."""
+
+    start_s: float
+    rack_decide_ms: list[float]
+    fanout_ms: list[float]
+    told_ms: list[float]
+    mass_decide_ms: float
+    mass_nodes: int
+
+
+def _figures(found: Recoveries) -> list[Figure]:
+    return [
+        of_samples("rack_decide_ms", found.rack_decide_ms, "ms", must=500, goal=30),
+        of_samples("fanout_ms", found.fanout_ms, "ms", must=5_000, goal=1_000),
+        of_samples("fanout_told_ms", found.told_ms, "ms"),
+        Figure("mass_decide_ms", found.mass_decide_ms, "ms", found.mass_nodes, must=3_000, goal=250),
+        Figure("gang_start_s", found.start_s, "s", 1),
+    ]
+
+
+def _measure(options: argparse.Namespace, *, relayed: bool) -> Recoveries:
     nodes = -(-options.ranks // WIDTH) + RACK_NODES
-    with site_of(nodes, options.seed, tls=not options.plaintext) as bench:
+    with site_of(nodes, options.seed, tls=not options.plaintext, relayed=relayed) as bench:
         took_s = submit(bench, options.ranks, RACK_NODES)
         first = _gang(bench)["fanouts"]["1"]
         print(
-            f"{options.ranks:,} ranks on {nodes - RACK_NODES:,} nodes and {RACK_NODES} spare ones run after {took_s:.1f} s; "
-            f"first generation: {first['largest']} bytes to a node at most, told within "
-            f"{first['last_told'] - first['first_told']:.2f} s"
+            f"{'behind relays' if relayed else 'a stream to each node'}: {options.ranks:,} ranks on {nodes - RACK_NODES:,} nodes "
+            f"and {RACK_NODES} spare ones run after {took_s:.1f} s; first generation: {first['largest']} bytes to a node at "
+            f"most, told within {first['last_told'] - first['first_told']:.2f} s"
         )
         swaps = []
         for _ in range(options.swaps):
+            until_calm(bench)
             rack = racks_of(bench)[0]
             swaps.append(show(go_dark(bench, rack, recovers=True)))
             light(bench, rack)
+        until_calm(bench)
         racks = racks_of(bench)[: min(16, nodes // RACK_NODES // 2)]
         mass = show(go_dark(bench, [name for rack in racks for name in rack], recovers=False))
-    return [
-        of_samples("rack_decide_ms", [swap.decided_ms for swap in swaps], "ms", must=500, goal=30),
-        of_samples("fanout_ms", [swap.fanout_ms for swap in swaps], "ms", must=5_000, goal=1_000),
-        of_samples("fanout_told_ms", [swap.told_ms for swap in swaps], "ms"),
-        Figure("mass_decide_ms", round(mass.decided_ms, 1), "ms", mass.nodes, must=3_000, goal=250),
-        Figure("gang_start_s", round(took_s, 2), "s", 1),
-    ]
+    return Recoveries(
+        round(took_s, 2), [swap.decided_ms for swap in swaps], [swap.fanout_ms for swap in swaps],
+        [swap.told_ms for swap in swaps], round(mass.decided_ms, 1), mass.nodes,
+    )  # fmt: skip
+
+
+def until_calm(bench: Bench) -> None:
+    """The controller keeps up again: what 50,000 processes told of their start has been read, and silence is trusted."""
+    calm = [record.type for record in bench.watch.seen if record.type in {"DetectorDegraded", "DetectorRestored"}]
+    if calm[-1:] == ["DetectorDegraded"]:
+        bench.watch.until("silence is trusted again", _restored, len(bench.watch.seen), CALM_LIMIT_S)
+
+
+def _restored(seen: list[Seen]) -> bool:
+    return any(record.type == "DetectorRestored" for record in seen)
 
 
 def show(dark: Dark) -> Dark:

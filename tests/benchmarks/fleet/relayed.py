@@ -110,8 +110,29 @@ class RelayPeer(Peer):
         now_ns = time.time_ns()
         self.last_at = now_ns / 1e9
         ages_ms = [self.ages_ms[slot] for slot in slots]
-        self.say(beats=relay_pb2.RelayedBeats(sequence=self.batches, sent_ns=now_ns, slots=slots, ages_ms=ages_ms))
+        beats = relay_pb2.RelayedBeats(
+            sequence=self.batches, sent_ns=now_ns, slots=slots, ages_ms=ages_ms, steps=self._steps(slots)
+        )
+        self.say(beats=beats)
         return len(slots)
+
+    def _steps(self, slots: list[int]) -> list[relay_pb2.RelayedSteps]:
+        """Steps that its nodes have not told yet."""
+        now, found = time.monotonic(), {}
+        for slot in slots:
+            node = self.nodes[slot]
+            for row in node.board.progress(node.gangs.jobs, now) if node.board.processes else ():
+                key = row.job_uid, row.generation
+                if key not in found:
+                    found[key] = relay_pb2.RelayedSteps(job_uid=row.job_uid, generation=row.generation)
+                columns = found[key]
+                columns.ranks.append(row.rank)
+                columns.slots.append(slot)
+                columns.steps.append(row.step)
+                columns.ages_ms.append(row.age_ms)
+                columns.losses.append(row.loss)
+                columns.step_times_s.append(row.step_time_s)
+        return [*found.values()]
 
 
 class RelayedFleet(Fleet):
