@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := controlplane agents cli training_jobs
 
 .DEFAULT_GOAL := help
-.PHONY: soak postgres bench-journal soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-property bench-core bench-cli bench-ettr bench-fleet soak-fleet bench-recovery constraints clean
+.PHONY: soak postgres bench-journal soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-races soak-property bench-core bench-cli bench-ettr bench-fleet soak-fleet bench-recovery constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -55,6 +55,10 @@ test: $(STAMP) ## the whole suite in WORKERS=2 processes, with durations
 
 soak: $(STAMP) ## random sites and faults under every checker, on all cores (SOAK_TIME=30m, SOAK_SEEDS=1-1000000)
 	@$(BIN)/phalanx sim sweep --seeds $${SOAK_SEEDS:-1-1000000} --time $${SOAK_TIME:-30m}
+
+soak-races: $(STAMP) ## the suite with threads, processes and streams started slowly, in both orders (20 minutes)
+	@for order in after before; do echo "$$order"; PHALANX_RACING=$$order $(BIN)/python -m pytest --numprocesses=$${WORKERS:-2} -m "not soak" \
+		--ignore tests/e2e --ignore tests/property || exit 1; done
 
 soak-e2e: $(STAMP) ## the long matrix of kills on a real site
 	@$(BIN)/python -m pytest tests/e2e -m soak --durations=0 -s

@@ -15,7 +15,7 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 """How long an example takes says something about the machine only."""
 
-pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.workers"]
+pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.racing", "tests.fixtures.workers"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
