@@ -21,7 +21,7 @@ import structlog
 
 from controlplane.core.draft import Refusal
 from controlplane.core.due import waits_until_ns
-from controlplane.core.events import Event, Tick
+from controlplane.core.events import Event, NodeHello, Tick
 from controlplane.core.health.distrust import Vitals
 from controlplane.core.state import State
 from controlplane.core.units import ms, to_s
@@ -37,6 +37,9 @@ REST = 4
 at leases one by one. The interval stands."""
 JUST_PAST_NS = 100_000
 """A lease has run out when it is over, not when it ends."""
+
+HELLOS_WAIT_NS = ms(20)
+"""A hello waits so long for others, unless something else is to be decided."""
 
 SHOWN_EVENTS = 20
 """Events of a broken turn that are logged."""
@@ -98,6 +101,8 @@ class Brain:
         self._fatal = fatal
         self.clock = clock
         self._inbox: deque[Request] = deque()
+        self._pressing = 0  # events of the inbox that are no hellos
+        self._waits_since_ns = 0
         self._ready = threading.Condition()
         self._stopping = False
         self._due_ns = time.monotonic_ns() + limits.tick_ns
@@ -144,6 +149,7 @@ class Brain:
             if request.reply is not None:
                 request.reply(Refusal("unavailable", "SHUTTING_DOWN", "the controller is shutting down: try again"))
         self._inbox.clear()
+        self._pressing = 0
         return not self._thread.is_alive()
 
     def post(self, event: Event, reply: Reply | None = None) -> bool:
@@ -151,8 +157,13 @@ class Brain:
         with self._ready:
             if self._stopping or len(self._inbox) >= self._limits.inbox:
                 return False
+            if not self._inbox:
+                self._waits_since_ns = time.monotonic_ns()
             self._inbox.append(Request(event, reply))
-            self._ready.notify()
+            if not isinstance(event, NodeHello):
+                self._pressing += 1
+            if self._pressing or len(self._inbox) in {1, self._limits.batch}:
+                self._ready.notify()
             return True
 
     def edge_alive(self, monotonic_ns: int, next_ns: int) -> None:
@@ -207,14 +218,21 @@ class Brain:
 
     def _next_batch(self) -> list[Request] | None:
         with self._ready:
-            while not self._inbox and not self._stopping:
-                left_ns = self._due_ns - time.monotonic_ns()
-                if left_ns <= 0:
-                    break
+            while not self._stopping and (left_ns := self._left_ns(time.monotonic_ns())) > 0:
                 self._ready.wait(to_s(left_ns))
             if self._stopping:
                 return None
-            return [self._inbox.popleft() for _ in range(min(len(self._inbox), self._limits.batch))]
+            batch = [self._inbox.popleft() for _ in range(min(len(self._inbox), self._limits.batch))]
+            self._pressing -= sum(not isinstance(request.event, NodeHello) for request in batch)
+            return batch
+
+    def _left_ns(self, monotonic_ns: int) -> int:
+        """How long to wait for the next batch. A turn looks at every job, for one hello as for fifty: in a storm they come one
+        by one, each after its handshake, and wait a moment for each other."""
+        if self._pressing or len(self._inbox) >= self._limits.batch:
+            return 0
+        due_ns = self._due_ns - monotonic_ns
+        return min(due_ns, self._waits_since_ns + HELLOS_WAIT_NS - monotonic_ns) if self._inbox else due_ns
 
     def _tick(self, monotonic_ns: int, now_ns: int) -> int:
         """Account for the lateness of this tick and plan the next one. Returns the lateness in nanoseconds."""

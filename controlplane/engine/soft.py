@@ -21,7 +21,7 @@ TOGETHER_NS = 25_000_000
 """Leases that end so shortly after the first of them ended together: a rack whose agents beat one after the other loses its
 power once, and is judged once. As much later a node is doubted at most, and only where another one falls silent with it."""
 
-READ_LATELY_NS = 1_000_000_000
+READ_LATELY_NS = 250_000_000
 """Beats that were read within this time say how long beats wait now."""
 
 WITNESSES = 3
@@ -157,10 +157,12 @@ class SoftColumns:
         ns. When that is long we are behind, though no loop is late: silence is distrusted, and deadlines move by as much as
         we fell behind further since the last look.
 
-        One node says one thing, so that fewer than half of them cannot make us doubt ourselves.
+        One node says one thing, so that fewer than half of them cannot make us doubt ourselves. What was sent before the end of
+        a lag that we have told of waited for that, and is excused already.
         """
         with self._lock:
-            waited = self._waited[(self._beats > now_ns - READ_LATELY_NS) & (self._waited != UNSAID)]
+            lately = (self._beats > now_ns - READ_LATELY_NS) & (self._waited != UNSAID)
+            waited = self._waited[lately & (self._beats - self._waited > self._vitals.lag_at_ns)]
             middle_ns = int(np.median(waited)) if len(waited) >= WITNESSES else 0
             behind_ns = middle_ns if middle_ns >= STALL_TOLERANCE_NS else 0
             if behind_ns:

@@ -12,6 +12,9 @@ import numpy as np
 
 from controlplane.core.units import seconds, to_s
 
+UNREAD_AFTER_S = 1.0
+"""Once beats wait no more, all that waited has been read but for the newest beat of each node."""
+
 REMEMBERED = 256
 """Lags that are kept one by one; those before them count as a whole."""
 
@@ -40,7 +43,8 @@ class DistrustPolicy:
     """When silence is not trusted.
 
     `lag_s`: a loop later than this, or beats that waited longer, `append_s`: an append slower than this, `inbox_share`: an
-    inbox fuller than this. All but the last count for `after_s`, so that what waited meanwhile is read first.
+    inbox fuller than this. Lags and slow appends count for `after_s`, so that what waited meanwhile is read first; beats that
+    waited for `UNREAD_AFTER_S`.
     """
 
     lag_s: float = 0.4
@@ -55,7 +59,7 @@ def reasons(vitals: Vitals, policy: DistrustPolicy, now_ns: int) -> tuple[str, .
     recent = now_ns - seconds(policy.after_s)
     if vitals.lag_at_ns > recent and vitals.lag_ns > seconds(policy.lag_s):
         found.append(f"a loop of this controller was {to_s(vitals.lag_ns):.1f} s late")
-    if vitals.unread_at_ns > recent and vitals.unread_ns > seconds(policy.lag_s):
+    if vitals.unread_at_ns > now_ns - seconds(UNREAD_AFTER_S) and vitals.unread_ns > seconds(policy.lag_s):
         found.append(f"beats waited {to_s(vitals.unread_ns):.1f} s until this controller read them")
     if vitals.append_at_ns > recent and vitals.append_ns > seconds(policy.append_s):
         found.append(f"an append to the journal took {to_s(vitals.append_ns):.1f} s")
@@ -67,11 +71,11 @@ def reasons(vitals: Vitals, policy: DistrustPolicy, now_ns: int) -> tuple[str, .
 def ends_ns(vitals: Vitals, policy: DistrustPolicy) -> int:
     """When what lies in the past stops to count, Unix ns; 0 when nothing does. An inbox is full until it is not."""
     moments = [
-        at_ns + seconds(policy.after_s)
-        for at_ns, took_ns, limit_s in (
-            (vitals.lag_at_ns, vitals.lag_ns, policy.lag_s),
-            (vitals.unread_at_ns, vitals.unread_ns, policy.lag_s),
-            (vitals.append_at_ns, vitals.append_ns, policy.append_s),
+        at_ns + seconds(after_s)
+        for at_ns, took_ns, limit_s, after_s in (
+            (vitals.lag_at_ns, vitals.lag_ns, policy.lag_s, policy.after_s),
+            (vitals.unread_at_ns, vitals.unread_ns, policy.lag_s, UNREAD_AFTER_S),
+            (vitals.append_at_ns, vitals.append_ns, policy.append_s, policy.after_s),
         )
         if took_ns > seconds(limit_s)
     ]

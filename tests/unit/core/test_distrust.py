@@ -23,6 +23,7 @@ NOW = 1_000 * NS_PER_S
         (Vitals(lag_ns=NS_PER_S, lag_at_ns=NOW - 3 * NS_PER_S), ()),
         (Vitals(unread_ns=NS_PER_S, unread_at_ns=NOW), ("beats waited 1.0 s until this controller read them",)),
         (Vitals(unread_ns=NS_PER_S // 4, unread_at_ns=NOW), ()),
+        (Vitals(unread_ns=NS_PER_S, unread_at_ns=NOW - NS_PER_S), ()),
         (Vitals(append_ns=2 * NS_PER_S, append_at_ns=NOW - NS_PER_S), ("an append to the journal took 2.0 s",)),
         (Vitals(append_ns=NS_PER_S, append_at_ns=NOW), ()),
         (Vitals(inbox=26, inbox_limit=100), ("26 events wait to be read",)),

@@ -59,6 +59,7 @@ def test_deadlines_move_by_how_far_we_fell_behind_and_not_for_as_long_as_we_are(
     since = np.array([NOW - seconds(3), NOW + 1])
     soft.behind(NOW)
     assert soft.excused_ns(since).tolist() == [LATE_NS, 0]
+    assert soft.vitals().lag_at_ns == 0, "no loop was late"
     for tick in range(1, 6):
         soft.beats(np.arange(4), np.full(4, NOW + tick * NS_PER_S), LATE_NS)
         soft.behind(NOW + tick * NS_PER_S)
@@ -66,3 +67,17 @@ def test_deadlines_move_by_how_far_we_fell_behind_and_not_for_as_long_as_we_are(
     soft.beats(np.arange(4), np.full(4, NOW + 6 * NS_PER_S), 2 * LATE_NS)
     soft.behind(NOW + 6 * NS_PER_S)
     assert soft.excused_ns(since).tolist() == [2 * LATE_NS, LATE_NS], "and now it is worse"
+
+
+def test_what_a_lag_of_ours_has_held_up_is_not_counted_twice() -> None:
+    soft = SoftColumns(started_ns=1)
+    assert soft.stalled(LATE_NS, NOW)
+    excused = soft.excused_ns(np.array([NOW - seconds(5)])).tolist()
+    for node in range(4):
+        soft.beat(node, NOW + 1, LATE_NS)
+    assert soft.behind(NOW + 1) == 0, "they were sent while our loop stood"
+    later_ns = NOW + LATE_NS
+    assert soft.excused_ns(np.array([NOW - seconds(5)])).tolist() == excused
+    for node in range(4):
+        soft.beat(node, later_ns + 1, LATE_NS - 1)
+    assert soft.behind(later_ns + 1) == LATE_NS - 1, "these after it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import pytest
@@ -32,7 +32,7 @@ from controlplane.core.state import State
 from controlplane.core.vocabulary import NodeLiveness
 from controlplane.engine.recover import lead
 from controlplane.engine.soft import SoftColumns
-from controlplane.engine.turn import Engine, Request
+from controlplane.engine.turn import Engine, Request, TurnResult
 from controlplane.observability import Metrics
 from tests.fixtures.controller_process import until
 
@@ -206,3 +206,25 @@ def test_a_blocked_journal_refuses_and_recovers(bench: Bench) -> None:
     cordon = ev.CordonNode("r", "n", "me", "test")
     until(lambda: isinstance(bench.ask(cordon), Answer), "the next probe has found that it can write")
     assert bench.brain.blocked == ""
+
+
+def test_hellos_wait_for_each_other_and_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+    turn = Engine.turn
+
+    def counted(engine: Engine, requests: Sequence[Request], now_ns: int) -> TurnResult:
+        turns.append(len(requests))
+        return turn(engine, requests, now_ns)
+
+    monkeypatch.setattr(Engine, "turn", counted)
+    bench = Bench(Machine(policy()), inbox=64, tick_ns=HOUR_NS)
+    for number in range(3):
+        assert bench.brain.post(hello(f"n{number}"))
+    bench.brain.start()
+    until(lambda: bench.brain.state.fleet.size == 3, "all hellos are recorded")
+    assert turns == [3], "one turn for what came together"
+    assert bench.brain.post(hello("n4"))
+    bench.ask(ev.Tick())
+    assert sum(turns) == 5
+    assert bench.brain.state.fleet.size == 4, "what presses takes waiting hellos along"
+    assert bench.brain.stop(60)
