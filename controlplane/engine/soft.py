@@ -27,6 +27,12 @@ READ_LATELY_NS = 250_000_000
 WITNESSES = 3
 """Of fewer nodes nobody can say whether we read late or they are far away."""
 
+BEFORE_NS = 3_000_000_000
+"""Who was not heard for so long before a lag of ours need not be heard after it."""
+
+MOST = 0.8
+"""Share of the nodes that have to be heard anew until what waited has been read."""
+
 UNSAID = -1
 """In place of how long a beat waited: its node did not say when it was sent, or its clock cannot be right."""
 
@@ -169,7 +175,20 @@ class SoftColumns:
                 self._vitals = replace(self._vitals, unread_ns=behind_ns, unread_at_ns=now_ns)
                 self._lags.note(behind_ns - self._behind_ns, now_ns)
             self._behind_ns = behind_ns
+            self._look_whether_caught_up(now_ns)
         return behind_ns
+
+    def _look_whether_caught_up(self, now_ns: int) -> None:
+        """After a lag or a slow append: most nodes that were heard shortly before it, or since, have told something newer."""
+        vitals = self._vitals
+        over_ns = max(vitals.lag_at_ns, vitals.append_at_ns)
+        if vitals.caught_up_ns > over_ns or not over_ns:
+            return
+        living = self._beats > over_ns - max(vitals.lag_ns, vitals.append_ns) - BEFORE_NS
+        prompt = (self._waited != UNSAID) & (self._waited < STALL_TOLERANCE_NS)
+        newer = living & prompt & (self._beats - self._waited > over_ns)
+        if np.count_nonzero(newer) >= max(WITNESSES, MOST * np.count_nonzero(living)):
+            self._vitals = replace(vitals, caught_up_ns=now_ns)
 
     def appended(self, took_ns: int, now_ns: int) -> None:
         """Tell how long an append to the journal took; only slow ones are kept."""

@@ -25,7 +25,8 @@ class Vitals:
 
     `lag_ns` at `lag_at_ns`: the newest lag of a loop above the tolerance. `unread_ns` at `unread_at_ns`: how long beats that
     were read then had waited, newest above the tolerance. `append_ns` at `append_at_ns`: the newest append
-    of the journal above the limit. `inbox` of `inbox_limit`: events that wait.
+    of the journal above the limit. `caught_up_ns`: when most nodes had been heard with beats that were sent after both, and
+    waited no longer than usual. `inbox` of `inbox_limit`: events that wait.
     """
 
     lag_ns: int = 0
@@ -34,6 +35,7 @@ class Vitals:
     unread_at_ns: int = 0
     append_ns: int = 0
     append_at_ns: int = 0
+    caught_up_ns: int = 0
     inbox: int = 0
     inbox_limit: int = 0
 
@@ -43,8 +45,8 @@ class DistrustPolicy:
     """When silence is not trusted.
 
     `lag_s`: a loop later than this, or beats that waited longer, `append_s`: an append slower than this, `inbox_share`: an
-    inbox fuller than this. Lags and slow appends count for `after_s`, so that what waited meanwhile is read first; beats that
-    waited for `UNREAD_AFTER_S`.
+    inbox fuller than this. Lags and slow appends count for `after_s`, so that what waited meanwhile is read first, or until
+    `UNREAD_AFTER_S` after it was seen that it has been; beats that waited for `UNREAD_AFTER_S`.
     """
 
     lag_s: float = 0.4
@@ -56,12 +58,11 @@ class DistrustPolicy:
 def reasons(vitals: Vitals, policy: DistrustPolicy, now_ns: int) -> tuple[str, ...]:
     """Why silence is not trusted now; empty when it is."""
     found = []
-    recent = now_ns - seconds(policy.after_s)
-    if vitals.lag_at_ns > recent and vitals.lag_ns > seconds(policy.lag_s):
+    if now_ns < _over_ns(vitals.lag_at_ns, vitals, policy) and vitals.lag_ns > seconds(policy.lag_s):
         found.append(f"a loop of this controller was {to_s(vitals.lag_ns):.1f} s late")
-    if vitals.unread_at_ns > now_ns - seconds(UNREAD_AFTER_S) and vitals.unread_ns > seconds(policy.lag_s):
+    if now_ns < vitals.unread_at_ns + seconds(UNREAD_AFTER_S) and vitals.unread_ns > seconds(policy.lag_s):
         found.append(f"beats waited {to_s(vitals.unread_ns):.1f} s until this controller read them")
-    if vitals.append_at_ns > recent and vitals.append_ns > seconds(policy.append_s):
+    if now_ns < _over_ns(vitals.append_at_ns, vitals, policy) and vitals.append_ns > seconds(policy.append_s):
         found.append(f"an append to the journal took {to_s(vitals.append_ns):.1f} s")
     if vitals.inbox_limit and vitals.inbox > policy.inbox_share * vitals.inbox_limit:
         found.append(f"{vitals.inbox} events wait to be read")
@@ -71,15 +72,23 @@ def reasons(vitals: Vitals, policy: DistrustPolicy, now_ns: int) -> tuple[str, .
 def ends_ns(vitals: Vitals, policy: DistrustPolicy) -> int:
     """When what lies in the past stops to count, Unix ns; 0 when nothing does. An inbox is full until it is not."""
     moments = [
-        at_ns + seconds(after_s)
-        for at_ns, took_ns, limit_s, after_s in (
-            (vitals.lag_at_ns, vitals.lag_ns, policy.lag_s, policy.after_s),
-            (vitals.unread_at_ns, vitals.unread_ns, policy.lag_s, UNREAD_AFTER_S),
-            (vitals.append_at_ns, vitals.append_ns, policy.append_s, policy.after_s),
+        end_ns
+        for end_ns, took_ns, limit_s in (
+            (_over_ns(vitals.lag_at_ns, vitals, policy), vitals.lag_ns, policy.lag_s),
+            (vitals.unread_at_ns + seconds(UNREAD_AFTER_S), vitals.unread_ns, policy.lag_s),
+            (_over_ns(vitals.append_at_ns, vitals, policy), vitals.append_ns, policy.append_s),
         )
         if took_ns > seconds(limit_s)
     ]
     return max(moments, default=0)
+
+
+def _over_ns(at_ns: int, vitals: Vitals, policy: DistrustPolicy) -> int:
+    """Until when something that was over at a moment counts, Unix ns."""
+    latest_ns = at_ns + seconds(policy.after_s)
+    if vitals.caught_up_ns <= at_ns:
+        return latest_ns
+    return min(latest_ns, vitals.caught_up_ns + seconds(UNREAD_AFTER_S))
 
 
 @dataclass(slots=True)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controlplane.core.health.distrust import REMEMBERED, DistrustPolicy, LagLog, Vitals, ends_ns, reasons
-from controlplane.core.units import NS_PER_S
+from controlplane.core.health.distrust import (
+    REMEMBERED,
+    UNREAD_AFTER_S,
+    DistrustPolicy,
+    LagLog,
+    Vitals,
+    ends_ns,
+    reasons,
+)
+from controlplane.core.units import NS_PER_S, seconds
 
 POLICY = DistrustPolicy(lag_s=0.4, append_s=1.0, inbox_share=0.25, after_s=3.0)
 NOW = 1_000 * NS_PER_S
@@ -79,3 +89,18 @@ def test_old_lags_are_forgotten_one_by_one_but_not_as_a_whole() -> None:
         log.note(10, 1_000 * (number + 1))
     assert len(log.ends_ns) == REMEMBERED
     assert log.excused_ns(np.array([0])).tolist() == [10 * (REMEMBERED + 44)]
+
+
+@pytest.mark.parametrize("what", ["lag", "append"])
+def test_once_all_that_waited_has_been_read_silence_is_trusted_a_second_later(what: str) -> None:
+    sick = Vitals(**{f"{what}_ns": 2 * NS_PER_S, f"{what}_at_ns": NOW})
+    assert ends_ns(sick, POLICY) == NOW + 3 * NS_PER_S
+    read = replace(sick, caught_up_ns=NOW + NS_PER_S // 2)
+    end_ns = NOW + NS_PER_S // 2 + seconds(UNREAD_AFTER_S)
+    assert ends_ns(read, POLICY) == end_ns
+    assert reasons(read, POLICY, end_ns - 1)
+    assert reasons(read, POLICY, end_ns) == ()
+    late = replace(sick, caught_up_ns=NOW + 10 * NS_PER_S)
+    assert ends_ns(late, POLICY) == NOW + 3 * NS_PER_S, "and never later than without"
+    before = replace(sick, caught_up_ns=NOW - 1)
+    assert ends_ns(before, POLICY) == NOW + 3 * NS_PER_S, "that was of another one"

@@ -81,3 +81,42 @@ def test_what_a_lag_of_ours_has_held_up_is_not_counted_twice() -> None:
     for node in range(4):
         soft.beat(node, later_ns + 1, LATE_NS - 1)
     assert soft.behind(later_ns + 1) == LATE_NS - 1, "these after it"
+
+
+def test_most_nodes_heard_anew_show_that_what_waited_is_read() -> None:
+    soft = columns(*[0] * 10)
+    over_ns = NOW + LATE_NS
+    assert soft.stalled(LATE_NS, over_ns)
+    for node in range(10):
+        soft.beat(node, over_ns + 1, LATE_NS)
+    soft.behind(over_ns + 2)
+    assert soft.vitals().caught_up_ns == 0, "these were sent before its end"
+    for node in range(8):
+        assert soft.vitals().caught_up_ns == 0
+        soft.beat(node, over_ns + seconds(0.5), 0)
+        soft.behind(over_ns + seconds(0.5))
+    assert soft.vitals().caught_up_ns == over_ns + seconds(0.5), "eight of ten"
+    later_ns = over_ns + seconds(20)
+    for node in range(10):
+        soft.beat(node, later_ns, 0)
+    soft.appended(LATE_NS, later_ns + 1)
+    soft.behind(later_ns + 2)
+    assert soft.vitals().caught_up_ns < later_ns, "a slow append begins it anew"
+    for node in range(10):
+        soft.beat(node, later_ns + seconds(1), STALL_TOLERANCE_NS)
+    soft.behind(later_ns + seconds(1))
+    assert soft.vitals().caught_up_ns < later_ns, "they still wait"
+
+
+def test_who_was_gone_before_need_not_come_back_for_it() -> None:
+    soft = SoftColumns(started_ns=1)
+    for node in range(8):
+        soft.beat(node, NOW - seconds(60), 0)
+    for node in range(8, 12):
+        soft.beat(node, NOW, 0)
+    over_ns = NOW + LATE_NS
+    soft.stalled(LATE_NS, over_ns)
+    for node in range(8, 12):
+        soft.beat(node, over_ns + 1, 0)
+    soft.behind(over_ns + 2)
+    assert soft.vitals().caught_up_ns == over_ns + 2
