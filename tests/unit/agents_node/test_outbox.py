@@ -215,6 +215,22 @@ def test_one_outcome_per_effect() -> None:
     assert memory.next_result() is None
 
 
+def test_quiet_success_goes_without_saying_and_failure_does_not() -> None:
+    memory = OutcomeMemory()
+    assert memory.begin("done")
+    memory.end("done", Outcome(ok=True), 0.0, quiet=True)
+    assert memory.next_result() is None
+    assert not memory.begin("done")
+    again = memory.next_result()
+    assert again is not None, "who asks again is answered"
+    assert again.ok
+    assert memory.begin("failed")
+    memory.end("failed", Outcome(ok=False, message="no room"), 0.0, quiet=True)
+    failed = memory.next_result()
+    assert failed is not None
+    assert (failed.effect_id, failed.message) == ("failed", "no room")
+
+
 def test_an_effect_that_did_nothing_may_be_tried_again() -> None:
     memory = OutcomeMemory()
     assert memory.begin("e")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from enum import Enum
@@ -16,6 +17,9 @@ from hypothesis import strategies as st
 from controlplane.core import codec
 from controlplane.core import records as r
 from controlplane.core.checkpoints import Shard
+from controlplane.core.events import HostRow
+from controlplane.core.jobs import Exit
+from controlplane.core.vocabulary import RankState
 
 LEAVES: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(-(2**63), 2**63 - 1),
@@ -133,3 +137,36 @@ def test_a_former_type_is_read_as_the_one_that_tells_the_same() -> None:
 
 def test_processes_of_one_node_are_read_as_those_of_several() -> None:
     assert r.decode("HostsObserved", 1, '{"job":"moe-1","node":3,"rows":[]}') == r.HostsObserved("moe-1", (3,), ())
+
+
+def _row(serial: int, **changes: Any) -> HostRow:
+    return dataclasses.replace(HostRow("moe-1", serial, RankState.JOINING, serial, 3, 10, 9, 5), **changes)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [(), (_row(1),), (_row(1), _row(2)), (_row(1), _row(2, exit=Exit(observed=True, code=1)), _row(3, since_ns=7))],
+    ids=["none", "one", "two", "an exit"],
+)
+def test_rows_by_column_come_back_as_they_were(rows: tuple[HostRow, ...]) -> None:
+    record = r.HostsObserved("moe-1", (3,), rows)
+    kind, version, body = r.encode(record)
+    assert r.decode(kind, version, body) == record
+    former = json.dumps({"job": "moe-1", "nodes": [3], "rows": [codec.encode(row) for row in rows]})
+    assert r.decode("HostsObserved", 2, former) == record, "as version 2 wrote it"
+
+
+def test_what_all_rows_have_in_common_stands_once() -> None:
+    body = json.loads(r.encode(r.HostsObserved("moe-1", (3,), tuple(map(_row, range(1, 4)))))[2])
+    assert body["rows"]["count"] == 3
+    assert body["rows"]["job"] == ["moe-1"]
+    assert body["rows"]["serial"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("damage", [{"rank": [1, 2]}, {"colour": ["red"]}], ids=["ragged", "unknown"])
+def test_columns_that_do_not_fit_are_refused(damage: dict[str, Any]) -> None:
+    kind, version, body = r.encode(r.HostsObserved("moe-1", (3,), tuple(map(_row, range(1, 4)))))
+    data = json.loads(body)
+    data["rows"].update(damage)
+    with pytest.raises(ValueError, match=r"argument|colour"):
+        r.decode(kind, version, json.dumps(data))
