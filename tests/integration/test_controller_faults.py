@@ -144,8 +144,10 @@ def test_a_full_disk_stops_commands_with_the_reason_and_nothing_else(controller:
     error = until(refused, "a command is refused")
     assert refusal(error) == (grpc.StatusCode.UNAVAILABLE, "JOURNAL_UNAVAILABLE")
     assert "disk is full" in str(error.details())
-    assert "disk is full" in controller.site().journal_state
-    assert controller.log_lines("journal_blocked")
+    until(
+        lambda: refused() and "disk is full" in controller.site().journal_state, "the site says it, whatever still fits"
+    )
+    controller.until_logged("journal_blocked")
     sequence = agent.report()
     agent.hosts["stray-1"] = agent_pb2.HostStatus(
         host_id="stray-1", job_uid="stray", state=types_pb2.RANK_STATE_RUNNING, rank=0, generation=1
@@ -159,7 +161,7 @@ def test_a_full_disk_stops_commands_with_the_reason_and_nothing_else(controller:
     until(lambda: agent.acked >= blocked, "the same report, once it is durable")
     cordon(controller, "works-again")
     assert controller.site().journal_state == "ok"
-    assert controller.log_lines("journal_writable")
+    controller.until_logged("journal_writable")
 
 
 def test_a_taken_port_and_a_foreign_file_are_said_clearly(controller: Controller, tmp_path: Path) -> None:

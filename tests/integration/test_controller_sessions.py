@@ -70,7 +70,7 @@ def test_a_node_that_has_obeyed_a_later_controller_refuses_this_one(controller: 
     agent = FakeAgent(controller, "later")
     agent.highest_epoch = 99
     assert refused(agent.dial()) == (grpc.StatusCode.FAILED_PRECONDITION, "STALE_CONTROLLER")
-    assert controller.log_lines("epoch_behind_agent")
+    controller.until_logged("epoch_behind_agent")
     with pytest.raises(grpc.RpcError):
         controller.node("later")
 
@@ -208,7 +208,10 @@ def test_a_slow_reader_is_cut_and_holds_nobody_up(controller: Controller) -> Non
         )
         controller.fleet.InjectAcceleratorFault(fault, timeout=30)
     until(lambda: not controller.node("slow").session_open, "the session is cut")
-    ended = [line for line in map(json.loads, controller.log_lines("session_ended")) if line.get("node") == "slow"]
+    ended = until(
+        lambda: [line for line in map(json.loads, controller.log_lines("session_ended")) if line.get("node") == "slow"],
+        "the log says why",
+    )
     assert "has read nothing for 1 s" in ended[-1]["reason"]
     agent.stream.reading.set()
     assert refused(agent.stream) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_READER")

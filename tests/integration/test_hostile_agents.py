@@ -342,5 +342,6 @@ def test_calls_that_are_not_an_agents_are_named_in_table_and_log(site: Site) -> 
         channel.unary_unary("/phalanx.v1.FleetService/ListNodes")(b"", timeout=30)
     assert refusal(caught.value) == (grpc.StatusCode.PERMISSION_DENIED, "ROLE_NEEDED")
     site.until_noted("node/curious", "ROLE_NEEDED")
+    site.controller.until_logged("request_refused")
     lines = [json.loads(line) for line in site.controller.log_lines("request_refused")]
     assert "node/curious" in next(line for line in lines if line["reason"] == "ROLE_NEEDED")["caller"]

@@ -116,9 +116,14 @@ def test_roles(controller: SecureController) -> None:
         f"spiffe://{SITE}/operator/olga", identity_pb2.ROLE_OPERATOR, False,
     )  # fmt: skip
     until(lambda: controller.identity("operator/olga"), "a certificate from outside is recorded when it is first seen")
-    refused = [json.loads(line) for line in controller.log_lines("request_refused")]
-    callers = {row["caller"] for row in refused if row["reason"] == "ROLE_NEEDED"}
-    assert callers == {f"spiffe://{SITE}/{name}" for name in ("operator/eve", "operator/olga", "node/node-1")}
+    named = {f"spiffe://{SITE}/{name}" for name in ("operator/eve", "operator/olga", "node/node-1")}
+
+    def refused() -> set[str]:
+        lines = [json.loads(line) for line in controller.log_lines("request_refused")]
+        return {line["caller"] for line in lines if line["reason"] == "ROLE_NEEDED"}
+
+    until(lambda: refused() >= named, "who was refused is in the log")
+    assert refused() == named
 
 
 def test_another_nodes_identity_is_refused_and_the_true_session_untouched(controller: SecureController) -> None:

@@ -49,7 +49,7 @@ def test_a_collector_that_is_away_changes_nothing(tmp_path: Path) -> None:
         recover_once(controller)
         lost = 'phalanx_trace_spans_total{outcome="lost"} 8.0'
         until(lambda: lost in controller.metrics(), "they are given up and counted")
-        assert len(controller.log_lines("traces_not_sent")) == 1
+        controller.until_logged("traces_not_sent")
     finally:
         controller.close()
     assert controller.wait() == 0
