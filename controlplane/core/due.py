@@ -219,6 +219,7 @@ def _waits(state: State, job: Job, soft: SoftState, policy: Policy) -> Moments:
         begun += [incident.detected_ns, incident.decided_ns]
     for since_ns in begun:
         yield Wait(max(since_ns, soft.trusted_since_ns()), ms(policy.patience_ms))
+        yield Wait(max(since_ns, soft.trusted_since_ns()), seconds(policy.suspicion.lease_s))
     if job.state is JobState.SUSPENDED:
         yield from _windows(state, job)
 

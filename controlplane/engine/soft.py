@@ -36,6 +36,9 @@ MOST = 0.8
 UNSAID = -1
 """In place of how long a beat waited: its node did not say when it was sent, or its clock cannot be right."""
 
+SMOOTHED = 16
+"""Beats over which `SoftColumns.waits_ns` is smoothed: one node that lies about its clock moves it little."""
+
 SLOW_APPEND_NS = 250_000_000
 """Appends below this are not worth remembering."""
 
@@ -79,6 +82,7 @@ class SoftColumns:
         self._beats = np.zeros(64, dtype=np.int64)
         self._waited = np.full(64, UNSAID, dtype=np.int64)
         self._behind_ns = 0
+        self._waits_ns = 0
         self._trusted_ns = started_ns
         self._lags = LagLog()
         self._vitals = Vitals()
@@ -92,6 +96,7 @@ class SoftColumns:
             self._make_room(node)
             self._beats[node] = now_ns
             self._waited[node] = waited_ns
+            self._note_wait(waited_ns)
 
     def beats(self, nodes: np.ndarray, at_ns: np.ndarray, waited_ns: int = UNSAID) -> None:
         """Leases of many nodes are renewed, each as of its own moment: one that is known to be later stays. `waited_ns`: see
@@ -102,6 +107,16 @@ class SoftColumns:
             self._make_room(int(nodes.max()))
             self._beats[nodes] = np.maximum(self._beats[nodes], at_ns)
             self._waited[nodes] = waited_ns
+            self._note_wait(waited_ns)
+
+    @property
+    def waits_ns(self) -> int:
+        """How long the beats that were read last had waited, ns: a smoothed value, for whoever can leave them room."""
+        return self._waits_ns
+
+    def _note_wait(self, waited_ns: int) -> None:
+        if waited_ns != UNSAID:
+            self._waits_ns += (waited_ns - self._waits_ns) // SMOOTHED
 
     def _make_room(self, node: int) -> None:
         if node >= len(self._beats):

@@ -36,6 +36,10 @@ class ProgressGate:
         """Leases of many nodes are renewed. Numbers of nodes, when each was heard, Unix ns, and how long their beats waited, ns."""
         self._columns.beats(nodes, at_ns, waited_ns)
 
+    def waits_ns(self) -> int:
+        """How long the beats that were read last had waited, ns."""
+        return self._columns.waits_ns
+
     def last_beat_ns(self, size: int) -> Sequence[int]:
         """Last beat of each node by number; 0: none yet."""
         beats: list[int] = self._columns.last_beat_ns(size).tolist()

@@ -25,7 +25,7 @@ class Router:
         self._agents = agents
         self._cells = cells
         self._relays = relays
-        self._spread = Spread(site.loop)
+        self._spread = Spread(site.loop, site.progress.waits_ns)
 
     def submit(self, effects: Sequence[Effect]) -> None:
         """Take effects over from the brain's thread."""

@@ -1,7 +1,8 @@
 """Many small things on the edge's loop, a few at a time: between them beats are read, and nobody waits for all of them.
 
 A generation is told to thousands of agents at once. In one go the loop would do nothing else for a second, which the brain
-takes for what it is (silence means nothing while nobody listens) and convicts nobody for a whole lease.
+takes for what it is (silence means nothing while nobody listens) and convicts nobody for a whole lease. The same holds when
+beats have to wait behind what the agents answer: while they do, the rounds keep a distance.
 """
 
 from __future__ import annotations
@@ -16,15 +17,23 @@ Step = Callable[[], None]
 AT_ONCE = 64
 """Steps in one round of the loop; with the messages that follow from them some ten milliseconds."""
 
+PRESSED_NS = 150_000_000
+"""When beats wait longer than this to be read, they come first; silence is distrusted above 0.4 s."""
+
+DISTANCE_S = 0.1
+"""From one round to the next while beats wait."""
+
 
 class Spread:
     """Takes steps in the order in which they were added. One event loop only.
 
-    What is added is looked at when its turn comes. The first steps are taken at once where nothing waits.
+    What is added is looked at when its turn comes. The first steps are taken at once where nothing waits. `waits_ns`: how
+    long beats wait now to be read.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, waits_ns: Callable[[], int]) -> None:
         self._loop = loop
+        self._waits_ns = waits_ns
         self._waiting: deque[Iterator[Step]] = deque()  # bounded by effects and nodes, which are in the state
         self._due = False
 
@@ -46,5 +55,7 @@ class Spread:
                     self._waiting.popleft()
         finally:  # a step that raises is a defect, which the loop reports; the others are still to be taken
             self._due = bool(self._waiting)
-            if self._due:
+            if self._due and self._waits_ns() > PRESSED_NS:
+                self._loop.call_later(DISTANCE_S, self._round)
+            elif self._due:
                 self._loop.call_soon(self._round)

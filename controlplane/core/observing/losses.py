@@ -84,13 +84,15 @@ def lose_ranks(
 
     What the machine did first is decided at once; what the code did is collected, and so are consequences whose cause has
     not shown itself yet, and all that follows within an incident: a whole gang that ends together must not cost a verdict
-    per rank, and the earliest root decides. `why`: constant name of what happened when no rank is lost; `released`: an
+    per rank, and the earliest root decides. Where only nodes have died the verdict waits for those that fall with them, and
+    for nothing else (`settling.waiting`). `why`: constant name of what happened when no rank is lost; `released`: an
     operator lets the job go on; `intact`: a collective failed, and no rank has lost its process or its state; `collect`: wait
     for more of the kind in any case; `since_ns`: since when the job cannot go on, where no loss says so.
     """
     if job.ending or job.state in (JobState.QUEUED,):
         return
-    collect |= any(entry.blame is Blame.USER for entry in lost) or (bool(lost) and job.incident is not None)
+    collect |= any(entry.blame is Blame.USER for entry in lost)
+    collect |= bool(lost) and job.incident is not None and not _all_by_nodes(job.incident.lost + lost)
     collect |= bool(lost) and all(entry.consequence for entry in lost)
     window = job.spec.restart_policy.collect_window_ms if collect else 0
     newest, told_ns = draft.soft.progress(job.uid)
@@ -100,3 +102,8 @@ def lose_ranks(
         r.RanksLost(job.uid, lost, draft.now_ns + ms(window), step, cause, known, why, released, intact, since_ns)
     )
     draft.settle(job.uid)
+
+
+def _all_by_nodes(lost: tuple[LostRank, ...]) -> bool:
+    """Whether all were lost with nodes that died."""
+    return all(entry.facts.reason is Reason.NODE_DEAD for entry in lost)

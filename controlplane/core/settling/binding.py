@@ -14,9 +14,10 @@ from controlplane.core.ranges import runs
 from controlplane.core.recovery.budgets import backoff_ns
 from controlplane.core.recovery.rungs import misplaced
 from controlplane.core.settling import restoring
-from controlplane.core.settling.deciding import ended_ranks, waits_to_see
+from controlplane.core.settling.deciding import ended_ranks
 from controlplane.core.settling.placing import homeless_rank, place_again
 from controlplane.core.settling.saving import set_interval
+from controlplane.core.settling.waiting import waits_to_see
 from controlplane.core.settling.words import parking, say
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import JobState, NodeLiveness, RankState

@@ -18,10 +18,11 @@ from controlplane.core.recovery.elastic import in_replicas
 from controlplane.core.recovery.phase_times import PhaseTimes, measure
 from controlplane.core.recovery.rules import rollback_limit
 from controlplane.core.recovery.ruling import Circumstances
-from controlplane.core.recovery.rungs import survivors, unsure
+from controlplane.core.recovery.rungs import survivors
 from controlplane.core.settling.following import evidence_ids, follow_rules
 from controlplane.core.settling.placing import drop_replicas, move
-from controlplane.core.settling.words import say, some
+from controlplane.core.settling.waiting import waits_for_the_fall, waits_to_see
+from controlplane.core.settling.words import say
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import Blame, JobState, RankState, Rung
 
@@ -36,7 +37,7 @@ def judge_incident(draft: Draft, job: Job) -> None:
         draft.write(r.RanksLost(job.uid, finished, incident.collect_until_ns, incident.step, incident.cause))
         return
     lost = tuple(int(rank) for rank in np.flatnonzero(job.present & ~survivors(job)))
-    if waits_to_see(draft, job, lost, incident.detected_ns):
+    if waits_to_see(draft, job, lost, incident.detected_ns) or waits_for_the_fall(draft, job, incident.detected_ns):
         return
     at = circumstances(draft, job)
     _write_verdict(
@@ -67,17 +68,6 @@ def _root_readmitted(draft: Draft, job: Job) -> bool:
     root = root_cause(job.incident.lost) if job.incident else None
     node = rules.case_of(job, root, draft.state.offences, draft.now_ns).node
     return root is not None and node != NONE and readmitted_since(draft, node, root.fault_ns)
-
-
-def waits_to_see(draft: Draft, job: Job, ranks: tuple[int, ...], since_ns: int) -> bool:
-    """Whether to wait a moment for nodes of `ranks` that we merely do not see whole; says so."""
-    since_ns = max(since_ns, draft.soft.trusted_since_ns())
-    if draft.now_ns >= since_ns + draft.excused_ns(since_ns) + ms(draft.policy.patience_ms):
-        return False
-    hidden = unsure(job, draft.fleet, ranks)
-    if hidden:
-        say(draft, job, f"waits to see {some([draft.fleet.name(node) for node in hidden])} whole again")
-    return bool(hidden)
 
 
 def ended_ranks(job: Job) -> tuple[LostRank, ...]:

@@ -182,6 +182,7 @@ def test_a_defect_ends_the_process_and_leaves_the_journal_alone() -> None:
     bench.brain.post(ev.CordonNode("r", "n", "me", "test"))
     until(lambda: bench.codes, "the end")
     assert bench.codes == [ExitCode.DEFECT]
+    assert bench.brain.stop(60), "its thread has ended, and does so in no other test"
     assert bench.journal.bounds()[1] == revision
 
 
@@ -193,6 +194,7 @@ def test_a_lost_epoch_ends_the_process() -> None:
     bench.brain.post(hello())
     until(lambda: bench.codes, "the end")
     assert bench.codes == [ExitCode.EPOCH_LOST]
+    assert bench.brain.stop(60), "its thread has ended, and does so in no other test"
 
 
 def test_a_blocked_journal_refuses_and_recovers(bench: Bench) -> None:
