@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -119,9 +118,9 @@ class AgentSession(Session):
         self.send_effects(effect for effect in site.state.effects.values() if self.addressed(effect))
         if any(found):
             report = ev.NodeReport(self.name, self.boot_id, False, (), (), *found)
-            self.queue(Work(report, self._ack(hello.snapshot.sequence)))
+            self.queue(Work(report, partial(self._durable, hello.snapshot.sequence)))
         else:
-            self._ack(hello.snapshot.sequence)()
+            self._acknowledge(hello.snapshot.sequence)
 
     def handle(self, message: agent_pb2.AgentMessage) -> None:
         """Beats renew the lease, reports and outcomes go to the brain."""
@@ -198,13 +197,14 @@ class AgentSession(Session):
             self.pace.charge(REPORT_TOKENS + message.ByteSize() // BYTES_PER_TOKEN)
         site.steps.tell_of(self._number)
         event = observations.node_report(self.name, self.boot_id, message, site.now_ns(), site.state)
-        self.queue(Work(event, self._ack(message.sequence)))
+        self.queue(Work(event, partial(self._durable, message.sequence)))
 
-    def _ack(self, sequence: int) -> Callable[[], None]:
-        def send() -> None:
+    def _durable(self, sequence: int) -> None:
+        self.site.acks.add(self._acknowledge, sequence)
+
+    def _acknowledge(self, sequence: int) -> None:
+        if not self.ended:
             self.send(agent_pb2.AgentInstruction(report_ack=agent_pb2.ReportAck(sequence=sequence)))
-
-        return send
 
 
 class AgentService(agent_pb2_grpc.AgentServiceServicer):

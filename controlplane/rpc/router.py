@@ -13,7 +13,6 @@ from controlplane.rpc.cell_service import CellSession
 from controlplane.rpc.history import History
 from controlplane.rpc.sessions import Registry, Session
 from controlplane.rpc.site import Site
-from controlplane.rpc.spread import Spread
 
 
 class Router:
@@ -25,7 +24,6 @@ class Router:
         self._agents = agents
         self._cells = cells
         self._relays = relays
-        self._spread = Spread(site.loop, site.progress.waits_ns)
 
     def submit(self, effects: Sequence[Effect]) -> None:
         """Take effects over from the brain's thread."""
@@ -47,7 +45,7 @@ class Router:
                 session.end(refusal)
 
     def _dispatch(self, effects: tuple[Effect, ...]) -> None:
-        self._spread.add(step for effect in effects for step in self._sending(effect))
+        self._site.spread.add(step for effect in effects for step in self._sending(effect))
 
     def _sending(self, effect: Effect) -> Iterator[Callable[[], None]]:
         """One step for each open session that an effect is for, as long as it is outstanding."""
@@ -71,7 +69,7 @@ class Router:
         self._history.observe(records)
         for record in records:
             if isinstance(record, r.LivenessChanged) and record.liveness is NodeLiveness.DEAD:
-                self._spread.add(self._burying(record))
+                self._site.spread.add(self._burying(record))
             elif isinstance(record, r.IdentityRevoked):
                 text = f"{record.kind}/{record.name} was revoked: {record.reason}"
                 refusal = Refusal("unauthenticated", "REVOKED", text)

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -97,7 +98,7 @@ class Session:
         self._effects: deque[Effect] = deque()
         self._carried: set[str] = set()
         self._work: deque[Work] = deque()  # bounded by the carrier, which reads no further or ends the session
-        self._carrying: asyncio.Task[None] | None = None
+        self._carrying: asyncio.Future[Any] | None = None
         self._room: asyncio.Event | None = None
 
     # What subclasses provide
@@ -158,9 +159,34 @@ class Session:
         self.wake()
 
     def queue(self, work: Work) -> None:
-        """Queue an observation for the brain."""
+        """Queue an observation for the brain. While nothing waits it is there at once."""
+        if self._carrying is None and not self._work and not self.ended:
+            answer = self.site.post(work.event)
+            if answer is not None:
+                self._carrying = answer
+                answer.add_done_callback(partial(self._answered, work))
+                return
         self._work.append(work)
-        if self._carrying is None and not self.ended:
+        self._carry_on()
+
+    def _answered(self, work: Work, answer: asyncio.Future[Outcome]) -> None:
+        """The brain has taken the observation that went by itself, or the session is over."""
+        self._carrying = None
+        if answer.cancelled() or self.ended:
+            return
+        outcome = answer.result()
+        if not isinstance(outcome, Refusal):
+            if work.done is not None:
+                work.done()
+        elif outcome.code == "unavailable":
+            self._work.appendleft(work)
+        else:
+            self.end(outcome)
+            return
+        self._carry_on()
+
+    def _carry_on(self) -> None:
+        if self._work and self._carrying is None and not self.ended:
             self._carrying = self.site.loop.create_task(self._carry(), name=f"{self.kind} observations")
 
     def end(self, refusal: Refusal) -> None:

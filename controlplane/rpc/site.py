@@ -18,12 +18,14 @@ from controlplane.core.events import Command, Observation, Ordered
 from controlplane.core.state import State
 from controlplane.engine.ports import Journal
 from controlplane.observability import Metrics
+from controlplane.rpc.acks import Acks
 from controlplane.rpc.caller import CALLER
 from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.open_calls import OpenCalls
 from controlplane.rpc.pace import Paces
 from controlplane.rpc.ports import Brain
 from controlplane.rpc.progress import ProgressGate
+from controlplane.rpc.spread import Spread
 from controlplane.rpc.told_steps import ToldSteps
 from controlplane.rpc.write_watch import WriteWatch
 
@@ -77,6 +79,8 @@ class Site:
     paces: Paces = field(init=False)
     steps: ToldSteps = field(init=False)
     writes: WriteWatch = field(init=False)
+    spread: Spread = field(init=False)
+    acks: Acks = field(init=False)
     commits: Commits = field(default_factory=Commits)
     stopping: bool = False
     _replies: deque[tuple[asyncio.Future[Outcome], Outcome]] = field(default_factory=deque)
@@ -86,6 +90,8 @@ class Site:
     def __post_init__(self) -> None:
         self.paces = Paces(self.settings)
         self.writes = WriteWatch(self.loop, self.settings.write_ms / 1_000)
+        self.spread = Spread(self.loop, self.progress.waits_ns)
+        self.acks = Acks(self.loop, self.spread)
         refused = partial(self.metrics.refuse, "OLD_GENERATION")
         self.steps = ToldSteps(self.progress, lambda: self.brain.state, refused, self.loop)
 
@@ -117,7 +123,7 @@ class Site:
             RequestRefused: by the machine, by a full inbox, or because the journal takes nothing.
         """
         caller = CALLER.get()
-        answer = self._post(Ordered(event, By(caller.uri, caller.role.name, caller.peer)))
+        answer = self.post(Ordered(event, By(caller.uri, caller.role.name, caller.peer)))
         if answer is None:
             refuse(
                 "exhausted", "INBOX_FULL", f"{self.brain.depth} events wait for the controller: try again in a second"
@@ -129,7 +135,7 @@ class Site:
 
     async def tell(self, event: Observation) -> Outcome:
         """Have an observation recorded, waiting while the inbox is full. The outcome is durable, or a refusal."""
-        while (answer := self._post(event)) is None:
+        while (answer := self.post(event)) is None:
             await asyncio.sleep(ROOM_S)
         return await answer
 
@@ -141,7 +147,8 @@ class Site:
                 return outcome
             await asyncio.sleep(RETRY_S)
 
-    def _post(self, event: Ordered | Observation) -> asyncio.Future[Outcome] | None:
+    def post(self, event: Ordered | Observation) -> asyncio.Future[Outcome] | None:
+        """Put an event in the brain's inbox: what comes of it, once that is durable; None while the inbox is full."""
         future: asyncio.Future[Outcome] = self.loop.create_future()
 
         def reply(outcome: Outcome) -> None:

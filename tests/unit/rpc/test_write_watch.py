@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from controlplane.rpc.write_watch import WriteWatch
 
@@ -29,5 +30,22 @@ def test_only_what_lasts_too_long_is_told_of() -> None:
         watch.done(later)
         await asyncio.sleep(3 * LIMIT_S)
         assert told[2:] == ["later"], "once, and the timer of before does not stand in the way"
+
+    asyncio.run(asyncio.wait_for(check(), 60))
+
+
+def test_a_loop_that_stands_still_makes_nobody_slow() -> None:
+    async def check() -> None:
+        told: list[str] = []
+        loop = asyncio.get_running_loop()
+        watch = WriteWatch(loop, LIMIT_S)
+        number = watch.watch(lambda _: told.append("a write whose end nobody could hear of"))
+        for _ in range(4):
+            loop.call_soon(time.sleep, LIMIT_S)
+        for _ in range(5):  # the end is heard of some rounds later, after the timers that are due
+            await asyncio.sleep(0)
+        watch.done(number)
+        await asyncio.sleep(3 * LIMIT_S)
+        assert told == []
 
     asyncio.run(asyncio.wait_for(check(), 60))
