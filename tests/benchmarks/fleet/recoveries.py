@@ -96,8 +96,8 @@ def _gang(bench: Bench) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Dark:
     """What became of nodes that went dark together. Times in ms: `dead_ms` and `decided_ms` after the last of their leases,
-    `told_ms` and `fanout_ms` from the turn that began the next generation until all agents had it, and until what they
-    answered was durable; 0: there was no next generation."""
+    `told_ms`, `fanout_ms` and `acknowledged_ms` from the turn that began the next generation until all agents had it, until it was
+    durable that the ranks of all of them have taken it (in so many `turns`), and until they knew that; 0: there was none."""
 
     nodes: int
     dead_ms: float
@@ -106,6 +106,8 @@ class Dark:
     generations: int
     told_ms: float = 0.0
     fanout_ms: float = 0.0
+    acknowledged_ms: float = 0.0
+    turns: int = 0
     told_nodes: int = 0
     message_bytes: int = 0
     controller_cpu_s: float = 0.0
@@ -136,10 +138,12 @@ def go_dark(bench: Bench, names: list[str], *, recovers: bool) -> Dark:
     if gang["generation"] == before:
         return found
     began = next(record.turn_at for record in reversed(seen) if record.type == "GenerationStarted")
+    taken = next(record for record in reversed(seen) if _reached(record, Phase.START))
     fanout = gang["fanouts"][str(gang["generation"])]
     return replace(
-        found, told_ms=(fanout["last_told"] - began) * 1_000, fanout_ms=(fanout["last_durable"] - began) * 1_000,
-        told_nodes=fanout["durable"], message_bytes=fanout["largest"],
+        found, told_ms=(fanout["last_told"] - began) * 1_000, fanout_ms=(taken.durable_at - began) * 1_000,
+        told_nodes=fanout["nodes"], message_bytes=fanout["largest"], acknowledged_ms=(fanout["last_durable"] - began) * 1_000,
+        turns=bench.watch.turns(began, taken.turn_at),
     )  # fmt: skip
 
 
@@ -246,8 +250,8 @@ def show(dark: Dark) -> Dark:
     """A line about it."""
     print(
         f"{dark.nodes} dark nodes: DEAD {dark.dead_ms:.0f} ms after their leases, decided {dark.decided_ms:.0f} ms "
-        f"({dark.rung}, {dark.generations} generations); {dark.told_nodes} agents told in {dark.told_ms:.0f} ms, durable in "
-        f"{dark.fanout_ms:.0f} ms, at most {dark.message_bytes} bytes each; controller {dark.controller_cpu_s:.1f} s of processor",
+        f"({dark.rung}, {dark.generations} generations); {dark.told_nodes} agents told in {dark.told_ms:.0f} ms, their "
+        f"answers durable in {dark.fanout_ms:.0f} ms ({dark.turns} turns), acknowledged in {dark.acknowledged_ms:.0f} ms, at most {dark.message_bytes} bytes each; controller {dark.controller_cpu_s:.1f} s of processor",
         flush=True,
     )
     return dark

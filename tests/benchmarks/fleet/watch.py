@@ -18,6 +18,8 @@ from phalanx.v1 import event_pb2, fleet_pb2
 from tests.fixtures.controller_process import Controller
 
 LOOK_S = 0.005
+SAME_NS = 1_000_000
+"""Moments of the stream are rounded to less than this."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,16 @@ class Watch:
             with self._grown:
                 self.seen += found
                 self._grown.notify_all()
+
+    def turns(self, first: float, last: float) -> int:
+        """Turns of the controller that wrote something from one to another; Unix seconds, both counted."""
+        journal = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True)
+        try:
+            query = "SELECT count(DISTINCT at_ns) FROM journal WHERE at_ns BETWEEN ? AND ?"
+            found: int = journal.execute(query, (first * 1e9 - SAME_NS, last * 1e9 + SAME_NS)).fetchone()[0]
+        finally:
+            journal.close()
+        return found
 
     def until(self, what: str, enough: Callable[[list[Seen]], bool], since: int, limit_s: float = 60.0) -> list[Seen]:
         """Wait until what has been seen after the first `since` records is enough; returns it.
