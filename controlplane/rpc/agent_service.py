@@ -151,11 +151,9 @@ class AgentSession(Session):
     def effect_message(self, effect: Effect) -> agent_pb2.AgentInstruction:
         """An effect as an instruction."""
         site = self.site
-        message = agent_effect(
-            effect, site.state, self.name, site.settings.root, site.now_ns(),
-            prepared=self._prepared, own_rows=self._own_rows,
-        )  # fmt: skip
-        return agent_pb2.AgentInstruction(effect=message)
+        return agent_effect(
+            effect, site.state, self.name, site.root, site.now_ns(), prepared=self._prepared, own_rows=self._own_rows
+        )
 
     def open_log(self, order: agent_pb2.OpenLog) -> None:
         """Ask the agent to push a log."""

@@ -59,7 +59,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             await self._code.require(spec.workload.code_digest)
             if request.request_id not in site.state.answers:
                 await preflight(site, self._cells, spec)
-        event = ev.SubmitJob(request.request_id, spec, request.dry_run, site.settings.root)
+        event = ev.SubmitJob(request.request_id, spec, request.dry_run, site.root)
         answer = (await site.command(event)).fields
         state = site.state
         spares = [state.fleet.name(int(number)) for number in answer.get("spares", "").split()]
@@ -134,7 +134,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
 
     def _message(self, state: State, job: Job, *, ranks: bool) -> job_pb2.Job:
         site = self._site
-        return job_message(state, job, site.progress.view(job.uid), site.now_ns(), site.settings.root, ranks=ranks)
+        return job_message(state, job, site.progress.view(job.uid), site.now_ns(), site.root, ranks=ranks)
 
 
 def find_job(state: State, name: str) -> Job:

@@ -76,6 +76,8 @@ class Site:
     version: str
     loop: asyncio.AbstractEventLoop
     calls: OpenCalls = field(default_factory=OpenCalls)
+    root: str = field(init=False)
+    """Folder for checkpoints of jobs that name none."""
     paces: Paces = field(init=False)
     steps: ToldSteps = field(init=False)
     writes: WriteWatch = field(init=False)
@@ -88,6 +90,7 @@ class Site:
     _tasks: set[asyncio.Task[object]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.root = self.settings.root
         self.paces = Paces(self.settings)
         self.writes = WriteWatch(self.loop, self.settings.write_ms / 1_000)
         self.spread = Spread(self.loop, self.progress.waits_ns)

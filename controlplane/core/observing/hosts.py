@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,7 +24,7 @@ MAX_ROWS = 4_096
 
 
 def host_rows(
-    draft: Draft, node: str, number: int, rows: Iterable[ev.HostRow], *, full: bool
+    draft: Draft, node: str, number: int, rows: Sequence[ev.HostRow], *, full: bool
 ) -> tuple[ev.HostRow, ...]:
     """Rows of a node: ends of ours are written down, strays are fenced, what is gone may be forgotten. Returns the rows of our
     living processes, which `living` judges together with those of other nodes."""
@@ -33,6 +33,8 @@ def host_rows(
     gone: list[str] = []
     by_job: dict[str, list[ev.HostRow]] = {}
     seen: set[tuple[str, int]] = set()
+    if not full and _all_run(draft, rows, number):
+        rows, alive = (), list(rows)
     for row in rows:
         seen.add((row.job, row.serial))
         ended = row.state in ENDED_PROCESS
@@ -93,6 +95,17 @@ def _is_news(job: Job, at: np.ndarray, rows: Sequence[ev.HostRow]) -> np.ndarray
     bound, ranks, times = bound_rows(job, rows)
     news[bound] |= (job.rank_times[ranks] != times).any(axis=1)
     return news
+
+
+def _all_run(draft: Draft, rows: Sequence[ev.HostRow], number: int) -> bool:
+    """Whether all rows tell of living processes of one job that we think about, here: what every node says while a gang starts."""
+    job = draft.state.jobs.get(rows[0].job) if rows else None
+    if job is None or job.terminal or any(row.job != job.uid or row.state in ENDED_PROCESS for row in rows):
+        return False
+    hosts = job.hosts
+    at = hosts.rows(np.array([row.serial for row in rows], dtype=np.int32))
+    known = (at != NONE) & (hosts.node[at] == number) & (hosts.state[at] < RankState.EXITED)
+    return bool(known.all())
 
 
 def _concerns(draft: Draft, row: ev.HostRow, number: int, *, ended: bool) -> bool:

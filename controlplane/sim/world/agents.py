@@ -83,7 +83,7 @@ class Agents:
         return event, greeted
 
     def _redial_lost(self, node: SimNode, dial: int) -> None:
-        """A hello that nobody answered is said again."""
+        """A hello that nobody answered, or that was turned away, is said again; once, however often the answer came."""
         if node.dials == dial:
             self._redial(node)
 
@@ -96,7 +96,7 @@ class Agents:
             self._tell_shards([node])
             self._retell_links([node])
         elif isinstance(answer, Refusal) and answer.code == "unavailable":
-            world.kernel.after(world.timings.retry_s, lambda: self._redial(node))
+            world.kernel.after(world.timings.retry_s, partial(self._redial_lost, node, node.dials))
         elif isinstance(answer, Refusal):
             world.count_refusal(answer)
 

@@ -37,7 +37,7 @@ def test_absent_ranks_have_no_row_and_no_node() -> None:
     world = small()
     state, job = world.state(), world.job("moe")
     effect = Effect("e1", EffectKind.APPLY_GENERATION, f"job:{job.uid}", 0, job.uid, job.generation, full=True)
-    table = agent_effect(effect, state, "node-00", "/s", 0, prepared=GenerationMessages()).apply_generation
+    table = agent_effect(effect, state, "node-00", "/s", 0, prepared=GenerationMessages()).effect.apply_generation
     assert sorted(row.rank for row in table.rows) == [0, 1, 2, 3, 4, 5]
     assert (table.world_size, table.kept_step) == (8, 0)
     seen = list(rank_messages(state, job, Progress()))
@@ -57,5 +57,5 @@ def test_a_step_that_is_tried_again_is_told_by_its_number() -> None:
     world.run_until(lambda: world.job("moe").keeps_state)
     job = world.job("moe")
     effect = Effect("e1", EffectKind.APPLY_GENERATION, f"job:{job.uid}", 0, job.uid, job.generation, full=True)
-    message = agent_effect(effect, world.state(), "node-00", "/s", 0, prepared=GenerationMessages())
+    message = agent_effect(effect, world.state(), "node-00", "/s", 0, prepared=GenerationMessages()).effect
     assert message.apply_generation.kept_step == job.restore_step > 0

@@ -33,7 +33,7 @@ def told(
     world: World, effect: Effect, node: str, prepared: GenerationMessages, *, own_rows: bool
 ) -> agent_pb2.ApplyGeneration:
     message = agent_effect(effect, world.state(), node, "/s", 0, prepared=prepared, own_rows=own_rows)
-    return message.apply_generation
+    return message.effect.apply_generation
 
 
 def test_every_rank_is_told_to_its_own_node_and_to_no_other(world: World) -> None:
