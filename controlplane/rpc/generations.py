@@ -1,8 +1,9 @@
 """Generations as messages, one per node: what all nodes are told alike is built once, what a node's ranks need is cut out of it.
 
 A rank finds the others through the rendezvous store, so that it needs no row of the table but its own. A node therefore gets
-the rows of its own ranks, and a generation of 50,000 ranks is some hundred bytes to each of 6,250 nodes. Agents that do not say
-`own_rows` in their hello (before 0.3), or ask for more, get whole tables and patches.
+the rows of its own ranks, and a generation of 50,000 ranks is some hundred bytes to each of 6,250 nodes. Most of them keep their
+ranks and processes from one generation to the next: those bytes are kept, too. Agents that do not say `own_rows` in their hello
+(before 0.3), or ask for more, get whole tables and patches.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from controlplane.rpc.codec import parallel_message, restore_message
 
 KEPT = 16
 """Prepared generations: as many jobs as start at the same time."""
+
+KEPT_PARTS = 65_536
+"""Nodes whose part of a generation is kept, some hundred bytes each: those of the largest site, for several jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +47,19 @@ class _Prepared:
 
     source: _Source
     head: agent_pb2.ApplyGeneration
+    own_head: bytes
+    """The head for agents that need the rows of their own ranks only."""
     ranks: np.ndarray
     first: list[int]
     """By node number, and one more: where the ranks of the node begin in `ranks`."""
     tables: dict[bool, agent_pb2.ApplyGeneration]
     """With all rows (True) or with those that differ (False), once somebody needs them."""
 
-    def ranks_on(self, number: int) -> list[int]:
+    def ranks_on(self, number: int | None) -> np.ndarray:
         """Ranks on a node, ascending."""
-        if number + 1 >= len(self.first):
-            return []
-        ranks: list[int] = self.ranks[self.first[number] : self.first[number + 1]].tolist()
-        return ranks
+        if number is None or number + 1 >= len(self.first):
+            return self.ranks[:0]
+        return self.ranks[self.first[number] : self.first[number + 1]]
 
 
 class GenerationMessages:
@@ -62,6 +67,7 @@ class GenerationMessages:
 
     def __init__(self) -> None:
         self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
+        self._parts: OrderedDict[tuple[str, str], tuple[tuple[object, ...], bytes]] = OrderedDict()
 
     def fill(
         self,
@@ -85,21 +91,31 @@ class GenerationMessages:
             own_rows: the agent needs the rows of its own ranks only.
         """
         prepared = self._of(effect, job, state, folder)
-        number = state.fleet.number(node)
-        here = prepared.ranks_on(number) if number is not None else []
+        here = prepared.ranks_on(state.fleet.number(node))
         if own_rows:
-            message.CopyFrom(prepared.head)
-            message.own_rows = True
-            _add_rows(message, job, state, here)
-        else:
-            whole = effect.full or node in effect.nodes
-            if whole not in prepared.tables:
-                prepared.tables[whole] = _table(prepared.head, effect, job, state, whole=whole)
-            message.CopyFrom(prepared.tables[whole])
-        devices = job.rank_acc[here].tolist()
-        for rank, serial, held in zip(here, job.rank_host[here].tolist(), devices, strict=True):
-            if serial != NONE:
-                message.bindings.add(rank=rank, host_id=host_id(job.uid, serial), accelerators=held)
+            message.MergeFromString(prepared.own_head + self._part(job, state, node, here))
+            return
+        whole = effect.full or node in effect.nodes
+        if whole not in prepared.tables:
+            prepared.tables[whole] = _table(prepared.head, effect, job, state, whole=whole)
+        message.CopyFrom(prepared.tables[whole])
+        _bind(message, job, here)
+
+    def _part(self, job: Job, state: State, node: str, here: np.ndarray) -> bytes:
+        """Rows and bindings of the ranks `here`, which are on one node, as they were sent before where nothing has changed."""
+        number = state.fleet.number(node)
+        address = "" if number is None else state.fleet.facts[number].address
+        told = (here.tobytes(), job.rank_host[here].tobytes(), job.rank_acc[here].tobytes(), address)
+        found = self._parts.get((job.uid, node))
+        if found is None or found[0] != told:
+            message = agent_pb2.ApplyGeneration()
+            _add_rows(message, job, state, here.tolist())
+            _bind(message, job, here)
+            found = self._parts[job.uid, node] = told, message.SerializeToString()
+        self._parts.move_to_end((job.uid, node))
+        while len(self._parts) > KEPT_PARTS:
+            self._parts.popitem(last=False)
+        return found[1]
 
     def _of(self, effect: Effect, job: Job, state: State, folder: str) -> _Prepared:
         cell = state.cell()
@@ -110,9 +126,11 @@ class GenerationMessages:
         if found is None or not found.source.same(source):
             order = np.argsort(job.rank_node, kind="stable")
             head = _head(job, address, folder)
+            own_head = agent_pb2.ApplyGeneration(own_rows=True)
+            own_head.MergeFrom(head)
             numbers = np.arange(int(job.rank_node.max(initial=NONE)) + 2)
             first = np.searchsorted(job.rank_node[order], numbers).tolist()
-            found = self._prepared[effect.id] = _Prepared(source, head, order, first, {})
+            found = self._prepared[effect.id] = _Prepared(source, head, own_head.SerializeToString(), order, first, {})
         self._prepared.move_to_end(effect.id)
         while len(self._prepared) > KEPT:
             self._prepared.popitem(last=False)
@@ -144,6 +162,14 @@ def _table(
     ranks = range(job.spec.ranks) if whole else (int(item) for item in effect.items)
     _add_rows(message, job, state, ranks)
     return message
+
+
+def _bind(message: agent_pb2.ApplyGeneration, job: Job, here: np.ndarray) -> None:
+    """The processes that hold the ranks `here`."""
+    devices = job.rank_acc[here].tolist()
+    for rank, serial, held in zip(here.tolist(), job.rank_host[here].tolist(), devices, strict=True):
+        if serial != NONE:
+            message.bindings.add(rank=rank, host_id=host_id(job.uid, serial), accelerators=held)
 
 
 def _add_rows(message: agent_pb2.ApplyGeneration, job: Job, state: State, ranks: Iterable[int]) -> None:

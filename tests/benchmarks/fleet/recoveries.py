@@ -251,7 +251,8 @@ def show(dark: Dark) -> Dark:
     print(
         f"{dark.nodes} dark nodes: DEAD {dark.dead_ms:.0f} ms after their leases, decided {dark.decided_ms:.0f} ms "
         f"({dark.rung}, {dark.generations} generations); {dark.told_nodes} agents told in {dark.told_ms:.0f} ms, their "
-        f"answers durable in {dark.fanout_ms:.0f} ms ({dark.turns} turns), acknowledged in {dark.acknowledged_ms:.0f} ms, at most {dark.message_bytes} bytes each; controller {dark.controller_cpu_s:.1f} s of processor",
+        f"answers durable in {dark.fanout_ms:.0f} ms ({dark.turns} turns), acknowledged in {dark.acknowledged_ms:.0f} ms, at most "
+        f"{dark.message_bytes} bytes each; controller {dark.controller_cpu_s:.1f} s of processor",
         flush=True,
     )
     return dark

@@ -82,3 +82,19 @@ def test_what_was_prepared_follows_the_state() -> None:
     assert len(told(world, announcement(world), lost, prepared, own_rows=True).rows) == 0
     with pytest.raises(Superseded):
         told(world, old, lost, prepared, own_rows=True)
+
+
+def test_what_is_kept_of_a_node_is_what_would_be_built_anew() -> None:
+    """One process is replaced where it was, so that its node has the same ranks and another host id; the others keep theirs."""
+    world, kept = World(nodes=NODES), GenerationMessages()
+    world.submit(spec("moe", RANKS, parallel=Parallel(dp=RANKS)))
+    world.run_until(lambda: world.job("moe").state is JobState.RUNNING)
+    names = [world.state().fleet.name(number) for number in world.job("moe").nodes()]
+    before = [told(world, announcement(world), name, kept, own_rows=True) for name in names]
+    assert world.kill_rank("moe", 0)
+    world.run_until(lambda: world.job("moe").generation > 1)
+    assert {world.state().fleet.name(number) for number in world.job("moe").nodes()} == {*names}
+    after = [told(world, announcement(world), name, kept, own_rows=True) for name in names]
+    assert after == [told(world, announcement(world), name, GenerationMessages(), own_rows=True) for name in names]
+    changed = [was.bindings != now.bindings for was, now in zip(before, after, strict=True)]
+    assert changed.count(True) == 1
