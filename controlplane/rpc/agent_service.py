@@ -16,10 +16,11 @@ from controlplane.core.identity import NODE
 from controlplane.core.units import to_s
 from controlplane.observability.offenders import CLOCK_OFF
 from controlplane.rpc import observations
+from controlplane.rpc.alike import AlikeReports
 from controlplane.rpc.boots import ahead_ns, hello_refused
 from controlplane.rpc.caller import CALLER, Caller
 from controlplane.rpc.effects import agent_effect, concerns
-from controlplane.rpc.errors import refuse
+from controlplane.rpc.errors import RequestRefused, refuse
 from controlplane.rpc.generations import GenerationMessages
 from controlplane.rpc.guard import resolve
 from controlplane.rpc.logs import LogRelays
@@ -66,11 +67,15 @@ class AgentSession(Session):
     kind = "agent"
     subject = "node"
 
-    def __init__(self, site: Site, registry: Registry, caller: Caller, prepared: GenerationMessages) -> None:
+    def __init__(
+        self, site: Site, registry: Registry, caller: Caller, prepared: GenerationMessages, alike: AlikeReports
+    ) -> None:
         super().__init__(site, registry, caller)
         self._prepared = prepared
+        self._alike = alike
         self._own_rows = False
         self._number = -1
+        self.told_ns = 0
 
     @property
     def number(self) -> int:
@@ -118,7 +123,7 @@ class AgentSession(Session):
         self.send_effects(effect for effect in site.state.effects.values() if self.addressed(effect))
         if any(found):
             report = ev.NodeReport(self.name, self.boot_id, False, (), (), *found)
-            self.queue(Work(report, partial(self._durable, hello.snapshot.sequence)))
+            self.queue(Work(report, partial(self.durable, hello.snapshot.sequence)))
         else:
             self._acknowledge(hello.snapshot.sequence)
 
@@ -194,10 +199,25 @@ class AgentSession(Session):
         if self.pace is not None:
             self.pace.charge(REPORT_TOKENS + message.ByteSize() // BYTES_PER_TOKEN)
         site.steps.tell_of(self._number)
-        event = observations.node_report(self.name, self.boot_id, message, site.now_ns(), site.state)
-        self.queue(Work(event, partial(self._durable, message.sequence)))
+        self._alike.tell_of(self)
+        if not self.busy and self._alike.take(self, message, site.now_ns()):
+            return
+        self._queue_report(message)
 
-    def _durable(self, sequence: int) -> None:
+    def report_alone(self, message: agent_pb2.Report) -> None:
+        """Have a report judged row by row after all; a report that makes no sense ends the session."""
+        try:
+            self._queue_report(message)
+        except RequestRefused as error:
+            self.end(error.refusal)
+
+    def _queue_report(self, message: agent_pb2.Report) -> None:
+        site = self.site
+        event = observations.node_report(self.name, self.boot_id, message, site.now_ns(), site.state)
+        self.queue(Work(event, partial(self.durable, message.sequence)))
+
+    def durable(self, sequence: int) -> None:
+        """All reports up to this one are durable: the agent may forget them."""
         self.site.acks.add(self._acknowledge, sequence)
 
     def _acknowledge(self, sequence: int) -> None:
@@ -213,6 +233,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self._sessions = sessions
         self._relays = relays
         self._prepared = GenerationMessages()
+        self._alike = AlikeReports(site)
 
     async def Session(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override] # reads and writes by itself
         """One node agent's stream."""
@@ -220,7 +241,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
 
     def session_of(self, caller: Caller) -> AgentSession:
         """A session for a node that has proven its name, whatever will carry it."""
-        return AgentSession(self._site, self._sessions, caller, self._prepared)
+        return AgentSession(self._site, self._sessions, caller, self._prepared, self._alike)
 
     async def PushLog(self, request_iterator: Any, context: Any) -> agent_pb2.PushLogResponse:
         """Chunks of one log for one reader; ends when the reader leaves."""

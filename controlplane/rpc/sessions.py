@@ -263,6 +263,11 @@ class Session:
         """Observations that wait for the brain."""
         return len(self._work)
 
+    @property
+    def busy(self) -> bool:
+        """Whether an observation is on its way to the brain, or waits."""
+        return self._carrying is not None or bool(self._work)
+
     async def room(self) -> None:
         """Until the brain has caught up with half of what may wait."""
         self._room = asyncio.Event()
