@@ -136,6 +136,7 @@ class AgentSession(Session):
                 self._report(message.report)
             case "effect_result":
                 result = message.effect_result
+                self._alike.tell_of(self)  # what it rests on was reported before
                 if result.need_full and self._own_rows:
                     self._send_tables(result.effect_id)
                 else:
