@@ -95,8 +95,10 @@ class AlikeReports:
             return False
         job, rows = found
         told = self._jobs.get(job.uid)
-        if told is None or told.generation != job.generation:
+        if told is not None and told.generation != job.generation:
             self.tell()
+            told = None
+        if told is None:
             told = self._jobs[job.uid] = _Told(job.generation)
         told.of += [len(told.reports)] * len(rows)
         told.now_ns += [now_ns] * len(rows)

@@ -300,6 +300,18 @@ async def test_what_says_more_is_not_taken(bench: Bench) -> None:
     assert bench.take(number, bench.report(number, JOINING, (1,)))
 
 
+@with_bench
+async def test_jobs_do_not_cut_each_others_folds_short(bench: Bench) -> None:
+    """Two large gangs start at once, and their reports alternate: each waits for others of its own job."""
+    other = Bench()
+    other.world.job("moe").uid = "other-1"
+    bench.world.control.leader.state.jobs["other-1"] = other.job  # type: ignore[union-attr] # there is one
+    for number in list(bench.tellers)[:2]:
+        assert bench.take(number, bench.report(number, JOINING, (1,)))
+        assert bench.fold.take(other.tellers[number], other.report(number, JOINING, (1,)), bench.world.now_ns)  # type: ignore[arg-type]
+    assert bench.site.events == [], "all of them wait"
+
+
 def test_a_small_job_keeps_its_milliseconds() -> None:
     async def check() -> None:
         bench = Bench()
