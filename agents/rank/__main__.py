@@ -13,6 +13,7 @@ from types import FrameType, ModuleType
 
 from agents.rank.context import RankContext
 from agents.rank.errors import (
+    EXIT_DISAGREED_ONCE,
     EXIT_REPLICA_DIVERGENCE,
     EXIT_TERMINATED,
     EXIT_WORKLOAD_ERROR,
@@ -44,9 +45,9 @@ def main() -> int:
         _work(workload, context)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_WORKLOAD_ERROR
-    except ReplicaDivergence:
+    except ReplicaDivergence as wrong:
         traceback.print_exc()
-        return EXIT_REPLICA_DIVERGENCE
+        return EXIT_REPLICA_DIVERGENCE if wrong.persistent else EXIT_DISAGREED_ONCE
     except WorkloadRefused as error:
         note(str(error))
         return EXIT_WORKLOAD_ERROR

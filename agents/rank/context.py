@@ -15,7 +15,7 @@ from phalanx.v1 import agent_pb2, local_pb2, types_pb2
 from agents.rank.assignment import Assignment
 from agents.rank.backends import backend_for
 from agents.rank.control import Control
-from agents.rank.errors import GenerationChanged
+from agents.rank.errors import GenerationChanged, ReplicaDivergence
 from agents.rank.generation import Generation, Reporter
 from agents.rank.link import FINAL_KEY, AgentLink, note
 from agents.rank.outbox import Outbox, RankFacts, age_ms
@@ -167,6 +167,8 @@ class RankContext(Reporter):
 
     def superseded(self, error: Exception) -> bool:
         """True when `error` is only a consequence of the generation's end: `main` is to be called again."""
+        if isinstance(error, ReplicaDivergence):
+            return False
         return isinstance(error, GenerationChanged) or (self._generation is not None and self._generation.over)
 
     def close(self) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 EXIT_WORKLOAD_ERROR = 1
 """The workload raised, or returned without `finish`; judged by the job's user budget."""
 
+EXIT_DISAGREED_ONCE = 16
+"""A result was wrong once: computed again it was right."""
+
 EXIT_REPLICA_DIVERGENCE = 17
 """Replicas that must hold the same bits do not: persistent result disagreement."""
 
@@ -27,4 +30,11 @@ class WorkloadRefused(Exception):
 
 
 class ReplicaDivergence(Exception):
-    """Replicas of one state disagree; the message names the tensors."""
+    """Results of this rank are wrong, or replicas of one state disagree; the message names step, replicas and what differs.
+
+    Never swallowed by the end of a generation: the process leaves with 17, or with 16 when it was not so again (not `persistent`).
+    """
+
+    def __init__(self, message: str, *, persistent: bool = True) -> None:
+        super().__init__(message)
+        self.persistent = persistent

@@ -14,7 +14,7 @@ from phalanx.v1 import agent_pb2, local_pb2, types_pb2
 
 from agents.rank.assignment import Assignment, Coordinates, Degrees, RankRow, RestorePoint, ShardFile
 from agents.rank.control import Control
-from agents.rank.errors import EXIT_PEER_LOST, GenerationChanged
+from agents.rank.errors import EXIT_PEER_LOST, GenerationChanged, ReplicaDivergence
 from agents.rank.link import note
 from agents.rank.outbox import RankFacts, age_ms
 from agents.rank.sockets import Endpoint, shut_down_connections
@@ -265,7 +265,8 @@ class Generation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        consequence = isinstance(error, GenerationChanged) or (isinstance(error, Exception) and self.over)
+        after_end = isinstance(error, Exception) and self.over and not isinstance(error, ReplicaDivergence)
+        consequence = isinstance(error, GenerationChanged) or after_end
         if consequence and not isinstance(error, GenerationChanged):
             note(f"generation {self.number}: ended by {type(error).__name__}, after its end: {str(error)[:200]}")
         self.drop()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agents.rank import WorkloadRefused
+from agents.rank.checks.replica import MOST_STEPS
 
 VOCABULARY = 256
 """The model reads bytes."""
@@ -63,6 +64,12 @@ class TrainConfig:
     """File for one JSON line per step; empty: metrics.jsonl in the job's checkpoint folder."""
     step_floor_ms: float = 0.0
     """Sleep so that a step takes at least this long; for tests."""
+    check_every: int = 0
+    """Compare replicas' state every so many steps (docs/numbers.md); 0: never."""
+    replay_rate: float = 0.0
+    """Share of the steps whose forward and backward are computed twice, by two ranks, and compared; 0: none."""
+    flip: str = ""
+    """Negative control: flip a bit, written as in agents/rank/checks/flip.py; empty: none."""
     skip_batch: int = 0
     """Negative control: from this step on read one batch ahead, as a trainer that lost a batch would; 0: never."""
     drop_buffer: int = 0
@@ -114,5 +121,9 @@ def _check(config: TrainConfig) -> None:
         raise WorkloadRefused(f"rope_dim={model.rope_dim} must be even")
     if not 1 <= model.top_k <= model.experts + model.zero_experts:
         raise WorkloadRefused(f"top_k={model.top_k} must be between 1 and experts + zero_experts")
+    if not 0 <= config.check_every <= MOST_STEPS:
+        raise WorkloadRefused(f"check_every={config.check_every} must be 0 (never) to {MOST_STEPS} steps")
+    if not 0 <= config.replay_rate <= 1:
+        raise WorkloadRefused(f"replay_rate={config.replay_rate} is a share of the steps: 0 to 1")
     if min(config.steps, config.batch, config.sequence, model.layers, model.heads) < 1:
         raise WorkloadRefused("steps, batch, sequence, layers and heads must be at least 1")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from agents.rank import Generation, Group, Groups, WorkloadRefused
+from agents.rank.checks import StepReplay
 from training_jobs.moe.config import ModelConfig
 from training_jobs.moe.optimizer import FlatAdamW
 
@@ -43,19 +44,13 @@ class _AllToAll(torch.autograd.Function):
     """Rows to the members that own their experts; the gradient travels the same way back."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, group: Group, send: Sequence[int], receive: Sequence[int]) -> Tensor:
-        ctx.group, ctx.send, ctx.receive = group, send, receive
-        return _exchange(rows, group, send, receive)
+    def forward(ctx: Any, rows: Tensor, via: ExpertParallel, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+        ctx.via, ctx.send, ctx.receive = via, send, receive
+        return via.exchange(rows, send, receive)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        return _exchange(grads[0].contiguous(), ctx.group, ctx.receive, ctx.send), None, None, None
-
-
-def _exchange(rows: Tensor, group: Group, send: Sequence[int], receive: Sequence[int]) -> Tensor:
-    output = rows.new_empty(sum(receive), rows.shape[1])
-    group.all_to_all_single(output, rows, receive, send)
-    return output
+        return ctx.via.exchange(grads[0].contiguous(), ctx.receive, ctx.send), None, None, None
 
 
 class ExpertParallel:
@@ -65,6 +60,19 @@ class ExpertParallel:
         self.group = group
         self.index = index
         self.size = size
+        self.witness: StepReplay | None = None
+        """Told of all rows that are sent and received."""
+
+    def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+        """Rows by member: `send[i]` of them to member i, `receive[i]` from it."""
+        assert self.group is not None
+        output = rows.new_empty(sum(receive), rows.shape[1])
+        if self.witness is not None:
+            self.witness.witness(sent=rows)
+        self.group.all_to_all_single(output, rows, receive, send)
+        if self.witness is not None:
+            self.witness.witness(received=output)
+        return output
 
     @staticmethod
     def alone() -> ExpertParallel:
@@ -80,13 +88,13 @@ class ExpertParallel:
         per_source = ours.view(self.size, -1)  # [from member, local expert]
         send = counts.view(self.size, -1).sum(dim=1).tolist()
         receive = per_source.sum(dim=1).tolist()
-        arrived = _AllToAll.apply(rows, self.group, send, receive)  # type: ignore[no-untyped-call]
+        arrived = _AllToAll.apply(rows, self, send, receive)  # type: ignore[no-untyped-call]
         local = torch.arange(per_source.shape[1]).repeat(self.size).repeat_interleave(ours)
         by_expert = torch.argsort(local, stable=True)
         answers = experts(arrived.index_select(0, by_expert), per_source.sum(dim=0).tolist())
         back = torch.empty_like(by_expert)
         back[by_expert] = torch.arange(len(by_expert))
-        return _AllToAll.apply(answers.index_select(0, back), self.group, receive, send)  # type: ignore[no-any-return, no-untyped-call]
+        return _AllToAll.apply(answers.index_select(0, back), self, receive, send)  # type: ignore[no-any-return, no-untyped-call]
 
 
 # --- data parallelism -------------------------------------------------------------------------------------------------

@@ -27,18 +27,18 @@ class TrainState:
         statistics = 1 + sum(router.load.numel() for router in self.routers)  # the loss and the experts' load
         self.dense = FlatAdamW([parameter for _, parameter in named_dense(self.model)], extra=statistics)
         self.experts = FlatAdamW([p for _, experts in _experts(self.model) for p in experts.parameters()])
-        self._counter = torch.zeros((), dtype=torch.int64)
+        self.counter = torch.zeros((), dtype=torch.int64)
         self.loss = torch.full((), float("nan"))
         """Of the last step, over all replicas; saved, so that a run restored at its end reports the same result."""
 
     @property
     def step(self) -> int:
         """Finished steps."""
-        return int(self._counter)
+        return int(self.counter)
 
     @step.setter
     def step(self, step: int) -> None:
-        self._counter.fill_(step)
+        self.counter.fill_(step)
 
     def initialise(self, seed: int) -> None:
         """First weights: a function of the seed and each tensor's canonical name, whatever the layout."""
@@ -47,7 +47,7 @@ class TrainState:
 
     def dense_tensors(self) -> dict[str, Tensor]:
         """Live tensors that all data-parallel replicas hold alike: parameters, moments, buffers, the counter."""
-        tensors = {STEP_NAME: self._counter, LOSS_NAME: self.loss}
+        tensors = {STEP_NAME: self.counter, LOSS_NAME: self.loss}
         tensors.update(named_dense(self.model))
         tensors.update(self.model.named_buffers_to_save())
         for name, parameter in named_dense(self.model):

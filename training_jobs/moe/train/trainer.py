@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from agents.rank import BadFile, Generation, Groups, RankContext, note
+from agents.rank.checks import ReplicaCheck, StepReplay
 from training_jobs.moe import checkpoint, data
+from training_jobs.moe.checks import Exchanges, Injection, replica_check, step_replay
 from training_jobs.moe.config import TrainConfig, train_config
 from training_jobs.moe.hashing import state_digest
 from training_jobs.moe.parallel import ExpertParallel, Layout, reduce_gradients
@@ -63,6 +65,7 @@ def train(context: RankContext, generation: Generation, config: TrainConfig, tex
         except BadFile as bad:
             context.restore_failed(bad.file, bad.reason)
     generation.restored()
+    trainer.start_checks(generation)
 
     saver = checkpoint.CheckpointSaver(state, layout, generation, config.model)
     with Metrics(config, generation) as metrics:
@@ -101,19 +104,66 @@ class Trainer:
         self.layout = layout
         self.groups = groups
         experts = groups.expert_parallel if groups else None
-        self.state = TrainState(config, ExpertParallel(experts, layout.ep_rank, layout.ep_size))
+        self.parallel = ExpertParallel(experts, layout.ep_rank, layout.ep_size)
+        self.state = TrainState(config, self.parallel)
+        self.replicas: ReplicaCheck | None = None
+        self.replay: StepReplay | None = None
+        self.injection: Injection | None = None
+        self.checked_at = 0
+
+    def start_checks(self, generation: Generation) -> None:
+        """State is loaded: begin to check results, as the arguments say."""
+        if self.groups is not None:
+            self.checked_at = generation.checkpoint_every_steps
+            self.guard(self.groups, generation.rank, inject=generation.number == 1)
+
+    def guard(self, groups: Exchanges, rank: int, *, inject: bool = False) -> None:
+        """Compare replicas and compute steps twice, in these groups; `inject`: the negative control `flip` is in force."""
+        self.replicas = replica_check(self.config, self.state, groups, self._step)
+        self.replay = step_replay(self.config, self.state, groups, self.compute, self.replicas)
+        self.injection = Injection.of(self.config, rank, self.state) if inject else None
+        self.parallel.witness = self.replay
+        if self.replicas is not None:
+            self.replicas.start(self.state.step)
 
     def train_step(self) -> float:
-        """Forward, backward, reduce, update; returns the loss over all replicas (nats per byte)."""
-        config, state = self.config, self.state
+        """One step; returns the loss over all replicas (nats per byte). What is about to be saved is compared first."""
+        self._step()
+        step = self.state.step
+        if self.replicas is not None:
+            saved = step == self.config.steps or bool(self.checked_at and step % self.checked_at == 0)
+            self.replicas.after_step(step, now=saved)
+        return self.state.loss.item()
+
+    def _step(self) -> None:
+        """Forward, backward, reduce, update."""
+        if self.injection is not None:
+            self.injection.in_memory()
+        if self.replay is not None and not (self.replicas is not None and self.replicas.replaying):
+            self.replay.compute(self.state.step + 1)
+        else:
+            self.compute(0)
+        reduce_gradients(self.state.dense, self.state.experts, self.groups, self.layout.dp_size)
+        if self.replicas is not None:
+            self.replicas.before_update(self.state.step + 1)
+        self.update()
+
+    def compute(self, shift: int) -> None:
+        """Forward and backward of this rank's share of the batch, or of the rank's so many replicas on."""
+        state, layout = self.state, self.layout
         for optimizer in (state.dense, state.experts):
             optimizer.gradients.zero_()
-        loss = state.model.loss(self.batch(state.step))
+        loss = state.model.loss(self.batch(state.step, (layout.dp_rank + shift * layout.ep_size) % layout.dp_size))
         loss.backward()  # type: ignore[no-untyped-call]
+        state.dense.extra[0] = loss.detach()
+        state.dense.extra[1:] = torch.cat([router.load for router in state.routers])
+        if self.injection is not None:
+            self.injection.in_gradients()
+
+    def update(self) -> None:
+        """Weights, moments and router biases from the reduced gradients and loads."""
+        config, state = self.config, self.state
         statistics = state.dense.extra
-        statistics[0] = loss.detach()
-        statistics[1:] = torch.cat([router.load for router in state.routers])
-        reduce_gradients(state.dense, state.experts, self.groups, self.layout.dp_size)
         state.step += 1
         lr = config.lr * min(1.0, state.step / config.warmup_steps)
         for optimizer in (state.dense, state.experts):
@@ -123,16 +173,15 @@ class Trainer:
             if state.step == config.drop_buffer:  # negative control
                 router.bias.zero_()
         state.loss.copy_(statistics[0] / self.layout.dp_size)
-        return state.loss.item()
 
-    def batch(self, step: int) -> Tensor:
-        """This rank's text for a step."""
+    def batch(self, step: int, dp_rank: int) -> Tensor:
+        """A replica's text for a step."""
         skipped = 1 if 0 < self.config.skip_batch <= step + 1 else 0  # negative control
         return data.batch(
             self.text,
             seed=self.config.seed,
             step=step + skipped,
-            dp_rank=self.layout.dp_rank,
+            dp_rank=dp_rank,
             rows=self.config.batch,
             sequence=self.config.sequence,
         )
