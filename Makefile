@@ -82,7 +82,7 @@ bench-cli: $(STAMP) ## help, imports, and the listing of 6,250 nodes of a real c
 bench-recovery: $(STAMP) ## one kill to the first new step: Phalanx, torchrun elastic, Ray Train (about 12 minutes)
 	@$(BIN)/python -m tests.benchmarks.recovery
 
-bench-fleet: $(STAMP) ## 6,250 agents on one controller: load, detection, false convictions (40 minutes; ONLY=streams, relays, recoveries, restart or peers: one part)
+bench-fleet: $(STAMP) ## 6,250 agents on one controller: load, detection, false convictions (40 minutes; ONLY=streams, disturbances, relays, recoveries, restart or peers: one part)
 	@$(BIN)/python -m tests.benchmarks.fleet $(if $(ONLY),--only $(ONLY))
 
 soak-fleet: $(STAMP) ## the controller's memory with 6,250 agents over half an hour (SECONDS=1800)

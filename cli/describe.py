@@ -165,6 +165,13 @@ def recoveries(items: Iterable[job_pb2.Recovery]) -> None:
     render.table(("GEN", "RUNG", "RANKS", "STEPS LOST", *names, "TOTAL", "CAUSE"), rows)
 
 
+def _detector(item: fleet_pb2.GetSiteResponse) -> str:
+    """Whether it trusts silence, and sees in time."""
+    if item.detector_degraded:
+        return "; ".join(("degraded", *item.detector_reasons))
+    return "; ".join(("sees late, silence is trusted", *item.detector_reasons)) if item.detector_reasons else "ok"
+
+
 def site(item: fleet_pb2.GetSiteResponse, address: str) -> None:
     """The site and its controller."""
     render.fields(
@@ -176,7 +183,7 @@ def site(item: fleet_pb2.GetSiteResponse, address: str) -> None:
             ("nodes", str(item.nodes)),
             ("accelerators", str(item.accelerators)),
             ("journal", item.journal_state),
-            ("detector", "; ".join(("degraded", *item.detector_reasons)) if item.detector_degraded else "ok"),
+            ("detector", _detector(item)),
             ("loop lag", render.seconds(item.loop_lag_s)),
             ("ranks outlive the controller by", f"{item.orphan_grace_ms / 1000:g} s"),
             ("since", render.seconds(item.wall_s)),

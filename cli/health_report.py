@@ -40,14 +40,17 @@ def problems(item: fleet_pb2.GetHealthResponse) -> list[str]:
         found.append(f"the journal: {detector.journal_state}")
     if detector.degraded:
         found.append("; ".join(("silence is not trusted", *detector.reasons)))
+    elif detector.reasons:
+        found.append("; ".join(("it sees late, and trusts silence", *detector.reasons)))
     return found
 
 
 def _detector(item: fleet_pb2.DetectorHealth) -> None:
     state = "ok: silence is trusted"
-    if item.degraded:
+    if item.degraded or item.reasons:
         since = f" for {render.age(item.degraded_s)}" if item.degraded_s else ""
-        state = f"degraded{since}: nobody is declared dead by silence" + "".join(f"; {why}" for why in item.reasons)
+        means = "nobody is declared dead by silence" if item.degraded else "it sees late; silence is trusted"
+        state = f"degraded{since}: {means}" + "".join(f"; {why}" for why in item.reasons)
     slow = (
         f"{render.seconds(item.slow_append_s)}, {render.age(item.slow_append_age_s)} ago" if item.slow_append_s else ""
     )

@@ -41,6 +41,7 @@ from controlplane.engine.turn import Engine
 from controlplane.follower import compact, store
 from controlplane.leadership import Leadership, Standby, candidate
 from controlplane.observability import Metrics, Sight, TimedJournal, configure_logging, name_process
+from controlplane.observability.processor import ProcessorWait
 from controlplane.observability.recoveries import RecoveryWatch
 from controlplane.observability.sight import StateCollector, standing_by
 from controlplane.observability.supervision import tell_supervisor
@@ -51,6 +52,7 @@ from controlplane.rpc.router import Router
 from controlplane.rpc.server import AddressTaken, Edge, bind, serve
 from controlplane.rpc.site import Site
 from controlplane.rpc.wakeups import EdgeLoop
+from controlplane.strain import StrainWatch
 from controlplane.warm import load_late
 
 WANTED_FILES = 65_536
@@ -189,7 +191,8 @@ class _Controller:
         journal.told = lambda took_ns: soft.appended(took_ns, clock.now_ns())
         engine = Engine(machine, journal, soft, lambda effects: None, state, draw=random.random)
         limits = BrainLimits(settings.inbox_limit, settings.batch_limit, ms(settings.tick_ms), ms(settings.lease_ms))
-        brain = Brain(engine, soft, clock, limits, metrics=metrics, fatal=end_at_once)
+        strain = StrainWatch(soft, ms(settings.beat_ms), ProcessorWait())
+        brain = Brain(engine, soft, clock, limits, metrics=metrics, strain=strain, fatal=end_at_once)
         site = Site(settings, brain, ProgressGate(soft), journal, metrics, version(), loop, edge.calls)
         compact = partial(self._compact, site)
         router = serve(edge, site, Storage(compact, leadership.held, machine.policy))
@@ -388,6 +391,7 @@ def sight(site: Site, router: Router, soft: SoftColumns, journal: TimedJournal, 
         inbox_limit=site.settings.inbox_limit,
         loop_lag_s=site.brain.lag_s(),
         degraded=site.brain.degraded(),
+        strained=site.brain.strain(),
         journal_blocked=bool(site.brain.blocked),
         journal_bytes=journal.size_bytes(),
         authority_expires_s=edge.authority.expires_s if edge.authority else None,

@@ -23,12 +23,14 @@ from controlplane.core.draft import Refusal
 from controlplane.core.due import waits_until_ns
 from controlplane.core.events import Event, NodeHello, Tick
 from controlplane.core.health.distrust import Vitals
+from controlplane.core.health.strain import Shown
 from controlplane.core.state import State
 from controlplane.core.units import ms, to_s
 from controlplane.engine.ports import EpochLost
 from controlplane.engine.soft import STALL_TOLERANCE_NS, SoftColumns
 from controlplane.engine.turn import Engine, Reply, Request
 from controlplane.observability import Metrics
+from controlplane.strain import StrainWatch
 
 LEAST_PAUSE_NS = ms(10)
 """Between ticks, however many leases run out one after the other: a site that falls silent together costs no tick a node."""
@@ -92,12 +94,14 @@ class Brain:
         limits: BrainLimits,
         *,
         metrics: Metrics,
+        strain: StrainWatch,
         fatal: Callable[[ExitCode], NoReturn],
     ) -> None:
         self._engine = engine
         self._soft = soft
         self._limits = limits
         self._metrics = metrics
+        self._strain = strain
         self._fatal = fatal
         self.clock = clock
         self._inbox: deque[Request] = deque()
@@ -185,6 +189,10 @@ class Brain:
         late = now_ns < self._distrust_until_ns or self._late_ns(now_ns) > STALL_TOLERANCE_NS
         return late or bool(self.state.health.degraded)
 
+    def strain(self) -> Shown:
+        """What makes us see later than we should though silence is trusted; changes no verdict."""
+        return self._strain.shown
+
     def vitals(self) -> Vitals:
         """How well this controller keeps up: its newest lag and its newest slow append."""
         return self._soft.vitals()
@@ -244,6 +252,7 @@ class Brain:
             self._show(degraded=True, late_ns=self._worst_late_ns)
         elif monotonic_ns >= self._distrust_until_ns:
             self._show(degraded=False, late_ns=late_ns)
+        self._strain.look(self.state.fleet, now_ns, monotonic_ns)
         self._due_ns = monotonic_ns + self._pause_ns(now_ns)
         return late_ns
 

@@ -95,6 +95,8 @@ def controller_line(site: fleet_pb2.GetSiteResponse) -> str:
         troubles.append(f"journal: {site.journal_state}")
     if site.detector_degraded:
         troubles.append(f"detector degraded, {render.seconds(site.loop_lag_s)} behind")
+    elif site.detector_reasons:
+        troubles.append(f"detector sees late: {'; '.join(site.detector_reasons)}")
     parts = [f"!! {'; '.join(troubles)}"] if troubles else []
     parts += [f"controller {site.version}", f"epoch {site.epoch}", f"revision {site.revision}"]
     if not troubles:

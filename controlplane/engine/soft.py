@@ -224,6 +224,12 @@ class SoftColumns:
                 beats = np.pad(beats, (0, size - len(beats)))
             return beats[:size].copy()
 
+    def newest(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """The newest beats of the first `size` nodes: when each was read, Unix ns (0: never), and how long it had waited, ns."""
+        with self._lock:
+            self._make_room(size - 1)
+            return self._beats[:size].copy(), self._waited[:size].copy()
+
     def lease_ends_ns(self, size: int, lease_ns: int, after_ns: int) -> tuple[int, int]:
         """When the next leases of the first `size` nodes run out, of those that do after a moment: the first one, and the last
         of those that end together with it, Unix ns; NEVER_NS: none does.

@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import Metric
 
 from controlplane.core.accounting.ledger import ettr
 from controlplane.core.fleet import FREE
+from controlplane.core.health.strain import Shown
 from controlplane.core.identity import CELL, NODE
 from controlplane.core.jobs import Job
 from controlplane.core.state import State, free_devices
@@ -38,6 +39,7 @@ class Sight:
     inbox_limit: int
     loop_lag_s: float
     degraded: bool
+    strained: Shown
     journal_blocked: bool
     journal_bytes: int | None = None
     authority_expires_s: float | None = None
@@ -104,6 +106,20 @@ def _process(seen: Sight) -> Iterable[Metric]:
     yield _gauge("phalanx_inbox_limit", "Events that may wait; beyond it commands are refused.", seen.inbox_limit)
     yield _gauge("phalanx_loop_lag_seconds", "How late the controller's loops run.", seen.loop_lag_s)
     yield _gauge("phalanx_detector_degraded", "1 while silence is not trusted.", seen.degraded)
+    strain = seen.strained.strain
+    yield _gauge(
+        "phalanx_detector_strained",
+        "1 while beats are seen late and silence is trusted still.",
+        bool(seen.strained.reasons),
+    )
+    yield _gauge(
+        "phalanx_processor_wait_ratio",
+        "Share of the last second in which the thread that waited longest had no processor; NaN: the system does not tell.",
+        strain.waits,
+    )
+    yield _gauge(
+        "phalanx_late_beats_ratio", "Share of the nodes that are heard whose newest beat is late.", strain.late_share
+    )
     yield _gauge("phalanx_effects_outstanding", "Effects that agents have not answered.", len(seen.state.effects))
 
 

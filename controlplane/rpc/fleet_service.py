@@ -61,7 +61,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             journal_state=site.brain.blocked or "ok",
             orphan_grace_ms=site.settings.orphan_grace_ms,
             refused=site.metrics.refused(),
-            detector_reasons=state.health.degraded,
+            detector_reasons=(*state.health.degraded, *site.brain.strain().reasons),
         )
 
     async def ListNodes(self, request: fleet_pb2.ListNodesRequest, context: Any) -> fleet_pb2.ListNodesResponse:

@@ -39,13 +39,13 @@ WAITS_TO_BE_SEEN = (NodeService.RETIRED, NodeService.OUT_OF_SERVICE)
 def detector(
     state: State, brain: Brain, appends: Distribution, *, inbox_limit: int, now_ns: int
 ) -> fleet_pb2.DetectorHealth:
-    """How well this controller keeps up."""
+    """How well this controller keeps up. Strain is told after what keeps it from trusting silence."""
     vitals: Vitals = brain.vitals()
-    book = state.health
+    book, strain = state.health, brain.strain()
     return fleet_pb2.DetectorHealth(
         degraded=brain.degraded(),
-        reasons=book.degraded,
-        degraded_s=age_s(book.degraded_since_ns, now_ns),
+        reasons=(*book.degraded, *strain.reasons),
+        degraded_s=age_s(book.degraded_since_ns or strain.since_ns, now_ns),
         loop_lag_s=brain.lag_s(),
         appends=appends.count,
         append_mean_s=appends.mean,

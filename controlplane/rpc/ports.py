@@ -6,6 +6,7 @@ from typing import Protocol
 
 from controlplane.core.events import Event
 from controlplane.core.health.distrust import Vitals
+from controlplane.core.health.strain import Shown
 from controlplane.core.state import State
 from controlplane.engine.turn import Reply
 
@@ -51,6 +52,10 @@ class Brain(Protocol):
 
     def degraded(self) -> bool:
         """Whether silence is not trusted now."""
+        ...
+
+    def strain(self) -> Shown:
+        """What makes us see late though silence is trusted."""
         ...
 
     def vitals(self) -> Vitals:

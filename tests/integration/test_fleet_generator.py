@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from phalanx.v1 import fleet_pb2
 
+from cli import health_report
 from tests.benchmarks.fleet import history, recoveries, restart, scenarios
 from tests.benchmarks.fleet.scenarios import Bench
 from tests.benchmarks.fleet.site import Generator, make_site, read_lag
@@ -48,6 +50,23 @@ def test_every_beat_is_heard_and_every_death_is_told(bench: Bench) -> None:
     marks = bench.generator.ask("marks")
     assert marks["open"] == NODES
     assert bench.generator.ask("ended")["ended"] == {}
+
+
+def test_late_beats_are_shown_as_what_degrades_the_detector_and_convict_nobody(bench: Bench) -> None:
+    """A quarter of the beats come two seconds late, less than the lease."""
+
+    def late() -> list[str]:
+        answer = bench.controller.fleet.GetHealth(fleet_pb2.GetHealthRequest(), timeout=30)
+        return [why for why in health_report.problems(answer) if "of the beats come more than 0.4 s late" in why]
+
+    bench.generator.ask("beats", interval_s=0.2)
+    until(lambda: read_lag(bench.controller).beats >= 2 * NODES, "all beat")
+    bench.generator.ask("delay", nodes=list(bench.names[:6]), delay_s=2.0)
+    until(late, "`phalanx health` says that beats are late")
+    assert "phalanx_detector_strained 1.0" in bench.controller.metrics()
+    bench.generator.ask("speak")
+    until(lambda: not late(), "beats come in time again")
+    assert not scenarios.deaths(bench.watch.seen)
 
 
 def test_a_gang_loses_a_node_and_every_agent_is_told(bench: Bench) -> None:

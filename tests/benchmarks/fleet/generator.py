@@ -145,15 +145,22 @@ class Node(Peer):
                 self.gangs.obey(self.board, instruction.effect, len(raw))
 
     def beat(self) -> None:
-        """One beat, with the moment at which it leaves."""
-        assert self.stream is not None
+        """One beat, with the moment at which it leaves; one that is delayed is on its way for longer."""
         self.beats += 1
         now_ns = time.time_ns()
-        self.last_beat_at = now_ns / 1e9
         beat = agent_pb2.Beat(sequence=self.beats, loop_lag_s=0.001, sent_ns=now_ns)
         if self.board.processes:
             beat.progress.extend(self.board.progress(self.gangs.jobs, time.monotonic()))
-        self.stream.send(agent_pb2.AgentMessage(beat=beat).SerializeToString())
+        raw = agent_pb2.AgentMessage(beat=beat).SerializeToString()
+        if self.delay_s:
+            asyncio.get_running_loop().call_later(self.delay_s, self._arrive, raw, now_ns + round(self.delay_s * 1e9))
+        else:
+            self._arrive(raw, now_ns)
+
+    def _arrive(self, raw: bytes, at_ns: int) -> None:
+        assert self.stream is not None
+        self.last_beat_at = at_ns / 1e9
+        self.stream.send(raw)
 
     def fall_silent(self, *, gone: bool) -> None:
         """Stop with everything, the connection stays. `gone`: with all processes; who speaks then is a new agent."""
@@ -328,10 +335,7 @@ class Fleet:
                     self.skipped += 1
                     continue
                 self.sent += 1
-                if node.delay_s:
-                    asyncio.get_running_loop().call_later(node.delay_s, node.beat)
-                else:
-                    node.beat()
+                node.beat()
                 now = time.monotonic()
             await asyncio.sleep(max(0.0, min(due[0][0] - time.monotonic(), 0.05)) if due else 0.05)
 

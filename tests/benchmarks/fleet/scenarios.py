@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from controlplane.core.vocabulary import NodeLiveness
+from tests.benchmarks.fleet.shown import Onlooker
 from tests.benchmarks.fleet.site import CONTROLLER_CORE, Generator, pin, read_lag, sample
 from tests.benchmarks.fleet.watch import Seen, Watch
 from tests.fixtures.controller_process import Controller
@@ -21,6 +22,8 @@ from tests.fixtures.controller_process import Controller
 LEASE_S = 3.0
 READ_S = 2.0
 """What came while the controller stood still has been read by then."""
+CALM_LIMIT_S = 30.0
+"""Nothing that was done before strains the controller any more."""
 SETTLE_S = 6.0
 """Two leases: what silence or its end leads to has happened by then."""
 
@@ -177,13 +180,14 @@ def scattered(bench: Bench, count: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a disturbance led to. `degraded_s`: until the detector said of itself that it does not see well; None: never."""
+    """What a disturbance led to. `shown_ms`: until the controller, asked as an operator asks it, said of itself that it does not
+    see well, since the disturbance began, or since the controller could answer again; None: never."""
 
     name: str
     false: int
     missed: int
     worst_s: float
-    degraded_s: float | None
+    shown_ms: float | None
 
 
 Disturbance = Callable[[Bench], tuple[float, float]]
@@ -192,6 +196,8 @@ Disturbance = Callable[[Bench], tuple[float, float]]
 
 def disturbed(bench: Bench, name: str, disturb: Disturbance, true_deaths: int = 5) -> Verdicts:
     """A disturbance, in which a few nodes really die: silent, and their raylets gone. Everybody else is alive."""
+    onlooker = Onlooker(bench.controller)
+    onlooker.until_calm(CALM_LIMIT_S)
     since = len(bench.watch.seen)
     dying = bench.draw(true_deaths, name)
     last = bench.generator.ask("silence", nodes=dying)["last"]
@@ -203,15 +209,14 @@ def disturbed(bench: Bench, name: str, disturb: Disturbance, true_deaths: int = 
     seen = bench.watch.seen[since:]
     told = first_seen(seen, _dead)
     late = [node for node in dying if told.get(node, float("inf")) - last[node] > allowed_s]
-    degraded = [record.at for record in seen if record.type == "DetectorDegraded"]
+    shown_ms = onlooker.shown_ms(began, blind_s)
+    onlooker.close()
     bench.generator.ask("speak")
     bench.generator.ask("reconnect")
     bench.generator.ask("raylets_alive", nodes=dying)
     time.sleep(SETTLE_S)
     worst = max((told[node] - last[node] for node in dying if node in told), default=float("inf"))
-    return Verdicts(
-        name, len(told.keys() - set(dying)), len(late), worst, degraded[0] - began - blind_s if degraded else None
-    )
+    return Verdicts(name, len(told.keys() - set(dying)), len(late), worst, shown_ms)
 
 
 def stopped(seconds: float) -> Disturbance:

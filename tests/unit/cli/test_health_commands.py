@@ -142,6 +142,26 @@ def test_a_degraded_controller_says_why_and_exits_with_7(phalanx: Phalanx, contr
     assert json.loads(phalanx("health", "-o", "json").out)["detector"]["degraded"] is True
 
 
+def test_a_controller_that_sees_late_says_so_and_that_it_trusts_silence(
+    phalanx: Phalanx, controller: FakeController
+) -> None:
+    controller.health = healthy()
+    controller.health.detector.reasons.append("18 % of the beats come more than 0.4 s late")
+    controller.health.detector.degraded_s = 12.0
+    outcome = phalanx("health")
+    assert outcome.code == Exit.DEGRADED
+    assert (
+        "degraded for 12s: it sees late; silence is trusted; 18 % of the beats come more than 0.4 s late" in outcome.out
+    )
+    assert "declared dead" not in outcome.out
+    assert "18 % of the beats" in outcome.err
+    controller.site.journal_state = "ok"
+    controller.site.detector_reasons.append("18 % of the beats come more than 0.4 s late")
+    outcome = phalanx("get", "site")
+    assert outcome.code == Exit.OK, "nothing is wrong with what it decides"
+    assert "sees late, silence is trusted; 18 % of the beats" in outcome.out
+
+
 def test_blind_spots_are_named(phalanx: Phalanx, controller: FakeController) -> None:
     controller.health = healthy()
     controller.health.blind.CopyFrom(

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from controlplane.core import records as r
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.fleet import FREE, Fleet, NodeFacts
+from controlplane.core.health.strain import Shown, Strain
 from controlplane.core.identity import Identity
 from controlplane.core.jobs import Job, Recovery
 from controlplane.core.spec import JobSpec, Workload
@@ -63,12 +64,17 @@ def site(nodes: int, jobs: int) -> State:
     return state
 
 
+STRAINED = Shown(
+    Strain(0.5, 6, 24), ("the controller waits for the processor 50 % of the time",), NOW_NS - 10**9, NOW_NS
+)
+
+
 def sight(state: State) -> Sight:
     return Sight(
         state=state, now_ns=NOW_NS, version="0.2.0", leader=True,
         step_ns={job.uid: NOW_NS - 5 * 10**9 for job in state.active_jobs()}, sessions={"node": 3, "cell": 1, "relay": 1},
-        inbox_depth=1, inbox_limit=20_000, loop_lag_s=0.0, degraded=False, journal_blocked=False, journal_bytes=4096,
-        authority_expires_s=2.0e9,
+        inbox_depth=1, inbox_limit=20_000, loop_lag_s=0.0, degraded=False, strained=STRAINED, journal_blocked=False,
+        journal_bytes=4096, authority_expires_s=2.0e9,
     )  # fmt: skip
 
 

@@ -34,6 +34,8 @@ from controlplane.engine.recover import lead
 from controlplane.engine.soft import SoftColumns
 from controlplane.engine.turn import Engine, Request, TurnResult
 from controlplane.observability import Metrics
+from controlplane.observability.processor import ProcessorWait
+from controlplane.strain import StrainWatch
 from tests.fixtures.controller_process import until
 
 MS = 1_000_000
@@ -54,7 +56,10 @@ class Bench:
         self.engine.on_commit = lambda result: self.soft.beat(0, self.clock.now_ns())
         self.codes: list[ExitCode] = []
         limits = BrainLimits(inbox=inbox, batch=4, tick_ns=tick_ns, lease_ns=800 * MS)
-        self.brain = Brain(self.engine, self.soft, self.clock, limits, metrics=Metrics(), fatal=self.fatal)
+        strain = StrainWatch(self.soft, 100 * MS, ProcessorWait())
+        self.brain = Brain(
+            self.engine, self.soft, self.clock, limits, metrics=Metrics(), strain=strain, fatal=self.fatal
+        )
 
     def fatal(self, code: ExitCode) -> NoReturn:
         self.codes.append(code)

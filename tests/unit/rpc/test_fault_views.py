@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 from phalanx.v1 import fleet_pb2
@@ -16,9 +17,10 @@ from controlplane.core.draft import Policy
 from controlplane.core.health.book import Source
 from controlplane.core.health.budget import ActionBudget, refusal, spent
 from controlplane.core.health.distrust import Vitals
+from controlplane.core.health.strain import Shown, Strain
 from controlplane.core.spec import SparePolicy
 from controlplane.core.vocabulary import Assertion, NodeLiveness
-from controlplane.observability.quantiles import distributions
+from controlplane.observability.quantiles import Distribution, distributions
 from controlplane.rpc import fault_views, health_views
 from tests.support.world import World, spec
 
@@ -131,6 +133,7 @@ class Calm:
 
     depth: int = 7
     blocked: str = ""
+    strained: Shown = field(default_factory=Shown)
 
     def vitals(self) -> Vitals:
         return Vitals(append_ns=300_000_000, append_at_ns=5_000_000_000)
@@ -144,6 +147,9 @@ class Calm:
     def degraded(self) -> bool:
         return False
 
+    def strain(self) -> Shown:
+        return self.strained
+
 
 def test_the_detector_tells_how_it_keeps_up() -> None:
     registry = CollectorRegistry()
@@ -156,6 +162,16 @@ def test_the_detector_tells_how_it_keeps_up() -> None:
     assert message.append_mean_s == pytest.approx(0.05246)
     assert (message.slow_append_s, message.slow_append_age_s) == (pytest.approx(0.3), 4.0)
     assert (message.inbox, message.inbox_limit, message.journal_state, message.listening_s) == (7, 100, "ok", 8.0)
+
+
+def test_strain_is_told_after_what_the_journal_says() -> None:
+    state, strained = World(1).state(), Shown(Strain(0.6), ("it waits",), 4_000_000_000, 5_000_000_000)
+    told = partial(health_views.detector, state, Calm(strained=strained), Distribution(0, 0.0, ()), inbox_limit=9)  # type: ignore[arg-type] # the parts it reads
+    message = told(now_ns=9_000_000_000)
+    assert (message.degraded, [*message.reasons], message.degraded_s) == (False, ["it waits"], 5.0)
+    state.health.degraded, state.health.degraded_since_ns = ("an append took 3 s",), 2_000_000_000
+    message = told(now_ns=9_000_000_000)
+    assert ([*message.reasons], message.degraded_s) == (["an append took 3 s", "it waits"], 7.0)
 
 
 def test_quantiles_of_nothing_and_beyond_the_last_bucket() -> None:

@@ -412,6 +412,7 @@ class GetSiteResponse(_message.Message):
     wall_s: _builtins.float
     """since the ledger began"""
     detector_degraded: _builtins.bool
+    """silence is not trusted"""
     loop_lag_s: _builtins.float
     journal_state: _builtins.str
     """"ok" or what is wrong with it"""
@@ -426,7 +427,7 @@ class GetSiteResponse(_message.Message):
 
     @_builtins.property
     def detector_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """why the detector is degraded, as the journal says"""
+        """Why silence is not trusted, as the journal says; then what makes the detector see late though it may trust silence (strain)."""
 
     def __init__(
         self,
@@ -1478,8 +1479,9 @@ class DetectorHealth(_message.Message):
     JOURNAL_STATE_FIELD_NUMBER: _builtins.int
     LISTENING_S_FIELD_NUMBER: _builtins.int
     degraded: _builtins.bool
+    """silence is not trusted"""
     degraded_s: _builtins.float
-    """since when, as the journal says"""
+    """since when the first of them stands"""
     loop_lag_s: _builtins.float
     appends: _builtins.int
     """to the journal, by this process, since it started"""
@@ -1497,7 +1499,9 @@ class DetectorHealth(_message.Message):
     listening_s: _builtins.float
     """since this process began to listen: silence before that says nothing"""
     @_builtins.property
-    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why, as the journal says; then what makes it see late (strain). With reasons and without `degraded` silence is trusted."""
+
     def __init__(
         self,
         *,
