@@ -159,8 +159,9 @@ class Appender(Protocol):
         """
         ...
 
-    def probe(self, epoch: int) -> None:
-        """Find out whether an append would work now.
+    def probe(self, epoch: int, entries: Sequence[JournalEntry] = ()) -> None:
+        """Find out whether an append would work now; of these entries, which an append has just not kept, if there are any.
+        Changes nothing.
 
         Raises:
             JournalUnavailable: no; the message says why.

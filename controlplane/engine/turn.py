@@ -136,6 +136,8 @@ class Engine:
 
     A commit whose connection broke may be durable or not. Its result is set aside, neither published nor dropped, until
     the journal says which: acting on it too early, or deciding the same again under other revisions, would be wrong.
+
+    What the probe tries is the append that failed: room for less would end the blockade for a moment only.
     """
 
     machine: Machine
@@ -147,6 +149,7 @@ class Engine:
     draw: Callable[[], float] = _undrawn
     on_commit: Callable[[TurnResult], None] | None = None
     _uncertain: TurnResult | None = None
+    _failed: Sequence[JournalEntry] = ()
     _probe_due_ns: int = 0
 
     def turn(self, requests: Sequence[Request], now_ns: int) -> TurnResult:
@@ -164,12 +167,13 @@ class Engine:
                 self.journal.append(result.entries)
             except JournalUncertain as error:
                 self._block(error, 0)
-                self._uncertain = result
+                self._uncertain, self._failed = result, ()
                 text = f"whether this was stored is not known yet, repeat it with the same request id: {error}"
                 _refuse(requests, "JOURNAL_UNCERTAIN", text)
                 return TurnResult(self.state)
             except JournalUnavailable as error:
                 self._block(error, 0)
+                self._failed = result.entries
                 _refuse(requests, "JOURNAL_UNAVAILABLE", f"nothing was stored: {error}")
                 return TurnResult(self.state)
         self._publish(result)
@@ -193,11 +197,11 @@ class Engine:
         try:
             if uncertain is not None:
                 durable = self.journal.stored(uncertain.entries)
-            self.journal.probe(self.state.epoch)
+            self.journal.probe(self.state.epoch, self._failed)
         except JournalUnavailable as error:
             self._block(error, now_ns + PROBE_NS)
             return False
-        self.blocked, self._uncertain = "", None
+        self.blocked, self._uncertain, self._failed = "", None, ()
         if uncertain is not None and durable:
             self._publish(uncertain)
             if self.on_commit is not None:

@@ -58,9 +58,9 @@ class TimedJournal:
         """See `engine.ports.Journal`."""
         return self._journal.stored(entries)
 
-    def probe(self, epoch: int) -> None:
+    def probe(self, epoch: int, entries: Sequence[JournalEntry] = ()) -> None:
         """See `engine.ports.Journal`."""
-        self._journal.probe(epoch)
+        self._journal.probe(epoch, entries)
 
     def read(self, after: int, limit: int = 1_000) -> list[JournalEntry]:
         """See `engine.ports.Journal`."""

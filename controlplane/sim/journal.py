@@ -127,7 +127,7 @@ class SimJournal:
         self._check_epoch(entries)
         return self.storage.newest() >= entries[-1].revision
 
-    def probe(self, epoch: int) -> None:
+    def probe(self, epoch: int, entries: Sequence[JournalEntry] = ()) -> None:
         """Whether an append would work now."""
         self._check_writable()
         if self.storage.epoch != epoch:

@@ -33,5 +33,5 @@ class TallyJournal:
         """Every append is."""
         return True
 
-    def probe(self, epoch: int) -> None:
+    def probe(self, epoch: int, entries: Sequence[JournalEntry] = ()) -> None:
         """Nothing is ever in the way."""

@@ -323,6 +323,18 @@ class TestContract:
         with pytest.raises(EpochLost):
             journal.probe(epoch)
 
+    def test_a_probe_of_an_append_keeps_nothing_of_it(self, journal: SqlJournal | MemoryJournal) -> None:
+        epoch = journal.acquire("a")
+        journal.append(records(1, 2, epoch))
+        batch = records(3, 20, epoch, size=10_000)
+        for _ in range(2):
+            journal.probe(epoch, batch)
+            assert journal.newest(1) == records(2, 1, epoch)
+        journal.append(batch)
+        assert journal.read(2) == batch
+        with pytest.raises(EpochLost):
+            journal.probe(epoch - 1, records(23, 1, epoch))
+
     def test_a_probe_changes_nothing(self, journal: SqlJournal | MemoryJournal) -> None:
         epoch = journal.acquire("a")
         journal.append(records(1, 3, epoch))
@@ -541,6 +553,23 @@ class TestSqliteTrouble:
                 ballast.unlink()
             else:
                 event.remove(journal._database._writer, "connect", limit_pages)
+            journal.append(batch)
+            assert journal.read(3) == batch
+
+    def test_a_probe_wants_as_much_room_as_the_append_that_failed(self, path: Path) -> None:
+        with closing(sql_journal(path)) as journal:
+            epoch = journal.acquire("a")
+            journal.append(records(1, 3, epoch))
+            batch = records(4, 40, epoch, size=10_000)
+            with file_size_limit(Path(f"{path}-wal").stat().st_size + 100_000):
+                with pytest.raises(JournalUnavailable):
+                    journal.append(batch)
+                journal.probe(epoch)  # there is room for a page
+                for _ in range(3):
+                    with pytest.raises(JournalUnavailable):
+                        journal.probe(epoch, batch)
+                assert journal.read(0) == records(1, 3, epoch)
+            journal.probe(epoch, batch)
             journal.append(batch)
             assert journal.read(3) == batch
 

@@ -39,6 +39,10 @@ class Database(Protocol):
         """Add rows, in the order of the table's columns, by the fastest way that the driver has."""
         ...
 
+    def through(self, connection: Connection) -> AbstractContextManager[None]:
+        """What is written in the block takes room on the disk at once, though its transaction is not committed."""
+        ...
+
     def lock_schema(self, connection: Connection) -> None:
         """Let one process at a time change the schema, until the transaction ends."""
         ...

@@ -131,8 +131,8 @@ class MemoryJournal:
             rules.check_epoch(self._storage.epoch, epoch)
             return self._storage.newest() >= entries[-1].revision
 
-    def probe(self, epoch: int) -> None:
-        """Whether an append would work now.
+    def probe(self, epoch: int, entries: Sequence[JournalEntry] = ()) -> None:
+        """Whether an append would work now, however large.
 
         Raises:
             JournalUnavailable: closed, full, or on request.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,10 @@ class Postgres:
                     copy.write_row(row)
         except DriverError as error:
             raise DBAPIError("COPY", None, error) from error
+
+    def through(self, connection: Connection) -> AbstractContextManager[None]:
+        """See `database.Database`: a table takes its room as it grows; what was taken back is left to the next vacuum."""
+        return nullcontext()
 
     def lock_schema(self, connection: Connection) -> None:
         """See `database.Database`."""

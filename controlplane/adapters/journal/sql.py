@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from itertools import islice
 from operator import attrgetter
@@ -37,6 +37,10 @@ _PAGE = 2_000
 """Entries per step of an export."""
 
 _entry_values = attrgetter(*(field.name for field in fields(JournalEntry)))
+
+
+class _TakenBack(Exception):
+    """Rolls a transaction back that was not meant to last."""
 
 
 class SqlJournal:
@@ -117,13 +121,20 @@ class SqlJournal:
             raise JournalCorrupt(f"{self._database}: revisions {first} to {last} are not those of epoch {epoch}")
         return bool(found)
 
-    def probe(self, epoch: int) -> None:
-        """Find out whether an append would work now: write a page, change nothing.
+    def probe(self, epoch: int, entries: Sequence[JournalEntry] = ()) -> None:
+        """Find out whether an append would work now: write these entries and take them back, then commit a page that changes
+        nothing.
 
         Raises:
             JournalUnavailable: no; the message says why.
             EpochLost: another controller leads.
         """
+        if entries:
+            with suppress(_TakenBack), self._database.write() as connection:
+                rules.check_epoch(_locked_epoch(connection), epoch)
+                with self._database.through(connection):
+                    self._database.insert(connection, journal, [_entry_values(entry) for entry in entries])
+                raise _TakenBack
         with self._database.write() as connection:
             rules.check_epoch(_locked_epoch(connection), epoch)
             connection.execute(update(leader).values(epoch=leader.c.epoch))

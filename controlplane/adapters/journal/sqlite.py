@@ -19,6 +19,7 @@ from controlplane.engine.ports import JournalCorrupt, JournalUnavailable
 
 _LOCK_POLL_S = 0.001
 _LOG_KEPT_BYTES = 64 << 20  # a log that a long reader made grow shrinks back to this
+_FEW_PAGES = 8
 _IDLE_READERS = 8
 _MOST_READERS = 32
 
@@ -92,6 +93,16 @@ class Sqlite:
         """See `database.Database`: the driver's own loop."""
         marks = ", ".join("?" * len(table.columns))
         connection.exec_driver_sql(f"INSERT INTO {table.name} VALUES ({marks})", list(rows))
+
+    @contextmanager
+    def through(self, connection: Connection) -> Iterator[None]:
+        """See `database.Database`: with a cache of few pages the others go to the write-ahead log, whose room the next append takes."""
+        kept = int(connection.exec_driver_sql("PRAGMA cache_size").scalar_one())
+        connection.exec_driver_sql(f"PRAGMA cache_size={_FEW_PAGES}")
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql(f"PRAGMA cache_size={kept}")
 
     def lock_schema(self, connection: Connection) -> None:
         """See `database.Database`: a transaction that writes holds the file's lock anyway."""

@@ -180,7 +180,7 @@ def scattered(bench: Bench, count: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a disturbance led to. `shown_ms`: until the controller, asked as an operator asks it, said of itself that it does not
+    """What a disturbance led to. `shown_ms`: until the controller, asked as an operator asks it or followed, said that it does not
     see well, since the disturbance began, or since the controller could answer again; None: never."""
 
     name: str
@@ -209,7 +209,7 @@ def disturbed(bench: Bench, name: str, disturb: Disturbance, true_deaths: int = 
     seen = bench.watch.seen[since:]
     told = first_seen(seen, _dead)
     late = [node for node in dying if told.get(node, float("inf")) - last[node] > allowed_s]
-    shown_ms = onlooker.shown_ms(began, blind_s)
+    shown_ms = onlooker.shown_ms(began, blind_s, seen)
     onlooker.close()
     bench.generator.ask("speak")
     bench.generator.ask("reconnect")

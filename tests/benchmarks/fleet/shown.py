@@ -1,19 +1,21 @@
-"""Somebody who asks the controller again and again how it is, as `phalanx get site` does."""
+"""Somebody who asks the controller again and again how it is, as `phalanx get site` does, and follows its events."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 
 import grpc
 from phalanx.v1 import fleet_pb2, fleet_pb2_grpc
 
+from tests.benchmarks.fleet.watch import Seen
 from tests.fixtures.controller_process import Controller
 
 LOOK_S = 0.05
 """From an answer to the next question."""
-ANSWER_S = 1.0
-"""A controller that stands still gives no answer; it is asked again."""
+ANSWER_S = 30.0
+"""As long as the command line waits: a controller that stood still answers when it has read what came meanwhile."""
 
 
 class Onlooker:
@@ -50,11 +52,12 @@ class Onlooker:
             if not self._told.wait_for(lambda: self._calm, limit_s):
                 raise TimeoutError(f"the controller did not say within {limit_s:g} s that it sees well")
 
-    def shown_ms(self, began: float, blind_s: float) -> float | None:
-        """From the beginning (Unix seconds) of a disturbance to the first answer that told of it; None: there was none. What could
-        only be said after the controller had stood still for `blind_s` counts from there."""
+    def shown_ms(self, began: float, blind_s: float, events: Iterable[Seen]) -> float | None:
+        """From the beginning (Unix seconds) of a disturbance to the first answer, or the first of these events, that told of it;
+        None: there was none. What could only be said after the controller had stood still for `blind_s` counts from there."""
         with self._told:
-            first = next((at for at in self._shown if at >= began), None)
+            told = [*self._shown, *(event.at for event in events if event.type == "DetectorDegraded")]
+        first = min((at for at in told if at >= began), default=None)
         if first is None:
             return None
         return 1_000 * (first - began - (blind_s if first > began + blind_s else 0.0))
@@ -62,4 +65,4 @@ class Onlooker:
     def close(self) -> None:
         """Ask no more."""
         self._over.set()
-        self._thread.join(2 * ANSWER_S)
+        self._thread.join(ANSWER_S)

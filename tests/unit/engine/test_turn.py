@@ -20,10 +20,10 @@ from controlplane.core.state import State
 from controlplane.core.units import NS_PER_S
 from controlplane.core.vocabulary import JobState
 from controlplane.engine import turn as turn_module
-from controlplane.engine.ports import EpochLost
+from controlplane.engine.ports import EpochLost, JournalEntry, JournalUnavailable
 from controlplane.engine.recover import lead, load
 from controlplane.engine.soft import SoftColumns
-from controlplane.engine.turn import Engine, Request, RunawayDecision
+from controlplane.engine.turn import PROBE_NS, Engine, Request, RunawayDecision
 from tests.support.world import spec
 
 NOW = 1_800_000_000 * NS_PER_S
@@ -33,8 +33,8 @@ Said = list[tuple[str, object]]
 class Bench:
     """An engine over a journal in memory; `said` is what left it, in order, with the revision that was durable then."""
 
-    def __init__(self, machine: Machine | None = None) -> None:
-        self.journal = MemoryJournal()
+    def __init__(self, machine: Machine | None = None, journal: MemoryJournal | None = None) -> None:
+        self.journal = journal or MemoryJournal()
         self.said: Said = []
         machine = machine or Machine()
         state = lead(self.journal, machine, "test", "0", NOW)
@@ -243,6 +243,39 @@ def test_a_blocked_journal_is_probed_until_it_takes_something() -> None:
     assert bench.engine.blocked == "failed on request", "the second probe failed too"
     bench.engine.turn([Request(ev.Tick())], NOW + 1_100_000_000)
     assert bench.engine.blocked == "", "a tick alone finds out"
+
+
+class Narrow(MemoryJournal):
+    """A journal with little room, in characters of bodies."""
+
+    room = 1_000_000
+
+    def append(self, entries: Sequence[JournalEntry]) -> None:
+        self._take(entries)
+        super().append(entries)
+
+    def probe(self, epoch: int, entries: Sequence[JournalEntry] = ()) -> None:
+        self._take(entries)
+        super().probe(epoch, entries)
+
+    def _take(self, entries: Sequence[JournalEntry]) -> None:
+        if sum(len(entry.body) for entry in entries) > self.room:
+            raise JournalUnavailable("no room for that much")
+
+
+def test_a_blockade_ends_when_there_is_room_for_what_had_none() -> None:
+    journal = Narrow()
+    bench = ready(Bench(journal=journal))
+    journal.room = 100
+    bench.tell(submit())
+    for at_ns in range(NOW, NOW + 10 * NS_PER_S, PROBE_NS):
+        bench.engine.turn([Request(ev.Tick())], at_ns)
+        assert bench.engine.blocked == "no room for that much", "room for a little is no reason to go on"
+    journal.room = 1_000_000
+    bench.engine.turn([Request(ev.Tick())], NOW + 20 * NS_PER_S)
+    assert bench.engine.blocked == ""
+    bench.engine.turn([Request(ev.Tick())], NOW + 21 * NS_PER_S)
+    assert bench.engine.blocked == "", "what could not be stored then is of no interest now"
 
 
 def test_an_uncertain_commit_that_was_durable_is_published_later_and_once() -> None:
