@@ -96,7 +96,7 @@ class Sqlite:
 
     @contextmanager
     def through(self, connection: Connection) -> Iterator[None]:
-        """See `database.Database`: with a cache of few pages the others go to the write-ahead log, whose room the next append takes."""
+        """See `database.Database`: with a cache of few pages the others go to the log, whose room the next append takes."""
         kept = int(connection.exec_driver_sql("PRAGMA cache_size").scalar_one())
         connection.exec_driver_sql(f"PRAGMA cache_size={_FEW_PAGES}")
         try:

@@ -151,7 +151,8 @@ def test_a_controller_that_sees_late_says_so_and_that_it_trusts_silence(
     outcome = phalanx("health")
     assert outcome.code == Exit.DEGRADED
     assert (
-        "degraded for 12s: it sees late; silence is trusted; 18 % of the beats come more than 0.4 s late" in outcome.out
+        "degraded for 12.0 s: it sees late; silence is trusted; 18 % of the beats come more than 0.4 s late"
+        in outcome.out
     )
     assert "declared dead" not in outcome.out
     assert "18 % of the beats" in outcome.err
