@@ -74,10 +74,14 @@ def sweep(
     ] = 0.0,
     folder: Annotated[Path, Option(help="Where results go.")] = DEFAULT_FOLDER,
 ) -> None:
-    """Run many random scenarios under every checker and print what they covered. Exit code 1 when one was violated."""
+    """Run many random scenarios under every checker and print what they covered. Exit code 1 when one was violated.
+
+    Ctrl-C ends it with what was found so far.
+    """
     from cli.sim_progress import SweepProgress  # noqa: PLC0415
     from controlplane.sim.faults import CATALOGUE  # noqa: PLC0415
     from controlplane.sim.swarm import report, results  # noqa: PLC0415
+    from controlplane.sim.swarm.results import Total  # noqa: PLC0415
     from controlplane.sim.swarm.run import run_seed  # noqa: PLC0415
     from controlplane.sim.swarm.sweep import sweep as sweep_seeds  # noqa: PLC0415
     from controlplane.sim.version import SIM_VERSION  # noqa: PLC0415
@@ -86,14 +90,25 @@ def sweep(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CliError(f"results cannot go to {folder}", why=str(error.strerror), code=Exit.USAGE) from error
-    progress = SweepProgress(len(seeds), time)
+    progress, total, interrupted = SweepProgress(len(seeds), time), Total(), False
+
+    def found(result: SeedResult, so_far: Total) -> None:
+        nonlocal total
+        total = so_far
+        progress.show(result, so_far)
+
     try:
-        total = sweep_seeds(iter(seeds), run_seed, jobs=jobs, limit_s=time or float("inf"), on_result=progress.show)
+        sweep_seeds(iter(seeds), run_seed, jobs=jobs, limit_s=time or float("inf"), on_result=found)
+    except KeyboardInterrupt:
+        interrupted = True
     finally:
         progress.close()
     about = {"sim_version": SIM_VERSION, "seeds": [seeds.start, seeds.stop - 1], "simulated": True}
     render.out(report.render(total, CATALOGUE))
     render.note(f"written to {results.write(folder, total, about)}")
+    if interrupted:
+        render.note(f"interrupted: {total.seeds:,} of {len(seeds):,} seeds had ended")
+        raise CommandEnd(Exit.INTERRUPTED)
     if total.violations:
         raise CommandEnd(Exit.ERROR)
 

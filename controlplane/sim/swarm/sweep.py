@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import islice
 
 from controlplane.sim.swarm.results import SeedResult, Total
@@ -32,6 +34,9 @@ def sweep(
         jobs: processes.
         limit_s: wall time after which no seed is begun, seconds.
         on_result: told of every result and the sum so far, in the order in which they end.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; seeds that had begun are given up, and processes of the sweep are ended.
     """
     total = Total()
     end_s = time.monotonic() + limit_s
@@ -47,8 +52,12 @@ def sweep(
             done(run(seed))
         return total
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        running: set[Future[SeedResult]] = {pool.submit(run, seed) for seed in islice(seeds, jobs * AHEAD)}
+    with (
+        ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts) as pool,
+        _ended_at_interrupt(pool),
+    ):
+        with _interrupts_wait():
+            running: set[Future[SeedResult]] = {pool.submit(run, seed) for seed in islice(seeds, jobs * AHEAD)}
         while running:
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
@@ -58,3 +67,33 @@ def sweep(
             else:
                 running = {future for future in running if not future.cancel()}
     return total
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """An interrupt is held back in the block, and in processes that are started there: Ctrl-C reaches all of a terminal's, and one
+    that is still loading its modules would tell of it at length."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_interrupts() -> None:
+    """Interrupts are the sweep's business, not that of its processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _ended_at_interrupt(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """After an interrupt nobody waits for seeds that have begun."""
+    before = multiprocessing.active_children()
+    try:
+        yield
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            if process not in before:
+                process.terminate()
+        raise
