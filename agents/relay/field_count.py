@@ -2,6 +2,10 @@
 
 Two bytes on the wire are an empty row, and a parsed one takes a hundred: eight MiB of them would be half a GiB and seconds in which
 nobody else is heard. Whoever counts first stops at the limit.
+
+This text stands twice, in `agents/relay` and in `controlplane/rpc`, and a test keeps both the same: relay and controller share
+the protocol and no code. Agents may import no part of the control plane nor the other way round, and what both may import
+(`phalanx.v1`) is generated.
 """
 
 from __future__ import annotations

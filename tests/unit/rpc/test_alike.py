@@ -16,7 +16,7 @@ from controlplane.core.state import State
 from controlplane.core.units import NS_PER_MS, NS_PER_S
 from controlplane.core.vocabulary import RankState
 from controlplane.rpc import alike, observations
-from controlplane.rpc.alike import SAME_NS, AlikeReports
+from controlplane.rpc.alike import FOLDED_FIELDS, FOLDED_OF_HOST, SAME_NS, AlikeReports
 from tests.support.world import World, spec
 
 RANKS, NODES = 8, 4
@@ -298,6 +298,31 @@ async def test_what_says_more_is_not_taken(bench: Bench) -> None:
     for message in more_than_that(bench.report(number, JOINING, (1,)), bench):
         assert not bench.take(number, message), message
     assert bench.take(number, bench.report(number, JOINING, (1,)))
+
+
+@with_bench
+async def test_a_report_with_any_other_field_is_not_taken(bench: Bench) -> None:
+    number = bench.job.nodes()[0]
+    others = [part for part in agent_pb2.Report.DESCRIPTOR.fields if part.name not in FOLDED_FIELDS]
+    assert len(others) >= 8
+    for part in others:
+        message = bench.report(number, JOINING, (3,))
+        if part.is_repeated:
+            getattr(message, part.name).add()
+        elif part.message_type is not None:
+            getattr(message, part.name).SetInParent()
+        else:
+            setattr(message, part.name, 1)
+        assert not bench.take(number, message), part.name
+    without = bench.report(number, JOINING, (3,))
+    without.ClearField("sequence")
+    assert not bench.take(number, without), "one more field must not make up for one that is missing"
+    assert bench.take(number, bench.report(number, JOINING, (3,)))
+
+
+def test_no_field_of_a_process_is_folded_away_unseen() -> None:
+    known = {part.name for part in agent_pb2.HostStatus.DESCRIPTOR.fields}
+    assert known == FOLDED_OF_HOST | {"exit"}, "look at it in alike.AlikeReports._rows_of, or name it in FOLDED_OF_HOST"
 
 
 @with_bench
