@@ -16,6 +16,9 @@ MOST_THREADS = 256
 WINDOW_NS = NS_PER_S
 """Waits of the last second count."""
 
+LINE_BYTES = 128
+"""Three numbers fit."""
+
 MOST_LOOKS = 64
 """Looks that are kept, however often one is taken."""
 
@@ -52,5 +55,14 @@ class ProcessorWait:
             return found
         for thread in threads[:MOST_THREADS]:
             with suppress(OSError, IndexError, ValueError):  # a thread that has ended, or a kernel that does not count
-                found[thread] = int((self._tasks / thread / "schedstat").read_bytes().split()[1])
+                found[thread] = int(_line(f"{self._tasks}/{thread}/schedstat").split()[1])
         return found
+
+
+def _line(path: str) -> bytes:
+    """A short file by system calls alone: twice as cheap as an object for it."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, LINE_BYTES)
+    finally:
+        os.close(file)
