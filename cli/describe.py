@@ -32,6 +32,7 @@ def job(item: job_pb2.Job) -> None:
             ("step", f"{item.step}" + (f" of {render.total_steps(item)}" if render.total_steps(item) else "")),
             ("loss", render.loss(item.loss)),
             ("step time", render.seconds(item.step_time_s)),
+            ("of it", _parts(item)),
             ("last checkpoint", f"step {item.last_checkpoint_step}" if item.last_checkpoint_step else "none yet"),
             ("checkpoints in", item.checkpoint_folder),
             ("suspicion", item.suspicion),
@@ -46,10 +47,43 @@ def job(item: job_pb2.Job) -> None:
             ("result", ", ".join(f"{key}={value}" for key, value in sorted(item.result.items()))),
         )
     )
+    _stragglers(item)
     _ranks(item)
     if item.recoveries:
         render.heading("recoveries")
         recoveries(item.recoveries)
+
+
+def _parts(item: job_pb2.Job) -> str:
+    """Where the time of a step goes, for the mean rank."""
+    if not item.HasField("step_parts"):
+        return ""
+    parts = item.step_parts
+    named = (
+        ("compute", parts.compute_s), ("waiting for others", parts.waiting_s), ("data", parts.data_s),
+        ("garbage collection", parts.collection_s), ("checkpoint", parts.checkpoint_s),
+    )  # fmt: skip
+    return ", ".join(f"{name} {render.seconds(value)}" for name, value in named if value >= 1e-6)
+
+
+def _stragglers(item: job_pb2.Job) -> None:
+    if not item.stragglers:
+        return
+    render.heading(
+        "slower than the ranks that do the same work, in most steps (nothing is done about it: docs/stragglers.md)"
+    )
+    rows = [
+        [
+            str(one.rank),
+            one.node,
+            ",".join(map(str, one.accelerators)),
+            one.cause,
+            f"{one.factor:.2f} times",
+            one.since,
+        ]
+        for one in item.stragglers
+    ]
+    render.table(("RANK", "NODE", "DEVICES", "FOR", "SLOWER", "SINCE"), rows)
 
 
 def _interval(item: job_pb2.Job) -> str:

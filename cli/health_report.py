@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cli import render
@@ -25,6 +26,7 @@ def show(item: fleet_pb2.GetHealthResponse, offenders: fleet_pb2.ListOffendersRe
         render.heading("refused since this controller started")
         rows = sorted(item.refused.items(), key=lambda pair: -pair[1])
         render.table(("REASON", "COUNT"), [[reason, str(count)] for reason, count in rows])
+    _slow_ranks(item.slow_ranks)
     _canaries(item.canaries)
     if item.detection:
         render.heading("detection, from the event to the durable record, since this controller started")
@@ -119,6 +121,26 @@ def _blind(item: fleet_pb2.BlindSpots) -> None:
             ("VENDOR", "NODES", "ACCELERATORS"),
             [[one.vendor, str(one.nodes), str(one.accelerators)] for one in item.probes],
         )
+
+
+def _slow_ranks(items: Sequence[fleet_pb2.SlowRank]) -> None:
+    if not items:
+        return
+    render.heading("ranks that are slower than those which do the same work, in most steps (docs/stragglers.md)")
+    rows = [
+        [
+            one.job,
+            str(one.rank),
+            one.node,
+            ",".join(map(str, one.accelerators)),
+            one.cause,
+            f"{one.factor:.2f} times",
+            f"{render.age(one.age_s)} ago",
+        ]
+        for one in items[:LISTED]
+    ]
+    render.table(("JOB", "RANK", "NODE", "DEVICES", "FOR", "SLOWER", "SINCE"), rows)
+    _more(len(items), "`phalanx health -o json`")
 
 
 def _canaries(item: fleet_pb2.CanaryHealth) -> None:

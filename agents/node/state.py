@@ -53,7 +53,11 @@ class NodeState:
         save_hosts(self._hosts_path, self.table)
 
     def note_progress(self, progress: agent_pb2.StepProgress) -> None:
-        """Soft state: only the newest counts, it travels with the next beat."""
+        """Soft state: only the newest counts, it travels with the next beat. Steps of a generation never go back."""
+        known, _ = self._progress.get(progress.host_id, (None, 0.0))
+        if known is not None and known.generation == progress.generation and progress.step < known.step:
+            self.counters.add("steps_backwards")
+            return
         self._progress[progress.host_id] = (progress, moment_of(progress.age_ms, time.monotonic()))
 
     def workload_finished(self) -> None:

@@ -19,6 +19,7 @@ from agents.rank.errors import GenerationChanged, ReplicaDivergence
 from agents.rank.generation import Generation, Reporter
 from agents.rank.link import FINAL_KEY, AgentLink, note
 from agents.rank.outbox import Outbox, RankFacts, age_ms
+from agents.rank.phases import Phase, PhaseClock
 from agents.rank.settings import RankSettings
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class RankContext(Reporter):
         self._assignment: Assignment | None = None
         self._generation: Generation | None = None
         self._step_ended_at: float | None = None
+        self._newest_step = 0
+        self._load = 0.0
+        self._clock = PhaseClock()
+        self.refused_steps = 0
 
     @property
     def args(self) -> dict[str, Any]:
@@ -92,10 +97,17 @@ class RankContext(Reporter):
     def progress(self, step: int, loss: float = math.nan) -> None:
         """Say that `step` (counted from 1) is done. The first call of a generation makes the rank RUNNING.
 
-        Never blocks. Raises GenerationChanged when the generation is over, so a step without collectives ends too.
+        Never blocks. Raises GenerationChanged when the generation is over, so a step without collectives ends too. A step below
+        1, or below one that was told in this generation, is refused: it is counted in `refused_steps`, the first is noted in
+        the log, and training goes on. However often it is called, the agent hears the newest some times a second.
         """
         generation = self._running()
         generation.check()
+        times = self._clock.step()
+        if step < max(1, self._newest_step):
+            self._refuse_step(step)
+            return
+        self._newest_step = step
         now = time.monotonic()
         started, self._step_ended_at = self._step_ended_at, now
         facts = self._outbox.facts
@@ -111,14 +123,43 @@ class RankContext(Reporter):
             step=step,
             loss=loss,
             step_time_s=0.0 if started is None else now - started,
+            times=times,
+            load=self._load,
         )
 
         def build(then: float) -> local_pb2.LocalRequest:
             report.age_ms = age_ms(now, then)
             return local_pb2.LocalRequest(progress=report)
 
-        self._outbox.progress(build)
-        self._link.wake()
+        if self._outbox.progress(build):
+            self._link.wake()
+
+    def phase(self, name: str) -> Phase:
+        """A part of the step whose time is no compute: `with context.phase("data"): batch = next(loader)`. "data",
+        "checkpoint" or "waiting" (for others, in collectives that are not the library's); phases may lie in one another.
+
+        Raises:
+            ValueError: another name.
+        """
+        return self._clock.phase(name)
+
+    def note_load(self, fullest: float) -> None:
+        """Say how unevenly the routing loads this rank: choices of its fullest expert, in means over all experts (1: even).
+        Counts until the next call; a rank that is slow or out of memory because of it is not held against its node."""
+        self._load = fullest if 0.0 <= fullest < math.inf else 0.0
+
+    @property
+    def load(self) -> float:
+        """What `note_load` said last; 0: nothing."""
+        return self._load
+
+    def _refuse_step(self, step: int) -> None:
+        self.refused_steps += 1
+        if self.refused_steps == 1:
+            note(
+                f"step {step} is refused: step {self._newest_step} was told before in this generation, and steps are counted "
+                "from 1 and never go back; further ones are only counted (context.refused_steps)"
+            )
 
     def restore_failed(self, file: str, reason: str) -> None:
         """Report that a file of the restore point cannot be used; never returns normally.
@@ -173,6 +214,7 @@ class RankContext(Reporter):
 
     def close(self) -> None:
         """Drop the current generation's groups."""
+        self._clock.unwatch_collector()
         if self._generation is not None:
             self._generation.drop()
 
@@ -206,8 +248,11 @@ class RankContext(Reporter):
     def _begin(self, assignment: Assignment) -> Generation:
         self._assignment = assignment
         self._step_ended_at = None
+        self._newest_step, self._load = 0, 0.0
+        self._clock.restart()
+        self._clock.watch_collector()
         self._outbox.forget(lambda key: False)
-        self._generation = generation = Generation(assignment, self._control, self)
+        self._generation = generation = Generation(assignment, self._control, self, self._clock)
         now = time.monotonic()
         self.report(
             RankFacts(

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from agents.rank.errors import GenerationChanged
 from agents.rank.generation import Generation
 from agents.rank.group import WAIT_SLICE, Group
+from agents.rank.phases import Phase
 
 
 class InterruptibleProcessGroup(dist.ProcessGroup):
@@ -79,6 +80,7 @@ class InterruptibleProcessGroup(dist.ProcessGroup):
 
     def _track(self, inner: dist.Work, result: Any) -> dist.Work:
         work = _Work(self, inner, result)
+        self._generation.clock.issued()
         with self._lock:
             self._open.add(work)
         self._group.adopt(inner)
@@ -89,6 +91,7 @@ class InterruptibleProcessGroup(dist.ProcessGroup):
 
     def closed(self, work: _Work, *, failed: bool) -> None:
         """A work has its outcome. Any thread."""
+        self._generation.clock.completed()
         with self._lock:
             self._open.discard(work)
         if failed:
@@ -97,6 +100,11 @@ class InterruptibleProcessGroup(dist.ProcessGroup):
     def check(self) -> None:
         """Raise GenerationChanged when the generation is over."""
         self._generation.check()
+
+    @property
+    def waiting(self) -> Phase:
+        """Waiting for others."""
+        return self._generation.clock.waiting
 
     def _end(self) -> None:
         with self._lock:
@@ -146,8 +154,9 @@ class _Work(dist.Work):
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Wait for the outcome; raises GenerationChanged when it is an end without a result."""
-        while not self._ended.wait(WAIT_SLICE.total_seconds()):
-            self._group.check()
+        with self._group.waiting:
+            while not self._ended.wait(WAIT_SLICE.total_seconds()):
+                self._group.check()
         if self._error is not None:
             raise self._error
         return True

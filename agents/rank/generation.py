@@ -17,6 +17,7 @@ from agents.rank.control import Control
 from agents.rank.errors import EXIT_PEER_LOST, GenerationChanged, ReplicaDivergence
 from agents.rank.link import note
 from agents.rank.outbox import RankFacts, age_ms
+from agents.rank.phases import PhaseClock
 from agents.rank.sockets import Endpoint, shut_down_connections
 
 if TYPE_CHECKING:
@@ -65,8 +66,11 @@ class Generation:
     being over: GenerationChanged, and any exception raised after a collective failed or a newer generation came.
     """
 
-    def __init__(self, assignment: Assignment, control: Control, reporter: Reporter) -> None:
+    def __init__(
+        self, assignment: Assignment, control: Control, reporter: Reporter, clock: PhaseClock | None = None
+    ) -> None:
         self.assignment = assignment
+        self.clock = clock or PhaseClock()
         self._control = control
         self._reporter = reporter
         self._groups: dict[str, Group] = {}
@@ -299,7 +303,9 @@ class Generation:
             raise self._await_successor(f"building the process groups failed: {text}")
         self._endpoints = built.endpoints
         for name, ranks in members.items():
-            self._groups[name] = Group(name, cast("Collectives", built.backends[name]), ranks, self.rank, self)
+            self._groups[name] = Group(
+                name, cast("Collectives", built.backends[name]), ranks, self.rank, self, clock=self.clock
+            )
         self.check()
 
     def _interrupt(self) -> None:

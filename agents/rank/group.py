@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from agents.rank.phases import PhaseClock
+
 WAIT_SLICE = timedelta(milliseconds=10)
 """How long one wait may sleep before it reads the flag. The wait wakes at once when the operation completes, so the
 slice costs nothing on the way (measured: docs/design/0004-workload.md); it bounds the time to notice a change."""
@@ -70,8 +72,18 @@ class Group:
     result must not be touched before `wait()`.
     """
 
-    def __init__(self, name: str, backend: Collectives, ranks: tuple[int, ...], global_rank: int, watch: Watch) -> None:
+    def __init__(
+        self,
+        name: str,
+        backend: Collectives,
+        ranks: tuple[int, ...],
+        global_rank: int,
+        watch: Watch,
+        *,
+        clock: PhaseClock | None = None,
+    ) -> None:
         self.name = name
+        self._waiting = (clock or PhaseClock()).waiting
         self.ranks = ranks
         self.rank = ranks.index(global_rank)
         self._backend: Collectives | None = backend
@@ -137,8 +149,9 @@ class Group:
 
     def wait(self, work: dist.Work) -> None:
         """Await a raw torch work of this group. Raises GenerationChanged instead of hanging or failing."""
-        while not self._ended(work):
-            self._watch.check()
+        with self._waiting:
+            while not self._ended(work):
+                self._watch.check()
         self._forget(work)
 
     def adopt(self, work: dist.Work) -> None:

@@ -97,7 +97,8 @@ class AgentLink:
             if registered:
                 for request in self._outbox.due(self._settings.host_id, time.monotonic()):
                     _write(connection, request)
-            ready, _, _ = select.select([connection.fileno(), self._wake_read], [], [], RESEND_S)
+            idle_s = self._outbox.wait_s(time.monotonic()) if registered else RESEND_S
+            ready, _, _ = select.select([connection.fileno(), self._wake_read], [], [], idle_s)
             if self._wake_read in ready:
                 with suppress(BlockingIOError):
                     os.read(self._wake_read, 4096)

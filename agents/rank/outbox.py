@@ -18,6 +18,8 @@ RELIABLE_LIMIT = 256
 """Unacknowledged messages kept; a rank makes one per checkpoint, so this is hours without an agent."""
 
 RESEND_S = 1.0
+PROGRESS_EVERY_S = 0.01
+"""Steps are told at this distance at least; what is finished in between is in the newest."""
 
 
 def age_ms(moment: float | None, now: float) -> int:
@@ -71,6 +73,7 @@ class Outbox:
         self._facts = facts
         self._facts_due = False
         self._progress: Build | None = None
+        self._progress_sent_at = -PROGRESS_EVERY_S
         self._pending: dict[Hashable, _Pending] = {}
         self.dropped = 0
 
@@ -93,10 +96,18 @@ class Outbox:
                 self._facts = replace(self._facts, token=token)
                 self._facts_due = True
 
-    def progress(self, build: Build) -> None:
-        """Replace the progress report; only the newest is ever sent."""
+    def progress(self, build: Build) -> bool:
+        """Replace the progress report; only the newest is ever sent. False: one was waiting already, so whoever sends is awake."""
         with self._lock:
-            self._progress = build
+            waits, self._progress = self._progress is not None, build
+            return not waits
+
+    def wait_s(self, now: float) -> float:
+        """How long whoever sends may sleep unless it is woken."""
+        with self._lock:
+            if self._progress is None:
+                return RESEND_S
+            return min(RESEND_S, max(0.0, self._progress_sent_at + PROGRESS_EVERY_S - now))
 
     def reliable(self, key: Hashable, build: Build, *, acknowledged: bool = True) -> None:
         """Send until `acknowledge(key)`; unacknowledged kinds once per connection until `forget`."""
@@ -136,9 +147,12 @@ class Outbox:
             if self._facts_due:
                 self._facts_due = False
                 out.append(local_pb2.LocalRequest(rank_status=self._facts.message(host_id, now)))
-            if self._progress is not None:
+            follows = any(
+                item.sent_at is None for item in self._pending.values()
+            )  # steps are told before what ends them
+            if self._progress is not None and (follows or now - self._progress_sent_at >= PROGRESS_EVERY_S):
                 out.append(self._progress(now))
-                self._progress = None
+                self._progress, self._progress_sent_at = None, now
             for item in self._pending.values():
                 if item.sent_at is None or (item.acknowledged and now - item.sent_at >= RESEND_S):
                     item.sent_at = now

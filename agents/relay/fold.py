@@ -23,6 +23,8 @@ class _Step:
     at_s: float
     loss: float
     step_time_s: float
+    times: agent_pb2.StepTimes | None
+    load: float
 
 
 class Fold:
@@ -48,7 +50,8 @@ class Fold:
             if len(steps) >= STEPS_OF_A_NODE and key not in steps:
                 self.dropped_steps += 1
                 continue
-            steps[key] = _Step(row.step, now - row.age_ms / 1_000, row.loss, row.step_time_s)
+            times = row.times if row.HasField("times") else None
+            steps[key] = _Step(row.step, now - row.age_ms / 1_000, row.loss, row.step_time_s, times, row.load)
 
     def forget(self, slot: int) -> None:
         """The node's stream has ended: its slot may become another's."""
@@ -87,7 +90,21 @@ class Fold:
                 columns.ages_ms.append(_age_ms(row.at_s, now))
                 columns.losses.append(row.loss)
                 columns.step_times_s.append(row.step_time_s)
+                if row.times is not None:
+                    _add_times(columns, row.times, row.load)
         return [*found.values()]
+
+
+def _add_times(columns: relay_pb2.RelayedSteps, times: agent_pb2.StepTimes, load: float) -> None:
+    """Phase times of the row that was added last."""
+    columns.timed.append(len(columns.ranks) - 1)
+    columns.times_steps.append(times.steps)
+    columns.total_us.append(times.total_us)
+    columns.waiting_us.append(times.waiting_us)
+    columns.data_us.append(times.data_us)
+    columns.collection_us.append(times.collection_us)
+    columns.checkpoint_us.append(times.checkpoint_us)
+    columns.loads.append(load)
 
 
 def _age_ms(at_s: float, now_s: float) -> int:

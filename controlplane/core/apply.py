@@ -20,7 +20,7 @@ from controlplane.core.applying.fleet import (
     note_act,
     retired,
 )
-from controlplane.core.applying.health import canary, health
+from controlplane.core.applying.health import canary, health, stragglers
 from controlplane.core.applying.hosts import (
     host_ended,
     hosts_forgotten,
@@ -100,6 +100,8 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             state.shadows = with_cordon(state.shadows, record.node, record.owner, at_ns)
         case r.CanaryReleased() | r.CanaryEnded():
             canary(state, record, at_ns)
+        case r.StragglersFound() | r.StragglersGone():
+            stragglers(state, record, at_ns)
         case r.FaultShadowed():
             hit = Hit(record.node, record.entity, record.level, at_ns)
             state.shadows = with_hit(state.shadows, record.vendor, record.code, hit)
@@ -208,6 +210,7 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             job.last_step = record.step
         case r.JobEnded():
             ended(state, record, at_ns)
+            state.stragglers = state.stragglers.without(record.job)
         case r.EffectsIssued():
             for effect in record.effects:
                 state.effects[effect.id] = effect

@@ -14,6 +14,7 @@ from controlplane.core.health.budget import ActionBudget
 from controlplane.core.health.canaries import CanaryPolicy
 from controlplane.core.health.catalogue import Catalogue
 from controlplane.core.health.distrust import DistrustPolicy
+from controlplane.core.health.stragglers import StragglerPolicy
 from controlplane.core.health.suspicion import SuspicionPolicy
 from controlplane.core.placement.spares import SparePlan
 from controlplane.core.records import EffectsIssued, Record
@@ -59,7 +60,8 @@ class Policy:
     `hang_ms`: a running job that makes no step for so long, and for `hang_steps` of its usual step times, hangs.
     `actions`: how many working nodes may be disturbed in a while. `distrust`: when our own lateness takes the meaning from
     silence. `catalogue`: what fault codes ask for.
-    `ladder`: what recoveries are assumed to take. `canaries`: how often detection is tried.
+    `ladder`: what recoveries are assumed to take. `canaries`: how often detection is tried. `stragglers`: which
+    rank is slow.
     """
 
     suspicion: SuspicionPolicy = field(default_factory=SuspicionPolicy)
@@ -78,6 +80,7 @@ class Policy:
     quarantine: QuarantinePolicy = field(default_factory=QuarantinePolicy)
     catalogue: Catalogue = field(default_factory=Catalogue)
     canaries: CanaryPolicy = field(default_factory=CanaryPolicy)
+    stragglers: StragglerPolicy = field(default_factory=StragglerPolicy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,8 @@ from controlplane.core.records_health import (
     NodeQuarantined,
     NodeReleased,
     SourcesReported,
+    StragglersFound,
+    StragglersGone,
     TrialPassed,
     TrialStarted,
 )
@@ -119,6 +121,8 @@ __all__ = [
     "ShardsReported",
     "SourcesReported",
     "StartFailed",
+    "StragglersFound",
+    "StragglersGone",
     "TokenCreated",
     "TokenSpent",
     "TrialPassed",
@@ -534,6 +538,7 @@ Record = (
     | PolicyChanged | NodeRetired
     | PairsAwaited | ValidationStarted | PairsStarted | PairAnswered | ValidationEnded
     | CanaryReleased | CanaryEnded
+    | StragglersFound | StragglersGone
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from controlplane.core.health.book import FaultNote, Source
 from controlplane.core.health.canaries import Outcome
+from controlplane.core.health.stragglers import Straggler
 from controlplane.core.vocabulary import Blame, HandlingLevel
 
 
@@ -158,3 +159,21 @@ class CanaryEnded:
     outcome: Outcome
     after_ms: int
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StragglersFound:
+    """Ranks of a job are slower than those that do the same work. `nodes`: those of which several ranks are slow."""
+
+    job: str
+    found: tuple[Straggler, ...]
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StragglersGone:
+    """Ranks that were flagged as stragglers are none any more."""
+
+    job: str
+    ranks: tuple[int, ...]
+    reason: str

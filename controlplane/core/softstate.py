@@ -8,7 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from controlplane.core.health.distrust import Vitals
+from controlplane.core.health.stragglers import Standing, StragglerPolicy
 from controlplane.core.recovery.restore_point import Copies
+from controlplane.core.spec import Parallel
 
 
 class SoftState(Protocol):
@@ -44,4 +46,8 @@ class SoftState(Protocol):
 
     def node_progress_ns(self, job_uid: str, node: int) -> int:
         """When a rank on this node last told of a new step; 0 when never."""
+        ...
+
+    def slow_ranks(self, job_uid: str, ranks: int, parallel: Parallel, policy: StragglerPolicy) -> Standing | None:
+        """How the ranks' own times compare, of so many ranks; None while too little is known."""
         ...

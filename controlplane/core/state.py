@@ -20,6 +20,7 @@ from controlplane.core.health.book import HealthBook
 from controlplane.core.health.budget import Act
 from controlplane.core.health.canaries import NO_CANARIES, CanaryBook
 from controlplane.core.health.shadow import NO_SHADOWS, ShadowBook
+from controlplane.core.health.stragglers import NO_STRAGGLERS, StragglerBook
 from controlplane.core.identity import IdentityBook
 from controlplane.core.jobs import Job
 from controlplane.core.placement.pool import short
@@ -92,6 +93,7 @@ class State:
     policy: PolicyChanged | None = None
     shadows: ShadowBook = NO_SHADOWS
     canaries: CanaryBook = NO_CANARIES
+    stragglers: StragglerBook = NO_STRAGGLERS
     _owned: set[str] = field(default_factory=set)
     _tally: Tally | None = None
 
@@ -101,6 +103,7 @@ class State:
             self.revision, self.epoch, self.at_ns, self.fleet, dict(self.cells), dict(self.jobs), dict(self.names),
             self.next_job, self.next_effect, dict(self.effects), dict(self.answers), self.ledger.clone(), self.audit,
             self.identity, self.acts, self.health, self.offences, self.wear, self.policy, self.shadows, self.canaries,
+            self.stragglers,
             set(),
             self._tally,
         )  # fmt: skip
@@ -212,6 +215,8 @@ class State:
             body["shadows"] = codec.encode(self.shadows)
         if self.canaries != NO_CANARIES:
             body["canaries"] = codec.encode(self.canaries)
+        if self.stragglers.flagged:
+            body["stragglers"] = codec.encode(self.stragglers)
         return json.dumps(body, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
@@ -239,6 +244,7 @@ class State:
             codec.decode(Wear, body.get("wear", {})),
             codec.decode(PolicyChanged, body["policy"]) if "policy" in body else None,
             codec.decode(ShadowBook, body.get("shadows", {})), codec.decode(CanaryBook, body.get("canaries", {})),
+            codec.decode(StragglerBook, body.get("stragglers", {})),
         )  # fmt: skip
 
 

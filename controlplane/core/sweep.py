@@ -9,6 +9,7 @@ from controlplane.core.sweeping.hangs import hang
 from controlplane.core.sweeping.health import faults
 from controlplane.core.sweeping.liveness import liveness
 from controlplane.core.sweeping.pauses import pause
+from controlplane.core.sweeping.stragglers import stragglers
 from controlplane.core.sweeping.timeouts import effects, late_generation, late_rung, late_starts
 from controlplane.core.vocabulary import JobState
 
@@ -26,6 +27,7 @@ def tick(draft: Draft) -> None:
             late_generation(draft, job)
             hang(draft, job)
             pause(draft, job)
+            stragglers(draft, job)
             late_rung(draft, job)
         if job.state is not JobState.RUNNING or job.ending or job.failed_starts or job.participants:
             draft.settle(job.uid)

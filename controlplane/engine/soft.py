@@ -8,8 +8,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from controlplane.core.health.distrust import LagLog, Vitals
+from controlplane.core.health.stragglers import Standing, StragglerPolicy
 from controlplane.core.recovery.restore_point import Copies
+from controlplane.core.spec import Parallel
 from controlplane.core.units import seconds
+from controlplane.engine.phases import JobPhases
 
 STALL_TOLERANCE_NS = 400_000_000
 """A tick later than this is our own lag: every deadline moves by it, and silence convicts nobody for a while."""
@@ -53,11 +56,15 @@ class Progress:
     step_time_s: float = 0.0
     by_rank: dict[int, int] = field(default_factory=dict)
     by_node_ns: dict[int, int] = field(default_factory=dict)
+    phases: JobPhases = field(default_factory=JobPhases)
+    parts: tuple[float, ...] = ()
+    """In a view, in place of `phases`: see `JobPhases.parts`."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepColumns:
-    """Finished steps of ranks of one generation, columns of equal length. `at_ns`: Unix ns; NaN in `losses`: not reported."""
+    """Finished steps of ranks of one generation, columns of equal length. `at_ns`: Unix ns; NaN in `losses`: not reported.
+    `times`: (rows, 7), see `engine.phases`; None: no row has any."""
 
     ranks: np.ndarray
     nodes: np.ndarray
@@ -65,12 +72,13 @@ class StepColumns:
     at_ns: np.ndarray
     losses: np.ndarray
     step_times_s: np.ndarray
+    times: np.ndarray | None = None
 
     def taken(self, mask: np.ndarray) -> StepColumns:
         """The rows of a mask."""
         return StepColumns(
             self.ranks[mask], self.nodes[mask], self.steps[mask], self.at_ns[mask], self.losses[mask],
-            self.step_times_s[mask],
+            self.step_times_s[mask], None if self.times is None else self.times[mask],
         )  # fmt: skip
 
 
@@ -141,6 +149,8 @@ class SoftColumns:
             if len(losses):
                 known.loss = float(losses[-1])
             known.step_time_s = float(rows.step_times_s[-1])
+        if rows.times is not None:
+            known.phases.tell(rows.ranks, rows.times)
 
     def rewind(self, job_uid: str, step: int) -> None:
         """A generation starts again from `step`."""
@@ -149,6 +159,7 @@ class SoftColumns:
             if known:
                 known.by_rank = {}
                 known.step = step
+                known.phases = JobPhases()
 
     def forget(self, job_uid: str) -> None:
         """The job has ended."""
@@ -160,8 +171,9 @@ class SoftColumns:
         with self._lock:
             known = self._progress.get(job_uid, Progress())
             return Progress(
-                known.step, known.at_ns, known.loss, known.step_time_s, dict(known.by_rank), dict(known.by_node_ns)
-            )
+                known.step, known.at_ns, known.loss, known.step_time_s, dict(known.by_rank), dict(known.by_node_ns),
+                parts=known.phases.parts,
+            )  # fmt: skip
 
     def stalled(self, late_ns: int, now_ns: int) -> bool:
         """Tell that the brain woke `late_ns` later than planned; True when that was long enough to distrust silence."""
@@ -267,6 +279,12 @@ class SoftColumns:
         with self._lock:
             known = self._progress.get(job_uid)
             return seconds(known.step_time_s) if known else 0
+
+    def slow_ranks(self, job_uid: str, ranks: int, parallel: Parallel, policy: StragglerPolicy) -> Standing | None:
+        """See `core.softstate.SoftState`."""
+        with self._lock:
+            known = self._progress.get(job_uid)
+        return None if known is None else known.phases.judge(ranks, parallel, policy)
 
     def copies(self, job_uid: str) -> Copies:
         """See `core.softstate.SoftState`. Node agents keep no copies yet: shared storage is all there is."""

@@ -168,6 +168,14 @@ def _of_health(record: r.Record) -> Line | None:
             return "warning" if record.outcome is Outcome.MISSED else "info", "canary_ended", {
                 "canary": record.number, "outcome": record.outcome.value, "after_ms": record.after_ms, "reason": record.reason,
             }  # fmt: skip
+        case r.StragglersFound():
+            return (
+                "warning",
+                "stragglers_found",
+                {"ranks": some(one.text for one in record.found), "nodes": some(record.nodes)},
+            )
+        case r.StragglersGone():
+            return "info", "stragglers_gone", {"ranks": some(record.ranks), "reason": record.reason}
         case r.FaultShadowed():
             return "info", "fault_shadowed", {
                 "vendor": record.vendor, "code": record.code, "entity": record.entity, "would_be": record.level.name,

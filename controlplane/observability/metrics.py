@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from controlplane.core import records as r
 from controlplane.core.effects import EffectKind
 from controlplane.core.health.canaries import Outcome
+from controlplane.core.health.stragglers import Cause
 from controlplane.core.jobs import Recovery
 from controlplane.core.units import to_s
 from controlplane.core.vocabulary import Phase, Rung
@@ -94,6 +95,12 @@ class Metrics:
         )
         for ended in Outcome:
             self._canaries.labels(ended.value)
+        self._stragglers = Counter(
+            "phalanx_stragglers", "Ranks that were flagged as slower than their peers, by what for.", ["cause"],
+            registry=registry,
+        )  # fmt: skip
+        for cause in Cause:
+            self._stragglers.labels(cause.value)
         for outcome in ("sent", "lost"):
             self._spans.labels(outcome)
         for rung in Rung:
@@ -146,6 +153,9 @@ class Metrics:
                     self._finished.labels(outcome).inc(len(record.ids))
                 case r.CanaryEnded():
                     self._canaries.labels(record.outcome.value).inc()
+                case r.StragglersFound():
+                    for one in record.found:
+                        self._stragglers.labels(one.cause.value).inc()
                 case _:
                     pass
 

@@ -19,7 +19,7 @@ from controlplane.core.vocabulary import NodeService
 from controlplane.engine.ports import JournalEntry, JournalUnavailable
 from controlplane.observability.offenders import Offender
 from controlplane.observability.quantiles import distributions
-from controlplane.rpc import fault_views, health_views
+from controlplane.rpc import fault_views, health_views, straggler_views
 from controlplane.rpc.ages import age_s
 from controlplane.rpc.caller import own_name
 from controlplane.rpc.codec import check_request
@@ -181,6 +181,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             blind=health_views.blind_spots(state, site.progress.last_beat_ns(state.fleet.size), now_ns),
             refused=site.metrics.refused(),
             canaries=health_views.canaries(state, self._policy.canaries, now_ns),
+            slow_ranks=straggler_views.slow_ranks(state, now_ns),
             detection=health_views.detection(distributions(site.metrics.detection.collect(), "failure")),
         )
 

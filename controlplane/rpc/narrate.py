@@ -15,7 +15,7 @@ from controlplane.core.ranges import Ranges, expand
 from controlplane.core.recovery.restore_point import source
 from controlplane.core.state import State
 from controlplane.core.vocabulary import AcceleratorState, JobState, Rung
-from controlplane.rpc.narrate_health import narrate_health
+from controlplane.rpc.narrate_health import narrate_health, stragglers_text
 
 SHOWN = 8
 """Names in a sentence before it says how many more there are."""
@@ -113,6 +113,8 @@ def narrate(record: r.Record, names: Names) -> str:
             | r.CorruptionSuspected() | r.CorruptionCleared()
         ):  # fmt: skip
             return _checkpoint(record, names)
+        case r.StragglersFound() | r.StragglersGone():
+            return f"{names.job(record.job)}: {stragglers_text(record)}"
         case r.EffectsIssued():
             return f"to do: {listed([f'{effect.kind} at {effect.target}' for effect in record.effects])}"
         case r.EffectsFinished():

@@ -8,6 +8,9 @@ from controlplane.core import records as r
 from controlplane.core.health.book import FaultNote
 from controlplane.core.health.canaries import Outcome
 
+SHOWN = 8
+"""Stragglers and their nodes that are named in a sentence."""
+
 Health = (
     r.DetectorDegraded | r.DetectorRestored | r.LinksReported | r.FaultsReported | r.FaultsJudged | r.SourcesReported
     | r.NodeQuarantined | r.ActRefused | r.ChecksStarted | r.ChecksFailed | r.TrialStarted | r.TrialPassed | r.NodeReleased
@@ -55,6 +58,17 @@ def narrate_health(record: Health) -> str:
             return f"{record.node} {_way_back(record)}"
         case r.PairsAwaited() | r.ValidationStarted() | r.PairsStarted() | r.PairAnswered() | r.ValidationEnded():
             return _in_pairs(record)
+
+
+def stragglers_text(record: r.StragglersFound | r.StragglersGone) -> str:
+    """Who is slow, and where several are; or who is no more."""
+    if isinstance(record, r.StragglersGone):
+        ranks = f"rank{'s' * (len(record.ranks) > 1)} {', '.join(map(str, record.ranks))}"
+        return f"{ranks} slow no more: {record.reason}"
+    listed = [one.text for one in record.found[:SHOWN]]
+    more = f"; and {len(record.found) - SHOWN} more" if len(record.found) > SHOWN else ""
+    several = f"; several ranks of {', '.join(record.nodes[:SHOWN])} are slow" if record.nodes else ""
+    return f"slower than those that do the same work: {'; '.join(listed)}{more}{several}"
 
 
 def _in_pairs(

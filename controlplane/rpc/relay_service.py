@@ -26,6 +26,7 @@ from controlplane.core.identity import NODE, RELAY
 from controlplane.core.units import NS_PER_MS
 from controlplane.engine.soft import StepColumns
 from controlplane.observability.offenders import FLOOD
+from controlplane.rpc import phase_times
 from controlplane.rpc.access import Access, check_name, check_speaks_for
 from controlplane.rpc.agent_service import AgentService, AgentSession, check_epoch, welcome
 from controlplane.rpc.boots import KNOWN_BOOT_KEY
@@ -310,6 +311,9 @@ class RelaySession(Session):
                 "BAD_COLUMNS",
                 f"{self.name} sends columns of unequal length, or too long, for {rows.job_uid[:64]}",
             )
+        times = phase_times.relayed(rows)
+        if times is None:
+            refuse("invalid", "BAD_COLUMNS", f"{self.name} sends phase times that do not fit its rows")
         numbers = self._numbers[_slots(rows.slots)]
         found = StepColumns(
             ranks=np.array(rows.ranks, dtype=np.int64),
@@ -318,6 +322,7 @@ class RelaySession(Session):
             at_ns=now_ns - _bounded(rows.ages_ms) * NS_PER_MS,
             losses=np.array(rows.losses, dtype=np.float64),
             step_times_s=np.array(rows.step_times_s, dtype=np.float64),
+            times=times,
         )
         heard = found.taken(numbers != NOT_HEARD)
         refused = self.site.progress.steps(lambda: self.site.state, rows.job_uid, rows.generation, heard)

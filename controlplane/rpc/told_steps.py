@@ -16,6 +16,7 @@ from phalanx.v1 import agent_pb2
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_MS
 from controlplane.engine.soft import StepColumns
+from controlplane.rpc.phase_times import columns_of, row_times
 from controlplane.rpc.progress import ProgressGate
 
 TOGETHER_S = 0.05
@@ -37,6 +38,7 @@ class _Columns:
     now_ns: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     step_times_s: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
 
     def made(self) -> StepColumns:
         """As columns; nothing happened before the epoch of time."""
@@ -48,6 +50,7 @@ class _Columns:
             at_ns=np.maximum(now_ns - np.minimum(ages_ms, now_ns // NS_PER_MS) * NS_PER_MS, 1),
             losses=np.array(self.losses, dtype=np.float64),
             step_times_s=np.array(self.step_times_s, dtype=np.float64),
+            times=columns_of(self.times),
         )
 
 
@@ -94,6 +97,7 @@ class ToldSteps:
             columns.now_ns.append(now_ns)
             columns.losses.append(row.loss)
             columns.step_times_s.append(row.step_time_s)
+            columns.times.extend(row_times(row))
             self._rows += 1
         if self._rows >= MOST_ROWS:
             self.tell()

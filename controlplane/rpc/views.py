@@ -24,6 +24,7 @@ from controlplane.rpc.codec import rfc3339, spec_message
 from controlplane.rpc.effects import checkpoint_folder
 from controlplane.rpc.health_views import source_message
 from controlplane.rpc.node_health_views import fault_messages, health_word, repair_messages, stay_message
+from controlplane.rpc.straggler_views import parts_message, straggler_messages
 from controlplane.rpc.upkeep_views import copies_message, save_interval_message, spares_message
 
 
@@ -119,6 +120,8 @@ def job_message(state: State, job: Job, progress: Progress, now_ns: int, root: s
         spares=spares_message(state, job),
         save_interval=save_interval_message(job),
         suspicion=job.suspicion.reason if job.suspicion else "",
+        stragglers=straggler_messages(state, job),
+        step_parts=parts_message(progress.parts),
     )
     if ranks:
         if job.placed:

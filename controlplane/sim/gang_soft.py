@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from controlplane.core.health.stragglers import Standing, StragglerPolicy
 from controlplane.core.recovery.restore_point import Copies, Tier
+from controlplane.core.spec import Parallel
 from controlplane.core.units import seconds
 from controlplane.sim.ettr.conduct import Survivors
 from controlplane.sim.kernel import START_NS
@@ -65,3 +67,7 @@ class GangSoft(PromptController):
     def node_progress_ns(self, job_uid: str, node: int) -> int:
         """See `core.softstate.SoftState`."""
         return self._gang.last_step()[1]
+
+    def slow_ranks(self, job_uid: str, ranks: int, parallel: Parallel, policy: StragglerPolicy) -> Standing | None:
+        """See `core.softstate.SoftState`. Nobody tells phase times here."""
+        return None

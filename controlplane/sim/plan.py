@@ -17,10 +17,12 @@ from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.export import Export
+from controlplane.core.health.stragglers import Standing, StragglerPolicy
 from controlplane.core.jobs import NONE, Exit, Job, split_host_id
 from controlplane.core.machine import Machine
 from controlplane.core.ranges import Ranges, runs
 from controlplane.core.recovery.restore_point import Copies
+from controlplane.core.spec import Parallel
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_S, seconds
 from controlplane.core.vocabulary import JobState, Phase, RankState
@@ -197,6 +199,10 @@ class PlanSoft(PromptController):
     def node_progress_ns(self, job_uid: str, node: int) -> int:
         """See `core.softstate.SoftState`."""
         return self.progress(job_uid)[1]
+
+    def slow_ranks(self, job_uid: str, ranks: int, parallel: Parallel, policy: StragglerPolicy) -> Standing | None:
+        """See `core.softstate.SoftState`. Nobody tells phase times here."""
+        return None
 
 
 @dataclass(slots=True)

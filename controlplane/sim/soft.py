@@ -14,7 +14,9 @@ import numpy as np
 
 from controlplane.core import records as r
 from controlplane.core.health.distrust import LagLog, Vitals
+from controlplane.core.health.stragglers import Standing, StragglerPolicy
 from controlplane.core.recovery.restore_point import Copies
+from controlplane.core.spec import Parallel
 from controlplane.sim.copies import held
 
 if TYPE_CHECKING:
@@ -125,6 +127,10 @@ class SimSoft:
     def node_progress_ns(self, job_uid: str, node: int) -> int:
         """See `core.softstate.SoftState`."""
         return self.progress(job_uid)[1]
+
+    def slow_ranks(self, job_uid: str, ranks: int, parallel: Parallel, policy: StragglerPolicy) -> Standing | None:
+        """See `core.softstate.SoftState`. Nobody tells phase times here."""
+        return None
 
     def _number(self, size: int) -> None:
         if self._numbered == size and size:

@@ -170,6 +170,19 @@ def canary(state: State, record: r.CanaryReleased | r.CanaryEnded, at_ns: int) -
             assert_never(record.outcome)
 
 
+def stragglers(state: State, record: r.StragglersFound | r.StragglersGone, at_ns: int) -> None:
+    """Ranks are flagged, or not any more. Who is flagged for another cause now is flagged since then."""
+    book = state.stragglers
+    match record:
+        case r.StragglersFound():
+            found = tuple(replace(one, since_ns=at_ns) for one in record.found)
+            state.stragglers = book.changed(record.job, found)
+        case r.StragglersGone():
+            state.stragglers = book.changed(record.job, (), record.ranks)
+        case _:
+            assert_never(record)
+
+
 def _cordon(fleet: Fleet, number: int, cordon: Cordon | None) -> None:
     """Health's reason of a node, in place of its earlier one; None: it has none any more. Other owners' stay."""
     facts = fleet.facts[number]

@@ -18,6 +18,7 @@ from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.fleet import Accelerator
 from controlplane.core.health.distrust import Vitals
+from controlplane.core.health.stragglers import Standing, StragglerPolicy
 from controlplane.core.jobs import NONE, Job
 from controlplane.core.machine import Machine
 from controlplane.core.recovery.restore_point import Copies
@@ -74,6 +75,10 @@ class GangSoft:
 
     def node_progress_ns(self, job_uid: str, node: int) -> int:
         return self.progress(job_uid)[1]
+
+    def slow_ranks(self, job_uid: str, ranks: int, parallel: Parallel, policy: StragglerPolicy) -> Standing | None:
+        """See `core.softstate.SoftState`. Nobody tells phase times here."""
+        return None
 
 
 @dataclass

@@ -20,6 +20,7 @@ from tests.support.world import World
 ELSEWHERE = {
     "JournalRestored", "RungFailed", "ReplicasDropped", "CorruptionSuspected", "CorruptionCleared", "SparesWanted",
     "CheckpointIntervalSet", "PolicyChanged", "NodeRetired", "FaultShadowed", "CanaryReleased", "CanaryEnded",
+    "StragglersFound", "StragglersGone",
     "PairsAwaited", "ValidationStarted", "PairsStarted", "PairAnswered", "ValidationEnded",
 }  # fmt: skip
 """Records that this history lacks: only a restore writes the first; golden stories and unit tests replay the others."""

@@ -11,6 +11,7 @@ from controlplane.core.audit import AuditEntry
 from controlplane.core.health.book import FaultNote, Source
 from controlplane.core.health.canaries import Outcome
 from controlplane.core.health.cell import PairAnswer
+from controlplane.core.health.stragglers import Cause, Straggler
 from controlplane.core.vocabulary import Blame, HandlingLevel, PairWord, Phase, Rung
 from controlplane.observability.chronicle import SHOWN, SILENT, describe, some
 
@@ -36,6 +37,8 @@ LATER: list[r.Record] = [
     r.FaultShadowed("n1", "accelerator/1", "nvidia", "79", HandlingLevel.ISOLATE),
     r.CanaryReleased("n1", 7),
     r.CanaryEnded("n1", 7, Outcome.MISSED, 60_000, "not recorded"),
+    r.StragglersFound("j", (Straggler(3, "n1", (1,), Cause.DATA, 1.5, 0.9),)),
+    r.StragglersGone("j", (3,), "they keep up again"),
     r.ActRefused("n1", "quarantine", "the budget is used up"),
     r.IncidentReblamed("j", (1,), Blame.USER, "site", "many devices of one job show it"),
     r.SparesWanted("j", 2, "P99 of failures"),

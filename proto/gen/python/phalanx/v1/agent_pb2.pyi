@@ -292,6 +292,8 @@ class StepProgress(_message.Message):
     AGE_MS_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
     STEP_TIME_S_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     job_uid: _builtins.str
     rank: _builtins.int
@@ -303,6 +305,12 @@ class StepProgress(_message.Message):
     loss: _builtins.float
     """NaN: not reported"""
     step_time_s: _builtins.float
+    load: _builtins.float
+    """of the fullest expert on this rank, in means over all experts; 0: the workload does not say"""
+    @_builtins.property
+    def times(self) -> Global___StepTimes:
+        """unset: a rank library that does not measure them"""
+
     def __init__(
         self,
         *,
@@ -314,14 +322,58 @@ class StepProgress(_message.Message):
         age_ms: _builtins.int = ...,
         loss: _builtins.float = ...,
         step_time_s: _builtins.float = ...,
+        times: Global___StepTimes | None = ...,
+        load: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "generation", b"generation", "host_id", b"host_id", "job_uid", b"job_uid", "loss", b"loss", "rank", b"rank", "step", b"step", "step_time_s", b"step_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "generation", b"generation", "host_id", b"host_id", "job_uid", b"job_uid", "load", b"load", "loss", b"loss", "rank", b"rank", "step", b"step", "step_time_s", b"step_time_s", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepProgress: _TypeAlias = StepProgress  # noqa: Y015
+
+@_typing.final
+class StepTimes(_message.Message):
+    """Where the time of the training thread went since the generation began. Sums: a row that is lost loses nothing. What is in no
+    phase is the rank's own compute.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    TOTAL_US_FIELD_NUMBER: _builtins.int
+    WAITING_US_FIELD_NUMBER: _builtins.int
+    DATA_US_FIELD_NUMBER: _builtins.int
+    COLLECTION_US_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_US_FIELD_NUMBER: _builtins.int
+    steps: _builtins.int
+    """told by the workload in that time"""
+    total_us: _builtins.int
+    waiting_us: _builtins.int
+    """for others, in collectives"""
+    data_us: _builtins.int
+    collection_us: _builtins.int
+    """of garbage"""
+    checkpoint_us: _builtins.int
+    """stalls of saves"""
+    def __init__(
+        self,
+        *,
+        steps: _builtins.int = ...,
+        total_us: _builtins.int = ...,
+        waiting_us: _builtins.int = ...,
+        data_us: _builtins.int = ...,
+        collection_us: _builtins.int = ...,
+        checkpoint_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_us", b"checkpoint_us", "collection_us", b"collection_us", "data_us", b"data_us", "steps", b"steps", "total_us", b"total_us", "waiting_us", b"waiting_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepTimes: _TypeAlias = StepTimes  # noqa: Y015
 
 @_typing.final
 class Report(_message.Message):

@@ -1375,6 +1375,7 @@ class GetHealthResponse(_message.Message):
     REFUSED_FIELD_NUMBER: _builtins.int
     DETECTION_FIELD_NUMBER: _builtins.int
     CANARIES_FIELD_NUMBER: _builtins.int
+    SLOW_RANKS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     @_builtins.property
     def detector(self) -> Global___DetectorHealth: ...
@@ -1390,6 +1391,8 @@ class GetHealthResponse(_message.Message):
     def detection(self) -> _containers.RepeatedCompositeFieldContainer[Global___DetectionTime]: ...
     @_builtins.property
     def canaries(self) -> Global___CanaryHealth: ...
+    @_builtins.property
+    def slow_ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlowRank]: ...
     def __init__(
         self,
         *,
@@ -1400,14 +1403,58 @@ class GetHealthResponse(_message.Message):
         refused: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         detection: _abc.Iterable[Global___DetectionTime] | None = ...,
         canaries: Global___CanaryHealth | None = ...,
+        slow_ranks: _abc.Iterable[Global___SlowRank] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "budget", b"budget", "canaries", b"canaries", "detector", b"detector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "budget", b"budget", "canaries", b"canaries", "detection", b"detection", "detector", b"detector", "refused", b"refused", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "budget", b"budget", "canaries", b"canaries", "detection", b"detection", "detector", b"detector", "refused", b"refused", "revision", b"revision", "slow_ranks", b"slow_ranks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetHealthResponse: _TypeAlias = GetHealthResponse  # noqa: Y015
+
+@_typing.final
+class SlowRank(_message.Message):
+    """A rank that takes longer than those which do the same work, in most steps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    ACCELERATORS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    rank: _builtins.int
+    node: _builtins.str
+    cause: _builtins.str
+    """compute, data, garbage collection, checkpoint, routing"""
+    factor: _builtins.float
+    """times its peers' time"""
+    age_s: _builtins.float
+    """since it is flagged"""
+    @_builtins.property
+    def accelerators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        rank: _builtins.int = ...,
+        node: _builtins.str = ...,
+        accelerators: _abc.Iterable[_builtins.int] | None = ...,
+        cause: _builtins.str = ...,
+        factor: _builtins.float = ...,
+        age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "age_s", b"age_s", "cause", b"cause", "factor", b"factor", "job", b"job", "node", b"node", "rank", b"rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SlowRank: _TypeAlias = SlowRank  # noqa: Y015
 
 @_typing.final
 class CanaryHealth(_message.Message):

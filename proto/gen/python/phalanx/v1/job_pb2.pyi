@@ -267,6 +267,8 @@ class Job(_message.Message):
     SAVE_INTERVAL_FIELD_NUMBER: _builtins.int
     COPIES_FIELD_NUMBER: _builtins.int
     SUSPICION_FIELD_NUMBER: _builtins.int
+    STRAGGLERS_FIELD_NUMBER: _builtins.int
+    STEP_PARTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     uid: _builtins.str
     state: _types_pb2.JobState.ValueType
@@ -311,6 +313,12 @@ class Job(_message.Message):
     def copies(self) -> Global___Copies:
         """only with ranks"""
 
+    @_builtins.property
+    def stragglers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Straggler]: ...
+    @_builtins.property
+    def step_parts(self) -> Global___StepParts:
+        """unset: no rank tells its times"""
+
     def __init__(
         self,
         *,
@@ -340,14 +348,91 @@ class Job(_message.Message):
         save_interval: Global___SaveInterval | None = ...,
         copies: Global___Copies | None = ...,
         suspicion: _builtins.str = ...,
+        stragglers: _abc.Iterable[Global___Straggler] | None = ...,
+        step_parts: Global___StepParts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "save_interval", b"save_interval", "spares", b"spares", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "save_interval", b"save_interval", "spares", b"spares", "spec", b"spec", "step_parts", b"step_parts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocker", b"blocker", "checkpoint_folder", b"checkpoint_folder", "copies", b"copies", "end_reason", b"end_reason", "ended_at", b"ended_at", "ettr", b"ettr", "ettr_last_hour", b"ettr_last_hour", "generation", b"generation", "last_checkpoint_step", b"last_checkpoint_step", "ledger_s", b"ledger_s", "loss", b"loss", "name", b"name", "parked", b"parked", "ranks", b"ranks", "recoveries", b"recoveries", "restarts", b"restarts", "result", b"result", "save_interval", b"save_interval", "spares", b"spares", "spec", b"spec", "state", b"state", "step", b"step", "step_time_s", b"step_time_s", "submitted_at", b"submitted_at", "suspicion", b"suspicion", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocker", b"blocker", "checkpoint_folder", b"checkpoint_folder", "copies", b"copies", "end_reason", b"end_reason", "ended_at", b"ended_at", "ettr", b"ettr", "ettr_last_hour", b"ettr_last_hour", "generation", b"generation", "last_checkpoint_step", b"last_checkpoint_step", "ledger_s", b"ledger_s", "loss", b"loss", "name", b"name", "parked", b"parked", "ranks", b"ranks", "recoveries", b"recoveries", "restarts", b"restarts", "result", b"result", "save_interval", b"save_interval", "spares", b"spares", "spec", b"spec", "state", b"state", "step", b"step", "step_parts", b"step_parts", "step_time_s", b"step_time_s", "stragglers", b"stragglers", "submitted_at", b"submitted_at", "suspicion", b"suspicion", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class Straggler(_message.Message):
+    """A rank that takes longer than those which do the same work, in most steps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    ACCELERATORS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    node: _builtins.str
+    cause: _builtins.str
+    """compute, data, garbage collection, checkpoint, routing"""
+    factor: _builtins.float
+    """times its peers' time"""
+    since: _builtins.str
+    """RFC 3339"""
+    @_builtins.property
+    def accelerators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        node: _builtins.str = ...,
+        accelerators: _abc.Iterable[_builtins.int] | None = ...,
+        cause: _builtins.str = ...,
+        factor: _builtins.float = ...,
+        since: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "cause", b"cause", "factor", b"factor", "node", b"node", "rank", b"rank", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Straggler: _TypeAlias = Straggler  # noqa: Y015
+
+@_typing.final
+class StepParts(_message.Message):
+    """Where the time of a step goes, seconds: means over the ranks, of their newest steps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPUTE_S_FIELD_NUMBER: _builtins.int
+    WAITING_S_FIELD_NUMBER: _builtins.int
+    DATA_S_FIELD_NUMBER: _builtins.int
+    COLLECTION_S_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_S_FIELD_NUMBER: _builtins.int
+    compute_s: _builtins.float
+    waiting_s: _builtins.float
+    """for other ranks"""
+    data_s: _builtins.float
+    collection_s: _builtins.float
+    """of garbage"""
+    checkpoint_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        compute_s: _builtins.float = ...,
+        waiting_s: _builtins.float = ...,
+        data_s: _builtins.float = ...,
+        collection_s: _builtins.float = ...,
+        checkpoint_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_s", b"checkpoint_s", "collection_s", b"collection_s", "compute_s", b"compute_s", "data_s", b"data_s", "waiting_s", b"waiting_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepParts: _TypeAlias = StepParts  # noqa: Y015
 
 @_typing.final
 class Spares(_message.Message):

@@ -327,6 +327,14 @@ class RelayedSteps(_message.Message):
     AGES_MS_FIELD_NUMBER: _builtins.int
     LOSSES_FIELD_NUMBER: _builtins.int
     STEP_TIMES_S_FIELD_NUMBER: _builtins.int
+    TIMED_FIELD_NUMBER: _builtins.int
+    TIMES_STEPS_FIELD_NUMBER: _builtins.int
+    TOTAL_US_FIELD_NUMBER: _builtins.int
+    WAITING_US_FIELD_NUMBER: _builtins.int
+    DATA_US_FIELD_NUMBER: _builtins.int
+    COLLECTION_US_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_US_FIELD_NUMBER: _builtins.int
+    LOADS_FIELD_NUMBER: _builtins.int
     job_uid: _builtins.str
     generation: _builtins.int
     @_builtins.property
@@ -347,6 +355,26 @@ class RelayedSteps(_message.Message):
 
     @_builtins.property
     def step_times_s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def timed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of the rows whose rank measures its phases: `timed` are their places in the columns above, the others as in StepTimes."""
+
+    @_builtins.property
+    def times_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def total_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def waiting_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def data_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def collection_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def checkpoint_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def loads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """as StepProgress.load"""
+
     def __init__(
         self,
         *,
@@ -358,10 +386,18 @@ class RelayedSteps(_message.Message):
         ages_ms: _abc.Iterable[_builtins.int] | None = ...,
         losses: _abc.Iterable[_builtins.float] | None = ...,
         step_times_s: _abc.Iterable[_builtins.float] | None = ...,
+        timed: _abc.Iterable[_builtins.int] | None = ...,
+        times_steps: _abc.Iterable[_builtins.int] | None = ...,
+        total_us: _abc.Iterable[_builtins.int] | None = ...,
+        waiting_us: _abc.Iterable[_builtins.int] | None = ...,
+        data_us: _abc.Iterable[_builtins.int] | None = ...,
+        collection_us: _abc.Iterable[_builtins.int] | None = ...,
+        checkpoint_us: _abc.Iterable[_builtins.int] | None = ...,
+        loads: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ages_ms", b"ages_ms", "generation", b"generation", "job_uid", b"job_uid", "losses", b"losses", "ranks", b"ranks", "slots", b"slots", "step_times_s", b"step_times_s", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ages_ms", b"ages_ms", "checkpoint_us", b"checkpoint_us", "collection_us", b"collection_us", "data_us", b"data_us", "generation", b"generation", "job_uid", b"job_uid", "loads", b"loads", "losses", b"losses", "ranks", b"ranks", "slots", b"slots", "step_times_s", b"step_times_s", "steps", b"steps", "timed", b"timed", "times_steps", b"times_steps", "total_us", b"total_us", "waiting_us", b"waiting_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
