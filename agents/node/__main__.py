@@ -13,7 +13,7 @@ import structlog
 from agents.node.agent import NodeAgent
 from agents.node.check import check
 from agents.node.checks.pair import Spoiled
-from agents.node.config import DEFAULT_ORPHAN_GRACE_MS, AgentConfig
+from agents.node.config import DEFAULT_ORPHAN_GRACE_MS, AgentConfig, memory_folder
 from agents.node.connection_options import add_connection, add_relays, check_connection
 from agents.node.durable import AlreadyRunningError
 from agents.node.hosts_file import HostsFileError
@@ -100,6 +100,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="with simulated accelerators: spoil tests with other nodes in this way (default: not)",
     )
     add(
+        "--memory-folder",
+        default="auto",
+        metavar="FOLDER",
+        help="keep states of ranks in this folder, which should be memory; none: nowhere (default: one below /dev/shm)",
+    )
+    add(
         "--snapshot-interval-s",
         default=300.0,
         type=float,
@@ -147,7 +153,15 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
         log_format=parsed.log_format,
         plaintext=parsed.plaintext,
         join_file=parsed.join_file and parsed.join_file.absolute(),
+        memory_folder=_memory(parsed.memory_folder, parsed.dir.absolute()),
     )
+
+
+def _memory(asked: str, directory: Path) -> Path | None:
+    """The folder for states in memory."""
+    if asked == "auto":
+        return memory_folder(directory)
+    return None if asked == "none" else Path(asked).absolute()
 
 
 def _unless(simulated: int | None, asked: float | None, usual: float) -> float:

@@ -31,6 +31,7 @@ from agents.node.local_server import LocalServer
 from agents.node.logs import LogStreams
 from agents.node.loop_lag import LoopLag
 from agents.node.membership import Membership
+from agents.node.memory.desk import MemoryDesk
 from agents.node.orphans import OrphanWatch
 from agents.node.probes.supervised import Pace
 from agents.node.session import ControllerSession
@@ -66,11 +67,22 @@ class NodeAgent:
         connections = Connections()
         self._endings = Endings(self._state, connections, node=config.node, exits_folder=config.exits_path)
         generations = GenerationStore(config.generations_path)
+        self._states = MemoryDesk(
+            config.memory_folder,
+            node=config.node,
+            address=config.address,
+            identity=None if config.membership is None else config.membership.folder,
+            port_path=config.memory_port_path,
+            table=self._state.table,
+            counters=self._state.counters,
+        )
+        self._states.resume(tables[max(tables)] for tables in generations.tables.jobs.values())
         self._desk = LocalDesk(
             self._state,
             self._endings,
             connections,
             generations.tables,
+            self._states,
             key=load_or_create_key(config.key_path),
             boot_id=self._boot.id,
         )
@@ -93,6 +105,7 @@ class NodeAgent:
             pairs=PairDesk(
                 PairSettings(config.pair_sums, config.spoiled), self._checks, self._devices, self._state.busy_positions
             ),
+            memory_desk=self._states,
         )
         self._idle_checks = IdleChecks(self._checks, self._state.busy_positions, config.idle_check_interval_s)
         self._orphans = OrphanWatch(self._memory, self._endings, self._living_hosts)
@@ -109,6 +122,7 @@ class NodeAgent:
             logs=LogStreams(self._state, config.logs_path),
             orphans=self._orphans,
             lag=self._lag,
+            states=self._states,
             on_confirmed=self._confirmed,
         )
 
@@ -151,6 +165,7 @@ class NodeAgent:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._effects.close()
+        await self._states.close()
         await self._endings.close()
         await self._server.close()
         self._state.save()
@@ -172,6 +187,7 @@ class NodeAgent:
             cpu_count=self._facts.cpu_count,
             memory_bytes=self._facts.memory_bytes,
             own_rows=True,
+            memory_address=self._states.address,
         )
 
     def _confirmed(self, sequence: int) -> None:
@@ -182,6 +198,7 @@ class NodeAgent:
         shown: dict[str, int] = {}
         while True:
             await asyncio.sleep(self._config.snapshot_interval_s)
+            self._states.sweep(time.monotonic())
             self._state.outbox.request_full()
             self._state.wake.set()
             values = dict(self._state.counters.values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,11 @@ AGENT_VERSION = "0.2.0"
 DEFAULT_ORPHAN_GRACE_MS = 600_000
 
 
+def memory_folder(directory: Path) -> Path:
+    """Where states of ranks lie in memory, of the agent with this folder: agents on one machine do not share one."""
+    return Path("/dev/shm") / f"phalanx-{hashlib.sha256(str(directory).encode()).hexdigest()[:16]}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
     """Settings of one agent. Paths are absolute.
@@ -19,7 +25,8 @@ class AgentConfig:
     `relays` are tried before the controllers. `vendors`: probes that run, each in a process of its own. `idle_check_interval_s`:
     from one light check of the idle node to the next; 0: none. `preflight_age_s`: a gang starts unchecked on a node that was
     checked so lately; 0: always unchecked. `pair_sums`: tests with other nodes also add up through torch. `spoiled`: how a node
-    with simulated accelerators spoils such tests. `orphan_grace_ms` holds only until the first welcome of a
+    with simulated accelerators spoils such tests. `memory_folder`: where states of ranks lie in memory; None: nowhere.
+    `orphan_grace_ms` holds only until the first welcome of a
     controller, which dictates its own.
     """
 
@@ -39,6 +46,7 @@ class AgentConfig:
     spoiled: Spoiled = Spoiled.NO
     plaintext: bool = False
     join_file: Path | None = None
+    memory_folder: Path | None = None
     snapshot_interval_s: float = 300.0
     orphan_grace_ms: int = DEFAULT_ORPHAN_GRACE_MS
     log_level: str = "info"
@@ -76,6 +84,11 @@ class AgentConfig:
     def accelerators_path(self) -> Path:
         """Accelerators by position on the node, so that one that is gone after a restart is known to be lost."""
         return self.directory / "accelerators.json"
+
+    @property
+    def memory_port_path(self) -> Path:
+        """The port on which states are brought and fetched, so that other nodes find it again after a restart."""
+        return self.directory / "memory.port"
 
     @property
     def checks_path(self) -> Path:

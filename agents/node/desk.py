@@ -15,6 +15,7 @@ from agents.node.connections import Connection, Connections, Role
 from agents.node.endings import Endings
 from agents.node.generations import GenerationTables, assignment_message
 from agents.node.hosts import HostIdentity, HostRecord, Refusal, moment_of, well_formed
+from agents.node.memory.desk import MemoryDesk
 from agents.node.outbox import Finding, RestoreFailedFinding, ShardFinding
 from agents.node.processes import ProcessStat, SessionIdentity, bears, read_stat
 from agents.node.state import NodeState
@@ -31,6 +32,7 @@ class LocalDesk:
         endings: Endings,
         connections: Connections,
         tables: GenerationTables,
+        memory: MemoryDesk,
         *,
         key: bytes,
         boot_id: str,
@@ -39,6 +41,7 @@ class LocalDesk:
         self._endings = endings
         self._connections = connections
         self._tables = tables
+        self._memory = memory
         self._key = key
         self._boot_id = boot_id
 
@@ -69,6 +72,9 @@ class LocalDesk:
             case Role.RANK, "progress":
                 self._progress(host_id, request.progress)
                 refusal = None
+            case Role.RANK, "snapshot":
+                self._snapshot(host_id, request.snapshot)
+                refusal = None
             case Role.RANK, "shard":
                 refusal = self._shard(host_id, request.shard)
             case Role.RANK, "restore_failed":
@@ -94,7 +100,9 @@ class LocalDesk:
         whole = self._tables.table(record.identity.job_uid, held.generation)
         if whole is None:
             return False
-        connection.send(assignment_message(whole, held))
+        message = assignment_message(whole, held)
+        self._memory.assign(message)
+        connection.send(message)
         return True
 
     def confirmed(self, findings: Iterable[Finding]) -> None:
@@ -207,6 +215,14 @@ class LocalDesk:
             return
         message.host_id, message.job_uid, message.rank = host_id, record.identity.job_uid, record.assigned.rank
         self._state.note_progress(message)
+
+    def _snapshot(self, host_id: str, message: local_pb2.SnapshotTaken) -> None:
+        record = self._state.table.get(host_id)
+        held = record.assigned if record is not None else None
+        if record is None or held is None or held.generation != message.generation:
+            self._state.counters.add("snapshots_of_other_generation")
+            return
+        self._memory.taken(host_id, record.identity.job_uid, held.rank, message.step)
 
     def _shard(self, host_id: str, message: agent_pb2.ShardWritten) -> Refusal | None:
         refusal = self._check_finding(host_id, message.job_uid, message.generation, message.rank)

@@ -20,6 +20,7 @@ from agents.node.durable import AgentMemory
 from agents.node.endings import FENCE_LIMIT_S, Endings
 from agents.node.generations import GenerationStore, Rejected
 from agents.node.hosts import HeldAssignment
+from agents.node.memory.desk import MemoryDesk
 from agents.node.observability import note_order
 from agents.node.outbox import CheckedFinding
 from agents.node.outcomes import Outcome, OutcomeMemory
@@ -44,6 +45,7 @@ class Effects:
         desk: LocalDesk,
         checks: CheckDesk,
         pairs: PairDesk,
+        memory_desk: MemoryDesk,
     ) -> None:
         self._config = config
         self._state = state
@@ -53,6 +55,7 @@ class Effects:
         self._desk = desk
         self._checks = checks
         self._pairs = pairs
+        self._states = memory_desk
         self.outcomes = OutcomeMemory()
         self._tasks: set[asyncio.Task[None]] = set()
         self._disk = asyncio.Lock()
@@ -135,11 +138,13 @@ class Effects:
         whole = self._generations.tables.merge(order)
         if isinstance(whole, Rejected):
             return Outcome(ok=False, message=whole.message, final=not whole.need_full)
+        fresh = order.generation > self._generations.tables.newest(order.job_uid)
         self._generations.keep(whole)
         refusals = [self._state.table.bindable(binding.host_id, order.job_uid) for binding in order.bindings]
         reasons = [refusal.reason for refusal in refusals if refusal is not None]
         if reasons:
             return Outcome(ok=False, message="; ".join(reasons))
+        self._states.begin(order, fresh=fresh)
         for binding in order.bindings:
             held = HeldAssignment(order.generation, binding.rank, secrets.token_hex(16), tuple(binding.accelerators))
             self._state.table.assign(binding.host_id, held)

@@ -16,6 +16,7 @@ from agents.node.effects import Effects
 from agents.node.link import ControllerLink, StaleControllerError
 from agents.node.logs import LogStreams
 from agents.node.loop_lag import LoopLag
+from agents.node.memory.desk import MemoryDesk
 from agents.node.observability import name_process
 from agents.node.orphans import OrphanWatch
 from agents.node.state import NodeState
@@ -40,6 +41,7 @@ class ControllerSession(ControllerLink):
         logs: LogStreams,
         orphans: OrphanWatch,
         lag: LoopLag,
+        states: MemoryDesk,
         on_confirmed: Callable[[int], None],
     ) -> None:
         super().__init__(dialer, state.wake, boot)
@@ -50,6 +52,7 @@ class ControllerSession(ControllerLink):
         self._logs = logs
         self._orphans = orphans
         self._lag = lag
+        self._states = states
         self._on_confirmed = on_confirmed
         self._stub: agent_pb2_grpc.AgentServiceAsyncStub | None = None
 
@@ -64,6 +67,7 @@ class ControllerSession(ControllerLink):
         hello.boot_id = self.boot.id
         hello.highest_epoch = self._memory.highest_epoch
         self._state.progress_anew()
+        self._states.tell_anew()
         hello.snapshot.CopyFrom(self._state.outbox.hello_snapshot(time.monotonic()))
         return agent_pb2.AgentMessage(hello=hello)
 
@@ -125,10 +129,14 @@ class ControllerSession(ControllerLink):
         if beat:
             rows = self._state.progress_rows()
             return agent_pb2.AgentMessage(
-                beat=agent_pb2.Beat(sequence=beat, loop_lag_s=self._lag.take_s(), progress=rows, sent_ns=time.time_ns())
-            )
+                beat=agent_pb2.Beat(
+                    sequence=beat, loop_lag_s=self._lag.take_s(), progress=rows, sent_ns=time.time_ns(),
+                    held=self._states.standing(),
+                )
+            )  # fmt: skip
         report = self._state.outbox.next_report(time.monotonic())
         if report is not None:
+            report.held.extend(self._states.held_by(report.hosts))
             return agent_pb2.AgentMessage(report=report)
         result = self._effects.outcomes.next_result()
         if result is not None:

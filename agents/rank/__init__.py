@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from agents.rank.errors import GenerationChanged, ReplicaDivergence, WorkloadRefused
     from agents.rank.generation import Generation, Groups
     from agents.rank.group import Group, Pending
+    from agents.rank.keeper import Part, StateKeeper
     from agents.rank.link import note
 
 _HOMES = {
@@ -26,12 +27,14 @@ _HOMES = {
     "Group": "group",
     "Groups": "generation",
     "InterruptibleProcessGroup": "ddp",
+    "Part": "keeper",
     "Pending": "group",
     "RankContext": "context",
     "RankRow": "assignment",
     "ReplicaDivergence": "errors",
     "RestorePoint": "assignment",
     "ShardFile": "assignment",
+    "StateKeeper": "keeper",
     "WorkloadRefused": "errors",
     "describe_files": "checkpoint_files",
     "note": "link",
@@ -47,12 +50,14 @@ __all__ = [
     "Group",
     "Groups",
     "InterruptibleProcessGroup",
+    "Part",
     "Pending",
     "RankContext",
     "RankRow",
     "ReplicaDivergence",
     "RestorePoint",
     "ShardFile",
+    "StateKeeper",
     "WorkloadRefused",
     "describe_files",
     "note",

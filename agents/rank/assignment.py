@@ -111,6 +111,9 @@ class Assignment:
     """One rank of one generation, as the node agent handed it to this process.
 
     `table` has the rows of the ranks on this node, by rank; all rows where the controller or the node agent is older than 0.3.
+    `memory_step`: the generation starts from the state after this step, which processes and nodes hold (0: from `restore`).
+    `memory_folder`: where states lie in this node's memory (None: nowhere), with room for `memory_bytes` of this rank.
+    `fetched`: its state is being brought there from another node.
     """
 
     job_uid: str
@@ -127,6 +130,10 @@ class Assignment:
     checkpoint_folder: Path
     checkpoint_every_steps: int
     join_timeout_s: float
+    memory_step: int = 0
+    memory_folder: Path | None = None
+    memory_bytes: int = 0
+    fetched: bool = False
 
     @property
     def address(self) -> str:
@@ -186,4 +193,8 @@ def assignment_from(message: local_pb2.Assignment) -> Assignment:
         checkpoint_folder=Path(body.checkpoint_folder),
         checkpoint_every_steps=body.checkpoint_every_steps,
         join_timeout_s=body.join_timeout_ms / 1000 or DEFAULT_JOIN_TIMEOUT_S,
+        memory_step=body.memory_step,
+        memory_folder=Path(message.memory_folder) if message.memory_folder else None,
+        memory_bytes=message.memory_bytes,
+        fetched=message.fetched,
     )

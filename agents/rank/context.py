@@ -64,6 +64,11 @@ class RankContext(Reporter):
         return self._assignment.job_name if self._assignment else self._settings.job
 
     @property
+    def host_id(self) -> str:
+        """Name of this process at the controller."""
+        return self._settings.host_id
+
+    @property
     def accelerators(self) -> tuple[int, ...]:
         """Indices, on this node, of the accelerators of this rank; empty before the first generation."""
         return self._assignment.accelerators if self._assignment else ()

@@ -170,15 +170,18 @@ class Generation:
         """State is loaded; optional, the first progress implies it."""
         self._reporter.report(replace(self._reporter.facts(), restored_at=time.monotonic()))
 
-    def restore_failed(self, file: str, reason: str) -> None:
-        """Report a bad file of the restore point, wait for the next generation and raise GenerationChanged."""
-        note(f"restore from {self.restore.folder} failed: {file}: {reason}")
+    def restore_failed(self, file: str, reason: str, *, memory: bool = False) -> None:
+        """Report a bad file of the restore point, wait for the next generation and raise GenerationChanged.
+
+        With `memory`: a state that nobody holds although the generation starts from it.
+        """
+        note(f"restore from {'memory' if memory else self.restore.folder} failed: {file}: {reason}")
         message = local_pb2.LocalRequest(
             restore_failed=agent_pb2.RestoreFailed(
                 job_uid=self.assignment.job_uid,
                 generation=self.number,
                 rank=self.rank,
-                checkpoint_id=self.restore.checkpoint_id,
+                checkpoint_id="" if memory else self.restore.checkpoint_id,
                 file=file,
                 reason=reason,
             )

@@ -359,6 +359,9 @@ class Supervisor:
         memory |= processes.shared_memory_of(self._ours())
         left = processes.kill_until_gone(self._ours, GONE_TIMEOUT_S, self._reap)
         processes.remove_shared_memory(memory)
+        for path in (Path(path) for paths in self._plan.node_paths.values() for path in paths):
+            if path.is_relative_to(processes.SHARED_MEMORY):  # states of ranks, which the next run could not use
+                remove(path)
         site_path(Path(self._plan.directory)).unlink(missing_ok=True)
         shutil.rmtree(self._run, ignore_errors=True)
         log("SupervisorEnded", left=sorted(left))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from agents.node.config import memory_folder
 from cli.errors import CliError
 from cli.supervisor.plan import Plan, Unit
 from cli.supervisor.processes import NODE_MARKER
@@ -114,7 +115,10 @@ def make_plan(options: SiteOptions, run: Path) -> Plan:
         directory=str(directory),
         run=str(run),
         units=tuple(units),
-        node_paths={name: (*node.paths, str(cell.folder_of(name))) for name, node in nodes.items()},
+        node_paths={
+            name: (*node.paths, str(cell.folder_of(name)), str(memory_folder(node.folder)))
+            for name, node in nodes.items()
+        },
         end_with_parent=options.end_with_parent,
         site={
             "version": 1,

@@ -69,6 +69,7 @@ class Policy:
     effect_ms: int = 120_000
     fence_ms: int = 45_000
     patience_ms: int = 6_000
+    copies_wait_ms: int = 1_000
     hang_ms: int = 600_000
     hang_steps: int = 50
     max_active_jobs: int = 1_000

@@ -220,6 +220,8 @@ def _waits(state: State, job: Job, soft: SoftState, policy: Policy) -> Moments:
     for since_ns in begun:
         yield Wait(max(since_ns, soft.trusted_since_ns()), ms(policy.patience_ms))
         yield Wait(max(since_ns, soft.trusted_since_ns()), seconds(policy.suspicion.lease_s))
+    if incident is not None:
+        yield Wait(max(incident.detected_ns, soft.trusted_since_ns()), ms(policy.copies_wait_ms))
     if job.state is JobState.SUSPENDED:
         yield from _windows(state, job)
 

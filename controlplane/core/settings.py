@@ -80,6 +80,7 @@ def _believing() -> tuple[Setting, ...]:
         Setting("hang_steps", "steps", 3, 100_000, "and for so many of its own step times"),
         Setting("fence_ms", "ms", SECOND_MS, HOUR_MS, "a fence is asked for again after it"),
         Setting("patience_ms", "ms", 0, HOUR_MS, "a lost rank waits so long for its node to be seen whole again"),
+        Setting("copies_wait_ms", "ms", 0, HOUR_MS, "a verdict waits so long for nodes to say what they hold in memory"),
         Setting("queue_patience_ms", "ms", 0, 30 * DAY_MS, "then nothing of lower priority goes past a queued job"),
     )  # fmt: skip
 

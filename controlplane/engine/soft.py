@@ -12,6 +12,7 @@ from controlplane.core.health.stragglers import Standing, StragglerPolicy
 from controlplane.core.recovery.restore_point import Copies
 from controlplane.core.spec import Parallel
 from controlplane.core.units import seconds
+from controlplane.engine.held import HeldStates
 from controlplane.engine.phases import JobPhases
 
 STALL_TOLERANCE_NS = 400_000_000
@@ -95,6 +96,7 @@ class SoftColumns:
         self._lags = LagLog()
         self._vitals = Vitals()
         self._progress: dict[str, Progress] = {}
+        self.held = HeldStates()
         self.stalls = 0
 
     def beat(self, node: int, now_ns: int, waited_ns: int = UNSAID) -> None:
@@ -287,8 +289,8 @@ class SoftColumns:
         return None if known is None else known.phases.judge(ranks, parallel, policy)
 
     def copies(self, job_uid: str) -> Copies:
-        """See `core.softstate.SoftState`. Node agents keep no copies yet: shared storage is all there is."""
-        return Copies.none()
+        """See `core.softstate.SoftState`."""
+        return self.held.copies(job_uid)
 
     def node_progress_ns(self, job_uid: str, node: int) -> int:
         """See `core.softstate.SoftState`."""

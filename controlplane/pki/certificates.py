@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from controlplane.core.identity import CONTROLLER, KINDS, NAME, RELAY, Role
+from controlplane.core.identity import CONTROLLER, KINDS, NAME, NODE, RELAY, Role
 from controlplane.core.units import NS_PER_S
 
 CLAIMS_OID = x509.ObjectIdentifier("2.25.146853918270458321095817340526093477129")
@@ -154,13 +154,15 @@ def pem(certificate: x509.Certificate) -> bytes:
 
 
 def sign_client(claims: Claims, key: PublicKey, authority: x509.Certificate, signer: PrivateKey) -> bytes:
-    """A client certificate (clientAuth only) as PEM. A relay's also serves the agents behind it, under the relays' DNS name."""
+    """A client certificate as PEM. A relay's also serves the agents behind it, under the relays' DNS name; a node's also serves
+    other nodes, which know it by its URI. None carries a name that passes for a controller's."""
     body = {"role": int(claims.role), "series": claims.series, "speaks_for": list(claims.speaks_for)}
     extension = x509.UnrecognizedExtension(CLAIMS_OID, json.dumps(body, separators=(",", ":")).encode())
     purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
     shown: list[x509.GeneralName] = [x509.UniformResourceIdentifier(claims.uri)]
-    if claims.kind == RELAY:
+    if claims.kind in {RELAY, NODE}:
         purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
+    if claims.kind == RELAY:
         shown.append(x509.DNSName(RELAY_NAME))
     builder = _leaf(claims, key, authority, *purposes).add_extension(x509.SubjectAlternativeName(shown), critical=True)
     builder = builder.add_extension(extension, critical=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,9 @@ from controlplane.rpc.site import Site
 from controlplane.rpc.skew import check_version
 from controlplane.rpc.streams import OwnStream
 
+MAX_ADDRESS = 300
+MAX_JOBS = 64
+"""Jobs of one node of whose states it may tell at once."""
 MAX_RANKS = 4_096
 """Of one node in one beat."""
 
@@ -59,6 +63,13 @@ def check_epoch(site: Site, name: str, highest: int) -> None:
             "was its journal restored from an older copy?"
         )
         refuse("stale", "STALE_CONTROLLER", text)
+
+
+def memory_address(hello: agent_pb2.AgentHello) -> str:
+    """Where the agent takes and lends states; "" when it says nothing of use."""
+    host, _, port = hello.memory_address.rpartition(":")
+    usable = host and port.isdecimal() and len(port) <= 5 and len(hello.memory_address) <= MAX_ADDRESS
+    return hello.memory_address if usable else ""
 
 
 class AgentSession(Session):
@@ -117,6 +128,7 @@ class AgentSession(Session):
             assert number is not None
             self._number = number
             site.progress.beat(number, site.now_ns())
+            site.progress.memory.place(number, memory_address(hello))
             self.send(agent_pb2.AgentInstruction(welcome=welcome(site)))
             self.accept()
         self.note("session_opened", version=hello.agent_version)
@@ -170,8 +182,17 @@ class AgentSession(Session):
         site.progress.beat(self._number, now_ns, self.lag_ns(beat.sent_ns, now_ns))
         if len(beat.progress) > ROWS_PER_TOKEN:
             self._many_ranks(len(beat.progress))
+        if beat.held:
+            self._held(beat.held)
         if beat.progress:
             site.steps.take(self._number, beat.progress, now_ns)
+
+    def _held(self, told: Sequence[agent_pb2.HeldStates]) -> None:
+        """What the node holds of jobs in memory."""
+        site = self.site
+        for states in told[:MAX_JOBS]:
+            if not site.progress.held(lambda: site.state, self._number, states):
+                site.metrics.refuse("HELD_STATES")
 
     def _look_at_start(self, now_ns: int) -> None:
         """A life that began in the future was begun with a wrong clock, or after one that was: see boots.py."""
@@ -201,6 +222,11 @@ class AgentSession(Session):
             self.pace.charge(REPORT_TOKENS + message.ByteSize() // BYTES_PER_TOKEN)
         site.steps.tell_of(self._number)
         self._alike.tell_of(self)
+        if message.held:
+            self._held(message.held)
+            message.ClearField("held")
+        for failure in message.restore_failures[:MAX_JOBS]:
+            site.progress.restore_failed(lambda: site.state, self._number, failure)
         if not self.busy and self._alike.take(self, message, site.now_ns()):
             return
         self._queue_report(message)
@@ -233,7 +259,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self._site = site
         self._sessions = sessions
         self._relays = relays
-        self._prepared = GenerationMessages()
+        self._prepared = GenerationMessages(site.progress.memory)
         self._alike = AlikeReports(site)
 
     async def Session(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override] # reads and writes by itself

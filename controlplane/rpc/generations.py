@@ -18,7 +18,9 @@ from phalanx.v1 import agent_pb2
 from controlplane.core.effects import Effect
 from controlplane.core.jobs import NONE, Job, host_id
 from controlplane.core.state import State
+from controlplane.engine.held import HeldStates
 from controlplane.rpc.codec import parallel_message, restore_message
+from controlplane.rpc.memory_plans import MemoryPlans
 
 KEPT = 16
 """Prepared generations: as many jobs as start at the same time."""
@@ -52,6 +54,7 @@ class _Prepared:
     ranks: np.ndarray
     first: list[int]
     """By node number, and one more: where the ranks of the node begin in `ranks`."""
+    memory: MemoryPlans
     tables: dict[bool, agent_pb2.ApplyGeneration]
     """With all rows (True) or with those that differ (False), once somebody needs them."""
 
@@ -65,7 +68,8 @@ class _Prepared:
 class GenerationMessages:
     """Builds the messages of generations and keeps what the next node's message has in common with them."""
 
-    def __init__(self) -> None:
+    def __init__(self, held: HeldStates | None = None) -> None:
+        self._held = held or HeldStates()
         self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
         self._parts: OrderedDict[tuple[str, str], tuple[tuple[object, ...], bytes]] = OrderedDict()
 
@@ -93,7 +97,8 @@ class GenerationMessages:
         prepared = self._of(effect, job, state, folder)
         here = prepared.ranks_on(state.fleet.number(node))
         if own_rows:
-            message.MergeFromString(prepared.own_head + self._part(job, state, node, here))
+            plan = prepared.memory.of(state.fleet.number(node))
+            message.MergeFromString(prepared.own_head + self._part(job, state, node, here) + plan)
             return
         whole = effect.full or node in effect.nodes
         if whole not in prepared.tables:
@@ -130,7 +135,10 @@ class GenerationMessages:
             own_head.MergeFrom(head)
             numbers = np.arange(int(job.rank_node.max(initial=NONE)) + 2)
             first = np.searchsorted(job.rank_node[order], numbers).tolist()
-            found = self._prepared[effect.id] = _Prepared(source, head, own_head.SerializeToString(), order, first, {})
+            plans = MemoryPlans(job, state, self._held)
+            found = self._prepared[effect.id] = _Prepared(
+                source, head, own_head.SerializeToString(), order, first, plans, {}
+            )
         self._prepared.move_to_end(effect.id)
         while len(self._prepared) > KEPT:
             self._prepared.popitem(last=False)
@@ -150,6 +158,7 @@ def _head(job: Job, store_address: str, folder: str) -> agent_pb2.ApplyGeneratio
         checkpoint_every_steps=job.saves_every,
         join_timeout_ms=job.spec.timeouts.join_ms,
         kept_step=job.restore_step if job.keeps_state else 0,
+        memory_step=job.restore_step if job.restored_from or job.keeps_state else 0,
     )
 
 

@@ -7,13 +7,36 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from phalanx.v1 import agent_pb2
 
 from controlplane.core import records as r
 from controlplane.core.state import State
+from controlplane.engine.held import MEMORY, MEMORY_UNIQUE, REPLICATED, SURVIVOR, HeldRows, HeldStates
 from controlplane.engine.soft import UNSAID, Progress, SoftColumns, StepColumns
 
 REMEMBERED_JOBS = 200
 """Ended jobs whose last progress is still shown; as many as the state keeps."""
+
+
+MOST_HELD = 4_096
+"""States of one job that a node may tell of."""
+LARGEST_STEP = 1 << 38
+_KINDS = frozenset({SURVIVOR, MEMORY, MEMORY_UNIQUE})
+
+
+def rows_of(told: agent_pb2.HeldStates, ranks: int) -> HeldRows | None:
+    """Rows as columns; None when they make no sense for a job of so many ranks."""
+    count = len(told.ranks)
+    if len(told.steps) != count or len(told.kinds) != count or count > MOST_HELD:
+        return None
+    if max(told.ranks, default=0) >= ranks or max(told.steps, default=0) > LARGEST_STEP:
+        return None
+    if any(kind & ~REPLICATED not in _KINDS for kind in set(told.kinds)):
+        return None
+    return HeldRows(
+        np.array(told.ranks, dtype=np.int32), np.array(told.steps, dtype=np.int64),
+        np.frombuffer(told.kinds, dtype=np.uint8),
+    )  # fmt: skip
 
 
 class ProgressGate:
@@ -57,16 +80,44 @@ class ProgressGate:
             self._columns.steps(job, rows.taken(fits))
             return len(rows.ranks) - int(np.count_nonzero(fits))
 
+    @property
+    def memory(self) -> HeldStates:
+        """What nodes hold in memory."""
+        return self._columns.held
+
+    def held(self, state: Callable[[], State], node: int, told: agent_pb2.HeldStates) -> bool:
+        """A node says what it holds of a job. False: it is not of the current generation, or makes no sense, and is not kept."""
+        with self._lock:
+            job = state().jobs.get(told.job_uid)
+            if job is None or job.terminal or job.generation != told.generation:
+                return False
+            rows = rows_of(told, job.spec.ranks)
+            if rows is None or not (job.rank_node == node).any():
+                return False
+            self._columns.held.tell(job.uid, job.spec.ranks, job.generation, node, rows)
+            return True
+
+    def restore_failed(self, state: Callable[[], State], node: int, told: agent_pb2.RestoreFailed) -> None:
+        """A rank could not start from what nodes have said that they hold: the next generation starts from elsewhere."""
+        with self._lock:
+            job = state().jobs.get(told.job_uid)
+            if told.checkpoint_id or job is None or job.generation != told.generation or told.rank >= job.spec.ranks:
+                return
+            if job.rank_node[told.rank] == node:
+                self._columns.held.distrust(job.uid)
+
     def committed(self, records: Sequence[r.Record]) -> None:
         """A turn was published: generations rewind, ended jobs are forgotten. Called in the brain's thread."""
         for record in records:
             if isinstance(record, r.GenerationStarted):
                 with self._lock:
                     self._columns.rewind(record.job, record.restore_step)
+                    self._columns.held.rewind(record.job, record.generation)
             elif isinstance(record, r.JobEnded):
                 with self._lock:
                     self._ended[record.job] = self._columns.view(record.job)
                     self._columns.forget(record.job)
+                    self._columns.held.forget(record.job)
                     while len(self._ended) > REMEMBERED_JOBS:
                         self._ended.popitem(last=False)
 

@@ -13,7 +13,7 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -175,9 +175,11 @@ def write_part(folder: Path, part: Part, step: int, model: ModelConfig) -> None:
     save({name: unit.flat for name, unit in part.units.items()}, storage_writer=writer, no_dist=True)
 
 
-def restore(state: TrainState, point: RestorePoint) -> None:
-    """Load what this rank holds, from files whose digests were checked first. Raises BadFile."""
-    parts = [dense_part(state.dense_tensors()), experts_part(state.expert_tensors())]
+def restore(state: TrainState, point: RestorePoint, kinds: Collection[str] = (DENSE_PART, "experts")) -> None:
+    """Load what this rank holds, all or one of the kinds, from files whose digests were checked first. Raises BadFile."""
+    parts = [dense_part(state.dense_tensors())] if DENSE_PART in kinds else []
+    if "experts" in kinds:
+        parts.append(experts_part(state.expert_tensors()))
     units = {name: unit for part in parts for name, unit in part.units.items()}
     names = parts_needed({file.path.split("/", 1)[0] for file in point.files}, units)
     verify_files(point, names)
@@ -197,7 +199,7 @@ def restore(state: TrainState, point: RestorePoint) -> None:
 def parts_needed(present: set[str], units: Mapping[str, Unit]) -> list[str]:
     """Of the parts that a checkpoint has, those that hold any of `units`; the dense part even when it is missing."""
     wanted = {int(name.removeprefix("expert-")) for name in units if name.startswith("expert-")}
-    needed = [DENSE_PART]
+    needed = [DENSE_PART] if DENSE_PART in units else []
     for name in sorted(present):
         found = _EXPERTS_PART.match(name)
         if found and not wanted.isdisjoint(range(int(found[1]), int(found[2]) + 1)):

@@ -38,6 +38,10 @@ class FlatAdamW:
             start += size
         self.extra = self.gradients[start:]
 
+    def flat(self) -> dict[str, Tensor]:
+        """The live buffers of values and moments."""
+        return {"values": self.values, **{moment: getattr(self, moment) for moment in MOMENTS}}
+
     def moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """The live moments of one parameter, in its shape."""
         where = self._range[id(parameter)]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from agents.rank import Part
 from training_jobs.moe.config import TrainConfig
 from training_jobs.moe.experts import Experts
 from training_jobs.moe.model import LanguageModel
@@ -41,9 +42,21 @@ class TrainState:
         self.counter.fill_(step)
 
     def initialise(self, seed: int) -> None:
-        """First weights: a function of the seed and each tensor's canonical name, whatever the layout."""
+        """First weights: a function of the seed and each tensor's canonical name, whatever the layout; all else as new."""
+        for part in self.parts():
+            for tensor in part.tensors.values():
+                tensor.zero_()
+        self.loss.fill_(float("nan"))
         for name, tensor in [*named_dense(self.model), *named_experts(self.model)]:
             initialise(name, tensor, seed)
+
+    def parts(self) -> tuple[Part, Part]:
+        """All of it as a few flat tensors, by who holds the same: what is copied at every step."""
+        dense = {STEP_NAME: self.counter, LOSS_NAME: self.loss, **self.model.named_buffers_to_save()}
+        return (
+            Part("dense", {**dense, **self.dense.flat()}, "data_parallel"),
+            Part("experts", self.experts.flat(), "expert_data_parallel"),
+        )
 
     def dense_tensors(self) -> dict[str, Tensor]:
         """Live tensors that all data-parallel replicas hold alike: parameters, moments, buffers, the counter."""

@@ -37,6 +37,10 @@ def restore_failed(draft: Draft, row: ev.RestoreFailedRow) -> None:
     job = draft.state.jobs.get(row.job)
     if job is None or job.terminal or row.generation != job.generation:
         return
+    if not row.checkpoint and job.restored_from:
+        text = f"rank {row.rank} could not start from memory: {row.file}: {row.reason}"
+        lose_ranks(draft, job, (), text, Reason.RESTORE_FAILED)
+        return
     checkpoint = job.checkpoints.get(row.checkpoint)
     reason = f"rank {row.rank} could not restore {row.file}: {row.reason}"
     if checkpoint and checkpoint.restorable and not _already_poisoned(draft, row.checkpoint):

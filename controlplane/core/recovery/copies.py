@@ -106,6 +106,13 @@ def same_state(ranks: int, parallel: Parallel) -> IntColumn:
     return ((rank // (inner * dp) * max(1, parallel.ep) + expert) * inner + rank % inner).astype(np.int32)
 
 
+def replicas_of(ranks: int, parallel: Parallel) -> IntColumn:
+    """Number of the group of data-parallel replicas of every rank: those that differ from it in that dimension only."""
+    inner = parallel.tp * parallel.cp
+    rank = np.arange(ranks)
+    return (rank // (inner * max(1, parallel.dp)) * inner + rank % inner).astype(np.int32)
+
+
 def sites_of(rank_node: IntColumn, parallel: Parallel, domains: IntColumn) -> Sites:
     """The nodes of a rank table. `domains`: (nodes of the site, kinds), as `Fleet.domains`."""
     ranks = np.flatnonzero(rank_node >= 0)

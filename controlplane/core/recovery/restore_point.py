@@ -66,17 +66,22 @@ class Copies:
     """What agents say they hold of a job, asked for at recovery: columns of shape (ranks, k), k states per rank.
 
     `step`: NO_STEP where there is nothing; `owner`: node number that holds it; `tier`: a `Tier` below SHARED; `intact`: the
-    digest was compared and agrees.
+    digest was compared and agrees. `partial`: what data-parallel replicas hold alike is not in it, so that it counts only where one
+    of them has the same step whole (None: all are whole). `replicated`: ranks say that replicas hold all of their state. `told`:
+    numbers of the nodes that have said what they hold in this generation; None: nobody keeps anything of this job.
     """
 
     step: LongColumn
     owner: IntColumn
     tier: ByteColumn
     intact: BoolColumn
+    partial: BoolColumn | None = None
+    replicated: bool = False
+    told: LongColumn | None = None
 
     @staticmethod
     def none() -> Copies:
-        """Nobody holds anything (production has shared storage only)."""
+        """Nobody holds anything: shared storage is all there is."""
         return Copies(
             np.zeros((0, 0), np.int64), np.zeros((0, 0), np.int32), np.zeros((0, 0), np.uint8), np.zeros((0, 0), bool)
         )
@@ -124,6 +129,7 @@ def restore_point(
     *,
     trusted_below: int | None = None,
     same_state: IntColumn | None = None,
+    replicas: IntColumn | None = None,
 ) -> RestorePoint:
     """The restore point of a job.
 
@@ -135,6 +141,7 @@ def restore_point(
             so themselves by being POISONED.
         same_state: (ranks,) number of the state that a rank has; ranks of one number hold the same (data-parallel
             replicas of an unsharded optimizer), so that one of them is enough. None: all differ.
+        replicas: (ranks,) number of the group of data-parallel replicas that a rank belongs to; needed for partial copies.
     """
     manifest = newest_manifest(manifests)
     floor = manifest.step if manifest else 0
@@ -145,7 +152,7 @@ def restore_point(
         limit = int(held.max(initial=NO_STEP)) if trusted_below is None else trusted_below - 1
         for step in _newest_first(held, max(1, floor), limit):
             at_floor = manifest if step == floor else None
-            tier, owner = _at_step(copies, held == step, same_state)
+            tier, owner = _at_step(copies, _complete(copies, held == step, replicas), same_state)
             missing = needed & (tier == NOWHERE)
             if at_floor or not missing.any():
                 return _mixed(step, needed, tier, owner, at_floor, tuple(passed))
@@ -164,6 +171,17 @@ def _newest_first(held: LongColumn, oldest: int, limit: int) -> Iterator[int]:
             return
         yield step
         limit = step - 1
+
+
+def _complete(copies: Copies, held: BoolColumn, replicas: IntColumn | None) -> BoolColumn:
+    """Without partial copies for which no replica has the rest."""
+    if copies.partial is None or replicas is None or not (held & copies.partial).any():
+        return held
+    whole = (held & ~copies.partial).any(axis=1)
+    has_rest = np.zeros(int(replicas.max(initial=0)) + 1, dtype=np.bool_)
+    has_rest[replicas[whole]] = True
+    mask: BoolColumn = held & (~copies.partial | has_rest[replicas][:, None])
+    return mask
 
 
 def _at_step(copies: Copies, held: BoolColumn, same_state: IntColumn | None) -> tuple[ByteColumn, IntColumn]:

@@ -21,7 +21,7 @@ from controlplane.core.recovery.ruling import Circumstances
 from controlplane.core.recovery.rungs import survivors
 from controlplane.core.settling.following import evidence_ids, follow_rules
 from controlplane.core.settling.placing import drop_replicas, move
-from controlplane.core.settling.waiting import waits_for_the_fall, waits_to_see
+from controlplane.core.settling.waiting import waits_for_copies, waits_for_the_fall, waits_to_see
 from controlplane.core.settling.words import say
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import Blame, JobState, RankState, Rung
@@ -37,7 +37,10 @@ def judge_incident(draft: Draft, job: Job) -> None:
         draft.write(r.RanksLost(job.uid, finished, incident.collect_until_ns, incident.step, incident.cause))
         return
     lost = tuple(int(rank) for rank in np.flatnonzero(job.present & ~survivors(job)))
-    if waits_to_see(draft, job, lost, incident.detected_ns) or waits_for_the_fall(draft, job, incident.detected_ns):
+    since_ns = incident.detected_ns
+    if waits_to_see(draft, job, lost, since_ns) or waits_for_the_fall(draft, job, since_ns):
+        return
+    if waits_for_copies(draft, job, since_ns):
         return
     at = circumstances(draft, job)
     _write_verdict(

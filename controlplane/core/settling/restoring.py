@@ -11,7 +11,7 @@ from controlplane.core.draft import Draft
 from controlplane.core.jobs import NONE, Job
 from controlplane.core.ranges import runs
 from controlplane.core.records import FromTier
-from controlplane.core.recovery.copies import same_state
+from controlplane.core.recovery.copies import replicas_of, same_state
 from controlplane.core.recovery.restore_point import Copies, RestorePoint, Tier, restore_point
 from controlplane.core.vocabulary import NodeLiveness, Rung
 
@@ -49,12 +49,18 @@ def find(draft: Draft, job: Job) -> RestorePoint:
     below = [job.restore_limit + 1] if job.restore_limit != NONE else []
     if job.suspicion is not None and job.generation <= job.suspicion.generation:
         below.append(job.suspicion.first_step)
+    copies = (
+        draft.soft.copies(job.uid) if job.generation else Copies.none()
+    )  # before its first nobody can hold anything
+    ranks, parallel = job.spec.ranks, job.spec.parallel
+    alike = job.spec.checkpoint.replicated or copies.replicated
     return restore_point(
         job.present,
-        _reachable(draft, job, draft.soft.copies(job.uid)),
+        _reachable(draft, job, copies),
         _allowed(job),
         trusted_below=min(below, default=None),
-        same_state=same_state(job.spec.ranks, job.spec.parallel) if job.spec.checkpoint.replicated else None,
+        same_state=same_state(ranks, parallel) if alike else None,
+        replicas=None if copies.partial is None else replicas_of(ranks, parallel),
     )
 
 

@@ -41,6 +41,24 @@ def waits_for_the_fall(draft: Draft, job: Job, since_ns: int) -> bool:
     return bool(falling)
 
 
+def waits_for_copies(draft: Draft, job: Job, since_ns: int) -> bool:
+    """Whether to wait a moment until every node of the job that we talk with has said what it holds of it in memory; says so."""
+    told = draft.soft.copies(job.uid).told
+    since_ns = max(since_ns, draft.soft.trusted_since_ns())
+    if told is None or draft.now_ns >= since_ns + draft.excused_ns(since_ns) + ms(draft.policy.copies_wait_ms):
+        return False
+    fleet = draft.fleet
+    held = np.flatnonzero(job.per_node())
+    silent = np.setdiff1d(held[fleet.session[held] & (fleet.liveness[held] != NodeLiveness.DEAD)], told)
+    if len(silent):
+        say(
+            draft,
+            job,
+            f"waits for {some([fleet.name(node) for node in silent.tolist()])} to say what is held in memory",
+        )
+    return bool(len(silent))
+
+
 def _falling(draft: Draft) -> BoolColumn:
     """Mask over nodes that will be DEAD in less than a lease, unless they are heard before: their stream has ended, or they are
     silent for more than half a lease, and the cell has lost their raylet, or a node of their failure domain that fell silent

@@ -31,7 +31,7 @@ def _deterministic() -> None:
 
 def trained(steps: int, state: TrainState | None = None, **changes: int) -> TrainState:
     config = replace(TrainConfig(SMALL, batch=2, sequence=16), **changes)
-    trainer = Trainer(config, TEXT, ALONE, None)
+    trainer = Trainer(config, TEXT, ALONE)
     trainer.state.initialise(config.seed)
     if state is not None:
         load(trainer.state, state)
@@ -86,7 +86,7 @@ def test_training_is_reproducible_and_restoring_in_the_middle_changes_no_bit() -
 def test_the_loss_falls() -> None:
     config = TrainConfig(SMALL, batch=4, sequence=32)
     text = data.load_text(config.data_folder, 200_000)
-    trainer = Trainer(config, text, ALONE, None)
+    trainer = Trainer(config, text, ALONE)
     trainer.state.initialise(1)
     losses = [trainer.train_step() for _ in range(60)]
     assert losses[0] == pytest.approx(5.5, abs=0.15)

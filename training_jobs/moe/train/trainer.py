@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
 import torch
 from torch import Tensor
 
-from agents.rank import BadFile, Generation, Groups, RankContext, note
+from agents.rank import BadFile, Generation, Groups, RankContext, StateKeeper, note
 from agents.rank.checks import ReplicaCheck, StepReplay
 from training_jobs.moe import checkpoint, data
 from training_jobs.moe.checks import Exchanges, Injection, replica_check, step_replay
@@ -27,9 +29,13 @@ def main(context: RankContext) -> None:
     config = train_config(context.args)
     make_deterministic()
     text = data.load_text(config.data_folder, config.data_bytes)
+    kept: Kept | None = None
     for generation in context.generations():
         with generation:
-            train(context, generation, config, text)
+            layout = Layout.of(generation, config.model)
+            if kept is None or kept.trainer.layout != layout:
+                kept = Kept(context, Trainer(config, text, layout))
+            train(context, generation, kept)
             return
 
 
@@ -38,7 +44,7 @@ def prepare(context: RankContext) -> None:
     config = train_config(context.args)
     make_deterministic()
     text = data.load_text(config.data_folder, config.data_bytes)
-    trainer = Trainer(config, text, Layout(0, 1, 0, 1, 0, 1), None)
+    trainer = Trainer(config, text, Layout(0, 1, 0, 1, 0, 1))
     trainer.state.initialise(config.seed)
     for _ in range(2):
         trainer.train_step()
@@ -51,23 +57,39 @@ def make_deterministic() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, adds nothing
 
 
-def train(context: RankContext, generation: Generation, config: TrainConfig, text: Tensor) -> None:
-    """One attempt. Ends by finishing the job, or by an exception that `with generation:` knows."""
-    layout = Layout.of(generation, config.model)
-    groups = generation.join()
-    trainer = Trainer(config, text, layout, groups)
-    state = trainer.state
-    if generation.restore.from_scratch:
-        state.initialise(config.seed)
-    else:
-        try:
-            checkpoint.restore(state, generation.restore)
-        except BadFile as bad:
-            context.restore_failed(bad.file, bad.reason)
-    generation.restored()
-    trainer.start_checks(generation)
+class Kept:
+    """What a process keeps from one generation to the next."""
 
-    saver = checkpoint.CheckpointSaver(state, layout, generation, config.model)
+    def __init__(self, context: RankContext, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.keeper = StateKeeper(context, trainer.state.parts(), repr(trainer.config.model))
+        trainer.updating, trainer.settle = self.keeper.updating, self.keeper.settle
+
+
+def restore(context: RankContext, generation: Generation, groups: Groups, kept: Kept) -> None:
+    """Bring the state to the generation's start: from memory, from files, or from the seed."""
+    state, held = kept.trainer.state, kept.keeper.restore(generation, groups)
+    if held.missing:
+        if generation.restore.from_scratch:
+            state.initialise(kept.trainer.config.seed)
+        else:
+            try:
+                checkpoint.restore(state, generation.restore, held.missing)
+            except BadFile as bad:
+                context.restore_failed(bad.file, bad.reason)
+    kept.keeper.hold(state.step)
+    generation.restored()
+    kept.trainer.start_checks(generation)
+
+
+def train(context: RankContext, generation: Generation, kept: Kept) -> None:
+    """One attempt. Ends by finishing the job, or by an exception that `with generation:` knows."""
+    trainer, state, config = kept.trainer, kept.trainer.state, kept.trainer.config
+    groups = generation.join()
+    trainer.meet(groups)
+    restore(context, generation, groups, kept)
+
+    saver = checkpoint.CheckpointSaver(state, trainer.layout, generation, config.model)
     with Metrics(config, generation) as metrics:
         while state.step < config.steps:
             started = time.monotonic()
@@ -96,20 +118,26 @@ def sleep_until(moment: float) -> None:
 
 
 class Trainer:
-    """State and the one step that changes it."""
+    """State and the one step that changes it. `updating(step)` is entered around what does."""
 
-    def __init__(self, config: TrainConfig, text: Tensor, layout: Layout, groups: Groups | None) -> None:
+    def __init__(self, config: TrainConfig, text: Tensor, layout: Layout) -> None:
         self.config = config
         self.text = text
         self.layout = layout
-        self.groups = groups
-        experts = groups.expert_parallel if groups else None
-        self.parallel = ExpertParallel(experts, layout.ep_rank, layout.ep_size)
+        self.groups: Groups | None = None
+        self.updating: Callable[[int], AbstractContextManager[None]] = lambda _step: nullcontext()
+        self.settle: Callable[[], None] = lambda: None
+        self.parallel = ExpertParallel(None, layout.ep_rank, layout.ep_size)
         self.state = TrainState(config, self.parallel)
         self.replicas: ReplicaCheck | None = None
         self.replay: StepReplay | None = None
         self.injection: Injection | None = None
         self.checked_at = 0
+
+    def meet(self, groups: Groups) -> None:
+        """The groups of a new generation; the state stays."""
+        self.groups = groups
+        self.parallel.group = groups.expert_parallel
 
     def start_checks(self, generation: Generation) -> None:
         """State is loaded: begin to check results, as the arguments say."""
@@ -131,6 +159,7 @@ class Trainer:
         self._step()
         step = self.state.step
         if self.replicas is not None:
+            self.settle()  # a comparison may take the state back and do steps again
             saved = step == self.config.steps or bool(self.checked_at and step % self.checked_at == 0)
             self.replicas.after_step(step, now=saved)
         return self.state.loss.item()
@@ -146,7 +175,8 @@ class Trainer:
         reduce_gradients(self.state.dense, self.state.experts, self.groups, self.layout.dp_size)
         if self.replicas is not None:
             self.replicas.before_update(self.state.step + 1)
-        self.update()
+        with self.updating(self.state.step + 1):
+            self.update()
 
     def compute(self, shift: int) -> None:
         """Forward and backward of this rank's share of the batch, or of the rank's so many replicas on."""

@@ -22,6 +22,31 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _HeldKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HeldKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeldKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HELD_KIND_UNSPECIFIED: _HeldKind.ValueType  # 0
+    HELD_KIND_SURVIVOR: _HeldKind.ValueType  # 1
+    """in the process itself"""
+    HELD_KIND_MEMORY: _HeldKind.ValueType  # 2
+    """a whole state in this node's memory"""
+    HELD_KIND_MEMORY_UNIQUE: _HeldKind.ValueType  # 3
+    """what no data-parallel replica holds, in this node's memory"""
+
+class HeldKind(_HeldKind, metaclass=_HeldKindEnumTypeWrapper): ...
+
+HELD_KIND_UNSPECIFIED: HeldKind.ValueType  # 0
+HELD_KIND_SURVIVOR: HeldKind.ValueType  # 1
+"""in the process itself"""
+HELD_KIND_MEMORY: HeldKind.ValueType  # 2
+"""a whole state in this node's memory"""
+HELD_KIND_MEMORY_UNIQUE: HeldKind.ValueType  # 3
+"""what no data-parallel replica holds, in this node's memory"""
+Global___HeldKind: _TypeAlias = HeldKind  # noqa: Y015
+
 class _PairWord:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -155,6 +180,7 @@ class AgentHello(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     OWN_ROWS_FIELD_NUMBER: _builtins.int
+    MEMORY_ADDRESS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     boot_id: _builtins.str
     """new at every start of the agent; starts with the start time, so later ones sort higher"""
@@ -167,6 +193,8 @@ class AgentHello(_message.Message):
     memory_bytes: _builtins.int
     own_rows: _builtins.bool
     """takes a generation that holds the rows of its own ranks only; false: agents before 0.3"""
+    memory_address: _builtins.str
+    """host:port where other nodes' agents bring and fetch copies of state; empty: it keeps none"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """rack, switch, superpod, power"""
@@ -188,10 +216,11 @@ class AgentHello(_message.Message):
         memory_bytes: _builtins.int = ...,
         snapshot: Global___Report | None = ...,
         own_rows: _builtins.bool = ...,
+        memory_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "cpu_count", b"cpu_count", "highest_epoch", b"highest_epoch", "labels", b"labels", "memory_bytes", b"memory_bytes", "node", b"node", "own_rows", b"own_rows", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "cpu_count", b"cpu_count", "highest_epoch", b"highest_epoch", "labels", b"labels", "memory_address", b"memory_address", "memory_bytes", b"memory_bytes", "node", b"node", "own_rows", b"own_rows", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -258,12 +287,17 @@ class Beat(_message.Message):
     LOOP_LAG_S_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     SENT_NS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     loop_lag_s: _builtins.float
     sent_ns: _builtins.int
     """the agent's clock, Unix ns, as the beat left; 0: agents before 0.3. Only differences count"""
     @_builtins.property
     def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepProgress]: ...
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldStates]:
+        """of jobs whose ranks stand still, when it has changed"""
+
     def __init__(
         self,
         *,
@@ -271,14 +305,53 @@ class Beat(_message.Message):
         loop_lag_s: _builtins.float = ...,
         progress: _abc.Iterable[Global___StepProgress] | None = ...,
         sent_ns: _builtins.int = ...,
+        held: _abc.Iterable[Global___HeldStates] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["loop_lag_s", b"loop_lag_s", "progress", b"progress", "sent_ns", b"sent_ns", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "loop_lag_s", b"loop_lag_s", "progress", b"progress", "sent_ns", b"sent_ns", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Beat: _TypeAlias = Beat  # noqa: Y015
+
+@_typing.final
+class HeldStates(_message.Message):
+    """What a node holds of a job's state beside shared storage, now: one row for each state. Replaces what it said before of the job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_UID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    RANKS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    job_uid: _builtins.str
+    generation: _builtins.int
+    kinds: _builtins.bytes
+    """a byte each: HeldKind, + 16 where replicas hold all of the state"""
+    @_builtins.property
+    def ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """columns of equal length"""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        job_uid: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        ranks: _abc.Iterable[_builtins.int] | None = ...,
+        steps: _abc.Iterable[_builtins.int] | None = ...,
+        kinds: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job_uid", b"job_uid", "kinds", b"kinds", "ranks", b"ranks", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldStates: _TypeAlias = HeldStates  # noqa: Y015
 
 @_typing.final
 class StepProgress(_message.Message):
@@ -391,6 +464,7 @@ class Report(_message.Message):
     FAULTS_FIELD_NUMBER: _builtins.int
     UNREADABLE_FIELD_NUMBER: _builtins.int
     BROKEN_LINKS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """grows by one in a boot"""
     full: _builtins.bool
@@ -417,6 +491,10 @@ class Report(_message.Message):
     def broken_links(self) -> Global___BrokenLinks:
         """the whole truth when present"""
 
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldStates]:
+        """of jobs of which a rank has stopped, failed or ended"""
+
     def __init__(
         self,
         *,
@@ -430,10 +508,11 @@ class Report(_message.Message):
         faults: _abc.Iterable[Global___FaultStatus] | None = ...,
         unreadable: Global___UnreadableSources | None = ...,
         broken_links: Global___BrokenLinks | None = ...,
+        held: _abc.Iterable[Global___HeldStates] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["broken_links", b"broken_links", "unreadable", b"unreadable"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "broken_links", b"broken_links", "checked", b"checked", "faults", b"faults", "full", b"full", "hosts", b"hosts", "restore_failures", b"restore_failures", "sequence", b"sequence", "shards", b"shards", "unreadable", b"unreadable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "broken_links", b"broken_links", "checked", b"checked", "faults", b"faults", "full", b"full", "held", b"held", "hosts", b"hosts", "restore_failures", b"restore_failures", "sequence", b"sequence", "shards", b"shards", "unreadable", b"unreadable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1064,6 +1143,8 @@ class ApplyGeneration(_message.Message):
     JOIN_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     KEPT_STEP_FIELD_NUMBER: _builtins.int
     OWN_ROWS_FIELD_NUMBER: _builtins.int
+    MEMORY_STEP_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
     job_uid: _builtins.str
     job_name: _builtins.str
     generation: _builtins.int
@@ -1079,6 +1160,8 @@ class ApplyGeneration(_message.Message):
     """> 0: every rank goes on with what it holds, the state after this step, and reads nothing"""
     own_rows: _builtins.bool
     """only to agents that said so in their hello"""
+    memory_step: _builtins.int
+    """> 0: start from the state after this step, which processes and nodes hold; `restore` for what they lack"""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankRow]: ...
     @_builtins.property
@@ -1089,6 +1172,8 @@ class ApplyGeneration(_message.Message):
     def bindings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Binding]:
         """ranks on this node"""
 
+    @_builtins.property
+    def memory(self) -> Global___MemoryPlan: ...
     def __init__(
         self,
         *,
@@ -1107,14 +1192,108 @@ class ApplyGeneration(_message.Message):
         join_timeout_ms: _builtins.int = ...,
         kept_step: _builtins.int = ...,
         own_rows: _builtins.bool = ...,
+        memory_step: _builtins.int = ...,
+        memory: Global___MemoryPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["parallel", b"parallel", "restore", b"restore"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "parallel", b"parallel", "restore", b"restore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_generation", b"base_generation", "bindings", b"bindings", "checkpoint_every_steps", b"checkpoint_every_steps", "checkpoint_folder", b"checkpoint_folder", "generation", b"generation", "job_name", b"job_name", "job_uid", b"job_uid", "join_timeout_ms", b"join_timeout_ms", "kept_step", b"kept_step", "own_rows", b"own_rows", "parallel", b"parallel", "restore", b"restore", "rows", b"rows", "store_address", b"store_address", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_generation", b"base_generation", "bindings", b"bindings", "checkpoint_every_steps", b"checkpoint_every_steps", "checkpoint_folder", b"checkpoint_folder", "generation", b"generation", "job_name", b"job_name", "job_uid", b"job_uid", "join_timeout_ms", b"join_timeout_ms", "kept_step", b"kept_step", "memory", b"memory", "memory_step", b"memory_step", "own_rows", b"own_rows", "parallel", b"parallel", "restore", b"restore", "rows", b"rows", "store_address", b"store_address", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApplyGeneration: _TypeAlias = ApplyGeneration  # noqa: Y015
+
+@_typing.final
+class MemoryPlan(_message.Message):
+    """Copies of state of one node's ranks: where they go, whose are kept here, and what is fetched for this generation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDER_FIELD_NUMBER: _builtins.int
+    SHARED_FATE_FIELD_NUMBER: _builtins.int
+    KEEPS_FIELD_NUMBER: _builtins.int
+    LENDS_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    shared_fate: _builtins.str
+    """what original and copy have in common, for people; empty: nothing"""
+    @_builtins.property
+    def holder(self) -> Global___MemoryNode:
+        """keeps what no replica of this node's ranks holds; absent: nobody does"""
+
+    @_builtins.property
+    def keeps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """nodes that may bring copies"""
+
+    @_builtins.property
+    def lends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """nodes that may fetch states"""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemorySource]:
+        """ranks bound here whose state is in another node's memory"""
+
+    def __init__(
+        self,
+        *,
+        holder: Global___MemoryNode | None = ...,
+        shared_fate: _builtins.str = ...,
+        keeps: _abc.Iterable[_builtins.str] | None = ...,
+        lends: _abc.Iterable[_builtins.str] | None = ...,
+        sources: _abc.Iterable[Global___MemorySource] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "keeps", b"keeps", "lends", b"lends", "shared_fate", b"shared_fate", "sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryPlan: _TypeAlias = MemoryPlan  # noqa: Y015
+
+@_typing.final
+class MemoryNode(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    address: _builtins.str
+    """host:port"""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryNode: _TypeAlias = MemoryNode  # noqa: Y015
+
+@_typing.final
+class MemorySource(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    @_builtins.property
+    def owner(self) -> Global___MemoryNode: ...
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        owner: Global___MemoryNode | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "rank", b"rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemorySource: _TypeAlias = MemorySource  # noqa: Y015
 
 @_typing.final
 class RankRow(_message.Message):

@@ -34,6 +34,7 @@ class LocalRequest(_message.Message):
     SHARD_FIELD_NUMBER: _builtins.int
     RESTORE_FAILED_FIELD_NUMBER: _builtins.int
     FINAL_MARKER_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def host_register(self) -> Global___HostRegister: ...
     @_builtins.property
@@ -50,6 +51,8 @@ class LocalRequest(_message.Message):
     def restore_failed(self) -> _agent_pb2.RestoreFailed: ...
     @_builtins.property
     def final_marker(self) -> Global___FinalMarker: ...
+    @_builtins.property
+    def snapshot(self) -> Global___SnapshotTaken: ...
     def __init__(
         self,
         *,
@@ -61,12 +64,13 @@ class LocalRequest(_message.Message):
         shard: _agent_pb2.ShardWritten | None = ...,
         restore_failed: _agent_pb2.RestoreFailed | None = ...,
         final_marker: Global___FinalMarker | None = ...,
+        snapshot: Global___SnapshotTaken | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "final_marker", b"final_marker", "host_exit", b"host_exit", "host_register", b"host_register", "progress", b"progress", "rank_register", b"rank_register", "rank_status", b"rank_status", "restore_failed", b"restore_failed", "shard", b"shard"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "final_marker", b"final_marker", "host_exit", b"host_exit", "host_register", b"host_register", "progress", b"progress", "rank_register", b"rank_register", "rank_status", b"rank_status", "restore_failed", b"restore_failed", "shard", b"shard", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "final_marker", b"final_marker", "host_exit", b"host_exit", "host_register", b"host_register", "progress", b"progress", "rank_register", b"rank_register", "rank_status", b"rank_status", "restore_failed", b"restore_failed", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "final_marker", b"final_marker", "host_exit", b"host_exit", "host_register", b"host_register", "progress", b"progress", "rank_register", b"rank_register", "rank_status", b"rank_status", "restore_failed", b"restore_failed", "shard", b"shard", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["host_register", "host_exit", "rank_register", "rank_status", "progress", "shard", "restore_failed", "final_marker"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["host_register", "host_exit", "rank_register", "rank_status", "progress", "shard", "restore_failed", "final_marker", "snapshot"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -337,6 +341,30 @@ class FinalMarkerAck(_message.Message):
 Global___FinalMarkerAck: _TypeAlias = FinalMarkerAck  # noqa: Y015
 
 @_typing.final
+class SnapshotTaken(_message.Message):
+    """The rank's state after a step is complete in its file below Assignment.memory_folder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    step: _builtins.int
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        step: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotTaken: _TypeAlias = SnapshotTaken  # noqa: Y015
+
+@_typing.final
 class Registered(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -382,9 +410,18 @@ class Assignment(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     ACCELERATORS_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    MEMORY_FOLDER_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    FETCHED_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     token: _builtins.str
     """proves the generation on everything the rank says"""
+    memory_folder: _builtins.str
+    """where the process keeps its state in memory; empty: nowhere"""
+    memory_bytes: _builtins.int
+    """room for it there"""
+    fetched: _builtins.bool
+    """its state is on the way from another node, to <memory_folder>/fetched"""
     @_builtins.property
     def generation(self) -> _agent_pb2.ApplyGeneration:
         """rows are the whole table here, or, with own_rows, those of this node's ranks"""
@@ -398,10 +435,13 @@ class Assignment(_message.Message):
         rank: _builtins.int = ...,
         accelerators: _abc.Iterable[_builtins.int] | None = ...,
         token: _builtins.str = ...,
+        memory_folder: _builtins.str = ...,
+        memory_bytes: _builtins.int = ...,
+        fetched: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "generation", b"generation", "rank", b"rank", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "fetched", b"fetched", "generation", b"generation", "memory_bytes", b"memory_bytes", "memory_folder", b"memory_folder", "rank", b"rank", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""States of ranks in this node's memory: its own ranks', and copies of other nodes'."""

@@ -1,0 +1,196 @@
+"""The folder of states in this node's memory: who holds what, and what has to go. Blocking, but only on memory.
+
+own/<host id>.state              written by rank processes; outlives them
+peer/<job digest>-<rank>.state   what nodes have brought that this one keeps copies for
+fetched/<generation>-<rank>.state, .failed    brought from another node for a generation that starts
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from phalanx.v1 import agent_pb2
+
+from agents.memory.state_file import NotAState, Phase, StateFile, Word
+
+OWN, PEER, FETCHED = "own", "peer", "fetched"
+REPLICATED = 0x10
+SHARE = 0.5
+"""Of the file system: what states may take of it in all."""
+MAX_FILES = 4_096
+RANKS_SHARE = 4
+"""A rank's file may take this part of the room: its own two versions, and as much for copies of others, for at least two ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One state that this node holds."""
+
+    rank: int
+    step: int
+    kind: int
+    """A HeldKind, with `REPLICATED` where replicas hold all of it."""
+
+
+class MemoryStore:
+    """Paths and contents of the folder. `refused`: why there is none, for people; empty when there is."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.refused = "" if folder is not None else "no folder is given (--memory-folder)"
+        self._peers: dict[tuple[str, int], StateFile] = {}
+        self._own: dict[str, StateFile] = {}
+        if folder is None:
+            return
+        try:
+            for name in (OWN, PEER, FETCHED):
+                (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            self.folder, self.refused = None, f"{folder}: {error.strerror}"
+
+    def room(self) -> int:
+        """Bytes that one rank's file may have."""
+        if self.folder is None:
+            return 0
+        found = os.statvfs(self.folder)
+        return int(found.f_blocks * found.f_frsize * SHARE) // RANKS_SHARE
+
+    def own(self, host_id: str) -> StateFile | None:
+        """The file of a process, mapped; None while it has made none."""
+        if self.folder is None:
+            return None
+        path = self.folder / OWN / f"{host_id}.state"
+        known = self._own.get(host_id)
+        try:
+            if known is not None and _same_file(known, path):
+                return known
+            found = self._own[host_id] = StateFile.open(path)
+        except (NotAState, OSError):
+            self._own.pop(host_id, None)
+            return None
+        return found
+
+    def peer(self, job_uid: str, rank: int) -> StateFile | None:
+        """The copy of a rank's state that another node has brought."""
+        if self.folder is None:
+            return None
+        known = self._peers.get((job_uid, rank))
+        if known is None:
+            try:
+                known = self._peers[job_uid, rank] = StateFile.open(self.peer_path(job_uid, rank))
+            except NotAState:
+                return None
+        return known
+
+    def keep_peer(self, job_uid: str, rank: int, file: StateFile) -> None:
+        """A new file of copies is there."""
+        self._peers[job_uid, rank] = file
+
+    def peer_path(self, job_uid: str, rank: int) -> Path:
+        """Where copies of a rank lie."""
+        assert self.folder is not None
+        return self.folder / PEER / f"{_digest(job_uid)}-{rank}.state"
+
+    def fetched_path(self, generation: int, rank: int) -> Path:
+        """Where the state of a rank is brought to for a generation."""
+        assert self.folder is not None
+        return self.folder / FETCHED / f"{generation}-{rank}.state"
+
+    def rows(self, job_uid: str, living: dict[str, int]) -> Iterator[Row]:
+        """What is held of a job. `living`: processes that hold a rank, which may go on with what they have in themselves."""
+        for host_id, file in self._own_files(job_uid):
+            rank = file.get(Word.RANK)
+            step, phase = file.tag
+            alike = 0 if file.layout.unique_bytes else REPLICATED
+            if living.get(host_id) == rank and phase is Phase.DONE:
+                yield Row(rank, step, agent_pb2.HELD_KIND_SURVIVOR | alike)
+            for version in file.versions():
+                yield Row(rank, version.step, agent_pb2.HELD_KIND_MEMORY | alike)
+        for rank, file in self._peer_files(job_uid):
+            for version in file.versions():
+                kind = agent_pb2.HELD_KIND_MEMORY if version.whole else agent_pb2.HELD_KIND_MEMORY_UNIQUE
+                yield Row(rank, version.step, kind)
+
+    def find(self, job_uid: str, rank: int, step: int) -> StateFile | None:
+        """A file that holds the state of a rank after a step."""
+        peer = self.peer(job_uid, rank)
+        files = [file for _, file in self._own_files(job_uid)] + ([peer] if peer else [])
+        return next((file for file in files if file.get(Word.RANK) == rank and file.find(step)), None)
+
+    def rewind(self, job_uid: str, step: int) -> None:
+        """A generation starts from a step: later ones did not happen. Files fetched for earlier generations are done with."""
+        for _, file in self._own_files(job_uid):
+            file.forget_after(step)
+        for _, file in self._peer_files(job_uid):
+            file.forget_after(step)
+
+    def forget_fetched(self, before: int) -> None:
+        """Remove what was brought for earlier generations than `before`."""
+        if self.folder is None:
+            return
+        for path in (self.folder / FETCHED).iterdir():
+            generation = path.name.partition("-")[0]
+            if not generation.isdecimal() or int(generation) < before:
+                path.unlink(missing_ok=True)
+
+    def forget(self, job_uid: str) -> None:
+        """The job has no process here any more, and will have none."""
+        if self.folder is None:
+            return
+        for host_id, file in list(self._own_files(job_uid)):
+            file.path.unlink(missing_ok=True)
+            file.close()
+            self._own.pop(host_id, None)
+        for rank, file in list(self._peer_files(job_uid)):
+            file.path.unlink(missing_ok=True)
+            file.close()
+            self._peers.pop((job_uid, rank), None)
+
+    def keep_only(self, uids: Iterable[str]) -> None:
+        """Remove what jobs have left that this agent knows nothing of: another site's, or of an earlier life of the machine."""
+        if self.folder is None:
+            return
+        known = set(uids)
+        digests = {_digest(uid) for uid in known}
+        for path in (self.folder / OWN).iterdir():
+            if path.stem.rpartition("-")[0] not in known:
+                path.unlink(missing_ok=True)
+        for path in (self.folder / PEER).iterdir():
+            if path.stem.rpartition("-")[0] not in digests:
+                path.unlink(missing_ok=True)
+        self.forget_fetched(1 << 62)
+
+    def job_uids(self) -> set[str]:
+        """Jobs of which processes have left states here."""
+        if self.folder is None:
+            return set()
+        return {path.stem.rpartition("-")[0] for path in (self.folder / OWN).glob("*.state")}
+
+    def _own_files(self, job_uid: str) -> Iterator[tuple[str, StateFile]]:
+        if self.folder is None:
+            return
+        for path in sorted((self.folder / OWN).glob(f"{job_uid}-*.state"))[:MAX_FILES]:
+            file = self.own(path.stem)
+            if path.stem.rpartition("-")[0] == job_uid and file is not None:
+                yield path.stem, file
+
+    def _peer_files(self, job_uid: str) -> Iterator[tuple[int, StateFile]]:
+        if self.folder is None:
+            return
+        for path in sorted((self.folder / PEER).glob(f"{_digest(job_uid)}-*.state"))[:MAX_FILES]:
+            rank = path.stem.rpartition("-")[2]
+            file = self.peer(job_uid, int(rank)) if rank.isdecimal() else None
+            if file is not None:
+                yield int(rank), file
+
+
+def _same_file(file: StateFile, path: Path) -> bool:
+    return file.inode == path.stat().st_ino
+
+
+def _digest(job_uid: str) -> str:
+    return hashlib.sha256(job_uid.encode()).hexdigest()[:24]
