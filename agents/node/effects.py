@@ -24,6 +24,7 @@ from agents.node.memory.desk import MemoryDesk
 from agents.node.observability import note_order
 from agents.node.outbox import CheckedFinding
 from agents.node.outcomes import Outcome, OutcomeMemory
+from agents.node.stacks import StackDesk
 from agents.node.state import NodeState
 
 FENCE_LEAST_S = 2.0
@@ -56,6 +57,7 @@ class Effects:
         self._checks = checks
         self._pairs = pairs
         self._states = memory_desk
+        self._stacks = StackDesk(state)
         self.outcomes = OutcomeMemory()
         self._tasks: set[asyncio.Task[None]] = set()
         self._disk = asyncio.Lock()
@@ -118,6 +120,8 @@ class Effects:
                 return await self._pairs.carry_out(effect.check_pair, effect.deadline_ms / 1_000)
             case "raise_canary":
                 return self._raise_canary(effect.raise_canary)
+            case "gather_stacks":
+                return await self._stacks.carry_out(effect.gather_stacks, effect.deadline_ms / 1_000)
             case None:
                 return Outcome(ok=False, message="this agent does not know this kind of effect; it may be older")
 

@@ -17,7 +17,7 @@ class Outcome:
     """How an effect ended. One that is not `final` did nothing: the same id may be tried again.
 
     `need_full`: a generation must be sent with more than the rows of this node's ranks. `pair`: the word on a test with
-    another node.
+    another node; `stacks`: where ranks stand, which is told in any case.
     """
 
     ok: bool
@@ -25,6 +25,7 @@ class Outcome:
     final: bool = True
     need_full: bool = False
     pair: agent_pb2.PairResult | None = None
+    stacks: agent_pb2.StackReport | None = None
 
 
 class OutcomeMemory:
@@ -52,7 +53,7 @@ class OutcomeMemory:
     def end(self, effect_id: str, outcome: Outcome, now: float, *, quiet: bool = False) -> None:
         """The effect has ended; its result becomes due. `quiet`: success goes without saying."""
         self._running.discard(effect_id)
-        if not (quiet and outcome.ok):
+        if not (quiet and outcome.ok) or outcome.stacks is not None:
             self.answer(effect_id, outcome)
         if outcome.final:
             self._outcomes[effect_id] = (outcome, now)
@@ -71,8 +72,9 @@ class OutcomeMemory:
             return None
         effect_id, outcome = self._due.popitem(last=False)
         return agent_pb2.EffectResult(
-            effect_id=effect_id, ok=outcome.ok, message=outcome.message, need_full=outcome.need_full, pair=outcome.pair
-        )
+            effect_id=effect_id, ok=outcome.ok, message=outcome.message, need_full=outcome.need_full, pair=outcome.pair,
+            stacks=outcome.stacks,
+        )  # fmt: skip
 
     def new_session(self, former_ended_at: float | None) -> None:
         """Results have no acknowledgement: those of the former session's last minute may be lost and go out again."""

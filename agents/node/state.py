@@ -60,6 +60,11 @@ class NodeState:
             return
         self._progress[progress.host_id] = (progress, moment_of(progress.age_ms, time.monotonic()))
 
+    def last_step(self, host_id: str, generation: int) -> int:
+        """The newest step of a generation that a rank has told; 0: none."""
+        known = self._progress.get(host_id)
+        return known[0].step if known is not None and known[0].generation == generation else 0
+
     def workload_finished(self) -> None:
         """A rank has done its last step: it is told before its end, which the next regular beat might not be."""
         self._final_steps = True

@@ -44,25 +44,29 @@ class InterruptibleProcessGroup(dist.ProcessGroup):
         return self._group.size
 
     def allreduce(self, tensors: Any, opts: Any = None) -> dist.Work:  # type: ignore[override]  # noqa: D102
-        return self._track(self._group.backend.allreduce(tensors, opts or dist.AllreduceOptions()), tensors)
+        return self._track(
+            self._group.entering("all_reduce").allreduce(tensors, opts or dist.AllreduceOptions()), tensors
+        )
 
     def allreduce_coalesced(self, tensors: Any, opts: Any = None) -> dist.Work:  # noqa: D102
-        return self._track(self._any.allreduce_coalesced(tensors, *_given(opts)), tensors)
+        return self._track(self._any("all_reduce").allreduce_coalesced(tensors, *_given(opts)), tensors)
 
     def broadcast(self, tensors: Any, opts: Any = None) -> dist.Work:  # type: ignore[override]  # noqa: D102
-        return self._track(self._group.backend.broadcast(tensors, opts or dist.BroadcastOptions()), tensors)
+        return self._track(
+            self._group.entering("broadcast").broadcast(tensors, opts or dist.BroadcastOptions()), tensors
+        )
 
     def allgather(self, outputs: Any, inputs: Any, opts: Any = None) -> dist.Work:  # noqa: D102
-        return self._track(self._any.allgather(outputs, inputs, *_given(opts)), outputs)
+        return self._track(self._any("all_gather").allgather(outputs, inputs, *_given(opts)), outputs)
 
     def all_gather_single(self, output: Any, tensor: Any, opts: Any = None) -> dist.Work:  # noqa: D102
-        work = self._any._allgather_base(output, tensor)  # noqa: SLF001  the backend's only name for it
+        work = self._any("all_gather")._allgather_base(output, tensor)  # noqa: SLF001  the backend's only name for it
         return self._track(work, [output])
 
     _allgather_base = all_gather_single  # type: ignore[assignment]  # the older name of the same operation
 
     def reduce_scatter(self, outputs: Any, inputs: Any, opts: Any = None) -> dist.Work:  # type: ignore[override]  # noqa: D102
-        return self._track(self._any.reduce_scatter(outputs, inputs, *_given(opts)), outputs)
+        return self._track(self._any("reduce_scatter").reduce_scatter(outputs, inputs, *_given(opts)), outputs)
 
     def all_to_all_single(  # noqa: D102
         self, output: Any, tensor: Any, output_splits: Any, input_splits: Any, opts: Any = None
@@ -71,18 +75,18 @@ class InterruptibleProcessGroup(dist.ProcessGroup):
         return self._track(work, [output])
 
     def barrier(self, opts: Any = None) -> dist.Work:  # noqa: D102
-        return self._track(self._group.backend.barrier(), [])
+        return self._track(self._group.entering("barrier").barrier(), [])
 
-    @property
-    def _any(self) -> Any:
-        """The backend with all its methods; raises GenerationChanged when the generation is over."""
-        return self._group.backend
+    def _any(self, operation: str) -> Any:
+        """The backend with all its methods, for one collective; raises GenerationChanged when the generation is over."""
+        return self._group.entering(operation)
 
     def _track(self, inner: dist.Work, result: Any) -> dist.Work:
         work = _Work(self, inner, result)
         self._generation.clock.issued()
         with self._lock:
             self._open.add(work)
+            self._group.flight.wait(1)  # waiters in C++ cannot be counted: what is in flight is waited for
         self._group.adopt(inner)
         inner.get_future().add_done_callback(work.inner_done)
         if self._generation.over:
@@ -93,7 +97,9 @@ class InterruptibleProcessGroup(dist.ProcessGroup):
         """A work has its outcome. Any thread."""
         self._generation.clock.completed()
         with self._lock:
-            self._open.discard(work)
+            if work in self._open:
+                self._open.discard(work)
+                self._group.flight.wait(-1)
         if failed:
             self._generation.mark_broken()
 

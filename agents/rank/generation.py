@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from phalanx.v1 import agent_pb2, local_pb2, types_pb2
 
+from agents.rank import flight
 from agents.rank.assignment import Assignment, Coordinates, Degrees, RankRow, RestorePoint, ShardFile
 from agents.rank.control import Control
 from agents.rank.errors import EXIT_PEER_LOST, GenerationChanged, ReplicaDivergence
@@ -305,6 +306,7 @@ class Generation:
                 note(f"generation {self.number}: building the process groups failed: {text}")
             raise self._await_successor(f"building the process groups failed: {text}")
         self._endpoints = built.endpoints
+        flight.page().begin(self.number)
         for name, ranks in members.items():
             self._groups[name] = Group(
                 name, cast("Collectives", built.backends[name]), ranks, self.rank, self, clock=self.clock

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from agents.rank import flight
 from agents.rank.phases import PhaseClock
 
 WAIT_SLICE = timedelta(milliseconds=10)
@@ -89,6 +90,7 @@ class Group:
         self._backend: Collectives | None = backend
         self._watch = watch
         self._open: list[dist.Work] = []
+        self.flight = flight.page().slot(name, ranks)
 
     @property
     def size(self) -> int:
@@ -99,23 +101,24 @@ class Group:
         """Reduce in place over all members; `op` is sum, max or min. Bit-identical on all members and between runs."""
         options = dist.AllreduceOptions()
         options.reduceOp = dist.ReduceOp(_REDUCE_OPS[op])
-        return self._issue(self._live().allreduce([tensor], options), async_op, tensor)
+        return self._issue(self.entering("all_reduce").allreduce([tensor], options), async_op, tensor)
 
     def broadcast(self, tensor: torch.Tensor, *, source: int = 0, async_op: bool = False) -> Pending | None:
         """Overwrite `tensor` with that of the member with index `source`."""
         options = dist.BroadcastOptions()
         options.rootRank = source
         options.rootTensor = 0
-        return self._issue(self._live().broadcast([tensor], options), async_op, tensor)
+        return self._issue(self.entering("broadcast").broadcast([tensor], options), async_op, tensor)
 
     def all_gather(self, output: torch.Tensor, tensor: torch.Tensor, *, async_op: bool = False) -> Pending | None:
         """Concatenate the members' tensors, in member order, into `output` (size times the elements of `tensor`)."""
-        return self._issue(self._live()._allgather_base(output, tensor), async_op, output, tensor)  # noqa: SLF001 torch's only name
+        work = self.entering("all_gather")._allgather_base(output, tensor)  # noqa: SLF001 torch's only name
+        return self._issue(work, async_op, output, tensor)
 
     def reduce_scatter(self, output: torch.Tensor, tensor: torch.Tensor, *, async_op: bool = False) -> Pending | None:
         """Sum `tensor` over all members and keep this member's share of it in `output`."""
         options = dist.ReduceScatterOptions()
-        work = self._live()._reduce_scatter_base(output, tensor, options)  # noqa: SLF001  torch's only name
+        work = self.entering("reduce_scatter")._reduce_scatter_base(output, tensor, options)  # noqa: SLF001  torch's only name
         return self._issue(work, async_op, output, tensor)
 
     def all_to_all_single(
@@ -128,12 +131,13 @@ class Group:
         async_op: bool = False,
     ) -> Pending | None:
         """Send the i-th slice of `tensor`'s first dimension to member i. Without splits the slices are equal."""
-        work = self._live().alltoall_base(output, tensor, list(output_splits or ()), list(input_splits or ()))
+        backend = self.entering("all_to_all")
+        work = backend.alltoall_base(output, tensor, list(output_splits or ()), list(input_splits or ()))
         return self._issue(work, async_op, output, tensor)
 
     def barrier(self, *, async_op: bool = False) -> Pending | None:
         """Wait until all members are here."""
-        return self._issue(self._live().barrier(), async_op)
+        return self._issue(self.entering("barrier").barrier(), async_op)
 
     def all_gather_bytes(self, data: bytes) -> list[bytes]:
         """The members' byte strings in member order; lengths may differ. For small things outside the step."""
@@ -149,10 +153,16 @@ class Group:
 
     def wait(self, work: dist.Work) -> None:
         """Await a raw torch work of this group. Raises GenerationChanged instead of hanging or failing."""
-        with self._waiting:
+        with self._waiting, self.flight:
             while not self._ended(work):
                 self._watch.check()
         self._forget(work)
+
+    def entering(self, operation: str) -> Collectives:
+        """The torch backend object for one collective, which is counted. Raises GenerationChanged when the generation is over."""
+        backend = self._live()
+        self.flight.begin(operation)
+        return backend
 
     def adopt(self, work: dist.Work) -> None:
         """Count a work that was issued on `backend` directly among those in flight."""

@@ -20,6 +20,8 @@ from controlplane.core.applying.fleet import (
     note_act,
     retired,
 )
+from controlplane.core.applying.hangs import judged as hang_judged
+from controlplane.core.applying.hangs import suspected as hang_suspected
 from controlplane.core.applying.health import canary, health, stragglers
 from controlplane.core.applying.hosts import (
     host_ended,
@@ -178,6 +180,10 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             reached(state, record, at_ns)
         case r.JoinFailed():
             join_failed(state, record)
+        case r.HangSuspected():
+            hang_suspected(state, record, at_ns)
+        case r.HangJudged():
+            hang_judged(state, record)
         case r.RungFailed():
             rung_failed(state, record.job, record.rung, record.nodes)
         case r.ReplicasDropped():

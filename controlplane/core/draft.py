@@ -57,7 +57,9 @@ class Policy:
     `fence_ms`: the same for a fence, which is asked for again after it.
     `patience_ms`: a lost rank waits this long for its node to be seen whole again before it moves to another.
     `queue_patience_ms`: after this long nothing of the same or a lower priority goes past a queued job any more.
-    `hang_ms`: a running job that makes no step for so long, and for `hang_steps` of its usual step times, hangs.
+    `hang_ms`: a running job that makes no step for so long, and for `hang_steps` of its usual step times, hangs. Where its
+    ranks stand is asked sooner: once it has made none for `hang_times` its longest step of late, and for its median step and
+    `hang_spreads` deviations, but not before `hang_floor_ms`; agents have `hang_gather_ms` to answer.
     `actions`: how many working nodes may be disturbed in a while. `distrust`: when our own lateness takes the meaning from
     silence. `catalogue`: what fault codes ask for.
     `ladder`: what recoveries are assumed to take. `canaries`: how often detection is tried. `stragglers`: which
@@ -72,6 +74,10 @@ class Policy:
     copies_wait_ms: int = 1_000
     hang_ms: int = 600_000
     hang_steps: int = 50
+    hang_floor_ms: int = 10_000
+    hang_times: float = 3.0
+    hang_spreads: int = 20
+    hang_gather_ms: int = 5_000
     max_active_jobs: int = 1_000
     queue_patience_ms: int = 600_000
     actions: ActionBudget = field(default_factory=ActionBudget)
@@ -172,13 +178,14 @@ class Draft:
         full: bool = False,
         nodes: tuple[str, ...] = (),
         timeout_ms: int = 0,
-    ) -> None:
-        """Ask for something to be done outside once the records are durable."""
+    ) -> str:
+        """Ask for something to be done outside once the records are durable. Returns the effect's id."""
         number = self.state.next_effect + len(self._effects)
         usual = self.policy.fence_ms + grace_ms if kind is EffectKind.FENCE_HOSTS else self.policy.effect_ms
         deadline = self.now_ns + ms(timeout_ms or usual)
         effect = Effect(f"e{number}", kind, target, deadline, job, generation, items, grace_ms, full, nodes)
         self._effects.append(effect)
+        return effect.id
 
     def finish(self) -> None:
         """Close the draft: the effects become one record, last."""

@@ -27,7 +27,7 @@ from controlplane.core.recovery.budgets import backoff_ns, budget_for
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
 from controlplane.core.sweeping import pauses
-from controlplane.core.sweeping.hangs import hang_limit_ns
+from controlplane.core.sweeping.hangs import hang_limit_ns, limit_of, quiet_since_ns
 from controlplane.core.units import NS_PER_MS, ms, seconds
 from controlplane.core.vocabulary import Blame, JobState, NodeLiveness
 
@@ -99,7 +99,7 @@ def _moments(state: State, soft: SoftState, now_ns: int, policy: Policy, steppin
         yield from _replicas(job, soft, policy)
         yield from _waits(state, job, soft, policy)
         if job.uid not in stepping:
-            yield from _stands_still(job, soft, policy)
+            yield from _stands_still(state, job, soft, policy)
 
 
 def _silence(state: State, soft: SoftState, now_ns: int, policy: Policy) -> Moments:
@@ -238,9 +238,12 @@ def _windows(state: State, job: Job) -> Moments:
             yield offences + ms(match.within_ms)
 
 
-def _stands_still(job: Job, soft: SoftState, policy: Policy) -> Moments:
-    """The patience with a running job that makes no step."""
+def _stands_still(state: State, job: Job, soft: SoftState, policy: Policy) -> Moments:
+    """The patience with a running job that makes no step, and with agents that are asked why."""
     if job.state is JobState.RUNNING and job.incident is None:
-        since_ns = max(soft.progress(job.uid)[1], job.clock.running_ns, soft.trusted_since_ns())
-        limit_ns = hang_limit_ns(policy, soft.step_time_ns(job.uid))
-        yield Wait(since_ns, limit_ns + JUST_AFTER_NS)
+        since_ns = quiet_since_ns(job, soft)
+        yield Wait(since_ns, limit_of(job, state.fleet, soft, policy) + JUST_AFTER_NS)
+        yield Wait(since_ns, hang_limit_ns(policy, soft.step_time_ns(job.uid)) + JUST_AFTER_NS)
+        if job.hang is not None:
+            yield job.hang.again_ns
+            yield Wait(job.hang.asked_ns, ms(policy.hang_gather_ms) + JUST_AFTER_NS)

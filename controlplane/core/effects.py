@@ -20,6 +20,7 @@ class EffectKind(StrEnum):
     RUN_CHECKS = "run_checks"
     CHECK_PAIR = "check_pair"
     RAISE_CANARY = "raise_canary"
+    GATHER_STACKS = "gather_stacks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Effect:
 
     A group effect (target `job:<uid>`) goes to every node that holds a rank of the job, again whenever such a node says
     hello. What shows that it was carried out are the job's ranks, so that nobody answers it; only refusals come back.
+    GATHER_STACKS is one, too: what agents answer is soft state, found by the effect's id.
     """
 
     id: str

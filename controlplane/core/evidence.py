@@ -40,6 +40,7 @@ class Reason(StrEnum):
     NODE_DEAD = "nodeDead"
     PLACE_LOST = "placeLost"
     LATE = "late"
+    HUNG = "hung"
     FINISHED_EARLY = "finishedEarly"
     COLLECTIVE_FAILED = "collectiveFailed"
     RESTORE_FAILED = "restoreFailed"

@@ -220,6 +220,17 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
+class HangWatch:
+    """A running job that makes no step since `since_ns` is looked at. `asked_ns`: when its agents were asked, by `effect` ("": that
+    look is over); `again_ns`: when it is looked at again. Unix ns."""
+
+    since_ns: int
+    asked_ns: int
+    effect: str
+    again_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Restart:
     """One charge to a restart ledger, at a time and at a proven step."""
 
@@ -236,7 +247,7 @@ class Job:
     `rank_times` is (ranks, 4): Unix ns at which each rank of the current generation was joining, had its groups, had
     restored, had made its first step; 0: not yet. `failed_starts` counts rounds of starts, not processes: processes with
     serials below `failed_below` belong to a round that is counted already. `restore_limit`: until the job runs again it
-    restores no newer step, NONE: any.
+    restores no newer step, NONE: any. `hung_step`: the newest step when ranks were last lost, or a generation given up, for a hang.
 
     Mutable only while an apply works on its own clone; arrays and tuples inside are always replaced.
     """
@@ -286,6 +297,8 @@ class Job:
     spares_reason: str = ""
     every_steps: int = 0
     interval_reason: str = ""
+    hang: HangWatch | None = None
+    hung_step: int = NONE
     _ranks_of: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False, compare=False)
 
     def clone(self) -> Job:

@@ -33,6 +33,7 @@ from controlplane.core.records_checkpoints import (
     CorruptionSuspected,
     ShardsReported,
 )
+from controlplane.core.records_hangs import HangJudged, HangSuspected
 from controlplane.core.records_health import (
     ActRefused,
     CanaryEnded,
@@ -102,6 +103,8 @@ __all__ = [
     "FaultShadowed",
     "FaultsJudged",
     "FaultsReported",
+    "HangJudged",
+    "HangSuspected",
     "HostEnded",
     "HostsForgotten",
     "HostsLost",
@@ -539,6 +542,7 @@ Record = (
     | PairsAwaited | ValidationStarted | PairsStarted | PairAnswered | ValidationEnded
     | CanaryReleased | CanaryEnded
     | StragglersFound | StragglersGone
+    | HangSuspected | HangJudged
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}

@@ -3,14 +3,27 @@ both fit."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from controlplane.core.health.distrust import Vitals
+from controlplane.core.health.standstill import Stacks
 from controlplane.core.health.stragglers import Standing, StragglerPolicy
 from controlplane.core.recovery.restore_point import Copies
 from controlplane.core.spec import Parallel
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """How long a job's steps took lately, those with a checkpoint included, the first of a generation not. `count`: how many were
+    seen; `spread_ns`: their median deviation from the median; `longest_ns`: the longest time between two that were told of."""
+
+    count: int = 0
+    median_ns: int = 0
+    spread_ns: int = 0
+    longest_ns: int = 0
 
 
 class SoftState(Protocol):
@@ -38,6 +51,14 @@ class SoftState(Protocol):
 
     def step_time_ns(self, job_uid: str) -> int:
         """How long a step of the job takes; 0 while it is not known."""
+        ...
+
+    def step_times(self, job_uid: str) -> StepTimes:
+        """How long steps of the job took lately."""
+        ...
+
+    def stacks(self, effect_id: str) -> Stacks:
+        """Where the ranks of a job stand, as far as agents have answered to this effect."""
         ...
 
     def copies(self, job_uid: str) -> Copies:

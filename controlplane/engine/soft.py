@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from controlplane.core.health.distrust import LagLog, Vitals
+from controlplane.core.health.standstill import Stacks
 from controlplane.core.health.stragglers import Standing, StragglerPolicy
 from controlplane.core.recovery.restore_point import Copies
+from controlplane.core.softstate import StepTimes
 from controlplane.core.spec import Parallel
 from controlplane.core.units import seconds
 from controlplane.engine.held import HeldStates
 from controlplane.engine.phases import JobPhases
+from controlplane.engine.standstill import StackAnswers, StepPace
 
 STALL_TOLERANCE_NS = 400_000_000
 """A tick later than this is our own lag: every deadline moves by it, and silence convicts nobody for a while."""
@@ -57,6 +60,7 @@ class Progress:
     step_time_s: float = 0.0
     by_rank: dict[int, int] = field(default_factory=dict)
     by_node_ns: dict[int, int] = field(default_factory=dict)
+    pace: StepPace = field(default_factory=StepPace)
     phases: JobPhases = field(default_factory=JobPhases)
     parts: tuple[float, ...] = ()
     """In a view, in place of `phases`: see `JobPhases.parts`."""
@@ -97,6 +101,7 @@ class SoftColumns:
         self._vitals = Vitals()
         self._progress: dict[str, Progress] = {}
         self.held = HeldStates()
+        self._stacks = StackAnswers()
         self.stalls = 0
 
     def beat(self, node: int, now_ns: int, waited_ns: int = UNSAID) -> None:
@@ -151,6 +156,8 @@ class SoftColumns:
             if len(losses):
                 known.loss = float(losses[-1])
             known.step_time_s = float(rows.step_times_s[-1])
+            if moved.any():
+                known.pace.told(known.step, int(rows.at_ns[moved].max()))
         if rows.times is not None:
             known.phases.tell(rows.ranks, rows.times)
 
@@ -162,6 +169,7 @@ class SoftColumns:
                 known.by_rank = {}
                 known.step = step
                 known.phases = JobPhases()
+                known.pace.begun_anew()
 
     def forget(self, job_uid: str) -> None:
         """The job has ended."""
@@ -287,6 +295,22 @@ class SoftColumns:
         with self._lock:
             known = self._progress.get(job_uid)
         return None if known is None else known.phases.judge(ranks, parallel, policy)
+
+    def step_times(self, job_uid: str) -> StepTimes:
+        """See `core.softstate.SoftState`."""
+        with self._lock:
+            known = self._progress.get(job_uid)
+            return known.pace.times() if known else StepTimes()
+
+    def stand(self, effect_id: str, node: str, stacks: Stacks) -> None:
+        """A node says where its ranks stand."""
+        with self._lock:
+            self._stacks.add(effect_id, node, stacks)
+
+    def stacks(self, effect_id: str) -> Stacks:
+        """See `core.softstate.SoftState`."""
+        with self._lock:
+            return self._stacks.of(effect_id)
 
     def copies(self, job_uid: str) -> Copies:
         """See `core.softstate.SoftState`."""

@@ -214,6 +214,13 @@ def _of_job(record: r.Record) -> Line | None:
                 "node_judged",
                 {"rules": some(record.rules), "action": record.action, "reason": record.reason},
             )
+        case r.HangSuspected():
+            return "warning", "hang_suspected", {"limit_s": round(to_s(record.limit_ns), 1)}
+        case r.HangJudged():
+            return "warning", "hang_judged", {
+                "verdict": record.verdict.value, "reason": record.reason, "ranks": some(record.ranks),
+                "groups": some([f"{group.count} at {group.where}" for group in record.groups]),
+            }  # fmt: skip
         case r.RungFailed():
             return "warning", "rung_failed", {"rung": record.rung.value, "reason": record.reason}
         case r.ReplicasDropped():

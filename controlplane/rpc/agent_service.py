@@ -12,7 +12,7 @@ from phalanx.v1 import agent_pb2, agent_pb2_grpc
 
 from controlplane.core import events as ev
 from controlplane.core.draft import Refusal
-from controlplane.core.effects import Effect
+from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.identity import NODE
 from controlplane.core.units import to_s
 from controlplane.observability.offenders import CLOCK_OFF
@@ -29,6 +29,7 @@ from controlplane.rpc.pace import BYTES_PER_TOKEN, REPORT_TOKENS, ROWS_PER_TOKEN
 from controlplane.rpc.sessions import Registry, Session, Work
 from controlplane.rpc.site import Site
 from controlplane.rpc.skew import check_version
+from controlplane.rpc.stacks import stacks_of
 from controlplane.rpc.streams import OwnStream
 
 MAX_ADDRESS = 300
@@ -149,6 +150,8 @@ class AgentSession(Session):
             case "effect_result":
                 result = message.effect_result
                 self._alike.tell_of(self)  # what it rests on was reported before
+                if result.HasField("stacks"):
+                    self._stands(result)
                 if result.need_full and self._own_rows:
                     self._send_tables(result.effect_id)
                 else:
@@ -157,6 +160,16 @@ class AgentSession(Session):
                 refuse("invalid", "SECOND_HELLO", f"{self.name} said hello twice in one session")
             case None:
                 self.offence("UNKNOWN_MESSAGE", "a message that this controller does not know")
+
+    def _stands(self, result: agent_pb2.EffectResult) -> None:
+        """Where this node's ranks of a job stand, if that was asked."""
+        site = self.site
+        effect = site.state.effects.get(result.effect_id)
+        if effect is None or effect.kind is not EffectKind.GATHER_STACKS or not self.addressed(effect):
+            return  # late: it is judged already
+        job = site.state.jobs.get(effect.job)
+        if job is not None and job.generation == effect.generation:
+            site.progress.stand(effect.id, self.name, stacks_of(result.stacks, job, self._number))
 
     def lost(self, reason: str) -> ev.NodeSessionLost:
         """The end of this session, as an event."""

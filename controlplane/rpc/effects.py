@@ -82,6 +82,10 @@ def agent_effect(
             message.check_pair.CopyFrom(pair)
         case EffectKind.RAISE_CANARY:
             message.raise_canary.number = int(effect.items[0])
+        case EffectKind.GATHER_STACKS:
+            if _job(effect, state).generation != effect.generation:
+                raise Superseded(f"generation {effect.generation} is over")
+            message.gather_stacks.job_uid, message.gather_stacks.generation = effect.job, effect.generation
         case EffectKind.START_HOSTS | EffectKind.STOP_HOSTS:
             raise Superseded(f"{effect.kind} is for a cell, not for a node")
         case _:

@@ -40,7 +40,7 @@ _DECISIONS = (
     r.JobSubmitted, r.JobPlaced, r.RanksMoved, r.HostEnded, r.StartFailed, r.RanksLost, r.RecoveryDecided,
     r.SurvivorsGivenUp, r.NodeJudged, r.GenerationStarted, r.JoinFailed, r.JobStateChanged, r.CheckpointPoisoned, r.JobEnding,
     r.JobEnded, r.JobUnplaced, r.Audited, r.CorruptionSuspected, r.CorruptionCleared,
-    r.RungFailed, r.ReplicasDropped,
+    r.RungFailed, r.ReplicasDropped, r.HangSuspected, r.HangJudged,
 )  # fmt: skip
 _NODE_DECISIONS = (
     r.NodeRegistered, r.NodeSessionChanged, r.LivenessChanged, r.AcceleratorsChanged, r.NodeCordoned, r.NodeUncordoned,
@@ -52,7 +52,7 @@ _CHECKPOINT_DECISIONS = (
 )  # fmt: skip
 
 
-_DECIDED = (r.RecoveryDecided.__name__,)
+_DECIDED = (r.RecoveryDecided.__name__, r.HangJudged.__name__)
 
 
 def _tells_of_job(record: r.Record) -> bool:
@@ -271,6 +271,8 @@ def _concerns(record: r.Record, rank: int) -> bool:
     match record:
         case r.HostEnded():
             return record.rank == rank
+        case r.HangJudged():
+            return not record.ranks or rank in record.ranks
         case r.RanksLost():
             return not record.lost or any(entry.rank == rank for entry in record.lost)
         case r.RecoveryDecided():

@@ -9,11 +9,13 @@ from typing import assert_never
 
 from controlplane.core import records as r
 from controlplane.core.audit import AuditEntry
+from controlplane.core.health.standstill import Verdict
 from controlplane.core.jobs import NONE
 from controlplane.core.observing.losses import describe_exit
 from controlplane.core.ranges import Ranges, expand
 from controlplane.core.recovery.restore_point import source
 from controlplane.core.state import State
+from controlplane.core.units import to_s
 from controlplane.core.vocabulary import AcceleratorState, JobState, Rung
 from controlplane.rpc.narrate_health import narrate_health, stragglers_text
 
@@ -104,7 +106,7 @@ def narrate(record: r.Record, names: Names) -> str:
         case (
             r.HostsRequested() | r.HostsObserved() | r.HostsReached() | r.HostsLost() | r.HostEnded() | r.HostsForgotten()
             | r.StartFailed() | r.RanksLost() | r.RecoveryDecided() | r.SurvivorsGivenUp() | r.NodeJudged()
-            | r.RungFailed() | r.ReplicasDropped()
+            | r.RungFailed() | r.ReplicasDropped() | r.HangSuspected() | r.HangJudged()
         ):  # fmt: skip
             return _process(record, names)
         case (
@@ -252,7 +254,7 @@ def _job(record: JobRecord, names: Names) -> str:
 ProcessRecord = (
     r.HostsRequested | r.HostsObserved | r.HostsReached | r.HostsLost | r.HostEnded | r.HostsForgotten | r.StartFailed
     | r.RanksLost | r.RecoveryDecided | r.SurvivorsGivenUp | r.NodeJudged | r.RungFailed
-    | r.ReplicasDropped
+    | r.ReplicasDropped | r.HangSuspected | r.HangJudged
 )  # fmt: skip
 
 
@@ -293,6 +295,11 @@ def _process(record: ProcessRecord, names: Names) -> str:
         case r.NodeJudged():
             done = f"{record.action} because {record.reason}" if record.action else "nothing is done"
             return f"the node rules of {name} judged {record.node}: {done}"
+        case r.HangSuspected():
+            asked = "its agents are asked where its ranks stand"
+            return f"{name} has made no step for {to_s(record.limit_ns):.3g} s: {asked}"
+        case r.HangJudged():
+            return f"{_STANDSTILL[record.verdict].format(name)}: {record.reason}"
         case r.RungFailed():
             return f"the way back of {name} has failed: {record.reason}"
         case r.ReplicasDropped():
@@ -302,6 +309,14 @@ def _process(record: ProcessRecord, names: Names) -> str:
         case _:
             assert_never(record)
 
+
+_STANDSTILL: Mapping[Verdict, str] = {
+    Verdict.ODD: "ranks of {} hang",
+    Verdict.STUCK: "{} hangs, and none of its ranks is to blame",
+    Verdict.MOVING: "{} makes no step, but works",
+    Verdict.UNCLEAR: "{} makes no step, and nobody can be blamed",
+    Verdict.OVER: "{} is not looked at any more",
+}
 
 _MEANS: Mapping[Rung, str] = {
     Rung.RETRY_STEP: "every rank keeps its state and does the step again",

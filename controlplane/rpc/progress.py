@@ -10,6 +10,7 @@ import numpy as np
 from phalanx.v1 import agent_pb2
 
 from controlplane.core import records as r
+from controlplane.core.health.standstill import Stacks
 from controlplane.core.state import State
 from controlplane.engine.held import MEMORY, MEMORY_UNIQUE, REPLICATED, SURVIVOR, HeldRows, HeldStates
 from controlplane.engine.soft import UNSAID, Progress, SoftColumns, StepColumns
@@ -105,6 +106,10 @@ class ProgressGate:
                 return
             if job.rank_node[told.rank] == node:
                 self._columns.held.distrust(job.uid)
+
+    def stand(self, effect_id: str, node: str, stacks: Stacks) -> None:
+        """A node says where the ranks stand that it was asked for by an effect."""
+        self._columns.stand(effect_id, node, stacks)
 
     def committed(self, records: Sequence[r.Record]) -> None:
         """A turn was published: generations rewind, ended jobs are forgotten. Called in the brain's thread."""

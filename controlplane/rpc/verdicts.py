@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from phalanx.v1 import event_pb2
 
 from controlplane.core import records as r
+from controlplane.core.health.standstill import StackGroup
 from controlplane.core.vocabulary import Phase
 from controlplane.engine.ports import JournalEntry
 from controlplane.rpc.codec import rfc3339
@@ -45,12 +46,33 @@ def recovery(entry: JournalEntry, record: r.RecoveryDecided, of: str = "") -> ev
     )
 
 
+def standstill(entry: JournalEntry, record: r.HangJudged) -> event_pb2.Decision:
+    """A verdict on a gang that made no step, with where its ranks stood."""
+    return event_pb2.Decision(
+        revision=entry.revision,
+        at=rfc3339(entry.at_ns),
+        verdict=f"hang, {record.verdict.value}: {record.reason}",
+        evidence=[_stood(group) for group in record.groups],
+    )
+
+
+def _stood(group: StackGroup) -> str:
+    parts = [str(first) if count == 1 else f"{first}-{first + count - 1}" for first, count in group.ranks]
+    named = sum(count for _, count in group.ranks)
+    parts += [f"{group.count - named} more"] if named < group.count else []
+    return f"rank{'s' * (group.count != 1)} {', '.join(parts)}: {group.where}"
+
+
 def recoveries(about: Callable[[r.Record], bool], shown: int) -> Tell:
     """The newest verdicts on a job that are about something."""
 
     def tell(pairs: Sequence[Pair], nodes: Nodes) -> list[event_pb2.Decision]:
-        found = [(entry, one) for entry, one in pairs if isinstance(one, r.RecoveryDecided) and about(one)]
-        return [recovery(entry, one) for entry, one in found[-shown:]]
+        told = [
+            standstill(entry, one) if isinstance(one, r.HangJudged) else recovery(entry, one)
+            for entry, one in pairs
+            if isinstance(one, r.HangJudged | r.RecoveryDecided) and about(one)
+        ]
+        return told[-shown:]
 
     return tell
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from controlplane.core.health.standstill import Stacks
 from controlplane.core.health.stragglers import Standing, StragglerPolicy
 from controlplane.core.recovery.restore_point import Copies, Tier
+from controlplane.core.softstate import StepTimes
 from controlplane.core.spec import Parallel
 from controlplane.core.units import seconds
 from controlplane.sim.ettr.conduct import Survivors
@@ -38,6 +40,14 @@ class GangSoft(PromptController):
     def step_time_ns(self, job_uid: str) -> int:
         """See `core.softstate.SoftState`."""
         return seconds(self._gang.conduct.saving.step_s)
+
+    def step_times(self, job_uid: str) -> StepTimes:
+        """See `core.softstate.SoftState`. Nothing is learned: a hang takes the time that it takes without."""
+        return StepTimes()
+
+    def stacks(self, effect_id: str) -> Stacks:
+        """See `core.softstate.SoftState`. Nobody is there to answer."""
+        return Stacks.none()
 
     def copies(self, job_uid: str) -> Copies:
         """The newest saved step of every rank: by its own process, and by another node of the job that can be reached.

@@ -17,11 +17,13 @@ from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.export import Export
+from controlplane.core.health.standstill import Stacks
 from controlplane.core.health.stragglers import Standing, StragglerPolicy
 from controlplane.core.jobs import NONE, Exit, Job, split_host_id
 from controlplane.core.machine import Machine
 from controlplane.core.ranges import Ranges, runs
 from controlplane.core.recovery.restore_point import Copies
+from controlplane.core.softstate import StepTimes
 from controlplane.core.spec import Parallel
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_S, seconds
@@ -191,6 +193,14 @@ class PlanSoft(PromptController):
         """See `core.softstate.SoftState`."""
         known = self._export.progress.get(job_uid)
         return seconds(known.step_time_s) if known and known.step_time_s > 0 else 0
+
+    def step_times(self, job_uid: str) -> StepTimes:
+        """See `core.softstate.SoftState`. Nothing is learned: a hang takes the time that it takes without."""
+        return StepTimes()
+
+    def stacks(self, effect_id: str) -> Stacks:
+        """See `core.softstate.SoftState`. Nobody is there to answer."""
+        return Stacks.none()
 
     def copies(self, job_uid: str) -> Copies:
         """See `core.softstate.SoftState`. Nobody is there to ask: a plan counts on checkpoints of the journal only."""

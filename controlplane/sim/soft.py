@@ -14,9 +14,12 @@ import numpy as np
 
 from controlplane.core import records as r
 from controlplane.core.health.distrust import LagLog, Vitals
+from controlplane.core.health.standstill import Stacks
 from controlplane.core.health.stragglers import Standing, StragglerPolicy
 from controlplane.core.recovery.restore_point import Copies
+from controlplane.core.softstate import StepTimes
 from controlplane.core.spec import Parallel
+from controlplane.engine.standstill import StackAnswers
 from controlplane.sim.copies import held
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ class SimSoft:
         self.fleet = fleet
         self._lags = LagLog()
         self._vitals = Vitals()
+        self._stacks = StackAnswers()
         self._listens_since_ns = world.now_ns
         self._told: set[str] = set()
         self._rewound: dict[str, tuple[int, int]] = {}
@@ -119,6 +123,19 @@ class SimSoft:
         if self._world.gangs.generation(job_uid) < generation:
             step = restored
         return step, at_ns + self._clock() - self._world.now_ns if at_ns else 0
+
+    def step_times(self, job_uid: str) -> StepTimes:
+        """See `core.softstate.SoftState`. In closed form all steps take the time of the present one."""
+        step_ns = self.step_time_ns(job_uid)
+        return StepTimes(self.progress(job_uid)[0], step_ns, 0, step_ns)
+
+    def stand(self, effect_id: str, node: str, stacks: Stacks) -> None:
+        """A node says where its ranks stand."""
+        self._stacks.add(effect_id, node, stacks)
+
+    def stacks(self, effect_id: str) -> Stacks:
+        """See `core.softstate.SoftState`."""
+        return self._stacks.of(effect_id)
 
     def copies(self, job_uid: str) -> Copies:
         """See `core.softstate.SoftState`. Asked of the agents that are there now; see `sim.copies`."""

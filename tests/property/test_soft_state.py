@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 class ToldSoft(SimSoft):
     """The closed form's place, filled from columns: whoever talks beats, and tells of its ranks' newest steps, before every
-    look. What agents hold (`copies`) is asked for in both worlds the same way."""
+    look. What agents hold (`copies`) and where ranks stand (`stacks`) is asked for in both worlds the same way, and how long steps
+    took lately is a matter of how often one looks."""
 
     def __init__(self, world: World, controller: Controller) -> None:
         super().__init__(world, controller.clock_ns, controller.state.fleet)

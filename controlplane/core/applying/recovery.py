@@ -66,6 +66,7 @@ def ranks_lost(state: State, record: r.RanksLost, at_ns: int) -> None:
     if job.state is JobState.RUNNING and first_notice:
         delay = max(0, at_ns - fault_ns) * state.tally().of(job)
         rebook(state.ledger, job, Bucket.PRODUCTIVE, Bucket.DETECTION, delay)
+    job.hang = None
     if job.state in (JobState.RUNNING, JobState.STARTING):
         set_job_state(job, JobState.RECOVERING)
     unbind(job, [lost.rank for lost in record.lost], [lost.serial for lost in record.lost])
@@ -158,6 +159,7 @@ def generation(state: State, record: r.GenerationStarted, at_ns: int) -> None:
     job.restored_from = tuple((source.tier, source.ranks) for source in record.sources)
     job.changed_ranks = ()
     job.failed_starts = 0
+    job.hang = None
     job.clock = GenerationClock(announced_ns=at_ns)
     job.rank_times = np.zeros_like(job.rank_times)
     job.blocker = ""

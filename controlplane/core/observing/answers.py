@@ -20,6 +20,8 @@ def effect_done(draft: Draft, event: ev.EffectDone) -> None:
     effect = draft.state.effects.get(event.effect_id)
     if effect is None:
         return
+    if effect.kind is EffectKind.GATHER_STACKS:
+        return  # what was answered is soft state; who hangs is judged when all have answered, or have had time enough
     if effect.group:
         if not event.ok and event.node and event.node not in effect.nodes:
             _send_whole(draft, effect, f"node:{event.node}")

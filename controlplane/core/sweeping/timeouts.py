@@ -27,6 +27,10 @@ def effects(draft: Draft) -> None:
         return
     late = [effect for effect in draft.state.effects.values() if effect.deadline_ns < draft.now_ns]
     late = [e for e in late if e.deadline_ns + draft.excused_ns(e.deadline_ns - usual_ns) < draft.now_ns]
+    looks = tuple(effect.id for effect in late if effect.kind is EffectKind.GATHER_STACKS)
+    if looks:  # the job went another way meanwhile: nobody waits for the answers any more
+        draft.write(r.EffectsFinished(looks, ok=True))
+    late = [effect for effect in late if effect.kind is not EffectKind.GATHER_STACKS]
     if not late:
         return
     draft.write(r.EffectsFinished(tuple(effect.id for effect in late), ok=False, message="no answer", expired=True))

@@ -13,7 +13,7 @@ from controlplane.core.effects import Effect
 from controlplane.core.health.book import position_of
 from controlplane.core.state import State
 from controlplane.core.sweeping.hangs import hang_limit_ns
-from controlplane.core.units import seconds
+from controlplane.core.units import ms, seconds
 from controlplane.core.vocabulary import JobState, NodeLiveness, NodeService
 from controlplane.sim.checkers.base import Checker, Durable, Finding
 from controlplane.sim.checkers.book import RULES, Book
@@ -94,7 +94,8 @@ def hang_due(uid: str, world: World) -> bool:
     """Whether a hang of a job must have been noticed: the stated time is many of its own steps, and steps may be slow."""
     soft = world.leader.soft
     quiet_ns = world.leader.clock_ns() - soft.progress(uid)[1]
-    return quiet_ns > hang_limit_ns(world.machine.policy, soft.step_time_ns(uid))
+    policy = world.machine.policy
+    return quiet_ns > hang_limit_ns(policy, soft.step_time_ns(uid)) + 2 * ms(policy.hang_gather_ms)
 
 
 class EveryJobKnowsWhy(Checker):

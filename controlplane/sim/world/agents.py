@@ -16,13 +16,14 @@ from controlplane.core.state import State
 from controlplane.core.vocabulary import Assertion, PairWord, RankState
 from controlplane.sim.world.checks import check_pair, run_checks
 from controlplane.sim.world.nodes import Process, SimNode
+from controlplane.sim.world.stacks import stacks_of
 
 if TYPE_CHECKING:
     from controlplane.sim.world.controller import Controller, Reply
     from controlplane.sim.world.site import World
 
 OLDER_VERSION = "0.0.9"
-UNKNOWN_TO_OLDER = (EffectKind.VERIFY_CHECKPOINT, EffectKind.SWEEP_FOLDERS)
+UNKNOWN_TO_OLDER = (EffectKind.VERIFY_CHECKPOINT, EffectKind.SWEEP_FOLDERS, EffectKind.GATHER_STACKS)
 """What an agent of an earlier version cannot do, and says so."""
 
 HELLO_S = 10.0
@@ -335,6 +336,9 @@ class Agents:
                 )  # fmt: skip
                 node.recovered.append(row)  # it leaves nothing standing
                 self.report_devices(node)
+            case EffectKind.GATHER_STACKS:
+                found = stacks_of(world, node, effect)
+                world.network.up(node, lambda: world.effects.stand(controller, effect, node.name, found))
             case EffectKind.STOP_HOSTS | EffectKind.START_HOSTS:
                 ok, text = False, f"{effect.kind} is for a cell"
         world.performed(effect, node, state.epoch)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from controlplane.core import events as ev
 from controlplane.core.draft import Answer, Refusal
 from controlplane.core.effects import Effect, EffectKind
+from controlplane.core.health.standstill import Stacks
 from controlplane.core.vocabulary import PairWord
 
 if TYPE_CHECKING:
@@ -76,6 +77,12 @@ class Effects:
             return False
         job = controller.state.jobs.get(effect.job)
         return job is None or job.terminal or job.generation != effect.generation
+
+    def stand(self, controller: Controller, effect: Effect, node: str, stacks: Stacks) -> None:
+        """A node has said where its ranks stand: soft state of the controller that asked."""
+        if controller.alive:
+            controller.soft.stand(effect.id, node, stacks)
+            self.world.soft_changed()
 
     def done(
         self, controller: Controller, effect: Effect, *, ok: bool = True, text: str = "", node: str = "",

@@ -108,6 +108,10 @@ class Gangs:
         gang = self.newest.get(uid)
         return gang.step_ns if gang else 0
 
+    def stepping(self) -> list[str]:
+        """Jobs that make steps, and tell of them, until something happens to them (`core.due.due_ns`)."""
+        return [gang.job for gang in self.newest.values() if gang.moving and gang.heard]
+
     def sight_changed(self) -> None:
         """A path broke or healed: steps are told by the agents of a job's nodes; what none of them can say is not known."""
         for gang in self.newest.values():

@@ -60,7 +60,8 @@ class Playing:
             return max(TICK_NS, controller.busy_until_ns - self.world.now_ns)
         if engine.blocked:
             return PROBE_NS
-        due = due_ns(engine.state, controller.soft, now_ns, self.world.machine.policy)
+        stepping = self.world.gangs.stepping()
+        due = due_ns(engine.state, controller.soft, now_ns, self.world.machine.policy, stepping=stepping)
         if due is None:
             return LONGEST_NS
         return min(LONGEST_NS, max(TICK_NS, due - now_ns))

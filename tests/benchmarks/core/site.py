@@ -18,10 +18,12 @@ from controlplane.core.draft import Refusal
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.fleet import Accelerator
 from controlplane.core.health.distrust import Vitals
+from controlplane.core.health.standstill import Stacks
 from controlplane.core.health.stragglers import Standing, StragglerPolicy
 from controlplane.core.jobs import NONE, Job
 from controlplane.core.machine import Machine
 from controlplane.core.recovery.restore_point import Copies
+from controlplane.core.softstate import StepTimes
 from controlplane.core.spec import Budget, CheckpointPolicy, JobSpec, Parallel, RestartPolicy, SparePolicy, Workload
 from controlplane.core.state import State
 from controlplane.core.units import NS_PER_MS, NS_PER_S, ms
@@ -69,6 +71,12 @@ class GangSoft:
     def progress(self, job_uid: str) -> tuple[int, int]:
         stopped = min(self.silent_since_ns.values(), default=self.now_ns)
         return self.step, stopped
+
+    def step_times(self, job_uid: str) -> StepTimes:
+        return StepTimes(1_000, STEP_NS, 0, STEP_NS)
+
+    def stacks(self, effect_id: str) -> Stacks:
+        return Stacks.none()
 
     def copies(self, job_uid: str) -> Copies:
         return Copies.none()

@@ -22,6 +22,7 @@ ELSEWHERE = {
     "CheckpointIntervalSet", "PolicyChanged", "NodeRetired", "FaultShadowed", "CanaryReleased", "CanaryEnded",
     "StragglersFound", "StragglersGone",
     "PairsAwaited", "ValidationStarted", "PairsStarted", "PairAnswered", "ValidationEnded",
+    "HangSuspected", "HangJudged",
 }  # fmt: skip
 """Records that this history lacks: only a restore writes the first; golden stories and unit tests replay the others."""
 

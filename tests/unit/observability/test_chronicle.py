@@ -11,6 +11,7 @@ from controlplane.core.audit import AuditEntry
 from controlplane.core.health.book import FaultNote, Source
 from controlplane.core.health.canaries import Outcome
 from controlplane.core.health.cell import PairAnswer
+from controlplane.core.health.standstill import StackGroup, Verdict
 from controlplane.core.health.stragglers import Cause, Straggler
 from controlplane.core.vocabulary import Blame, HandlingLevel, PairWord, Phase, Rung
 from controlplane.observability.chronicle import SHOWN, SILENT, describe, some
@@ -48,6 +49,8 @@ LATER: list[r.Record] = [
     r.CorruptionCleared("j", "ann", "replay agrees"),
     r.RungFailed("j", Rung.RESTART_RANK, (3,), "no process parked on n3 within 30 s"),
     r.ReplicasDropped("j", (2, 3)),
+    r.HangSuspected("j", 1, 5, 10_000_000_000, "e7"),
+    r.HangJudged("j", 1, Verdict.ODD, "rank 2 sleeps", (2,), (StackGroup(((2, 1),), 1, "data.py:load"),)),
     r.NodeRetired("n1", "sold"),
     r.PolicyChanged({"hang_ms": 60_000}, "0a1b", ("hang_ms 1m (was 10m)",)),
     r.PairsAwaited("n1", "its own checks passed"),

@@ -12,6 +12,7 @@ import pytest
 from controlplane.core import records as r
 from controlplane.core.events import AcceleratorRow
 from controlplane.core.fleet import Accelerator, NodeFacts
+from controlplane.core.health.standstill import Verdict
 from controlplane.core.jobs import Exit, Job
 from controlplane.core.spec import JobSpec, Workload
 from controlplane.core.state import State
@@ -89,6 +90,11 @@ SENTENCES = [
         "moe starts generation 3 with 6 ranks from step 51 (what its ranks hold)",
     ),
     (r.ReplicasDropped("moe-1", (2, 3)), "moe goes on without 2 replicas (2, 3)"),
+    (
+        r.HangSuspected("moe-1", 1, 5, 12_500_000_000, "e7"),
+        "moe has made no step for 12.5 s: its agents are asked where its ranks stand",
+    ),
+    (r.HangJudged("moe-1", 1, Verdict.ODD, "rank 2 sleeps", (2,)), "ranks of moe hang: rank 2 sleeps"),
     (
         r.RungFailed("moe-1", Rung.RESTART_RANK, (1,), "no process parked on node-01 within 30 s"),
         "the way back of moe has failed: no process parked on node-01 within 30 s",

@@ -1035,6 +1035,7 @@ class AgentEffect(_message.Message):
     RUN_CHECKS_FIELD_NUMBER: _builtins.int
     CHECK_PAIR_FIELD_NUMBER: _builtins.int
     RAISE_CANARY_FIELD_NUMBER: _builtins.int
+    GATHER_STACKS_FIELD_NUMBER: _builtins.int
     effect_id: _builtins.str
     epoch: _builtins.int
     deadline_ms: _builtins.int
@@ -1058,6 +1059,8 @@ class AgentEffect(_message.Message):
     def check_pair(self) -> Global___CheckPair: ...
     @_builtins.property
     def raise_canary(self) -> Global___RaiseCanary: ...
+    @_builtins.property
+    def gather_stacks(self) -> Global___GatherStacks: ...
     def __init__(
         self,
         *,
@@ -1074,12 +1077,13 @@ class AgentEffect(_message.Message):
         run_checks: Global___RunChecks | None = ...,
         check_pair: Global___CheckPair | None = ...,
         raise_canary: Global___RaiseCanary | None = ...,
+        gather_stacks: Global___GatherStacks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "raise_canary", b"raise_canary", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "gather_stacks", b"gather_stacks", "inject_fault", b"inject_fault", "raise_canary", b"raise_canary", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "deadline_ms", b"deadline_ms", "effect_id", b"effect_id", "epoch", b"epoch", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "inject_fault", b"inject_fault", "quiet", b"quiet", "raise_canary", b"raise_canary", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "deadline_ms", b"deadline_ms", "effect_id", b"effect_id", "epoch", b"epoch", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "gather_stacks", b"gather_stacks", "inject_fault", b"inject_fault", "quiet", b"quiet", "raise_canary", b"raise_canary", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["apply_generation", "fence_hosts", "forget_hosts", "verify_checkpoint", "sweep_folders", "inject_fault", "run_checks", "check_pair", "raise_canary"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["apply_generation", "fence_hosts", "forget_hosts", "verify_checkpoint", "sweep_folders", "inject_fault", "run_checks", "check_pair", "raise_canary", "gather_stacks"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -1094,6 +1098,7 @@ class EffectResult(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     NEED_FULL_FIELD_NUMBER: _builtins.int
     PAIR_FIELD_NUMBER: _builtins.int
+    STACKS_FIELD_NUMBER: _builtins.int
     effect_id: _builtins.str
     ok: _builtins.bool
     message: _builtins.str
@@ -1103,6 +1108,10 @@ class EffectResult(_message.Message):
     def pair(self) -> Global___PairResult:
         """of a CheckPair, always; an agent that does not know it has none"""
 
+    @_builtins.property
+    def stacks(self) -> Global___StackReport:
+        """of a GatherStacks, always, a quiet one too"""
+
     def __init__(
         self,
         *,
@@ -1111,14 +1120,157 @@ class EffectResult(_message.Message):
         message: _builtins.str = ...,
         need_full: _builtins.bool = ...,
         pair: Global___PairResult | None = ...,
+        stacks: Global___StackReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["pair", b"pair"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pair", b"pair", "stacks", b"stacks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect_id", b"effect_id", "message", b"message", "need_full", b"need_full", "ok", b"ok", "pair", b"pair"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect_id", b"effect_id", "message", b"message", "need_full", b"need_full", "ok", b"ok", "pair", b"pair", "stacks", b"stacks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EffectResult: _TypeAlias = EffectResult  # noqa: Y015
+
+@_typing.final
+class GatherStacks(_message.Message):
+    """Where do the ranks of a job on this node stand? Answered at once; nobody is disturbed by it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_UID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    job_uid: _builtins.str
+    generation: _builtins.int
+    def __init__(
+        self,
+        *,
+        job_uid: _builtins.str = ...,
+        generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job_uid", b"job_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GatherStacks: _TypeAlias = GatherStacks  # noqa: Y015
+
+@_typing.final
+class StackReport(_message.Message):
+    """At most 256 ranks, 64 places, 512 characters each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANKS_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankStack]: ...
+    @_builtins.property
+    def places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """stacks as "file.py:function < caller.py:function", the innermost of the workload first"""
+
+    def __init__(
+        self,
+        *,
+        ranks: _abc.Iterable[Global___RankStack] | None = ...,
+        places: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["places", b"places", "ranks", b"ranks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StackReport: _TypeAlias = StackReport  # noqa: Y015
+
+@_typing.final
+class RankStack(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    INSIDE_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    COLLECTIVES_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    place: _builtins.int
+    """number of its place, counted from 1; 0: it could not be read"""
+    step: _builtins.int
+    """last finished step that it has told; 0: none"""
+    inside: _builtins.bool
+    """it waits in a collective"""
+    stopped: _builtins.bool
+    """a signal holds it (SIGSTOP, a debugger), or it is a zombie"""
+    moved: _builtins.bool
+    """a collective of it began or ended while it was looked at"""
+    trouble: _builtins.str
+    """why its stack could not be read"""
+    @_builtins.property
+    def collectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankCollectives]:
+        """at most 16"""
+
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        place: _builtins.int = ...,
+        step: _builtins.int = ...,
+        inside: _builtins.bool = ...,
+        stopped: _builtins.bool = ...,
+        moved: _builtins.bool = ...,
+        trouble: _builtins.str = ...,
+        collectives: _abc.Iterable[Global___RankCollectives] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collectives", b"collectives", "inside", b"inside", "moved", b"moved", "place", b"place", "rank", b"rank", "step", b"step", "stopped", b"stopped", "trouble", b"trouble"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankStack: _TypeAlias = RankStack  # noqa: Y015
+
+@_typing.final
+class RankCollectives(_message.Message):
+    """The collectives of one process group as one of its ranks counts them. All members count alike."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    ISSUED_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    WAITS_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """name"""
+    members: _builtins.int
+    """checksum of the ranks: groups of one name and other members are others"""
+    issued: _builtins.int
+    finished: _builtins.int
+    """those that somebody waited for"""
+    operation: _builtins.str
+    """the newest that was issued"""
+    waits: _builtins.bool
+    """the rank waits for it"""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        members: _builtins.int = ...,
+        issued: _builtins.int = ...,
+        finished: _builtins.int = ...,
+        operation: _builtins.str = ...,
+        waits: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "group", b"group", "issued", b"issued", "members", b"members", "operation", b"operation", "waits", b"waits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankCollectives: _TypeAlias = RankCollectives  # noqa: Y015
 
 @_typing.final
 class ApplyGeneration(_message.Message):
