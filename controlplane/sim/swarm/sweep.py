@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -14,6 +15,9 @@ from controlplane.sim.swarm.results import SeedResult, Total
 
 AHEAD = 4
 """Seeds per process that are handed out before their turn, so that no process waits for work."""
+
+LOOK_S = 0.2
+"""How often an interrupt is looked for while no seed ends."""
 
 Run = Callable[[int], SeedResult]
 
@@ -52,16 +56,23 @@ def sweep(
             done(run(seed))
         return total
     context = multiprocessing.get_context("spawn")
+    before = multiprocessing.active_children()
     with (
+        _interrupts_noted() as noted,
         ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts) as pool,
-        _ended_at_interrupt(pool),
     ):
         with _interrupts_wait():
             running: set[Future[SeedResult]] = {pool.submit(run, seed) for seed in islice(seeds, jobs * AHEAD)}
         while running:
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            finished, running = wait(running, timeout=LOOK_S, return_when=FIRST_COMPLETED)
             for future in finished:
                 done(future.result())
+            if noted:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():
+                    if process not in before:
+                        process.terminate()
+                raise KeyboardInterrupt
             if time.monotonic() < end_s:
                 running |= {pool.submit(run, seed) for seed in islice(seeds, len(finished))}
             else:
@@ -86,14 +97,16 @@ def _leave_interrupts() -> None:
 
 
 @contextmanager
-def _ended_at_interrupt(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """After an interrupt nobody waits for seeds that have begun."""
-    before = multiprocessing.active_children()
+def _interrupts_noted() -> Iterator[list[int]]:
+    """Ctrl-C is noted, and raised where the pool is at rest: in the middle of its own code it would leave locks taken that its end
+    waits for. Who ignores interrupts, or does not run in the main thread, is not asked."""
+    noted: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if before in (signal.SIG_IGN, None) or threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    signal.signal(signal.SIGINT, lambda number, _frame: noted.append(number))
     try:
-        yield
-    except KeyboardInterrupt:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            if process not in before:
-                process.terminate()
-        raise
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
