@@ -20,6 +20,7 @@ from agents.rank.errors import (
     ReplicaDivergence,
     WorkloadRefused,
 )
+from agents.rank.exhausted import out_of_memory, verdict
 from agents.rank.link import note
 from agents.rank.settings import RankSettings, settings_from
 
@@ -51,9 +52,13 @@ def main() -> int:
     except WorkloadRefused as error:
         note(str(error))
         return EXIT_WORKLOAD_ERROR
-    except Exception:  # noqa: BLE001  the edge of the process: whatever the workload raises becomes log and exit code
+    except Exception as error:  # noqa: BLE001  the edge of the process: whatever the workload raises becomes log and exit code
         traceback.print_exc()
-        return EXIT_WORKLOAD_ERROR
+        if not out_of_memory(error):
+            return EXIT_WORKLOAD_ERROR
+        code, words = verdict(context.load)
+        note(words)
+        return code
     finally:
         context.close()
     if not context.finished:

@@ -5,6 +5,12 @@ from __future__ import annotations
 EXIT_WORKLOAD_ERROR = 1
 """The workload raised, or returned without `finish`; judged by the job's user budget."""
 
+EXIT_OUT_OF_MEMORY = 12
+"""The workload's own code ran out of memory, of the host or of the device (ENOMEM)."""
+
+EXIT_UNEVEN_ROUTING = 13
+"""As 12, while the routing gave the fullest expert on this rank several times its share: no node is to blame."""
+
 EXIT_DISAGREED_ONCE = 16
 """A result was wrong once: computed again it was right."""
 

@@ -230,12 +230,14 @@ def test_a_workload_that_fails_ends_with_its_code_and_its_reason(site: RankSite)
         "raise": (1, "ValueError: bad luck"),
         "return": (1, "without context.finish"),
         "diverge": (17, "w differs"),
+        "allocate": (12, "out of memory in the workload"),
+        "overload": (13, "6.5 times the mean: the routing is to blame"),
         "module": (1, "has no main(context)"),
     }
     hosts = {}
     for how in cases:
         (hosts[how],) = start_other(site, "json" if how == "module" else "rank_broken_workload", 1, how=how)
-    for how in ("raise", "return", "diverge"):
+    for how in ("raise", "return", "diverge", "allocate", "overload"):
         site.parked([hosts[how]])
         site.announce([hosts[how]])
     for how, (code, said) in cases.items():

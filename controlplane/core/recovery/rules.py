@@ -1,8 +1,8 @@
 """Restart rules: an incident in, the first job rule that matches out, with why each earlier one did not. Pure.
 
-Job rules are ordered and the first match wins; after the job's own come the rules for silent corruption, and an implicit
-last one that leaves the rung to the ladder. Node rules are all evaluated and never replace the job's verdict. What was not
-observed is `unknown` and matches only `unknown`.
+Job rules are ordered and the first match wins; after the job's own come the rules for silent corruption and for want of
+memory, and an implicit last one that leaves the rung to the ladder. Node rules are all evaluated and never replace the job's
+verdict. What was not observed is `unknown` and matches only `unknown`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from controlplane.core.checkpoints import Checkpoint
 from controlplane.core.evidence import NO_SENDER, UNKNOWN, UNOBSERVED, Facts, Offence
 from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.recovery.corruption import suspicion
+from controlplane.core.recovery.exhaustion import excuses_node, rules_for
 from controlplane.core.recovery.patterns import compiled, in_group
 from controlplane.core.spec import JobRule, Match, NodeRule, Parallel, RestartPolicy, RuleAction
 from controlplane.core.units import ms
@@ -124,7 +125,7 @@ def choose(policy: RestartPolicy, case: Case, *, released: bool = False) -> Choi
     own = ((f"jobRules[{index}]", rule) for index, rule in enumerate(policy.job_rules))
     sign = suspicion(case.offences, offence_of(case))
     always = () if sign is None else (_PERSISTENT,) if sign.persistent else (_TRANSIENT,)
-    for name, rule in (*own, *always):
+    for name, rule in (*own, *always, *rules_for(case.facts)):
         why_not = mismatch(rule.match, case)
         if not why_not and released and rule.action is RuleAction.SUSPEND:
             why_not = "an operator has released the job"
@@ -158,8 +159,8 @@ def rollback_limit(checkpoints: Iterable[Checkpoint], choice: Choice | None) -> 
 
 
 def judge_node(policy: RestartPolicy, case: Case) -> tuple[NodeChoice, ...]:
-    """Every node rule on the root's node; none when the incident has no node."""
-    if case.node == NONE:
+    """Every node rule on the root's node; none when the incident has no node, or says that none is to blame."""
+    if case.node == NONE or excuses_node(case.facts):
         return ()
     return tuple(
         NodeChoice(f"nodeRules[{index}]", rule, mismatch(rule.match, case))

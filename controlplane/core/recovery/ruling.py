@@ -15,6 +15,7 @@ from controlplane.core.jobs import NONE, Incident, Job, LostRank, root_cause
 from controlplane.core.recovery import rules
 from controlplane.core.recovery.budgets import Reading, backoff_ns, jittered_ns, read_budget
 from controlplane.core.recovery.corruption import suspicion
+from controlplane.core.recovery.exhaustion import excuses_node
 from controlplane.core.spec import RestartPolicy, RuleAction
 from controlplane.core.vocabulary import Blame, Rung
 
@@ -87,7 +88,7 @@ def rule(job: Job, incident: Incident, at: Circumstances) -> Ruling:
             at.now_ns + jittered_ns(wait_ns, policy.backoff.jitter, at.draw, job.serial),
             0 if due or free else job.not_before_ns,
         ),
-        offence=rules.offence_of(case) if root and not free and not root.planned else None,
+        offence=None if root is None or free or root.planned or excuses_node(root.facts) else rules.offence_of(case),
         refused=None if choice is None else refusal(choice, cause, reading if due else None, job.last_error),
         moved=_own(incident.lost) if action is RuleAction.REPLACE_RANK else (),
         leaving=_leaving(policy, case) if blames(job, root, at.offences) and not free else frozenset(),

@@ -17,6 +17,7 @@ from controlplane.core.vocabulary import Blame
 NOW = 100_000 * NS_PER_S
 HOUR_MS = 3_600_000
 EXIT_42 = Facts(Reason.EXITED, 42, 0, NO_SENDER, message="ValueError: loss is nan at step 7")
+EXIT_12, EXIT_13 = (Facts(Reason.EXITED, code, 0, NO_SENDER) for code in (12, 13))
 OOM = Facts(Reason.KILLED, 137, 9, "oom", message="")
 KILLED = Facts(Reason.KILLED, 137, 9)
 FAULT = Facts(Reason.DEVICE_FAULT, fault_level="ISOLATE", fault_code="XID-79")
@@ -164,3 +165,29 @@ def test_a_shell_hands_signals_on_as_exit_codes() -> None:
     assert told(0, 9, "unknown").sender == ""
     assert told(255, 0) == Facts("", 255, 0, NO_SENDER, message="x")
     assert exit_facts(observed=False, code=0, signal=0, sender="", message="") == Facts()
+
+
+@pytest.mark.parametrize(
+    ("facts", "ledger", "reason"),
+    [
+        (OOM, Blame.USER, "the kernel killed it for want of memory"),
+        (EXIT_12, Blame.USER, "the workload ran out of memory"),
+        (EXIT_13, Blame.INFRASTRUCTURE, "uneven routing gave its experts more than fits, no node is to blame"),
+    ],
+)
+def test_want_of_memory_is_told_apart_and_a_jobs_own_rule_goes_before(facts: Facts, ledger: Blame, reason: str) -> None:
+    chosen = choose(RestartPolicy(), case(facts))
+    assert (chosen.action, chosen.ledger, chosen.reason) == (RuleAction.AUTO, ledger, reason)
+    own = RestartPolicy(job_rules=(JobRule(Match(exit_codes=(12, 13, 137)), RuleAction.FAIL),))
+    assert choose(own, case(facts)).rule == "jobRules[0]"
+
+
+def test_a_sigkill_of_nobody_knows_whom_is_no_want_of_memory() -> None:
+    assert choose(RestartPolicy(), case(KILLED)).rule == IMPLICIT
+    assert choose(RestartPolicy(), case(Facts(Reason.EXITED, 1, 0, NO_SENDER))).rule == IMPLICIT
+
+
+def test_uneven_routing_is_held_against_no_node() -> None:
+    policy = RestartPolicy(node_rules=(NodeRule(Match(), NodeAction.QUARANTINE),))
+    assert judge_node(policy, case(EXIT_13)) == ()
+    assert [one.mismatch for one in judge_node(policy, case(EXIT_12))] == [""]
