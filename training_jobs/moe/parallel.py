@@ -62,6 +62,8 @@ class ExpertParallel:
         self.size = size
         self.witness: StepReplay | None = None
         """Told of all rows that are sent and received."""
+        self.note_load: Callable[[float], None] | None = None
+        """Told, before room is made for the rows, how many means the fullest expert here gets."""
 
     def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
         """Rows by member: `send[i]` of them to member i, `receive[i]` from it."""
@@ -88,6 +90,8 @@ class ExpertParallel:
         per_source = ours.view(self.size, -1)  # [from member, local expert]
         send = counts.view(self.size, -1).sum(dim=1).tolist()
         receive = per_source.sum(dim=1).tolist()
+        if self.note_load is not None:  # members have about as many rows each
+            self.note_load(int(per_source.sum(dim=0).max()) * counts.numel() / max(1, self.size * len(rows)))
         arrived = _AllToAll.apply(rows, self, send, receive)  # type: ignore[no-untyped-call]
         local = torch.arange(per_source.shape[1]).repeat(self.size).repeat_interleave(ours)
         by_expert = torch.argsort(local, stable=True)

@@ -63,9 +63,10 @@ def train(context: RankContext, generation: Generation) -> None:
     group = InterruptibleProcessGroup(groups.world, generation)
     model = DistributedDataParallel(net, process_group=group, find_unused_parameters=True)
 
-    for text in batches(generation, step, int(context.args.get("batch_size", 16))):
-        if step >= steps:
-            break
+    texts = batches(generation, step, int(context.args.get("batch_size", 16)))
+    while step < steps:
+        with context.phase("data"):  # what is in no phase is the rank's own compute
+            text = next(texts)
         torch.manual_seed(context.seed("dropout", step, generation.rank))  # the step's own, also after a restore
         loss = nn.functional.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten())
         optimizer.zero_grad()

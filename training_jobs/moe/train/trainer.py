@@ -64,6 +64,7 @@ class Kept:
         self.trainer = trainer
         self.keeper = StateKeeper(context, trainer.state.parts(), repr(trainer.config.model))
         trainer.updating, trainer.settle = self.keeper.updating, self.keeper.settle
+        trainer.reading, trainer.parallel.note_load = context.phase("data"), context.note_load
 
 
 def restore(context: RankContext, generation: Generation, groups: Groups, kept: Kept) -> None:
@@ -96,7 +97,8 @@ def train(context: RankContext, generation: Generation, kept: Kept) -> None:
             loss = trainer.train_step()
             sleep_until(started + config.step_floor_ms / 1000)
             context.progress(state.step, loss)
-            stall_s = save_if_due(saver, state.step, generation.checkpoint_every_steps, config.steps)
+            with context.phase("checkpoint"):
+                stall_s = save_if_due(saver, state.step, generation.checkpoint_every_steps, config.steps)
             metrics.write(state.step, loss, time.monotonic() - started, stall_s)
     if not saver.wait(FINAL_SAVE_PATIENCE_S):
         note("the last checkpoint is still not written: finishing without it")
@@ -133,6 +135,7 @@ class Trainer:
         self.replay: StepReplay | None = None
         self.injection: Injection | None = None
         self.checked_at = 0
+        self.reading: AbstractContextManager[None] = nullcontext()
 
     def meet(self, groups: Groups) -> None:
         """The groups of a new generation; the state stays."""
@@ -207,14 +210,15 @@ class Trainer:
     def batch(self, step: int, dp_rank: int) -> Tensor:
         """A replica's text for a step."""
         skipped = 1 if 0 < self.config.skip_batch <= step + 1 else 0  # negative control
-        return data.batch(
-            self.text,
-            seed=self.config.seed,
-            step=step + skipped,
-            dp_rank=dp_rank,
-            rows=self.config.batch,
-            sequence=self.config.sequence,
-        )
+        with self.reading:
+            return data.batch(
+                self.text,
+                seed=self.config.seed,
+                step=step + skipped,
+                dp_rank=dp_rank,
+                rows=self.config.batch,
+                sequence=self.config.sequence,
+            )
 
 
 class Metrics:
