@@ -52,3 +52,14 @@ def test_the_same_step_of_another_generation_is_another_one(tmp_path: Path) -> N
     assert told(state) == [(4, 7)]
     record.state = types_pb2.RANK_STATE_EXITED
     assert told(state) == []
+
+
+def test_a_step_that_goes_back_is_counted_and_not_told(tmp_path: Path) -> None:
+    state = node(tmp_path)
+    state.note_progress(step(7))
+    state.note_progress(step(3))
+    assert told(state) == [(3, 7)]
+    assert state.counters.values["steps_backwards"] == 1
+    state.note_progress(step(2, generation=4))
+    state.table.records["j-1"].assigned = HeldAssignment(4, 0, "")
+    assert told(state) == [(4, 2)], "a new generation may begin below"
