@@ -69,9 +69,7 @@ def _parts(item: job_pb2.Job) -> str:
 def _stragglers(item: job_pb2.Job) -> None:
     if not item.stragglers:
         return
-    render.heading(
-        "slower than the ranks that do the same work, in most steps (nothing is done about it: docs/stragglers.md)"
-    )
+    render.heading("slower than the ranks that do the same work, in most steps (docs/stragglers.md)")
     rows = [
         [
             str(one.rank),

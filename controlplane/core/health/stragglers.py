@@ -137,17 +137,17 @@ def groups_of(ranks: int, parallel: Parallel) -> IntColumn:
 
 
 def compare(times: np.ndarray, group: IntColumn) -> np.ndarray:
-    """One look: how many times as long as its group each rank takes.
+    """How many times as long as its group each rank takes, in each of some looks.
 
     Args:
-        times: (ranks, 5) per step: compute, data, collection, checkpoint, and their sum; NaN: the rank told nothing.
+        times: (looks, ranks, 5) per step: compute, data, collection, checkpoint, and their sum; NaN: the rank told nothing.
         group: (ranks,) see `groups_of`.
 
     Returns:
-        (ranks, 4) float32: compute against the group's compute, of the others what they add to the group's own time; 0 where that
-        is too little or no more than the scatter, NaN of ranks that told nothing or have nobody to be compared with.
+        (looks, ranks, 4) float32: compute against the group's compute, of the others what they add to the group's own time; 0
+        where that is too little or no more than the scatter, NaN of ranks that told nothing or have nobody to be compared with.
     """
-    found = np.full((len(times), len(MEASURED)), np.nan, dtype=np.float32)
+    found = np.full((*times.shape[:2], len(MEASURED)), np.nan, dtype=np.float32)
     order = np.argsort(group, kind="stable")
     bounds = np.flatnonzero(np.diff(group[order], prepend=-1))
     sizes = np.diff(bounds, append=len(group))
@@ -155,7 +155,8 @@ def compare(times: np.ndarray, group: IntColumn) -> np.ndarray:
         if size < 2:
             continue
         members = order[bounds[sizes == size][:, None] + np.arange(size)]
-        found[members] = _compared(times[members])
+        held = times[:, members]  # (looks, groups, members, 5)
+        found[:, members] = _compared(held.reshape(-1, *held.shape[2:])).reshape(*held.shape[:3], -1)
     return found
 
 

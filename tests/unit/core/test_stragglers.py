@@ -50,7 +50,8 @@ def judged(
 ) -> tuple[Slow, ...]:
     ranks = len(looks[0])
     group = groups_of(ranks, parallel)
-    window = np.stack([compare(np.column_stack([times, times.sum(axis=1)]), group) for times in looks])
+    times = np.stack(looks)
+    window = compare(np.concatenate([times, times.sum(axis=2, keepdims=True)], axis=2), group)
     found = standing(window, np.zeros(ranks) if load is None else load, policy)
     assert found is not None
     return found.slow
