@@ -51,6 +51,7 @@ class Word(IntEnum):
     """1: the node agent sends copies; written by it."""
     PARTIAL = 10
     """1: a copy that lacks what replicas hold."""
+    SLOTS = 11
 
 
 class Phase(IntEnum):
@@ -93,8 +94,12 @@ class Layout:
 
     @property
     def file_bytes(self) -> int:
-        """All of the file."""
-        return PAGE + SLOTS * self.slot_bytes
+        """All of a file with two versions."""
+        return self.bytes_with(SLOTS)
+
+    def bytes_with(self, slots: int) -> int:
+        """All of a file with so many versions."""
+        return PAGE + slots * self.slot_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,42 +115,53 @@ class Version:
 class StateFile:
     """One mapped file. Make it with `create` or `open`; the writer is one process, readers may be several."""
 
-    def __init__(self, path: Path, area: mmap.mmap, layout: Layout, inode: int) -> None:
+    def __init__(self, path: Path, area: mmap.mmap, layout: Layout, *, inode: int, slots: int) -> None:
         self.path = path
         self.layout = layout
         self.inode = inode
+        self._slots = slots
         self._area = area
         self._view = memoryview(area)
         self._words = self._view[:PAGE].cast("Q")
 
     @staticmethod
-    def create(path: Path, layout: Layout, rank: int, *, partial: bool = False) -> StateFile:
-        """A new, empty file in place of whatever was there; its pages are touched now, not in the first step.
+    def create(
+        path: Path, layout: Layout, rank: int, *, partial: bool = False, slots: int = SLOTS, reserved: bool = True
+    ) -> StateFile:
+        """A new, empty file in place of whatever was there.
+
+        Args:
+            path, layout, rank: where, what, whose.
+            partial: what replicas hold is not in it.
+            slots: versions that it holds.
+            reserved: take the memory of all versions now. Else call `reserve` before the first is written.
 
         Raises:
             OSError: there is no room, or the folder is not there.
         """
+        size = layout.bytes_with(slots)
         temporary = path.with_suffix(".new")
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(
-                descriptor, 0, layout.file_bytes
-            )  # a full /dev/shm says so here, and not by SIGBUS later
-            area = mmap.mmap(descriptor, layout.file_bytes)
+            os.ftruncate(descriptor, size)
+            # Here a full /dev/shm is an error; later it would be a SIGBUS.
+            os.posix_fallocate(descriptor, 0, size if reserved else PAGE)
+            area = mmap.mmap(descriptor, size)
             inode = os.fstat(descriptor).st_ino
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
         finally:
             os.close(descriptor)
-        made = StateFile(path, area, layout, inode)
+        made = StateFile(path, area, layout, inode=inode, slots=slots)
         made.put(Word.UNIQUE_BYTES, layout.unique_bytes)
         made.put(Word.SHARED_BYTES, layout.shared_bytes)
         made.put(Word.LAYOUT_LOW, layout.key & _LOW)
         made.put(Word.LAYOUT_HIGH, layout.key >> 64)
         made.put(Word.RANK, rank)
         made.put(Word.PARTIAL, int(partial))
+        made.put(Word.SLOTS, slots)
         made.put(Word.MAGIC, MAGIC)
         temporary.rename(path)
         return made
@@ -172,15 +188,25 @@ class StateFile:
         words = memoryview(area)[:PAGE].cast("Q")
         key = words[Word.LAYOUT_HIGH] << 64 | words[Word.LAYOUT_LOW]
         layout = Layout(key, words[Word.UNIQUE_BYTES], words[Word.SHARED_BYTES])
-        if (
-            words[Word.MAGIC] != MAGIC
-            or layout.unique_bytes + layout.shared_bytes > MAX_BYTES
-            or size != layout.file_bytes
-        ):
+        slots, known = words[Word.SLOTS], words[Word.MAGIC] == MAGIC
+        fits = layout.unique_bytes + layout.shared_bytes <= MAX_BYTES and 0 < slots <= SLOTS
+        if not known or not fits or size != layout.bytes_with(slots):
             words.release()
             raise NotAState(f"{path} is no state of this version")
         words.release()
-        return StateFile(path, area, layout, found.st_ino)
+        return StateFile(path, area, layout, inode=found.st_ino, slots=slots)
+
+    def reserve(self) -> None:
+        """Take the memory of all versions; takes as long as touching it.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.posix_fallocate(descriptor, 0, self.layout.bytes_with(self._slots))
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Unmap. Whoever still holds memory of it keeps the mapping alive."""
@@ -215,7 +241,7 @@ class StateFile:
     def versions(self) -> list[Version]:
         """Complete versions, newest first. Digests are not compared."""
         found = []
-        for slot in range(SLOTS):
+        for slot in range(self._slots):
             step = self._slot(slot, _Slot.STEP)
             if step:
                 whole = not self._words[Word.PARTIAL]
@@ -228,7 +254,7 @@ class StateFile:
 
     def begin(self) -> int:
         """Make the older slot empty and return it: it is to be written now."""
-        steps = [self._slot(slot, _Slot.STEP) for slot in range(SLOTS)]
+        steps = [self._slot(slot, _Slot.STEP) for slot in range(self._slots)]
         slot = steps.index(min(steps))
         self._set(slot, _Slot.STEP, 0)
         return slot

@@ -79,6 +79,7 @@ class StateKeeper:
         self._live: list[torch.Tensor] = []
         self._unique: frozenset[str] = frozenset()
         self._shape: tuple[object, ...] = ()
+        self._reserved = False
         self._step = -1
         self._generation = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="phalanx-keep")
@@ -138,7 +139,7 @@ class StateKeeper:
         self._mark(step, Phase.OPTIMIZER)
         yield
         self.hold(step)
-        if self._file is not None and self._live and step % self.every == 0:
+        if self._file is not None and self._views and step % self.every == 0:
             self._staging = self._thread.submit(self._stage, step, self._generation)
 
     def close(self) -> None:
@@ -163,6 +164,14 @@ class StateKeeper:
         begun = time.monotonic()
         file = self._file
         assert file is not None  # only submitted with one
+        if not self._reserved:  # here, because it takes its time and nothing waits for it
+            try:
+                file.reserve()
+            except OSError as error:
+                note(f"this rank's state is not kept in memory: {error.strerror}")
+                self._views = []
+                return
+            self._reserved = True
         slot = file.begin()
         with torch.no_grad():
             torch._foreach_copy_(self._views[slot], self._live)
@@ -209,11 +218,12 @@ class StateKeeper:
         try:
             if layout.file_bytes > assignment.memory_bytes:
                 raise OSError(errno.ENOSPC, _too_large(layout.file_bytes, assignment.memory_bytes))  # noqa: TRY301
-            self._file = StateFile.create(path, layout, assignment.rank)
+            self._file = StateFile.create(path, layout, assignment.rank, reserved=False)
         except OSError as error:
             note(f"this rank's state is not kept in memory: {error.strerror or error}")
             return
         self._views = [self._slot_views(slot, self._file) for slot in (0, 1)]
+        self._reserved = False
 
     def _layout(self, order: Sequence[Part]) -> Layout:
         sizes = {True: 0, False: 0}

@@ -208,7 +208,7 @@ def _receive(link: socket.socket, trust: Trust, wanted: Wanted, store: MemorySto
     if needed > room:
         raise PeerError(f"{needed >> 20} MiB do not fit the {room >> 20} MiB that this node has for one rank")
     part = store.fetched_path(wanted.generation, wanted.rank).with_suffix(".part")
-    file = StateFile.create(part, wire.layout_of(answer.state), wanted.rank, partial=answer.state.partial)
+    file = StateFile.create(part, wire.layout_of(answer.state), wanted.rank, partial=answer.state.partial, slots=1)
     try:
         refusal = wire.take(link, answer.state, file)
     finally:

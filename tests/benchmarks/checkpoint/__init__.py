@@ -1,0 +1,1 @@
+"""What saving costs a step and what restoring takes, for each tier."""
