@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := controlplane agents cli training_jobs
 
 .DEFAULT_GOAL := help
-.PHONY: soak postgres bench-journal soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-races soak-property bench-core bench-cli bench-ettr bench-checkpoint bench-fleet soak-fleet bench-recovery constraints clean
+.PHONY: soak postgres bench-journal soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-races soak-property bench-core bench-cli bench-ettr bench-checkpoint bench-fleet soak-fleet bench-recovery bench-corruption constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -84,6 +84,9 @@ bench-recovery: $(STAMP) ## one kill to the first new step: Phalanx, torchrun el
 
 bench-checkpoint: $(STAMP) ## cost and restore time of every tier that holds a rank's state (4 minutes)
 	@$(BIN)/python -m tests.benchmarks.checkpoint
+
+bench-corruption: $(STAMP) ## single flipped bits in a trainer: how soon found, who is named, what looking costs (about 3 minutes)
+	@$(BIN)/python -m tests.benchmarks.corruption
 
 bench-fleet: $(STAMP) ## 6,250 agents on one controller: load, detection, false convictions (40 minutes; ONLY=streams, disturbances, relays, recoveries, restart or peers: one part)
 	@$(BIN)/python -m tests.benchmarks.fleet $(if $(ONLY),--only $(ONLY))

@@ -110,10 +110,11 @@ class Degrees:
 class Assignment:
     """One rank of one generation, as the node agent handed it to this process.
 
-    `table` has the rows of the ranks on this node, by rank; all rows where the controller or the node agent is older than 0.3.
     `memory_step`: the generation starts from the state after this step, which processes and nodes hold (0: from `restore`).
     `memory_folder`: where states lie in this node's memory (None: nowhere), with room for `memory_bytes` of this rank.
     `fetched`: its state is being brought there from another node.
+    `skips`: steps whose batches are left out. `table` has the rows of the ranks on this node, by rank; all rows where the
+    controller or the node agent is older than 0.3.
     """
 
     job_uid: str
@@ -134,6 +135,7 @@ class Assignment:
     memory_folder: Path | None = None
     memory_bytes: int = 0
     fetched: bool = False
+    skips: tuple[range, ...] = ()
 
     @property
     def address(self) -> str:
@@ -142,6 +144,8 @@ class Assignment:
 
 
 DEFAULT_JOIN_TIMEOUT_S = 60.0
+MOST_SKIPS = 64
+"""Ranges of steps; the controller makes a handful."""
 
 
 def assignment_from(message: local_pb2.Assignment) -> Assignment:
@@ -197,4 +201,5 @@ def assignment_from(message: local_pb2.Assignment) -> Assignment:
         memory_folder=Path(message.memory_folder) if message.memory_folder else None,
         memory_bytes=message.memory_bytes,
         fetched=message.fetched,
+        skips=tuple(range(one.first, one.last + 1) for one in body.skip_steps[:MOST_SKIPS]),
     )

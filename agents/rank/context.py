@@ -29,6 +29,11 @@ RESULT_LIMIT_BYTES = 64 << 10
 """Of all keys and values of a result together; the final marker has to fit a frame with room to spare."""
 
 
+def told_number(value: float) -> float:
+    """How a number is told: one that is none, or infinite, as infinity, because NaN on the wire means that nothing is told."""
+    return float(value) if math.isfinite(value) else math.inf
+
+
 class RankContext(Reporter):
     """The process's side of the contract. Handed to the workload's `main(context)`; not thread-safe unless said so.
 
@@ -99,12 +104,15 @@ class RankContext(Reporter):
                 assignment = previous.next_assignment()
             yield self._begin(assignment)
 
-    def progress(self, step: int, loss: float = math.nan) -> None:
+    def progress(self, step: int, loss: float | None = None, gradient_norm: float | None = None) -> None:
         """Say that `step` (counted from 1) is done. The first call of a generation makes the rank RUNNING.
 
         Never blocks. Raises GenerationChanged when the generation is over, so a step without collectives ends too. A step below
         1, or below one that was told in this generation, is refused: it is counted in `refused_steps`, the first is noted in
         the log, and training goes on. However often it is called, the agent hears the newest some times a second.
+
+        A `loss` or `gradient_norm` that is not a finite number ends the generation: the job goes back to before it
+        (docs/numbers.md). None: not told.
         """
         generation = self._running()
         generation.check()
@@ -126,7 +134,8 @@ class RankContext(Reporter):
             rank=generation.rank,
             generation=generation.number,
             step=step,
-            loss=loss,
+            loss=math.nan if loss is None else told_number(loss),
+            gradient_norm=None if gradient_norm is None else told_number(gradient_norm),
             step_time_s=0.0 if started is None else now - started,
             times=times,
             load=self._load,

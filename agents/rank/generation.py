@@ -130,6 +130,11 @@ class Generation:
         """Steps between checkpoints; 0: none."""
         return self.assignment.checkpoint_every_steps
 
+    def skipped(self, step: int) -> bool:
+        """Whether the batch of `step` (counted from 1) is to be left out: numbers were off when it was used. Count the step, and
+        change nothing else; all ranks do so alike."""
+        return any(step in steps for steps in self.assignment.skips)
+
     @property
     def over(self) -> bool:
         """True when a newer generation has come or a peer was lost."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class _Step:
     step_time_s: float
     times: agent_pb2.StepTimes | None
     load: float
+    gradient_norm: float
 
 
 class Fold:
@@ -51,7 +53,8 @@ class Fold:
                 self.dropped_steps += 1
                 continue
             times = row.times if row.HasField("times") else None
-            steps[key] = _Step(row.step, now - row.age_ms / 1_000, row.loss, row.step_time_s, times, row.load)
+            norm = row.gradient_norm if row.HasField("gradient_norm") else math.nan
+            steps[key] = _Step(row.step, now - row.age_ms / 1_000, row.loss, row.step_time_s, times, row.load, norm)
 
     def forget(self, slot: int) -> None:
         """The node's stream has ended: its slot may become another's."""
@@ -92,6 +95,7 @@ class Fold:
                 columns.step_times_s.append(row.step_time_s)
                 if row.times is not None:
                     _add_times(columns, row.times, row.load)
+                columns.gradient_norms.append(row.gradient_norm)
         return [*found.values()]
 
 

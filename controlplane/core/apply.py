@@ -6,7 +6,16 @@ from dataclasses import replace
 from typing import assert_never
 
 from controlplane.core import records as r
-from controlplane.core.applying.checkpoints import checkpoint_state, cleared, committed, expired, pin, shards, suspected
+from controlplane.core.applying.checkpoints import (
+    checkpoint_state,
+    cleared,
+    committed,
+    expired,
+    numbers_suspected,
+    pin,
+    shards,
+    suspected,
+)
 from controlplane.core.applying.fleet import (
     accelerators,
     controller_started,
@@ -198,6 +207,8 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
             checkpoint_state(state, record.job, record.checkpoint, CheckpointState.POISONED, record.reason)
         case r.CorruptionSuspected():
             suspected(state, record)
+        case r.NumbersSuspected():
+            numbers_suspected(state, record)
         case r.CorruptionCleared():
             cleared(state, record)
         case r.CheckpointPinned():

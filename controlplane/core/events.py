@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from controlplane.core.audit import By
 from controlplane.core.checkpoints import ShardFile
+from controlplane.core.evidence import Reason
 from controlplane.core.fleet import Accelerator
 from controlplane.core.identity import Role
 from controlplane.core.jobs import NONE, Exit
@@ -445,6 +446,19 @@ class CertificateSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class NumbersSeen:
+    """The edge finds that loss or gradients of steps that ranks told of are off (`health.numbers`). `at_ns`: Unix time."""
+
+    job: str
+    generation: int
+    kind: Reason
+    first_step: int
+    last_step: int
+    text: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class CompactJournal:
     """Compact the journal. The edge does it; the command only says who asked. `before_revision` 0: what retention says."""
 
@@ -502,7 +516,7 @@ Command = (
 )  # fmt: skip
 Observation = (
     NodeHello | NodesJoined | NodeReport | HostsReached | NodeSessionLost | CellHello | CellReport | CellSessionLost
-    | EffectDone | CertificateSeen
+    | EffectDone | CertificateSeen | NumbersSeen
 )  # fmt: skip
 
 

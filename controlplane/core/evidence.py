@@ -45,6 +45,9 @@ class Reason(StrEnum):
     COLLECTIVE_FAILED = "collectiveFailed"
     RESTORE_FAILED = "restoreFailed"
     OPERATOR = "operator"
+    LOSS_NOT_FINITE = "lossNotFinite"
+    LOSS_SPIKE = "lossSpike"
+    GRADIENT_SPIKE = "gradientSpike"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from controlplane.core.accounting.window import Hour
 from controlplane.core.checkpoints import Checkpoint, Suspicion
 from controlplane.core.columns import ByteColumn, IntColumn
 from controlplane.core.evidence import NOTHING, Facts
+from controlplane.core.health.numbers import Numbers
 from controlplane.core.spec import AUTO, JobSpec
 from controlplane.core.vocabulary import TERMINAL, Blame, Bucket, JobState, Phase, RankState
 
@@ -299,6 +300,7 @@ class Job:
     interval_reason: str = ""
     hang: HangWatch | None = None
     hung_step: int = NONE
+    numbers: Numbers = field(default_factory=Numbers)
     _ranks_of: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False, compare=False)
 
     def clone(self) -> Job:

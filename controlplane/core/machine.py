@@ -20,6 +20,7 @@ from controlplane.core.commands import identity
 from controlplane.core.draft import Answer, Draft, Policy, Refusal
 from controlplane.core.observing import answers, cells, nodes
 from controlplane.core.observing.gathered import gathered
+from controlplane.core.observing.numbers import numbers_seen
 from controlplane.core.observing.reached import hosts_reached
 from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
@@ -90,6 +91,8 @@ class Machine:
                 answers.effect_done(draft, event)
             case ev.CertificateSeen():
                 identity.certificate_seen(draft, event)
+            case ev.NumbersSeen():
+                numbers_seen(draft, event)
             case ev.Ordered():
                 admission.command(draft, event.command, event.by)
             case (

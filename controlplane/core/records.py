@@ -49,6 +49,7 @@ from controlplane.core.records_health import (
     LinksReported,
     NodeQuarantined,
     NodeReleased,
+    NumbersSuspected,
     SourcesReported,
     StragglersFound,
     StragglersGone,
@@ -117,6 +118,7 @@ __all__ = [
     "LinksReported",
     "NodeQuarantined",
     "NodeReleased",
+    "NumbersSuspected",
     "PairAnswered",
     "PairsAwaited",
     "PairsStarted",
@@ -543,6 +545,7 @@ Record = (
     | CanaryReleased | CanaryEnded
     | StragglersFound | StragglersGone
     | HangSuspected | HangJudged
+    | NumbersSuspected
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from controlplane.core.evidence import Reason
 from controlplane.core.health.book import FaultNote, Source
 from controlplane.core.health.canaries import Outcome
+from controlplane.core.health.numbers import Skip
 from controlplane.core.health.stragglers import Straggler
 from controlplane.core.vocabulary import Blame, HandlingLevel
 
@@ -22,6 +24,22 @@ class DetectorRestored:
     """This controller keeps up again: silence counts."""
 
     after_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class NumbersSuspected:
+    """Loss or gradients of a job are off, from `first_step` to `last_step`. `acted`: the job goes back to before them, else it is
+    only noted. `skip`: batches that are left out from now on; None: they are computed again. `blame`: whose doing it is."""
+
+    job: str
+    generation: int
+    kind: Reason
+    first_step: int
+    last_step: int
+    reason: str
+    blame: Blame
+    acted: bool = True
+    skip: Skip | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class StepColumns:
-    """Finished steps of ranks of one generation, columns of equal length. `at_ns`: Unix ns; NaN in `losses`: not reported.
-    `times`: (rows, 7), see `engine.phases`; None: no row has any."""
+    """Finished steps of ranks of one generation, columns of equal length. `at_ns`: Unix ns; NaN in `losses` and `gradient_norms`:
+    not reported, infinite: no finite number. `times`: (rows, 7), see `engine.phases`; None: no row has any."""
 
     ranks: np.ndarray
     nodes: np.ndarray
@@ -78,12 +78,14 @@ class StepColumns:
     losses: np.ndarray
     step_times_s: np.ndarray
     times: np.ndarray | None = None
+    gradient_norms: np.ndarray | None = None
 
     def taken(self, mask: np.ndarray) -> StepColumns:
         """The rows of a mask."""
         return StepColumns(
             self.ranks[mask], self.nodes[mask], self.steps[mask], self.at_ns[mask], self.losses[mask],
             self.step_times_s[mask], None if self.times is None else self.times[mask],
+            None if self.gradient_norms is None else self.gradient_norms[mask],
         )  # fmt: skip
 
 

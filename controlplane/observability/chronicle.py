@@ -223,6 +223,11 @@ def _of_job(record: r.Record) -> Line | None:
             }  # fmt: skip
         case r.RungFailed():
             return "warning", "rung_failed", {"rung": record.rung.value, "reason": record.reason}
+        case r.NumbersSuspected():
+            return "error" if record.acted else "warning", "numbers_suspected", {
+                "kind": record.kind.value, "first_step": record.first_step, "last_step": record.last_step,
+                "reason": record.reason, "acted": record.acted, "skipped": record.skip is not None,
+            }  # fmt: skip
         case r.ReplicasDropped():
             return "warning", "replicas_dropped", {"replicas": some(record.replicas)}
         case r.GenerationStarted():

@@ -41,6 +41,7 @@ _DECISIONS = (
     r.SurvivorsGivenUp, r.NodeJudged, r.GenerationStarted, r.JoinFailed, r.JobStateChanged, r.CheckpointPoisoned, r.JobEnding,
     r.JobEnded, r.JobUnplaced, r.Audited, r.CorruptionSuspected, r.CorruptionCleared,
     r.RungFailed, r.ReplicasDropped, r.HangSuspected, r.HangJudged,
+    r.NumbersSuspected,
 )  # fmt: skip
 _NODE_DECISIONS = (
     r.NodeRegistered, r.NodeSessionChanged, r.LivenessChanged, r.AcceleratorsChanged, r.NodeCordoned, r.NodeUncordoned,

@@ -159,6 +159,7 @@ def _head(job: Job, store_address: str, folder: str) -> agent_pb2.ApplyGeneratio
         join_timeout_ms=job.spec.timeouts.join_ms,
         kept_step=job.restore_step if job.keeps_state else 0,
         memory_step=job.restore_step if job.restored_from or job.keeps_state else 0,
+        skip_steps=[agent_pb2.StepRange(first=skip.first, last=skip.last) for skip in job.numbers.skips],
     )
 
 

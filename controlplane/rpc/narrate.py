@@ -107,6 +107,7 @@ def narrate(record: r.Record, names: Names) -> str:
             r.HostsRequested() | r.HostsObserved() | r.HostsReached() | r.HostsLost() | r.HostEnded() | r.HostsForgotten()
             | r.StartFailed() | r.RanksLost() | r.RecoveryDecided() | r.SurvivorsGivenUp() | r.NodeJudged()
             | r.RungFailed() | r.ReplicasDropped() | r.HangSuspected() | r.HangJudged()
+            | r.NumbersSuspected()
         ):  # fmt: skip
             return _process(record, names)
         case (
@@ -255,6 +256,7 @@ ProcessRecord = (
     r.HostsRequested | r.HostsObserved | r.HostsReached | r.HostsLost | r.HostEnded | r.HostsForgotten | r.StartFailed
     | r.RanksLost | r.RecoveryDecided | r.SurvivorsGivenUp | r.NodeJudged | r.RungFailed
     | r.ReplicasDropped | r.HangSuspected | r.HangJudged
+    | r.NumbersSuspected
 )  # fmt: skip
 
 
@@ -302,6 +304,14 @@ def _process(record: ProcessRecord, names: Names) -> str:
             return f"{_STANDSTILL[record.verdict].format(name)}: {record.reason}"
         case r.RungFailed():
             return f"the way back of {name} has failed: {record.reason}"
+        case r.NumbersSuspected():
+            left = f"; batches of steps {record.skip.first} to {record.skip.last} are left out" if record.skip else ""
+            done = (
+                f"steps from {record.first_step} on do not count{left}"
+                if record.acted
+                else "only noted: no rule asks for more"
+            )
+            return f"numbers of {name} are off: {record.reason} ({done})"
         case r.ReplicasDropped():
             return f"{name} goes on without {_counted(len(record.replicas), 'replica')} ({listed(record.replicas)})"
         case r.SurvivorsGivenUp():

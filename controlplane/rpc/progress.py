@@ -14,6 +14,7 @@ from controlplane.core.health.standstill import Stacks
 from controlplane.core.state import State
 from controlplane.engine.held import MEMORY, MEMORY_UNIQUE, REPLICATED, SURVIVOR, HeldRows, HeldStates
 from controlplane.engine.soft import UNSAID, Progress, SoftColumns, StepColumns
+from controlplane.rpc.number_watch import NumberWatch
 
 REMEMBERED_JOBS = 200
 """Ended jobs whose last progress is still shown; as many as the state keeps."""
@@ -51,6 +52,7 @@ class ProgressGate:
         self._columns = columns
         self._lock = threading.Lock()
         self._ended: OrderedDict[str, Progress] = OrderedDict()
+        self.numbers = NumberWatch()
 
     def beat(self, node: int, now_ns: int, waited_ns: int = UNSAID) -> None:
         """A node's lease is renewed by a beat that waited so long to be read, ns."""
@@ -78,7 +80,9 @@ class ProgressGate:
                 return len(rows.ranks)
             fits = (rows.ranks < known.spec.ranks) & (rows.steps > 0)
             fits &= known.rank_node[np.where(fits, rows.ranks, 0)] == rows.nodes
-            self._columns.steps(job, rows.taken(fits))
+            taken = rows.taken(fits)
+            self._columns.steps(job, taken)
+            self.numbers.take(job, generation, taken)
             return len(rows.ranks) - int(np.count_nonzero(fits))
 
     @property
@@ -118,11 +122,13 @@ class ProgressGate:
                 with self._lock:
                     self._columns.rewind(record.job, record.restore_step)
                     self._columns.held.rewind(record.job, record.generation)
+                    self.numbers.rewind(record.job, record.restore_step)
             elif isinstance(record, r.JobEnded):
                 with self._lock:
                     self._ended[record.job] = self._columns.view(record.job)
                     self._columns.forget(record.job)
                     self._columns.held.forget(record.job)
+                    self.numbers.forget(record.job)
                     while len(self._ended) > REMEMBERED_JOBS:
                         self._ended.popitem(last=False)
 

@@ -305,7 +305,8 @@ class RelaySession(Session):
 
     def _steps(self, rows: relay_pb2.RelayedSteps, now_ns: int) -> None:
         columns = (rows.slots, rows.steps, rows.ages_ms, rows.losses, rows.step_times_s)
-        if len(rows.ranks) > MAX_STEPS or any(len(column) != len(rows.ranks) for column in columns):
+        uneven = bool(rows.gradient_norms) and len(rows.gradient_norms) != len(rows.ranks)
+        if len(rows.ranks) > MAX_STEPS or uneven or any(len(column) != len(rows.ranks) for column in columns):
             refuse(
                 "invalid",
                 "BAD_COLUMNS",
@@ -323,6 +324,11 @@ class RelaySession(Session):
             losses=np.array(rows.losses, dtype=np.float64),
             step_times_s=np.array(rows.step_times_s, dtype=np.float64),
             times=times,
+            gradient_norms=(
+                np.array(rows.gradient_norms, dtype=np.float64)
+                if rows.gradient_norms
+                else np.full(len(numbers), np.nan)
+            ),
         )
         heard = found.taken(numbers != NOT_HEARD)
         refused = self.site.progress.steps(lambda: self.site.state, rows.job_uid, rows.generation, heard)

@@ -14,7 +14,8 @@ import structlog
 from controlplane.config import Settings
 from controlplane.core.audit import By
 from controlplane.core.draft import Answer, Refusal
-from controlplane.core.events import Command, Observation, Ordered
+from controlplane.core.events import Command, NumbersSeen, Observation, Ordered
+from controlplane.core.health.numbers import Finding
 from controlplane.core.state import State
 from controlplane.engine.ports import Journal
 from controlplane.observability import Metrics
@@ -96,6 +97,7 @@ class Site:
         self.spread = Spread(self.loop, self.progress.waits_ns)
         self.acks = Acks(self.loop, self.spread)
         refused = partial(self.metrics.refuse, "OLD_GENERATION")
+        self.progress.numbers.tell = self._numbers_off
         self.steps = ToldSteps(self.progress, lambda: self.brain.state, refused, self.loop)
 
     @property
@@ -106,6 +108,13 @@ class Site:
     def now_ns(self) -> int:
         """The brain's time."""
         return self.brain.clock.now_ns()
+
+    def _numbers_off(self, job: str, generation: int, finding: Finding) -> None:
+        """Loss or gradients of a job are off. While the inbox is full it is told with the next step."""
+        event = NumbersSeen(
+            job, generation, finding.kind, finding.first_step, finding.last_step, finding.text, self.now_ns()
+        )
+        self.loop.call_soon(self.post, event)  # not inside of the gate's lock
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run something beside the calls; its failure is logged."""

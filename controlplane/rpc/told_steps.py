@@ -7,6 +7,7 @@ of a row here is its numbers, and everything else is numpy's.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -39,6 +40,7 @@ class _Columns:
     losses: list[float] = field(default_factory=list)
     step_times_s: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    gradient_norms: list[float] = field(default_factory=list)
 
     def made(self) -> StepColumns:
         """As columns; nothing happened before the epoch of time."""
@@ -51,6 +53,7 @@ class _Columns:
             losses=np.array(self.losses, dtype=np.float64),
             step_times_s=np.array(self.step_times_s, dtype=np.float64),
             times=columns_of(self.times),
+            gradient_norms=np.array(self.gradient_norms, dtype=np.float64),
         )
 
 
@@ -98,6 +101,7 @@ class ToldSteps:
             columns.losses.append(row.loss)
             columns.step_times_s.append(row.step_time_s)
             columns.times.extend(row_times(row))
+            columns.gradient_norms.append(row.gradient_norm if row.HasField("gradient_norm") else math.nan)
             self._rows += 1
         if self._rows >= MOST_ROWS:
             self.tell()

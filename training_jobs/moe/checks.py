@@ -86,7 +86,7 @@ class Injection:
         self._rank = rank
         self._state = state
         layer = state.model.blocks[0] if flip.part == "dense" else next(state.model.mixtures()).experts
-        layer.register_forward_hook(lambda _module, _inputs, output: self._strike("activation", output))
+        self._hook = layer.register_forward_hook(lambda _module, _inputs, output: self._strike("activation", output))
 
     @staticmethod
     def of(config: TrainConfig, rank: int, state: TrainState) -> Injection | None:
@@ -95,6 +95,10 @@ class Injection:
             return Injection(Flip.parse(config.flip), rank, state) if config.flip else None
         except ValueError as error:
             raise WorkloadRefused(str(error)) from error
+
+    def remove(self) -> None:
+        """It is over."""
+        self._hook.remove()
 
     def in_memory(self) -> None:
         """Before a step: weights and moments."""

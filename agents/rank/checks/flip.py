@@ -51,10 +51,11 @@ class Flip:
         return Flip(words[0], words[1], rank, step, bit, index, stuck)
 
     def strike(self, place: str, part: str, rank: int, step: int, tensor: Tensor) -> None:
-        """Apply it to `tensor` if this is its place, rank and time. The index is taken modulo the size."""
-        if (place, part, rank) != (self.place, self.part, self.rank) or step < self.step:
+        """Apply it to `tensor` if this is its place, rank and time; what is stuck is so from then on, also when earlier steps are
+        done again. The index is taken modulo the size."""
+        if (place, part, rank) != (self.place, self.part, self.rank):
             return
-        if self.done and not self.stuck:
+        if not self.stuck if self.done else step < self.step:
             return
         flat = tensor.detach().reshape(-1)  # contiguous: a view
         bits = flat.view(torch.int32)

@@ -8,6 +8,7 @@ from controlplane.core import records as r
 from controlplane.core.accounting.ledger import rebook
 from controlplane.core.accounting.pace import saved
 from controlplane.core.checkpoints import Checkpoint, Pin, Suspicion
+from controlplane.core.jobs import NONE
 from controlplane.core.state import State
 from controlplane.core.vocabulary import CHECKPOINT_STATES, Bucket, CheckpointState, IllegalTransition, JobState
 
@@ -38,6 +39,25 @@ def committed(state: State, record: r.CheckpointCommitted, at_ns: int) -> None:
     checkpoint_state(state, record.job, record.checkpoint, CheckpointState.COMMITTED, "")
     if job.suspicion is not None and job.suspicion.covers(known):
         _poison_suspect(state, record.job, record.checkpoint, job.suspicion.reason)
+    elif job.numbers.covers(known.generation, known.step):
+        reason = f"written after step {job.numbers.first_step}, when the numbers were off"
+        checkpoint_state(state, record.job, record.checkpoint, CheckpointState.POISONED, reason)
+
+
+def numbers_suspected(state: State, record: r.NumbersSuspected) -> None:
+    """Numbers are off: until the job runs again nothing of these steps is restored."""
+    job = state.own_job(record.job)
+    known = job.numbers
+    if not record.acted:
+        noted = known.noted if known.noted_generation == record.generation else ()
+        job.numbers = replace(known, noted=(*noted, record.kind), noted_generation=record.generation)
+        return
+    skips = (*known.skips, record.skip) if record.skip is not None else known.skips
+    job.numbers = replace(
+        known, skips=skips, first_step=record.first_step, generation=record.generation, blame=record.blame
+    )
+    limit = record.first_step - 1
+    job.restore_limit = limit if job.restore_limit == NONE else min(limit, job.restore_limit)
 
 
 def checkpoint_state(state: State, uid: str, name: str, target: CheckpointState, reason: str) -> None:

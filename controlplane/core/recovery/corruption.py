@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from controlplane.core.evidence import Offence
+from controlplane.core.jobs import LostRank
 from controlplane.core.units import ms
 
 TRANSIENT = 16
@@ -29,6 +30,12 @@ class Suspicion:
     since_ns: int
     persistent: bool
     signs: int
+
+
+def doubted(lost: Iterable[LostRank]) -> bool:
+    """Whether a rank left because results disagreed: what others computed from its results, and hold in memory since, may be
+    wrong as well, so that only what was compared before it was saved is restored."""
+    return any(entry.facts.exit_code in SIGNS for entry in lost)
 
 
 def suspicion(offences: Iterable[Offence], root: Offence) -> Suspicion | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from controlplane.core.checkpoints import Checkpoint
 from controlplane.core.evidence import NO_SENDER, UNKNOWN, UNOBSERVED, Facts, Offence
+from controlplane.core.health.numbers import KINDS, MOST_SKIPS
 from controlplane.core.jobs import NONE, Job, LostRank
 from controlplane.core.recovery.corruption import suspicion
 from controlplane.core.recovery.exhaustion import excuses_node, rules_for
@@ -33,13 +34,15 @@ _TRANSIENT = (
     JobRule(Match(), RuleAction.RESTART_RANK, Blame.INFRASTRUCTURE, "silent corruption is suspected"),
 )
 
+NUMBERS_OFF = "the rule for numbers that are off"
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
     """What rules judge: the root of an incident, and what happened before it.
 
     `rank`, `node`: of the root, NONE when no rank was lost; `lost`: ranks that the incident took, of `ranks`. `offences`:
-    earlier incidents of the site.
+    earlier incidents of the site. `skips`: stretches of batches that the job leaves out already.
     """
 
     facts: Facts
@@ -53,6 +56,7 @@ class Case:
     job: str
     now_ns: int
     fault_ns: int = 0
+    skips: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def case_of(job: Job, root: LostRank | None, offences: Sequence[Offence], now_ns
     place = int(job.rank_node[root.rank]) if root is not None and job.placed else NONE
     return Case(
         facts=root.facts if root else Facts(incident.why if incident else ""),
-        blame=root.blame if root else Blame.INFRASTRUCTURE,
+        blame=root.blame if root else _blame_without_loss(job),
         rank=root.rank if root else NONE,
         node=counted.node if counted else place,
         lost=len(incident.lost) if incident else 0,
@@ -97,7 +101,13 @@ def case_of(job: Job, root: LostRank | None, offences: Sequence[Offence], now_ns
         job=job.uid,
         now_ns=now_ns,
         fault_ns=root.fault_ns if root else 0,
+        skips=len(job.numbers.skips),
     )
+
+
+def _blame_without_loss(job: Job) -> Blame:
+    off = job.incident is not None and job.incident.why in KINDS
+    return job.numbers.blame if off else Blame.INFRASTRUCTURE
 
 
 def counted_before(job: Job, root: LostRank | None, offences: Sequence[Offence]) -> Offence | None:
@@ -125,6 +135,8 @@ def choose(policy: RestartPolicy, case: Case, *, released: bool = False) -> Choi
     own = ((f"jobRules[{index}]", rule) for index, rule in enumerate(policy.job_rules))
     sign = suspicion(case.offences, offence_of(case))
     always = () if sign is None else (_PERSISTENT,) if sign.persistent else (_TRANSIENT,)
+    if case.facts.reason in KINDS:
+        always = (_numbers_off(case),)
     for name, rule in (*own, *always, *rules_for(case.facts)):
         why_not = mismatch(rule.match, case)
         if not why_not and released and rule.action is RuleAction.SUSPEND:
@@ -137,6 +149,17 @@ def choose(policy: RestartPolicy, case: Case, *, released: bool = False) -> Choi
         return Choice(name, rule.action, ledger, rule.reason, tuple(tried), rule.checkpoints, rule.then_poison)
     tried.append(f"{IMPLICIT}: matches, the ladder decides")
     return Choice(IMPLICIT, RuleAction.AUTO, case.blame, "", tuple(tried))
+
+
+def _numbers_off(case: Case) -> tuple[str, JobRule]:
+    """The last word on numbers that are off: back to before the first bad step, until too many batches are left out."""
+    if case.blame is Blame.USER and case.skips > MOST_SKIPS:
+        text = (
+            f"batches were left out {MOST_SKIPS} times already and numbers are off again: look at the data, the learning rate "
+            "or the precision"
+        )
+        return NUMBERS_OFF, JobRule(Match(), RuleAction.FAIL, case.blame, text)
+    return NUMBERS_OFF, JobRule(Match(), RuleAction.ROLLBACK, case.blame, "back to before the first bad step")
 
 
 def told(choice: Choice) -> str:

@@ -106,7 +106,7 @@ def _write_verdict(draft: Draft, job: Job, verdict: Verdict, at: Circumstances) 
             offence=verdict.ruling.offence,
             backoff_ns=verdict.ruling.backoff_ns if climbs else 0,
             draw=at.draw if climbs and verdict.ruling.backoff_ns else 0.0,
-            restore_limit=rollback_limit(job.checkpoints.values(), choice),
+            restore_limit=_limit(job, choice),
             deadline_ns=verdict.deadline_ns,
             warm=verdict.warm,
         )
@@ -126,6 +126,12 @@ def _write_verdict(draft: Draft, job: Job, verdict: Verdict, at: Circumstances) 
                 _restart_survivors(draft, job, verdict)
             state = JobState.RECOVERING if job.state is JobState.SUSPENDED else job.state
             say(draft, job, "waits for processes", state)
+
+
+def _limit(job: Job, choice: rules.Choice | None) -> int:
+    """No newer step is restored: what the rule says, and never more than what stands."""
+    limit = rollback_limit(job.checkpoints.values(), choice)
+    return min(limit, job.restore_limit) if NONE not in (limit, job.restore_limit) else limit
 
 
 def _restart_survivors(draft: Draft, job: Job, verdict: Verdict) -> None:

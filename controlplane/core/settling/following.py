@@ -6,9 +6,9 @@ from controlplane.core import poison
 from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.health.quarantine import Case, quarantine
-from controlplane.core.jobs import Job, LostRank, root_cause
+from controlplane.core.jobs import NONE, Job, LostRank, root_cause
 from controlplane.core.recovery import rules
-from controlplane.core.recovery.corruption import suspicion
+from controlplane.core.recovery.corruption import PERSISTENT, suspicion
 from controlplane.core.recovery.ruling import blames, costs_nothing
 from controlplane.core.spec import NodeAction
 from controlplane.core.state import MAX_EVIDENCE
@@ -59,6 +59,19 @@ def _contain_corruption(draft: Draft, job: Job, root: LostRank) -> None:
     text = f"silent corruption: results disagreed {suspect.signs} time{'s' * (suspect.signs != 1)} within a day"
     poison.suspect(draft, job, suspect.since_ns, text, (root.evidence,))
     quarantine(draft, draft.fleet.name(suspect.node), Case(text, (root.evidence,)))
+    for number in _undecided(job, root) - {suspect.node}:
+        quarantine(
+            draft, draft.fleet.name(number), Case(f"{text}, and nobody can say on which of two nodes", (root.evidence,))
+        )
+
+
+def _undecided(job: Job, root: LostRank) -> set[int]:
+    """Nodes of two ranks that hold, or computed, different things again, when no third can say which of them is wrong. When more
+    leave so at once, it is no pair, and the root alone is judged."""
+    incident = job.incident
+    lost = incident.lost if incident and root.facts.exit_code == PERSISTENT else ()
+    nodes = {int(job.rank_node[entry.rank]) for entry in lost if entry.facts.exit_code == PERSISTENT} - {NONE}
+    return nodes if len(nodes) == 2 else set()
 
 
 def _judge_place(draft: Draft, job: Job, root: LostRank) -> None:

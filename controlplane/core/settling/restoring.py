@@ -12,6 +12,7 @@ from controlplane.core.jobs import NONE, Job
 from controlplane.core.ranges import runs
 from controlplane.core.records import FromTier
 from controlplane.core.recovery.copies import replicas_of, same_state
+from controlplane.core.recovery.corruption import doubted
 from controlplane.core.recovery.restore_point import Copies, RestorePoint, Tier, restore_point
 from controlplane.core.vocabulary import NodeLiveness, Rung
 
@@ -49,9 +50,7 @@ def find(draft: Draft, job: Job) -> RestorePoint:
     below = [job.restore_limit + 1] if job.restore_limit != NONE else []
     if job.suspicion is not None and job.generation <= job.suspicion.generation:
         below.append(job.suspicion.first_step)
-    copies = (
-        draft.soft.copies(job.uid) if job.generation else Copies.none()
-    )  # before its first nobody can hold anything
+    copies = _copies(draft, job)
     ranks, parallel = job.spec.ranks, job.spec.parallel
     alike = job.spec.checkpoint.replicated or copies.replicated
     return restore_point(
@@ -62,6 +61,13 @@ def find(draft: Draft, job: Job) -> RestorePoint:
         same_state=same_state(ranks, parallel) if alike else None,
         replicas=None if copies.partial is None else replicas_of(ranks, parallel),
     )
+
+
+def _copies(draft: Draft, job: Job) -> Copies:
+    """What ranks and agents hold: nothing before the first generation, and nothing that counts while results are in doubt."""
+    if not job.generation or (job.incident is not None and doubted(job.incident.lost)):
+        return Copies.none()
+    return draft.soft.copies(job.uid)
 
 
 def _allowed(job: Job) -> list[Checkpoint]:

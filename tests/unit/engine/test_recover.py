@@ -21,6 +21,7 @@ ELSEWHERE = {
     "JournalRestored", "RungFailed", "ReplicasDropped", "CorruptionSuspected", "CorruptionCleared", "SparesWanted",
     "CheckpointIntervalSet", "PolicyChanged", "NodeRetired", "FaultShadowed", "CanaryReleased", "CanaryEnded",
     "StragglersFound", "StragglersGone",
+    "NumbersSuspected",
     "PairsAwaited", "ValidationStarted", "PairsStarted", "PairAnswered", "ValidationEnded",
     "HangSuspected", "HangJudged",
 }  # fmt: skip

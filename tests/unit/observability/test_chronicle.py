@@ -8,10 +8,12 @@ from pathlib import Path
 
 from controlplane.core import records as r
 from controlplane.core.audit import AuditEntry
+from controlplane.core.evidence import Reason
 from controlplane.core.health.book import FaultNote, Source
 from controlplane.core.health.canaries import Outcome
 from controlplane.core.health.cell import PairAnswer
 from controlplane.core.health.standstill import StackGroup, Verdict
+from controlplane.core.health.numbers import Skip
 from controlplane.core.health.stragglers import Cause, Straggler
 from controlplane.core.vocabulary import Blame, HandlingLevel, PairWord, Phase, Rung
 from controlplane.observability.chronicle import SHOWN, SILENT, describe, some
@@ -21,6 +23,7 @@ NOTE = FaultNote("accelerator/1", "79", HandlingLevel.ISOLATE)
 LATER: list[r.Record] = [
     r.NodeDrained("n1"),
     r.JournalRestored(1_000),
+    r.NumbersSuspected("j", 2, Reason.LOSS_NOT_FINITE, 41, 42, "the loss is no number", Blame.USER, skip=Skip(41, 42)),
     r.JobUnplaced("j", "n1 was cordoned"),
     r.NodesRegistered((r.NodeRegistered("n1", "1", "127.0.0.1", "0", (), (), ()),)),
     r.DetectorDegraded(("the journal is slow",)),

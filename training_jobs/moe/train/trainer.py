@@ -96,7 +96,7 @@ def train(context: RankContext, generation: Generation, kept: Kept) -> None:
             started = time.monotonic()
             loss = trainer.train_step()
             sleep_until(started + config.step_floor_ms / 1000)
-            context.progress(state.step, loss)
+            context.progress(state.step, loss, trainer.gradient_norm)
             with context.phase("checkpoint"):
                 stall_s = save_if_due(saver, state.step, generation.checkpoint_every_steps, config.steps)
             metrics.write(state.step, loss, time.monotonic() - started, stall_s)
@@ -136,6 +136,9 @@ class Trainer:
         self.injection: Injection | None = None
         self.checked_at = 0
         self.reading: AbstractContextManager[None] = nullcontext()
+        self.gradient_norm = 0.0
+        """Of the dense part, averaged over replicas, in the last step."""
+        self.skips: Callable[[int], bool] = lambda _step: False
 
     def meet(self, groups: Groups) -> None:
         """The groups of a new generation; the state stays."""
@@ -146,19 +149,23 @@ class Trainer:
         """State is loaded: begin to check results, as the arguments say."""
         if self.groups is not None:
             self.checked_at = generation.checkpoint_every_steps
+            self.skips = generation.skipped
             self.guard(self.groups, generation.rank, inject=generation.number == 1)
 
     def guard(self, groups: Exchanges, rank: int, *, inject: bool = False) -> None:
         """Compare replicas and compute steps twice, in these groups; `inject`: the negative control `flip` is in force."""
         self.replicas = replica_check(self.config, self.state, groups, self._step)
         self.replay = step_replay(self.config, self.state, groups, self.compute, self.replicas)
+        if self.injection is not None:
+            self.injection.remove()
         self.injection = Injection.of(self.config, rank, self.state) if inject else None
         self.parallel.witness = self.replay
         if self.replicas is not None:
             self.replicas.start(self.state.step)
 
     def train_step(self) -> float:
-        """One step; returns the loss over all replicas (nats per byte). What is about to be saved is compared first."""
+        """One step; returns the loss over all replicas (nats per byte), of a step that is skipped that of the one before. What
+        is about to be saved is compared first."""
         self._step()
         step = self.state.step
         if self.replicas is not None:
@@ -168,7 +175,11 @@ class Trainer:
         return self.state.loss.item()
 
     def _step(self) -> None:
-        """Forward, backward, reduce, update."""
+        """Forward, backward, reduce, update; of a step that is skipped nothing but its number."""
+        if self.skips(self.state.step + 1):
+            with self.updating(self.state.step + 1):
+                self.state.step += 1
+            return
         if self.injection is not None:
             self.injection.in_memory()
         if self.replay is not None and not (self.replicas is not None and self.replicas.replaying):
@@ -178,6 +189,7 @@ class Trainer:
         reduce_gradients(self.state.dense, self.state.experts, self.groups, self.layout.dp_size)
         if self.replicas is not None:
             self.replicas.before_update(self.state.step + 1)
+        self.gradient_norm = self.state.dense.gradients[: len(self.state.dense.values)].norm().item()
         with self.updating(self.state.step + 1):
             self.update()
 

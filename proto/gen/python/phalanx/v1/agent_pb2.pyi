@@ -367,6 +367,7 @@ class StepProgress(_message.Message):
     STEP_TIME_S_FIELD_NUMBER: _builtins.int
     TIMES_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    GRADIENT_NORM_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     job_uid: _builtins.str
     rank: _builtins.int
@@ -376,10 +377,12 @@ class StepProgress(_message.Message):
     age_ms: _builtins.int
     """since that step ended"""
     loss: _builtins.float
-    """NaN: not reported"""
+    """NaN: not reported; infinite: it was not a finite number"""
     step_time_s: _builtins.float
     load: _builtins.float
     """of the fullest expert on this rank, in means over all experts; 0: the workload does not say"""
+    gradient_norm: _builtins.float
+    """over what the rank sees of the gradients; infinite: not a finite number"""
     @_builtins.property
     def times(self) -> Global___StepTimes:
         """unset: a rank library that does not measure them"""
@@ -397,12 +400,15 @@ class StepProgress(_message.Message):
         step_time_s: _builtins.float = ...,
         times: Global___StepTimes | None = ...,
         load: _builtins.float = ...,
+        gradient_norm: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["times", b"times"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gradient_norm", b"_gradient_norm", "gradient_norm", b"gradient_norm", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "generation", b"generation", "host_id", b"host_id", "job_uid", b"job_uid", "load", b"load", "loss", b"loss", "rank", b"rank", "step", b"step", "step_time_s", b"step_time_s", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gradient_norm", b"_gradient_norm", "age_ms", b"age_ms", "generation", b"generation", "gradient_norm", b"gradient_norm", "host_id", b"host_id", "job_uid", b"job_uid", "load", b"load", "loss", b"loss", "rank", b"rank", "step", b"step", "step_time_s", b"step_time_s", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__gradient_norm: _TypeAlias = _typing.Literal["gradient_norm"]  # noqa: Y015
+    _WhichOneofArgType__gradient_norm: _TypeAlias = _typing.Literal["_gradient_norm", b"_gradient_norm"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gradient_norm) -> _WhichOneofReturnType__gradient_norm | None: ...
 
 Global___StepProgress: _TypeAlias = StepProgress  # noqa: Y015
 
@@ -1297,6 +1303,7 @@ class ApplyGeneration(_message.Message):
     OWN_ROWS_FIELD_NUMBER: _builtins.int
     MEMORY_STEP_FIELD_NUMBER: _builtins.int
     MEMORY_FIELD_NUMBER: _builtins.int
+    SKIP_STEPS_FIELD_NUMBER: _builtins.int
     job_uid: _builtins.str
     job_name: _builtins.str
     generation: _builtins.int
@@ -1326,6 +1333,10 @@ class ApplyGeneration(_message.Message):
 
     @_builtins.property
     def memory(self) -> Global___MemoryPlan: ...
+    @_builtins.property
+    def skip_steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepRange]:
+        """batches that are left out"""
+
     def __init__(
         self,
         *,
@@ -1346,14 +1357,38 @@ class ApplyGeneration(_message.Message):
         own_rows: _builtins.bool = ...,
         memory_step: _builtins.int = ...,
         memory: Global___MemoryPlan | None = ...,
+        skip_steps: _abc.Iterable[Global___StepRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "parallel", b"parallel", "restore", b"restore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_generation", b"base_generation", "bindings", b"bindings", "checkpoint_every_steps", b"checkpoint_every_steps", "checkpoint_folder", b"checkpoint_folder", "generation", b"generation", "job_name", b"job_name", "job_uid", b"job_uid", "join_timeout_ms", b"join_timeout_ms", "kept_step", b"kept_step", "memory", b"memory", "memory_step", b"memory_step", "own_rows", b"own_rows", "parallel", b"parallel", "restore", b"restore", "rows", b"rows", "store_address", b"store_address", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_generation", b"base_generation", "bindings", b"bindings", "checkpoint_every_steps", b"checkpoint_every_steps", "checkpoint_folder", b"checkpoint_folder", "generation", b"generation", "job_name", b"job_name", "job_uid", b"job_uid", "join_timeout_ms", b"join_timeout_ms", "kept_step", b"kept_step", "memory", b"memory", "memory_step", b"memory_step", "own_rows", b"own_rows", "parallel", b"parallel", "restore", b"restore", "rows", b"rows", "skip_steps", b"skip_steps", "store_address", b"store_address", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApplyGeneration: _TypeAlias = ApplyGeneration  # noqa: Y015
+
+@_typing.final
+class StepRange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    last: _builtins.int
+    """included"""
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        last: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepRange: _TypeAlias = StepRange  # noqa: Y015
 
 @_typing.final
 class MemoryPlan(_message.Message):

@@ -335,6 +335,7 @@ class RelayedSteps(_message.Message):
     COLLECTION_US_FIELD_NUMBER: _builtins.int
     CHECKPOINT_US_FIELD_NUMBER: _builtins.int
     LOADS_FIELD_NUMBER: _builtins.int
+    GRADIENT_NORMS_FIELD_NUMBER: _builtins.int
     job_uid: _builtins.str
     generation: _builtins.int
     @_builtins.property
@@ -375,6 +376,10 @@ class RelayedSteps(_message.Message):
     def loads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """as StepProgress.load"""
 
+    @_builtins.property
+    def gradient_norms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """NaN: not reported; none at all: of an older relay"""
+
     def __init__(
         self,
         *,
@@ -394,10 +399,11 @@ class RelayedSteps(_message.Message):
         collection_us: _abc.Iterable[_builtins.int] | None = ...,
         checkpoint_us: _abc.Iterable[_builtins.int] | None = ...,
         loads: _abc.Iterable[_builtins.float] | None = ...,
+        gradient_norms: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ages_ms", b"ages_ms", "checkpoint_us", b"checkpoint_us", "collection_us", b"collection_us", "data_us", b"data_us", "generation", b"generation", "job_uid", b"job_uid", "loads", b"loads", "losses", b"losses", "ranks", b"ranks", "slots", b"slots", "step_times_s", b"step_times_s", "steps", b"steps", "timed", b"timed", "times_steps", b"times_steps", "total_us", b"total_us", "waiting_us", b"waiting_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ages_ms", b"ages_ms", "checkpoint_us", b"checkpoint_us", "collection_us", b"collection_us", "data_us", b"data_us", "generation", b"generation", "gradient_norms", b"gradient_norms", "job_uid", b"job_uid", "loads", b"loads", "losses", b"losses", "ranks", b"ranks", "slots", b"slots", "step_times_s", b"step_times_s", "steps", b"steps", "timed", b"timed", "times_steps", b"times_steps", "total_us", b"total_us", "waiting_us", b"waiting_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
