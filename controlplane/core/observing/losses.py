@@ -8,7 +8,7 @@ from controlplane.core import records as r
 from controlplane.core.draft import Draft
 from controlplane.core.evidence import Facts, Reason, exit_facts
 from controlplane.core.jobs import PEER_LOST_EXIT, Exit, Job, LostRank
-from controlplane.core.recovery.corruption import SIGNS
+from controlplane.core.recovery.corruption import PERSISTENT, SIGNS
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import Blame, JobState
 
@@ -92,6 +92,7 @@ def lose_ranks(
     if job.ending or job.state in (JobState.QUEUED,):
         return
     collect |= any(entry.blame is Blame.USER for entry in lost)
+    collect |= any(entry.facts.exit_code == PERSISTENT for entry in lost)  # of two that disagree both may leave
     collect |= bool(lost) and job.incident is not None and not _all_by_nodes(job.incident.lost + lost)
     collect |= bool(lost) and all(entry.consequence for entry in lost)
     window = job.spec.restart_policy.collect_window_ms if collect else 0

@@ -11,7 +11,7 @@ from controlplane.core import poison
 from controlplane.core.apply import apply
 from controlplane.core.checkpoints import expirable, first_suspect_step, passed_over, pinned, restore_point
 from controlplane.core.draft import Answer, Draft, Policy, Refusal
-from controlplane.core.jobs import Job
+from controlplane.core.jobs import Exit, Job
 from controlplane.core.records import CorruptionCleared
 from controlplane.core.units import seconds
 from controlplane.core.vocabulary import CheckpointState, JobState
@@ -126,3 +126,18 @@ def test_suspects_are_kept_for_a_while_because_doubt_may_be_cleared() -> None:
     ]
     assert expirable(known, 2, "") == ()
     assert expirable(known, 1, "") == tuple(c.id for c in known if c.step == 20)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "taken"), [((0,), {"node-00"}), ((1, 2), {"node-00", "node-01"}), ((0, 1, 2, 3, 4), {"node-00"})]
+)
+def test_two_that_disagree_again_both_lose_their_node_and_more_are_no_pair(
+    ranks: tuple[int, ...], taken: set[str]
+) -> None:
+    world = World(5, accelerators=2)
+    world.submit(spec("moe", 6))
+    world.run_until(lambda: world.job("moe").state is JobState.RUNNING)
+    for rank in ranks:
+        world.end("moe", rank, Exit(observed=True, code=17, message="replicas differ", group_empty=True))
+    world.run(3)
+    assert {name for name in world.nodes if any(f"NodeQuarantined node={name} " in line for line in world.lines)} == taken
