@@ -140,4 +140,6 @@ def test_two_that_disagree_again_both_lose_their_node_and_more_are_no_pair(
     for rank in ranks:
         world.end("moe", rank, Exit(observed=True, code=17, message="replicas differ", group_empty=True))
     world.run(3)
-    assert {name for name in world.nodes if any(f"NodeQuarantined node={name} " in line for line in world.lines)} == taken
+    assert {
+        name for name in world.nodes if any(f"NodeQuarantined node={name} " in line for line in world.lines)
+    } == taken
