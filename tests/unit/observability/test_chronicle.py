@@ -12,8 +12,8 @@ from controlplane.core.evidence import Reason
 from controlplane.core.health.book import FaultNote, Source
 from controlplane.core.health.canaries import Outcome
 from controlplane.core.health.cell import PairAnswer
-from controlplane.core.health.standstill import StackGroup, Verdict
 from controlplane.core.health.numbers import Skip
+from controlplane.core.health.standstill import StackGroup, Verdict
 from controlplane.core.health.stragglers import Cause, Straggler
 from controlplane.core.vocabulary import Blame, HandlingLevel, PairWord, Phase, Rung
 from controlplane.observability.chronicle import SHOWN, SILENT, describe, some
