@@ -132,8 +132,9 @@ class StateKeeper:
     def updating(self, step: int) -> Iterator[None]:
         """Around everything that changes the state from that of `step` - 1 to that of `step`."""
         begun = time.monotonic()
-        self.settle()
-        self._await_partner(step - 1)
+        with self._context.phase("checkpoint"):
+            self.settle()
+            self._await_partner(step - 1)
         self.stall_s = time.monotonic() - begun
         self._step = -1
         self._mark(step, Phase.OPTIMIZER)
