@@ -126,7 +126,9 @@ def age(value: float) -> str:
 
 
 def loss(value: float) -> str:
-    """A loss, or `-` when none was reported."""
+    """A loss, or `-` when none was reported; `not finite` is what a rank tells that found no number."""
+    if math.isinf(value):
+        return "not finite"
     return f"{value:.4f}" if math.isfinite(value) and value else "-"
 
 
