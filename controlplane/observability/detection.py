@@ -12,6 +12,7 @@ from enum import StrEnum
 import numpy as np
 
 from controlplane.core import records as r
+from controlplane.core.evidence import Reason
 from controlplane.core.health import canaries
 from controlplane.core.health.book import FaultNote, position_of
 from controlplane.core.state import State
@@ -38,6 +39,8 @@ class Failure(StrEnum):
     """SUSPECT with an open session, from the node's last beat: the lease is in it."""
     CANARY = "canary"
     """A fault that was raised on purpose, from its raising at the agent."""
+    HANG = "hang"
+    """Ranks that make no step and give no sign, from the newest step."""
     DEATH = "death"
     """DEAD, from the node's last beat: the lease and the wait for witnesses are in it."""
 
@@ -62,6 +65,8 @@ def detected(
             case r.HostEnded() if record.exit.observed and not record.exit.finished:
                 if 0 < record.at_ns < entry.at_ns:
                     yield Failure.PROCESS, durable_ns - record.at_ns
+            case r.RanksLost(why=Reason.HUNG) if 0 < record.since_ns < entry.at_ns:
+                yield Failure.HANG, durable_ns - record.since_ns
             case r.LivenessChanged(liveness=NodeLiveness.SUSPECT | NodeLiveness.DEAD):
                 yield from _silent(record, state, last_beat_ns(state.fleet.size), durable_ns)
             case _:

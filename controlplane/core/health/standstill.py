@@ -209,7 +209,8 @@ def _awaited(stacks: Stacks, ranks: np.ndarray) -> str:
     kinds, counts = np.unique(table, axis=0, return_counts=True)
     group, operation, issued = kinds[counts.argmax()].tolist()
     name = stacks.groups[group].partition(":")[0]
-    others = "" if len(kinds) == 1 else f", others in {len(kinds) - 1} more collectives"
+    more = len(kinds) - 1
+    others = f", others in {more} more collective{'s' * (more > 1)}" if more else ""
     return f"wait in {stacks.operations[operation]} #{issued} of group {name}{others}"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from controlplane.core import records as r
+from controlplane.core.evidence import Reason
 from controlplane.core.fleet import Fleet, NodeFacts
 from controlplane.core.health.book import FaultNote
 from controlplane.core.jobs import Exit
@@ -38,6 +39,11 @@ def found(*records: r.Record, open_sessions: bool = True) -> list[tuple[Failure,
 )
 def test_a_fault_counts_from_its_raising_to_its_record(entity: str, failure: Failure) -> None:
     assert found(r.FaultsReported("node-0", (replace(NOTE, entity=entity),))) == [(failure, S + 2_000_000)]
+
+
+def test_a_hang_counts_from_the_newest_step() -> None:
+    hung = r.RanksLost("moe-u", (), AT_NS, 7, "hang", why=Reason.HUNG, since_ns=AT_NS - 11 * S)
+    assert found(hung, replace(hung, why=Reason.LATE)) == [(Failure.HANG, 11 * S + 2_000_000)]
 
 
 def test_an_end_and_a_fault_that_nobody_dated_do_not_count() -> None:
