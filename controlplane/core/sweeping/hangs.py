@@ -170,12 +170,17 @@ def _lose(draft: Draft, job: Job, watch: HangWatch, finding: Finding) -> None:
     """The ranks that hang are lost, and their processes fenced: nobody has to wait for who will not come."""
     cause = f"hang: {finding.reason}"
     places = "; ".join(f"{group.count} at {group.where}" for group in finding.groups[:EVIDENCE_GROUPS])
+    evidence = f"stacks and collectives of {int(np.count_nonzero(job.present))} ranks: {places}"
+    first, *_ = odd = finding.odd.tolist()
     lost, by_node = [], dict[int, list[str]]()
-    for rank in finding.odd.tolist():
+    for rank in (
+        odd
+    ):  # may be half of a large gang: only the first one, which the ladder takes for the root, has the whole text
         serial = int(job.rank_host[rank])
-        evidence = f"stacks and collectives of {len(np.flatnonzero(job.present))} ranks: {places}"
-        facts = Facts(Reason.HUNG)
-        lost.append(LostRank(rank, serial, cause, Blame.INFRASTRUCTURE, watch.since_ns, evidence, facts=facts))
+        texts = (cause, evidence) if rank == first else (f"hangs as rank {first} does", "")
+        lost.append(
+            LostRank(rank, serial, texts[0], Blame.INFRASTRUCTURE, watch.since_ns, texts[1], facts=Facts(Reason.HUNG))
+        )
         by_node.setdefault(int(job.rank_node[rank]), []).append(host_id(job.uid, serial))
     for node, items in by_node.items():
         draft.effect(EffectKind.FENCE_HOSTS, f"node:{draft.fleet.name(node)}", job=job.uid, items=tuple(items))

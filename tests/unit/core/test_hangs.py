@@ -72,6 +72,14 @@ def test_two_that_hang_are_lost_together() -> None:
     hang(world, 3)
     world.run_until(lambda: world.job("moe").generation == 2 and world.job("moe").state is JobState.RUNNING, 12.0)
     assert judged(world)[0].ranks == (1, 3)
+    recovery = world.job("moe").recoveries[0]
+    assert "rank 1 (node " in recovery.cause
+    assert "rank 3 (node " in recovery.cause
+    (lost,) = [
+        r.decode(one.type, one.version, one.body) for one in world.journal.read(0, 100_000) if one.type == "RanksLost"
+    ]
+    assert isinstance(lost, r.RanksLost)
+    assert [entry.cause for entry in lost.lost] == [recovery.cause, "hangs as rank 1 does"], "told once"
 
 
 def test_agents_that_cannot_answer_leave_it_as_it_was() -> None:
