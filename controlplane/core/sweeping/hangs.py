@@ -177,7 +177,7 @@ def _lose(draft: Draft, job: Job, watch: HangWatch, finding: Finding) -> None:
         odd
     ):  # may be half of a large gang: only the first one, which the ladder takes for the root, has the whole text
         serial = int(job.rank_host[rank])
-        texts = (cause, evidence) if rank == first else (f"hangs as rank {first} does", "")
+        texts = (cause, evidence) if rank == first else (f"hangs as rank {first} does", f"see rank {first}")
         lost.append(
             LostRank(rank, serial, texts[0], Blame.INFRASTRUCTURE, watch.since_ns, texts[1], facts=Facts(Reason.HUNG))
         )
