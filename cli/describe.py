@@ -85,9 +85,12 @@ def _stragglers(item: job_pb2.Job) -> None:
 
 
 def _interval(item: job_pb2.Job) -> str:
-    """The interval in force and what it follows from."""
-    steps, reason = item.save_interval.every_steps, item.save_interval.reason
-    return (f"{steps} steps" if steps else "never") + (f" ({reason})" if reason else "")
+    """The interval in force, what it follows from, saves that do not come about, and one that is waited for."""
+    told = item.save_interval
+    parts = [
+        (f"{told.every_steps} steps" if told.every_steps else "never") + (f" ({told.reason})" if told.reason else "")
+    ]
+    return "; ".join(part for part in (*parts, told.trouble, told.first) if part)
 
 
 def _spares(item: job_pb2.Spares) -> str:

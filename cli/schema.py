@@ -181,6 +181,12 @@ ROOT = Field(
                             "Data-parallel replicas hold the same state as a whole (no sharded optimizer).",
                             False,
                         ),
+                        Field(
+                            "resumeFrom",
+                            "text",
+                            "Checkpoint of another job to start from, or that job's name: its newest. Empty: from the start.",
+                            "",
+                        ),
                     ),
                 ),
                 Field(

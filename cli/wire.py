@@ -47,6 +47,7 @@ def spec_to_message(spec: JobSpec) -> types_pb2.TrainingJobSpec:
             min_steps=spec.checkpoint.min_steps,
             max_steps=spec.checkpoint.max_steps,
             replicated=spec.checkpoint.replicated,
+            resume_from=spec.checkpoint.resume_from,
         ),
         restart_policy=policy_to_message(spec.restart_policy),
         timeouts=pb.TimeoutSpec(
@@ -89,6 +90,7 @@ def spec_value(message: types_pb2.TrainingJobSpec) -> JobSpec:
             checkpoint.min_steps or usual.min_steps,
             checkpoint.max_steps or usual.max_steps,
             checkpoint.replicated,
+            checkpoint.resume_from,
         ),
         restart_policy=policy_value(message.restart_policy),
         timeouts=Timeouts(limits.start_ms, limits.join_ms, limits.stop_ms),

@@ -90,7 +90,7 @@ def _import_from(module: str, folder: Path) -> list[Violation]:
     if not callable(getattr(imported, "main", None)):
         file = os.path.relpath(imported.__file__ or module, folder)
         reason = f"{module} ({file} in the shipped folder) has no main(context)"
-        return [violation(MODULE_FIELD, reason, "define `def main(context):` there, see docs/your-own-job.md")]
+        return [violation(MODULE_FIELD, reason, "define `def main(context):` there, see docs/writing-a-workload.md")]
     return []
 
 

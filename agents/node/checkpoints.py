@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -23,11 +24,12 @@ class StoppedError(Exception):
 def verify(order: agent_pb2.VerifyCheckpoint, stop: threading.Event) -> agent_pb2.CheckpointChecked:
     """Read every file of a checkpoint back and compare size and SHA-256. Blocks: run it in a worker thread.
 
-    The result names the first bad file. Raises StoppedError when `stop` is set.
+    The result names the first bad file. `order.most_bytes_per_s` is kept over the whole. Raises StoppedError when `stop` is set.
     """
     folder = Path(order.folder)
+    pace = _Pace(order.most_bytes_per_s, stop)
     for file in order.files:
-        reason = _check_file(folder, file.path, file.bytes, file.sha256, stop)
+        reason = _check_file(folder, file.path, file.bytes, file.sha256, pace)
         if reason:
             return agent_pb2.CheckpointChecked(
                 job_uid=order.job_uid, checkpoint_id=order.checkpoint_id, ok=False, file=file.path, reason=reason
@@ -35,7 +37,29 @@ def verify(order: agent_pb2.VerifyCheckpoint, stop: threading.Event) -> agent_pb
     return agent_pb2.CheckpointChecked(job_uid=order.job_uid, checkpoint_id=order.checkpoint_id, ok=True)
 
 
-def _check_file(folder: Path, relative: str, size: int, sha256: str, stop: threading.Event) -> str:
+class _Pace:
+    """Keeps reading below a rate, and ends it when the agent does. `most_bytes_per_s` 0: as fast as it goes."""
+
+    def __init__(self, most_bytes_per_s: int, stop: threading.Event) -> None:
+        self._rate = most_bytes_per_s
+        self._stop = stop
+        self._begun = time.monotonic()
+        self._read = 0
+
+    @property
+    def slow(self) -> bool:
+        """Whether there is a rate."""
+        return self._rate > 0
+
+    def read(self, count: int) -> None:
+        """So many bytes more were read. Raises StoppedError."""
+        self._read += count
+        ahead_s = self._begun + self._read / self._rate - time.monotonic() if self._rate else 0.0
+        if self._stop.is_set() or (ahead_s > 0 and self._stop.wait(ahead_s)):
+            raise StoppedError
+
+
+def _check_file(folder: Path, relative: str, size: int, sha256: str, pace: _Pace) -> str:
     """Why the file is bad; empty when it is as its rank wrote it."""
     if not relative or Path(relative).is_absolute() or ".." in Path(relative).parts:
         return "the path leaves the checkpoint's folder"
@@ -43,9 +67,10 @@ def _check_file(folder: Path, relative: str, size: int, sha256: str, stop: threa
     read = 0
     try:
         with open(folder / relative, "rb") as data:
+            if pace.slow:  # what this node remembers of the file says nothing of what is stored
+                os.posix_fadvise(data.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             while chunk := data.read(READ_BYTES):
-                if stop.is_set():
-                    raise StoppedError
+                pace.read(len(chunk))
                 digest.update(chunk)
                 read += len(chunk)
     except OSError as error:

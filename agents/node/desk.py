@@ -16,9 +16,12 @@ from agents.node.endings import Endings
 from agents.node.generations import GenerationTables, assignment_message
 from agents.node.hosts import HostIdentity, HostRecord, Refusal, moment_of, well_formed
 from agents.node.memory.desk import MemoryDesk
-from agents.node.outbox import Finding, RestoreFailedFinding, ShardFinding
+from agents.node.outbox import Finding, RestoreFailedFinding, SaveTroubleFinding, ShardFinding
 from agents.node.processes import ProcessStat, SessionIdentity, bears, read_stat
 from agents.node.state import NodeState
+
+SAVE_REASON_LIMIT = 500
+"""Characters of what a rank says of a save."""
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +82,8 @@ class LocalDesk:
                 refusal = self._shard(host_id, request.shard)
             case Role.RANK, "restore_failed":
                 refusal = self._restore_failed(host_id, request.restore_failed)
+            case Role.RANK, "save_finding":
+                refusal = self._save_finding(host_id, request.save_finding)
             case Role.RANK, "final_marker":
                 refusal = self._final_marker(connection, request.final_marker)
             case _, body:
@@ -104,6 +109,19 @@ class LocalDesk:
         self._memory.assign(message)
         connection.send(message)
         return True
+
+    def save_now(self, order: agent_pb2.SaveNow) -> int:
+        """Hand an order to save on to the processes here that hold a rank of its generation; how many are connected."""
+        told = 0
+        for record in self._state.table:
+            held = record.assigned
+            if record.exited or held is None or held.generation != order.generation:
+                continue
+            connection = self._connections.get(record.identity.host_id, Role.RANK)
+            if record.identity.job_uid == order.job_uid and connection is not None:
+                connection.send(local_pb2.LocalInstruction(save_now=order))
+                told += 1
+        return told
 
     def confirmed(self, findings: Iterable[Finding]) -> None:
         """The controller has made these durable: the ranks may drop them."""
@@ -240,6 +258,18 @@ class LocalDesk:
                 reason=message.reason,
             )  # fmt: skip
             self._state.outbox.add_finding(RestoreFailedFinding(message))
+            self._state.wake.set()
+        return refusal
+
+    def _save_finding(self, host_id: str, message: agent_pb2.SaveFinding) -> Refusal | None:
+        refusal = self._check_finding(host_id, message.job_uid, message.generation, message.rank)
+        if refusal is None:
+            message.reason = message.reason[:SAVE_REASON_LIMIT]
+            word = (
+                agent_pb2.SaveWord.Name(message.word) if message.word in agent_pb2.SaveWord.values() else message.word
+            )
+            log.warning("save.trouble", host_id=host_id, step=message.step, word=word, reason=message.reason)
+            self._state.outbox.add_finding(SaveTroubleFinding(message))
             self._state.wake.set()
         return refusal
 

@@ -61,6 +61,7 @@ class Effects:
         self.outcomes = OutcomeMemory()
         self._tasks: set[asyncio.Task[None]] = set()
         self._disk = asyncio.Lock()
+        self._scrub = asyncio.Lock()
         self._stop = threading.Event()
 
     def submit(self, effect: agent_pb2.AgentEffect) -> None:
@@ -122,6 +123,8 @@ class Effects:
                 return self._raise_canary(effect.raise_canary)
             case "gather_stacks":
                 return await self._stacks.carry_out(effect.gather_stacks, effect.deadline_ms / 1_000)
+            case "save_now":
+                return self._save_now(effect.save_now)
             case None:
                 return Outcome(ok=False, message="this agent does not know this kind of effect; it may be older")
 
@@ -199,7 +202,7 @@ class Effects:
         return Outcome(ok=True)
 
     async def _verify(self, order: agent_pb2.VerifyCheckpoint) -> Outcome:
-        async with self._disk:
+        async with self._scrub if order.most_bytes_per_s else self._disk:  # a slow reading holds up nothing else
             checked = await asyncio.to_thread(checkpoints.verify, order, self._stop)
         if not checked.ok:
             log.error("checkpoint.bad", checkpoint=order.checkpoint_id, file=checked.file, reason=checked.reason)
@@ -232,6 +235,12 @@ class Effects:
                 if problem:
                     problems.append(f"{folder}: {problem}")
         return Outcome(ok=not problems, message="; ".join(problems))
+
+    def _save_now(self, order: agent_pb2.SaveNow) -> Outcome:
+        """Done once the ranks here are told: that they have saved shows in what they report."""
+        if self._desk.save_now(order):
+            return Outcome(ok=True)
+        return Outcome(ok=False, message=f"no rank of generation {order.generation} is connected here")
 
     def _inject(self, order: agent_pb2.InjectFault) -> Outcome:
         simulated = self._state.devices.simulated

@@ -94,6 +94,28 @@ class RestoreFailedFinding:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveTroubleFinding:
+    """A rank could not save as it should."""
+
+    message: agent_pb2.SaveFinding
+
+    @property
+    def key(self) -> Key:
+        """The newest of its kind of a rank is what counts."""
+        found = self.message
+        return ("save", found.job_uid, found.generation, found.rank, found.word)
+
+    def bytes(self) -> int:
+        """Size on the wire."""
+        return self.message.ByteSize()
+
+    def add_to(self, report: agent_pb2.Report, now: float) -> None:
+        """Put it into a report."""
+        del now
+        report.save_findings.add().CopyFrom(self.message)
+
+
+@dataclass(frozen=True, slots=True)
 class CheckedFinding:
     """A checkpoint was read back."""
 

@@ -1,6 +1,6 @@
 """The in-process library of a training workload: the only part of Phalanx that training code imports.
 
-See docs/your-own-job.md. Importing this package imports neither torch nor protobuf; the names below load on first use.
+See docs/writing-a-workload.md. Importing this package imports neither torch nor protobuf; the names below load on first use.
 """
 
 from __future__ import annotations

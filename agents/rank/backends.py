@@ -23,7 +23,7 @@ class VendorBackend:
     visible_devices: str
     """Environment variable with the indices a process may see; empty: there is none."""
     runnable: bool = False
-    """True where this library can build its process groups. See docs/your-own-job.md."""
+    """True where this library can build its process groups. See docs/writing-a-workload.md."""
 
 
 BACKENDS: tuple[VendorBackend, ...] = (

@@ -49,7 +49,7 @@ class RankContext(Reporter):
         self._settings = settings
         self._control = Control()
         self._outbox = Outbox(RankFacts(types_pb2.RANK_STATE_STARTING))
-        self._link = AgentLink(settings, self._outbox, self._control.offer)
+        self._link = AgentLink(settings, self._outbox, self._control.offer, self._save_now)
         self._assignment: Assignment | None = None
         self._generation: Generation | None = None
         self._step_ended_at: float | None = None
@@ -252,6 +252,17 @@ class RankContext(Reporter):
         """Send `message(now)` reliably."""
         self._outbox.reliable(key, message, acknowledged=acknowledged)
         self._link.wake()
+
+    def _save_now(self, generation: int, patience_s: float) -> None:
+        """The agent asks for a save. On the link's thread."""
+        order, current = self._control.save_order, self._generation
+        if current is None or current.number != generation:
+            return
+        if order.heeded < generation:
+            current.save_unable("the workload does not ask generation.save_due: it saves at its own steps only")
+            return
+        order.until = time.monotonic() + patience_s
+        order.generation = generation
 
     def _await_first(self) -> Assignment:
         while True:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from agents.rank.assignment import Assignment
 from agents.rank.errors import EXIT_TERMINATED
+from agents.rank.saving import SaveOrder
 
 
 class Control:
@@ -19,6 +20,7 @@ class Control:
         self._interrupt: Callable[[], None] | None = None
         self.newest_generation = 0
         self.stopping = False
+        self.save_order = SaveOrder()
 
     def offer(self, assignment: Assignment) -> bool:
         """Take an assignment from the agent. False when it is not newer than what is known (nothing changes)."""

@@ -19,6 +19,7 @@ from agents.rank.errors import EXIT_PEER_LOST, GenerationChanged, ReplicaDiverge
 from agents.rank.link import note
 from agents.rank.outbox import RankFacts, age_ms
 from agents.rank.phases import PhaseClock
+from agents.rank.saving import SaveSchedule
 from agents.rank.sockets import Endpoint, shut_down_connections
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ PEER_LOSS_PATIENCE = 10
 """Join time-outs to wait for a new generation after a peer was lost; then exit code 75."""
 
 JOIN_POLL_S = 0.02
+SAVE_REASON_LIMIT = 500
+"""Characters of what a rank says of a save."""
+
 SETTLE_TIMEOUT_S = 0.1
 """For operations in flight to end with an error after their connections were shut down (measured: 1-2 ms)."""
 
@@ -78,6 +82,7 @@ class Generation:
         self._endpoints: frozenset[Endpoint] = frozenset()
         self._broken_since: float | None = None
         self._on_end: list[Callable[[], None]] = []
+        self._saves: SaveSchedule | None = None
         control.on_change(self._interrupt)
 
     @property
@@ -219,6 +224,53 @@ class Generation:
             return local_pb2.LocalRequest(shard=message)
 
         self._reporter.send(("shard", self.number, step), build, acknowledged=True)
+
+    def save_due(self, step: int, *, busy: bool = False) -> bool:
+        """Whether every rank saves now, after `step`: a regular save, or one that was asked for before a planned stop.
+
+        Called by all ranks after every step, on the thread of the collectives, after `join`; now and then it is one itself (eight
+        bytes a number). `busy`: this rank still writes an earlier save; then all put theirs off until nobody does. Raises
+        GenerationChanged.
+        """
+        if self._saves is None:
+            self._saves = SaveSchedule(
+                self.number, self.checkpoint_every_steps, self._control.save_order, self._largest, self._save_late
+            )
+        return self._saves.due(step, busy=busy)
+
+    def save_failed(self, step: int, reason: str) -> None:
+        """Report that this rank could not write its part of the checkpoint of `step`. Any thread; training goes on."""
+        note(f"checkpoint of step {step} not written: {reason}")
+        self._tell_save(step, agent_pb2.SAVE_WORD_FAILED, reason)
+
+    def save_unable(self, reason: str) -> None:
+        """Report that this rank cannot save now as it was asked to. Any thread."""
+        self._tell_save(0, agent_pb2.SAVE_WORD_UNABLE, reason)
+
+    def _save_late(self, step: int) -> None:
+        reason = "the save before is still being written: this one follows as soon as it is done"
+        note(f"checkpoint of step {step} waits: {reason}")
+        self._tell_save(step, agent_pb2.SAVE_WORD_SLOW, reason)
+
+    def _tell_save(self, step: int, word: agent_pb2.SaveWord.ValueType, reason: str) -> None:
+        if self.over:
+            return
+        finding = agent_pb2.SaveFinding(
+            job_uid=self.assignment.job_uid, generation=self.number, step=step, rank=self.rank, word=word,
+            reason=reason[:SAVE_REASON_LIMIT],
+        )  # fmt: skip
+        message = local_pb2.LocalRequest(save_finding=finding)
+        self._reporter.send(("save", self.number, word), lambda _now: message, acknowledged=False)
+
+    def _largest(self, numbers: list[int]) -> list[int]:
+        import torch  # noqa: PLC0415  torch is imported only by who joins
+
+        world = self._groups.get("world")
+        if world is None:
+            raise RuntimeError("save_due needs the groups of this generation: call join() first")
+        row = torch.tensor(numbers, dtype=torch.int64)
+        world.all_reduce(row, op="max")
+        return [int(number) for number in row]
 
     def step_folder(self, step: int) -> Path:
         """Folder of the checkpoint of `step` in this generation."""

@@ -32,6 +32,8 @@ FINAL_KEY = ("final",)
 
 PR_SET_PTRACER = 0x59616D61
 """Of linux/prctl.h: who may look at this process beside its parents."""
+MAX_PATIENCE_MS = 3_600_000
+"""Nobody waits longer for a save that was asked for."""
 
 
 def note(text: str) -> None:
@@ -48,12 +50,20 @@ class AgentLink:
     """Speaks `phalanx.v1` local frames with the node agent and hands assignments to `on_assignment`.
 
     `on_assignment` runs on the link's thread and must not block; it returns False for an assignment that is not newer.
+    `on_save_now` is given a generation that is to save now and the seconds for which somebody waits for it, on the same thread.
     """
 
-    def __init__(self, settings: RankSettings, outbox: Outbox, on_assignment: Callable[[Assignment], bool]) -> None:
+    def __init__(
+        self,
+        settings: RankSettings,
+        outbox: Outbox,
+        on_assignment: Callable[[Assignment], bool],
+        on_save_now: Callable[[int, float], None] = lambda generation, patience_s: None,
+    ) -> None:
         self._settings = settings
         self._outbox = outbox
         self._on_assignment = on_assignment
+        self._on_save_now = on_save_now
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -136,6 +146,8 @@ class AgentLink:
                 self._outbox.acknowledge(("shard", frame.shard_ack.generation, frame.shard_ack.step))
             case "final_marker_ack":
                 self._outbox.acknowledge(FINAL_KEY)
+            case "save_now":
+                self._on_save_now(frame.save_now.generation, min(frame.save_now.deadline_ms, MAX_PATIENCE_MS) / 1_000)
             case other:
                 note(f"the node agent sent {other}, which a rank process does not understand")
 

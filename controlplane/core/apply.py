@@ -13,8 +13,11 @@ from controlplane.core.applying.checkpoints import (
     expired,
     numbers_suspected,
     pin,
+    saving,
+    scrub_started,
     shards,
     suspected,
+    verified,
 )
 from controlplane.core.applying.fleet import (
     accelerators,
@@ -202,7 +205,11 @@ def _apply(state: State, record: r.Record, at_ns: int) -> None:  # noqa: PLR0915
         case r.CheckpointCommitted():
             committed(state, record, at_ns)
         case r.CheckpointVerified():
-            checkpoint_state(state, record.job, record.checkpoint, CheckpointState.VERIFIED, "")
+            verified(state, record, at_ns)
+        case r.ScrubStarted():
+            scrub_started(state, record, at_ns)
+        case r.SaveAsked() | r.SaveEnded() | r.SavesFailing() | r.SavesRecovered():
+            saving(state, record, at_ns)
         case r.CheckpointPoisoned():
             checkpoint_state(state, record.job, record.checkpoint, CheckpointState.POISONED, record.reason)
         case r.CorruptionSuspected():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from controlplane.core.columns import BoolColumn
-from controlplane.core.vocabulary import CheckpointState
+from controlplane.core.vocabulary import CheckpointState, SaveWord
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,10 @@ class Told:
 NOTHING_TOLD = Told(np.zeros(0, dtype=np.bool_))
 
 
+MAX_PINS = 16
+"""Owners of one checkpoint."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pin:
     """One owned reason why a checkpoint must be kept."""
@@ -71,7 +75,8 @@ class Checkpoint:
 
     `productive_ns` is the job's PRODUCTIVE ledger value at the moment the step was reached: what lies above it is lost
     when the job goes back to here. `suspected`: POISONED only because it was written under suspicion, until that is cleared.
-    `participants`: ranks that write a part (0: all of the job).
+    `participants`: ranks that write a part (0: all of the job). `verified_ns`: read back last, `scrubbed_ns`: ordered to be
+    read back anew last, Unix ns; 0: never.
     """
 
     id: str
@@ -86,6 +91,8 @@ class Checkpoint:
     pins: tuple[Pin, ...] = ()
     suspected: bool = False
     participants: int = 0
+    verified_ns: int = 0
+    scrubbed_ns: int = 0
     _told: Told | None = field(default=None, init=False, repr=False, compare=False)
 
     def with_shards(self, shards: tuple[Shard, ...]) -> Checkpoint:
@@ -123,6 +130,44 @@ class Checkpoint:
     def restorable(self) -> bool:
         """Complete and not poisoned."""
         return self.state in (CheckpointState.COMMITTED, CheckpointState.VERIFIED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoragePolicy:
+    """`save_first_ms`: before a planned stop the ranks save, for so long at most; 0: they do not. `scrub_every_ms`: verified
+    checkpoints are read back so often, one at a time; 0: never. `scrub_mb_per_s`: no faster than this, megabytes a second."""
+
+    save_first_ms: int = 30_000
+    scrub_every_ms: int = 86_400_000
+    scrub_mb_per_s: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class SaveFirst:
+    """A save that was asked for before a planned stop. `from_step`: a checkpoint of a later step is that save. `restart`: an
+    operator restarts the job after it. `ended_ns`: the waiting is over, Unix ns; 0: not yet. `outcome`: how, in words."""
+
+    cause: str
+    generation: int
+    asked_ns: int
+    until_ns: int
+    from_step: int
+    restart: bool = False
+    ended_ns: int = 0
+    outcome: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveTrouble:
+    """Ranks cannot save as they should, and no later step has been saved since. `since_ns`, `told_ns`: the first and the newest
+    time that this was written down, Unix ns."""
+
+    step: int
+    rank: int
+    word: SaveWord
+    reason: str
+    since_ns: int
+    told_ns: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from controlplane.core.audit import Change
+from controlplane.core.checkpoints import StoragePolicy
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.events import HostRow, NodeRows, Settle, ShardRow
 from controlplane.core.fleet import Fleet
@@ -63,7 +64,7 @@ class Policy:
     `actions`: how many working nodes may be disturbed in a while. `distrust`: when our own lateness takes the meaning from
     silence. `catalogue`: what fault codes ask for.
     `ladder`: what recoveries are assumed to take. `canaries`: how often detection is tried. `stragglers`: which
-    rank is slow.
+    rank is slow. `checkpoints`: saves before planned stops, and how often what is stored is read back.
     """
 
     suspicion: SuspicionPolicy = field(default_factory=SuspicionPolicy)
@@ -88,6 +89,7 @@ class Policy:
     catalogue: Catalogue = field(default_factory=Catalogue)
     canaries: CanaryPolicy = field(default_factory=CanaryPolicy)
     stragglers: StragglerPolicy = field(default_factory=StragglerPolicy)
+    checkpoints: StoragePolicy = field(default_factory=StoragePolicy)
 
 
 @dataclass(frozen=True, slots=True)

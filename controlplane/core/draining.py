@@ -1,7 +1,7 @@
 """Drains: what runs on a node that an operator wants empty moves elsewhere, in one generation per job, when there is room.
 
-A running job goes on where it is until processes are parked at its new places: the drain costs it the steps since its newest
-checkpoint and one generation, not a start. Without room it stays and says what it waits for; it is never stopped.
+A running job goes on where it is until processes are parked at its new places and it has saved: the drain costs it one
+generation, not a start. Without room it stays and says what it waits for; it is never stopped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from controlplane.core.fleet import Fleet
 from controlplane.core.jobs import NONE, Job, host_id
 from controlplane.core.observing.losses import lose_ranks, planned_loss
 from controlplane.core.orders import fence
+from controlplane.core.parting import outcome, save_first
 from controlplane.core.placement.gang import Blocked, replace_ranks
 from controlplane.core.vocabulary import JobState, NodeLiveness, NodeService, RankState
 
@@ -86,6 +87,10 @@ def plan(draft: Draft, job: Job) -> tuple[str, dict[int, int]]:
     missing = missing_processes(job, places.nodes)
     if missing:
         return f"{cause} waits for processes to park at the new places", missing
+    waits = "" if _quarantined(fleet, job, ranks) else save_first(draft, job, cause)
+    if waits:
+        return waits, {}
+    cause += outcome(job)
     lost = tuple(planned_loss(rank, int(job.rank_host[rank]), cause, draft.now_ns) for rank in ranks)
     lose_ranks(draft, job, lost, cause)
     return "", {}
@@ -110,8 +115,12 @@ def _cause(fleet: Fleet, job: Job, ranks: tuple[int, ...]) -> str:
     names = ", ".join(fleet.name(node) for node in nodes[:4]) + (
         f" and {len(nodes) - 4} more" if len(nodes) > 4 else ""
     )
-    quarantined = any(fleet.service[node] == NodeService.QUARANTINED for node in nodes)
-    return f"{'quarantine' if quarantined else 'drain'} of {names}"
+    return f"{'quarantine' if _quarantined(fleet, job, ranks) else 'drain'} of {names}"
+
+
+def _quarantined(fleet: Fleet, job: Job, ranks: tuple[int, ...]) -> bool:
+    """Whether any of the ranks stands on a node that was taken out by its health: what it computes is not worth waiting for."""
+    return bool((fleet.service[job.rank_node[list(ranks)]] == NodeService.QUARANTINED).any())
 
 
 def finish(draft: Draft) -> None:

@@ -28,6 +28,7 @@ from controlplane.core.softstate import SoftState
 from controlplane.core.state import State
 from controlplane.core.sweeping import pauses
 from controlplane.core.sweeping.hangs import hang_limit_ns, limit_of, quiet_since_ns
+from controlplane.core.sweeping.scrub import due_at
 from controlplane.core.units import NS_PER_MS, ms, seconds
 from controlplane.core.vocabulary import Blame, JobState, NodeLiveness
 
@@ -92,6 +93,7 @@ def _moments(state: State, soft: SoftState, now_ns: int, policy: Policy, steppin
     yield from _effects(state, soft, policy)
     yield from _health(state, policy)
     yield from _canaries(state, policy)
+    yield from _storage(state, policy)
     for job in state.active_jobs():
         yield from _processes(job, soft)
         yield from _generation(job, soft)
@@ -154,6 +156,15 @@ def _canaries(state: State, policy: Policy) -> Moments:
         yield book.last_ns + ms(policy.canaries.every_ms)
         yield from (one.at_ns + ms(APART_MS) for one in book.resting)
     yield from (Wait(one.at_ns, deadline_ns + JUST_AFTER_NS) for one in book.flying)
+
+
+def _storage(state: State, policy: Policy) -> Moments:
+    """When what is stored is read back anew, and when a save before a planned stop is waited for no longer."""
+    if policy.checkpoints.scrub_every_ms:
+        yield from (at_ns for at_ns, _, _ in due_at(state, policy.checkpoints))
+    for job in state.active_jobs():
+        if job.saving is not None and not job.saving.ended_ns:
+            yield job.saving.until_ns
 
 
 def _health(state: State, policy: Policy) -> Moments:

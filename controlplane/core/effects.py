@@ -21,6 +21,7 @@ class EffectKind(StrEnum):
     CHECK_PAIR = "check_pair"
     RAISE_CANARY = "raise_canary"
     GATHER_STACKS = "gather_stacks"
+    SAVE_NOW = "save_now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ class Effect:
     one die at the agent. `items` are host ids, folders or positional arguments, by kind. After `deadline_ns` (Unix ns)
     nobody waits for it any more. RUN_CHECKS: the handling level that is to be carried out, then the entities; what the agent
     finds it reports before it answers. CHECK_PAIR: the other node, the address and port where rank 0 listens, the own rank.
-    RAISE_CANARY: the number of the canary. `full`: the whole rank table goes out, not a patch of `items`; to `nodes` in any case.
+    RAISE_CANARY: the number of the canary. VERIFY_CHECKPOINT: the checkpoint, and megabytes a second at most.
+    SAVE_NOW: one node tells its ranks. `full`: the whole rank table goes out, not a patch of `items`; to `nodes` in any case.
 
     A group effect (target `job:<uid>`) goes to every node that holds a rank of the job, again whenever such a node says
     hello. What shows that it was carried out are the job's ranks, so that nobody answers it; only refusals come back.

@@ -12,7 +12,7 @@ from controlplane.core.identity import Role
 from controlplane.core.jobs import NONE, Exit
 from controlplane.core.ranges import Ranges
 from controlplane.core.spec import JobSpec
-from controlplane.core.vocabulary import Assertion, PairWord, RankState
+from controlplane.core.vocabulary import Assertion, PairWord, RankState, SaveWord
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,18 @@ class RestoreFailedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveRow:
+    """A rank could not save a step as it should, or cannot save on request (step 0)."""
+
+    job: str
+    generation: int
+    step: int
+    rank: int
+    word: SaveWord
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CheckedRow:
     """Outcome of reading a checkpoint back."""
 
@@ -154,6 +166,7 @@ class NodeReport:
     faults: tuple[FaultRow, ...] = ()
     unreadable: tuple[SourceRow, ...] | None = None
     all_faults: bool = False
+    saves: tuple[SaveRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from controlplane.core.accounting.pace import Pace
 from controlplane.core.accounting.window import Hour
-from controlplane.core.checkpoints import Checkpoint, Suspicion
+from controlplane.core.checkpoints import Checkpoint, SaveFirst, SaveTrouble, Suspicion
 from controlplane.core.columns import ByteColumn, IntColumn
 from controlplane.core.evidence import NOTHING, Facts
 from controlplane.core.health.numbers import Numbers
@@ -249,6 +249,7 @@ class Job:
     restored, had made its first step; 0: not yet. `failed_starts` counts rounds of starts, not processes: processes with
     serials below `failed_below` belong to a round that is counted already. `restore_limit`: until the job runs again it
     restores no newer step, NONE: any. `hung_step`: the newest step when ranks were last lost, or a generation given up, for a hang.
+    `saving`: a save that a planned stop waits for, or has just waited for.
 
     Mutable only while an apply works on its own clone; arrays and tuples inside are always replaced.
     """
@@ -301,6 +302,8 @@ class Job:
     hang: HangWatch | None = None
     hung_step: int = NONE
     numbers: Numbers = field(default_factory=Numbers)
+    saving: SaveFirst | None = None
+    save_trouble: SaveTrouble | None = None
     _ranks_of: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False, compare=False)
 
     def clone(self) -> Job:

@@ -79,6 +79,7 @@ def spec_to_document(spec: JobSpec) -> dict[str, object]:
                 "maxSteps": spec.checkpoint.max_steps,
                 "keep": spec.checkpoint.keep,
                 "replicated": spec.checkpoint.replicated,
+                "resumeFrom": spec.checkpoint.resume_from,
             },
             "restartPolicy": policy_document(spec.restart_policy),
             "timeouts": {
@@ -177,6 +178,7 @@ def _read_checkpoint(section: Section) -> CheckpointPolicy:
         section.integer("minSteps", default.min_steps),
         section.integer("maxSteps", default.max_steps),
         section.flag("replicated"),
+        section.text("resumeFrom"),
     )
     section.finish()
     return checkpoint

@@ -31,6 +31,11 @@ from controlplane.core.records_checkpoints import (
     CheckpointVerified,
     CorruptionCleared,
     CorruptionSuspected,
+    SaveAsked,
+    SaveEnded,
+    SavesFailing,
+    SavesRecovered,
+    ScrubStarted,
     ShardsReported,
 )
 from controlplane.core.records_hangs import HangJudged, HangSuspected
@@ -123,6 +128,11 @@ __all__ = [
     "PairsAwaited",
     "PairsStarted",
     "PolicyChanged",
+    "SaveAsked",
+    "SaveEnded",
+    "SavesFailing",
+    "SavesRecovered",
+    "ScrubStarted",
     "ShardsReported",
     "SourcesReported",
     "StartFailed",
@@ -253,12 +263,13 @@ class CellMembershipChanged:
 
 @dataclass(frozen=True, slots=True)
 class JobSubmitted:
-    """A job was accepted."""
+    """A job was accepted. `inherits`: the checkpoint of another job that it starts from; "": none."""
 
     uid: str
     name: str
     serial: int
     spec: JobSpec
+    inherits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -546,6 +557,7 @@ Record = (
     | StragglersFound | StragglersGone
     | HangSuspected | HangJudged
     | NumbersSuspected
+    | SaveAsked | SaveEnded | SavesFailing | SavesRecovered | ScrubStarted
 )  # fmt: skip
 
 TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Record.__args__}
@@ -553,7 +565,7 @@ VERSIONS: Mapping[str, int] = {
     "AcceleratorsChanged": 2,
     "GenerationStarted": 3,
     "HostsObserved": 3,
-    "JobSubmitted": 2,
+    "JobSubmitted": 3,
     "LivenessChanged": 2,
     "NodeRegistered": 2,
     "NodeCordoned": 2,
@@ -599,6 +611,7 @@ UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] 
     ("HostsObserved", 2): _rows_to_columns,
     ("NodeCordoned", 1): _gained,
     ("JobSubmitted", 1): _gained,
+    ("JobSubmitted", 2): _gained,
     ("RanksLost", 1): _gained,
     ("RanksLost", 2): _gained,
     ("RecoveryDecided", 1): _gained,

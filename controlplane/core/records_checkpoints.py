@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controlplane.core.checkpoints import Shard
+from controlplane.core.vocabulary import SaveWord
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +102,55 @@ class CheckpointIntervalSet:
     job: str
     every_steps: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SaveAsked:
+    """Before a planned stop the ranks are to save; see `checkpoints.SaveFirst`."""
+
+    job: str
+    generation: int
+    cause: str
+    until_ns: int
+    from_step: int
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SaveEnded:
+    """The save before a planned stop is done (`step`), or is waited for no longer (-1). `dropped`: why the stop itself is off."""
+
+    job: str
+    generation: int
+    step: int
+    outcome: str
+    dropped: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SavesFailing:
+    """A rank could not save as it should: the first that said so, and one a minute after it."""
+
+    job: str
+    generation: int
+    step: int
+    rank: int
+    word: SaveWord
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SavesRecovered:
+    """A later step than those that could not be saved is complete."""
+
+    job: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubStarted:
+    """A node reads a verified checkpoint back anew, slowly."""
+
+    job: str
+    checkpoint: str
+    node: str

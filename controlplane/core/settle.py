@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controlplane.core import draining
+from controlplane.core import draining, parting
 from controlplane.core.draft import Draft
 from controlplane.core.jobs import Job
 from controlplane.core.orders import end_job
@@ -24,7 +24,9 @@ def settle(draft: Draft, uid: str) -> None:
     before = len(draft.records)
     if job.ending is None:
         draining.clear(draft, job)
-    _settle(draft, job)
+        parting.conclude(draft, job)
+    if len(draft.records) == before:
+        _settle(draft, job)
     if len(draft.records) > before:
         draft.settle(uid)
 

@@ -69,7 +69,8 @@ class Parallel:
 class CheckpointPolicy:
     """Where and how often state is saved. `folder` "" means the site's default root; every_steps 0 means never, AUTO a number
     between `min_steps` and `max_steps`. `replicated`: data-parallel replicas hold the same state as a whole (no sharded
-    optimizer), so that one of them is enough to restore the others.
+    optimizer), so that one of them is enough to restore the others. `resume_from`: a checkpoint of another job, or that job's name
+    (its newest one), that the first generation starts from; "": from the start.
     """
 
     folder: str = ""
@@ -78,6 +79,7 @@ class CheckpointPolicy:
     min_steps: int = 1
     max_steps: int = 10_000
     replicated: bool = False
+    resume_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from controlplane.core.sweeping.hangs import hang
 from controlplane.core.sweeping.health import faults
 from controlplane.core.sweeping.liveness import liveness
 from controlplane.core.sweeping.pauses import pause
+from controlplane.core.sweeping.scrub import scrub
 from controlplane.core.sweeping.stragglers import stragglers
 from controlplane.core.sweeping.timeouts import effects, late_generation, late_rung, late_starts
 from controlplane.core.vocabulary import JobState
@@ -20,6 +21,7 @@ def tick(draft: Draft) -> None:
     effects(draft)
     faults(draft)
     canaries(draft)
+    scrub(draft)
     draining.finish(draft)
     for job in draft.state.active_jobs():
         if not job.ending:
@@ -29,5 +31,6 @@ def tick(draft: Draft) -> None:
             pause(draft, job)
             stragglers(draft, job)
             late_rung(draft, job)
-        if job.state is not JobState.RUNNING or job.ending or job.failed_starts or job.participants:
+        saving = job.saving is not None and not job.saving.ended_ns
+        if saving or job.state is not JobState.RUNNING or job.ending or job.failed_starts or job.participants:
             draft.settle(job.uid)

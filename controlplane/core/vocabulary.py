@@ -126,6 +126,14 @@ class CheckpointState(Code):
     EXPIRED = 5
 
 
+class SaveWord(StrEnum):
+    """What a rank says of a save. SLOW: the one before is still being written. UNABLE: its workload does not save on request."""
+
+    FAILED = "failed"
+    SLOW = "slow"
+    UNABLE = "unable"
+
+
 class Rung(StrEnum):
     """Rungs of the recovery ladder, cheapest first.
 

@@ -251,6 +251,18 @@ def _of_job(record: r.Record) -> Line | None:
             return "info", "spares_wanted", {"nodes": record.nodes, "reason": record.reason}
         case r.CheckpointIntervalSet():
             return "info", "checkpoint_interval_set", {"every_steps": record.every_steps, "reason": record.reason}
+        case r.SaveAsked():
+            return "info", "save_asked", {"cause": record.cause, "restart": record.restart}
+        case r.SaveEnded():
+            return "info", "save_ended", {"step": record.step, "outcome": record.outcome, "dropped": record.dropped}
+        case r.SavesFailing():
+            return "warning", "saves_failing", {
+                "step": record.step, "rank": record.rank, "how": record.word.value, "reason": record.reason,
+            }  # fmt: skip
+        case r.SavesRecovered():
+            return "info", "saves_recovered", {"step": record.step}
+        case r.ScrubStarted():
+            return "info", "scrub_started", {"checkpoint": record.checkpoint}
         case r.CorruptionSuspected():
             return "error", "corruption_suspected", {"first_step": record.first_step, "reason": record.reason}
         case r.CorruptionCleared():

@@ -20,7 +20,7 @@ from controlplane.core.health.canaries import Outcome
 from controlplane.core.health.stragglers import Cause
 from controlplane.core.jobs import Recovery
 from controlplane.core.units import to_s
-from controlplane.core.vocabulary import Phase, Rung
+from controlplane.core.vocabulary import Phase, Rung, SaveWord
 from controlplane.observability.beats import BeatLag
 from controlplane.observability.detection import Failure
 from controlplane.observability.offenders import Offenders
@@ -101,6 +101,12 @@ class Metrics:
         )  # fmt: skip
         for cause in Cause:
             self._stragglers.labels(cause.value)
+        self._saves_failing = Counter(
+            "phalanx_saves_failing", "Notes that a rank could not save, or had to put a save off; one a minute and job.", ["how"],
+            registry=registry,
+        )  # fmt: skip
+        for how in (SaveWord.FAILED, SaveWord.SLOW):
+            self._saves_failing.labels(how.value)
         for outcome in ("sent", "lost"):
             self._spans.labels(outcome)
         for rung in Rung:
@@ -156,6 +162,8 @@ class Metrics:
                 case r.StragglersFound():
                     for one in record.found:
                         self._stragglers.labels(one.cause.value).inc()
+                case r.SavesFailing():
+                    self._saves_failing.labels(record.word.value).inc()
                 case _:
                     pass
 

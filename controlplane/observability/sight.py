@@ -200,6 +200,9 @@ def _jobs(seen: Sight) -> Iterable[Metric]:
         ("phalanx_oldest_checkpoint_seconds",
          "Since the newest committed checkpoint of the RUNNING job with the oldest one; 0: none.",
          [at_ns for job in running if (at_ns := _newest_checkpoint_ns(job))]),
+        ("phalanx_oldest_save_failure_seconds",
+         "Since the first failed or late save of the job that has saved nothing newer for longest; 0: all save.",
+         [job.save_trouble.since_ns for job in active if job.save_trouble]),
     ):  # fmt: skip
         yield _gauge(name, text, max(0.0, to_s(seen.now_ns - min(since))) if since else 0)
 

@@ -92,6 +92,10 @@ _POLICY_SECTIONS = (
 )
 
 
+MAX_RESUME = 256
+"""Characters of a checkpoint's name; a longer one names none."""
+
+
 def _checkpoint_policy(message: pb.CheckpointSpec) -> CheckpointPolicy:
     """Clients before 0.2 do not know the limits of the interval."""
     usual = CheckpointPolicy()
@@ -102,6 +106,7 @@ def _checkpoint_policy(message: pb.CheckpointSpec) -> CheckpointPolicy:
         message.min_steps or usual.min_steps,
         message.max_steps or usual.max_steps,
         message.replicated,
+        message.resume_from[:MAX_RESUME],
     )
 
 
@@ -224,6 +229,7 @@ def spec_message(spec: JobSpec) -> pb.TrainingJobSpec:
             min_steps=spec.checkpoint.min_steps,
             max_steps=spec.checkpoint.max_steps,
             replicated=spec.checkpoint.replicated,
+            resume_from=spec.checkpoint.resume_from,
         ),
         restart_policy=policy_message(spec.restart_policy),
         timeouts=pb.TimeoutSpec(

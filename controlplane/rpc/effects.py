@@ -86,6 +86,8 @@ def agent_effect(
             if _job(effect, state).generation != effect.generation:
                 raise Superseded(f"generation {effect.generation} is over")
             message.gather_stacks.job_uid, message.gather_stacks.generation = effect.job, effect.generation
+        case EffectKind.SAVE_NOW:
+            message.save_now.CopyFrom(_save(effect, state, message.deadline_ms))
         case EffectKind.START_HOSTS | EffectKind.STOP_HOSTS:
             raise Superseded(f"{effect.kind} is for a cell, not for a node")
         case _:
@@ -164,6 +166,13 @@ def _generation(
     prepared.fill(message, effect, job, state, node, folder=checkpoint_folder(job, root), own_rows=own_rows)
 
 
+def _save(effect: Effect, state: State, left_ms: int) -> agent_pb2.SaveNow:
+    job = _job(effect, state)
+    if job.generation != effect.generation or job.saving is None or job.saving.ended_ns:
+        raise Superseded(f"superseded: nobody waits for {job.name} to save any more")
+    return agent_pb2.SaveNow(job_uid=job.uid, generation=effect.generation, deadline_ms=left_ms)
+
+
 def _verification(effect: Effect, state: State) -> agent_pb2.VerifyCheckpoint:
     name = effect.items[0]
     job = state.jobs.get(effect.job)
@@ -171,8 +180,9 @@ def _verification(effect: Effect, state: State) -> agent_pb2.VerifyCheckpoint:
     if job is None or checkpoint is None:
         raise Superseded(f"checkpoint {name} is gone")
     return agent_pb2.VerifyCheckpoint(
-        job_uid=job.uid, checkpoint_id=name, folder=checkpoint.folder, files=file_messages(checkpoint.files)
-    )
+        job_uid=job.uid, checkpoint_id=name, folder=checkpoint.folder, files=file_messages(checkpoint.files),
+        most_bytes_per_s=int(effect.items[1]) * 1_000_000 if len(effect.items) > 1 else 0,
+    )  # fmt: skip
 
 
 def _host_specs(effect: Effect, state: State, roots: Roots) -> list[cell_pb2.HostSpec]:

@@ -39,6 +39,7 @@ READ_CHECKPOINTS = 5_000
 _DECISIONS = (
     r.JobSubmitted, r.JobPlaced, r.RanksMoved, r.HostEnded, r.StartFailed, r.RanksLost, r.RecoveryDecided,
     r.SurvivorsGivenUp, r.NodeJudged, r.GenerationStarted, r.JoinFailed, r.JobStateChanged, r.CheckpointPoisoned, r.JobEnding,
+    r.SaveEnded, r.SavesFailing, r.SavesRecovered,
     r.JobEnded, r.JobUnplaced, r.Audited, r.CorruptionSuspected, r.CorruptionCleared,
     r.RungFailed, r.ReplicasDropped, r.HangSuspected, r.HangJudged,
     r.NumbersSuspected,
@@ -49,6 +50,7 @@ _NODE_DECISIONS = (
 )  # fmt: skip
 _CHECKPOINT_DECISIONS = (
     r.ShardsReported, r.CheckpointCommitted, r.CheckpointVerified, r.CheckpointPoisoned, r.CheckpointsExpired,
+    r.ScrubStarted,
     r.GenerationStarted, r.CheckpointPinned, r.CheckpointUnpinned, r.Audited, r.CorruptionSuspected, r.CorruptionCleared,
 )  # fmt: skip
 

@@ -16,7 +16,7 @@ from controlplane.core.ranges import Ranges, expand
 from controlplane.core.recovery.restore_point import source
 from controlplane.core.state import State
 from controlplane.core.units import to_s
-from controlplane.core.vocabulary import AcceleratorState, JobState, Rung
+from controlplane.core.vocabulary import AcceleratorState, JobState, Rung, SaveWord
 from controlplane.rpc.narrate_health import narrate_health, stragglers_text
 
 SHOWN = 8
@@ -114,6 +114,7 @@ def narrate(record: r.Record, names: Names) -> str:
             r.ShardsReported() | r.CheckpointCommitted() | r.CheckpointVerified() | r.CheckpointPoisoned()
             | r.CheckpointsExpired() | r.CheckpointPinned() | r.CheckpointUnpinned()
             | r.CorruptionSuspected() | r.CorruptionCleared()
+            | r.SaveAsked() | r.SaveEnded() | r.SavesFailing() | r.SavesRecovered() | r.ScrubStarted()
         ):  # fmt: skip
             return _checkpoint(record, names)
         case r.StragglersFound() | r.StragglersGone():
@@ -343,6 +344,7 @@ _MEANS: Mapping[Rung, str] = {
 CheckpointRecord = (
     r.ShardsReported | r.CheckpointCommitted | r.CheckpointVerified | r.CheckpointPoisoned | r.CheckpointsExpired
     | r.CheckpointPinned | r.CheckpointUnpinned | r.CorruptionSuspected | r.CorruptionCleared
+    | r.SaveAsked | r.SaveEnded | r.SavesFailing | r.SavesRecovered | r.ScrubStarted
 )  # fmt: skip
 
 
@@ -369,8 +371,28 @@ def _checkpoint(record: CheckpointRecord, names: Names) -> str:
             )
         case r.CorruptionCleared():
             return f"{record.by} cleared the suspicion against results of {name}: {record.reason}"
+        case r.SaveAsked() | r.SaveEnded() | r.SavesFailing() | r.SavesRecovered():
+            return _saving(record, name)
+        case r.ScrubStarted():
+            return f"{record.node} reads checkpoint {record.checkpoint} of {name} back again"
         case r.CheckpointsExpired():
             return f"{_counted(len(record.checkpoints), 'checkpoint')} of {name} expired: {listed(record.checkpoints)}"
+        case _:
+            assert_never(record)
+
+
+def _saving(record: r.SaveAsked | r.SaveEnded | r.SavesFailing | r.SavesRecovered, name: str) -> str:
+    match record:
+        case r.SaveAsked():
+            return f"{name} saves before it is stopped on purpose: {record.cause}"
+        case r.SaveEnded():
+            off = f"; the restart is off: {record.dropped}" if record.dropped else ""
+            return f"{name}: {record.outcome}{'' if record.step != NONE else ', goes on'}{off}"
+        case r.SavesFailing():
+            how = "waits for the one before" if record.word is SaveWord.SLOW else "failed"
+            return f"the save of {name} at step {record.step} {how}: rank {record.rank}: {record.reason}"
+        case r.SavesRecovered():
+            return f"{name} saves again: step {record.step} is complete"
         case _:
             assert_never(record)
 

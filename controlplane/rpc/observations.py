@@ -18,7 +18,7 @@ from controlplane.core.fleet import Accelerator
 from controlplane.core.jobs import Exit, split_host_id
 from controlplane.core.spec import Violation
 from controlplane.core.state import State
-from controlplane.core.vocabulary import AcceleratorState, PairWord, RankState
+from controlplane.core.vocabulary import AcceleratorState, PairWord, RankState, SaveWord
 from controlplane.rpc import health_rows
 from controlplane.rpc.codec import MAX_TEXT, at_from_age, duration_ns, require
 from controlplane.rpc.errors import refuse_fields
@@ -48,6 +48,12 @@ MAX_ADDRESS = 256
 MAX_NUMBER = 2**31 - 1
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 
+MAX_SAVE_REASON = 500
+_SAVE_WORDS = {
+    agent_pb2.SAVE_WORD_FAILED: SaveWord.FAILED,
+    agent_pb2.SAVE_WORD_SLOW: SaveWord.SLOW,
+    agent_pb2.SAVE_WORD_UNABLE: SaveWord.UNABLE,
+}
 _STATES = {int(state): state for state in RankState}
 _ACCELERATOR_STATES = frozenset(int(state) for state in AcceleratorState)
 _SENDERS = {
@@ -110,6 +116,7 @@ def node_report(node: str, boot_id: str, message: agent_pb2.Report, now_ns: int,
         node, boot_id, message.full, hosts, tuple(_accelerators(message)), *findings(message, now_ns),
         broken_links=health_rows.broken_links(message), faults=health_rows.fault_rows(node, message, now_ns, state),
         unreadable=health_rows.source_rows(message), all_faults=health_rows.tells_all_faults(message),
+        saves=tuple(_saves(message, state)),
     )  # fmt: skip
 
 
@@ -137,6 +144,15 @@ def findings(
     return shards, failures, checked
 
 
+def _saves(message: agent_pb2.Report, state: State) -> Iterator[ev.SaveRow]:
+    """What ranks say of saves; words that nobody here knows, and numbers that cannot be, are left out."""
+    for row in message.save_findings:
+        word = _SAVE_WORDS.get(row.word)
+        fits = max(row.step, row.generation, row.rank) <= MAX_NUMBER
+        if word is not None and fits and _rank_exists(row.job_uid, row.rank, state):
+            yield ev.SaveRow(row.job_uid, row.generation, row.step, row.rank, word, row.reason[:MAX_SAVE_REASON])
+
+
 def files_value(messages: object) -> tuple[ShardFile, ...]:
     """Files of a shard."""
     return tuple(ShardFile(file.path, file.bytes, file.sha256) for file in messages)  # type: ignore[attr-defined] # repeated field
@@ -151,7 +167,7 @@ def _too_many(message: agent_pb2.Report, path: str) -> Iterator[Violation]:
     """Rows are counted before any is looked at: eight MiB hold four million empty ones."""
     most = {
         "hosts": MAX_ROWS, "accelerators": MAX_ACCELERATORS, "shards": MAX_ROWS, "restore_failures": MAX_ROWS,
-        "checked": MAX_ROWS,
+        "checked": MAX_ROWS, "save_findings": MAX_ROWS,
     }  # fmt: skip
     for name, limit in most.items():
         count = len(getattr(message, name))

@@ -9,7 +9,9 @@ from controlplane.core.jobs import Job
 from controlplane.core.recovery.copies import Shared, place_copies, sites_of
 from controlplane.core.spec import AUTO
 from controlplane.core.state import State
+from controlplane.core.vocabulary import SaveWord
 
+_HOW = {SaveWord.FAILED: "was not saved", SaveWord.SLOW: "waits to be saved", SaveWord.UNABLE: "cannot be saved"}
 SHOWN = 4
 """The weakest copies that are named."""
 
@@ -25,8 +27,15 @@ def spares_message(state: State, job: Job) -> job_pb2.Spares:
 
 
 def save_interval_message(job: Job) -> job_pb2.SaveInterval:
-    """Steps between checkpoints in the present generation."""
-    return job_pb2.SaveInterval(every_steps=job.saves_every, reason=job.interval_reason)
+    """Steps between checkpoints in the present generation, saves that do not come about, and one that a planned stop waits for."""
+    trouble, first = job.save_trouble, job.saving
+    waits = first is not None and not first.ended_ns
+    return job_pb2.SaveInterval(
+        every_steps=job.saves_every,
+        reason=job.interval_reason,
+        trouble=f"step {trouble.step} {_HOW[trouble.word]}: rank {trouble.rank}: {trouble.reason}" if trouble else "",
+        first=f"{first.cause} waits for a save after step {first.from_step}" if first is not None and waits else "",
+    )
 
 
 def copies_message(state: State, job: Job) -> job_pb2.Copies:

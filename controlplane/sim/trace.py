@@ -18,7 +18,7 @@ _UNUSUAL: dict[str, tuple[object, ...]] = {
     "sources": ((),), "passed_over": ((),), "redone_ns": (-1,),
     "rule": ("", IMPLICIT), "restore_limit": (-1,), "step_known": (True,), "why": ("",), "released": (False,),
     "participants": (0,), "keeps_state": (False,), "intact": (False,), "warm": (False,),
-    "path_broken": (False,),
+    "path_broken": (False,), "inherits": ("",), "dropped": ("",), "restart": (False,),
 }  # fmt: skip
 """Fields that a line shows when they say something; with the values that say nothing."""
 

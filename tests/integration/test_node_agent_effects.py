@@ -175,3 +175,28 @@ async def test_at_most_eight_readers_and_a_reader_that_leaves_frees_its_place(si
     await until(again, "a place is free again")
     beats = len(session.beats)
     await until(lambda: len(session.beats) > beats, "the session goes on")
+
+
+@with_site
+async def test_an_order_to_save_reaches_ranks_of_its_generation_and_what_they_say_of_it_the_controller(
+    site: Site,
+) -> None:
+    _, session = await site.started()
+    host = await site.host(session, "j-1")
+    session.effect("e1", save_now=agent_pb2.SaveNow(job_uid=JOB, generation=1, deadline_ms=5_000))
+    refused = await until(lambda: session.result("e1"), "the refusal")
+    assert (refused.ok, refused.message) == (False, "no rank of generation 1 is connected here")
+    session.effect("e2", apply_generation=apply_generation(1, {0: host.host_id}))
+    await host.assignment(1)
+    session.effect("e3", save_now=agent_pb2.SaveNow(job_uid=JOB, generation=1, deadline_ms=5_000))
+    assert (await until(lambda: session.result("e3"), "the result")).ok
+    (told,) = await until(lambda: host.instructions("save_now"), "the order")
+    assert (told.save_now.generation, told.save_now.deadline_ms) == (1, 5_000)
+    for rank in (0, 7):  # the second is not here, and speaks for itself elsewhere
+        finding = agent_pb2.SaveFinding(
+            job_uid=JOB, generation=1, step=12, rank=rank, word=agent_pb2.SAVE_WORD_FAILED, reason="full" * 200
+        )
+        host.send(save_finding=finding)
+    await until(lambda: host.instructions("refused"), "the refusal of the second")
+    rows = await until(lambda: [row for report in session.reports for row in report.save_findings], "the finding")
+    assert [(row.step, row.rank, len(row.reason)) for row in rows] == [(12, 0, 500)]

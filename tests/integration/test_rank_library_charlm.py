@@ -1,4 +1,4 @@
-"""The example that docs/your-own-job.md makes of a plain script: a killed rank changes no bit of its weights."""
+"""The example that docs/writing-a-workload.md makes of a plain script: a killed rank changes no bit of its weights."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The smallest workload with everything in it: counts steps together, saves its count, and survives its ranks' deaths.
 
-The page docs/your-own-job.md walks through this file.
+The page docs/writing-a-workload.md walks through this file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def count(context: RankContext, generation: Generation) -> None:
         total += int(mine)
         step += 1
         context.progress(step, loss=1.0 / step)
-        if generation.checkpoint_every_steps and step % generation.checkpoint_every_steps == 0:
+        if generation.save_due(step):
             save(generation, step, total)
     context.finish({"steps": step, "total": total})
 

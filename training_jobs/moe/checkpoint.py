@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -26,7 +27,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from agents.rank import BadFile, Generation, RestorePoint, describe_files, note, verify_files
+from agents.rank import BadFile, Generation, RestorePoint, describe_files, verify_files
 from training_jobs.moe.config import ModelConfig
 from training_jobs.moe.parallel import Layout
 from training_jobs.moe.state import TrainState
@@ -36,9 +37,9 @@ META_FILE = "meta.json"
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _EXPERTS_PART = re.compile(r"experts-(\d+)-(\d+)$")
 
-SAVE_PATIENCE_S = 30.0
-"""A save that is still running at the next checkpoint step is waited for this long (counted as stall); then that
-checkpoint is skipped with a log line, so that hanging storage does not stop training for good."""
+LAST_PATIENCE_S = 30.0
+"""The save of the last step waits so long for the one before it. Others wait for nothing: `Generation.save_due` puts them off
+until no rank writes any more, so that slow storage slows no step."""
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled", module="torch.distributed.checkpoint")
 
@@ -122,11 +123,17 @@ class CheckpointSaver:
         self.last_stall_s = 0.0
         self.last_step = -1
 
-    def save(self) -> None:
-        """Stage the state of this step boundary and let the thread write it. Blocks for the stall only."""
+    @property
+    def busy(self) -> bool:
+        """Whether an earlier save is still being written."""
+        return self._in_flight is not None and not self._in_flight.done()
+
+    def save(self, patience_s: float = 0.0) -> None:
+        """Stage the state of this step boundary and let the thread write it. Blocks for the stall only, and for `patience_s` while
+        an earlier save is being written."""
         reached = time.monotonic()
-        if not self.wait(SAVE_PATIENCE_S):
-            note(f"checkpoint of step {self._state.step} skipped: the one before is still being written")
+        if not self.wait(patience_s):
+            self._generation.save_failed(self._state.step, "the save before is still being written")
             return
         for part in self._parts:
             for unit in part.units.values():
@@ -146,7 +153,7 @@ class CheckpointSaver:
         return True
 
     def _write(self, step: int, stall_s: float, reached: float) -> None:
-        """On the thread. A failure is logged and nothing is reported: training goes on without this checkpoint."""
+        """On the thread. A failure is reported, what was written goes, and training goes on without this checkpoint."""
         folder = self._generation.step_folder(step)
         try:
             files = []
@@ -156,7 +163,9 @@ class CheckpointSaver:
                 write_part(folder, part, step, self._model)
                 files += describe_files(folder, part.name)
         except (OSError, RuntimeError, CheckpointException) as error:
-            note(f"checkpoint of step {step} not written: {type(error).__name__}: {str(error)[-300:]}")
+            self._generation.save_failed(step, f"{type(error).__name__}: {str(error)[-300:]}")
+            for part in self._parts:  # on a full disk it is what keeps the next one from being written
+                shutil.rmtree(folder / part.name, ignore_errors=True)
             return
         self._generation.shard_written(step, files, save_stall_s=stall_s, step_reached_at=reached)
 
@@ -175,8 +184,16 @@ def write_part(folder: Path, part: Part, step: int, model: ModelConfig) -> None:
     save({name: unit.flat for name, unit in part.units.items()}, storage_writer=writer, no_dist=True)
 
 
-def restore(state: TrainState, point: RestorePoint, kinds: Collection[str] = (DENSE_PART, "experts")) -> None:
-    """Load what this rank holds, all or one of the kinds, from files whose digests were checked first. Raises BadFile."""
+def restore(
+    state: TrainState,
+    point: RestorePoint,
+    kinds: Collection[str] = (DENSE_PART, "experts"),
+    model: ModelConfig | None = None,
+) -> None:
+    """Load what this rank holds, all or one of the kinds, from files whose digests were checked first. Raises BadFile.
+
+    The layout that wrote it does not matter: any number of replicas, any expert-parallel degree. The model does.
+    """
     parts = [dense_part(state.dense_tensors())] if DENSE_PART in kinds else []
     if "experts" in kinds:
         parts.append(experts_part(state.expert_tensors()))
@@ -185,7 +202,7 @@ def restore(state: TrainState, point: RestorePoint, kinds: Collection[str] = (DE
     verify_files(point, names)
     missing = set(units)
     for name in names:
-        step, loaded = read_part(point.folder, name, units)
+        step, loaded = read_part(point.folder, name, units, model)
         missing -= loaded
         if step != point.step:
             raise BadFile(f"{name}/{META_FILE}", f"holds step {step}, the manifest says {point.step}")
@@ -207,13 +224,21 @@ def parts_needed(present: set[str], units: Mapping[str, Unit]) -> list[str]:
     return needed
 
 
-def read_part(folder: Path, part: str, units: Mapping[str, Unit]) -> tuple[int, set[str]]:
+def read_part(
+    folder: Path, part: str, units: Mapping[str, Unit], model: ModelConfig | None = None
+) -> tuple[int, set[str]]:
     """Fill the staging tensors of those `units` that the part holds; returns its step and which they were.
 
-    Raises BadFile when it cannot be read or holds other tensors than this model has.
+    Raises BadFile when it cannot be read, is of another model than `model`, or holds other tensors than this model has.
     """
     try:
         meta: dict[str, Any] = json.loads((folder / part / META_FILE).read_text())
+        differs = "" if model is None else differences(meta["model"], asdict(model))
+        if differs:
+            raise BadFile(
+                f"{part}/{META_FILE}",
+                f"is of another model: {differs}; give the job the arguments that it was trained with",
+            )
         held = {name: units[name] for name in meta["units"] if name in units}
         for name, unit in held.items():
             if not _same_index(meta["units"][name], unit.index):
@@ -223,6 +248,14 @@ def read_part(folder: Path, part: str, units: Mapping[str, Unit]) -> tuple[int, 
     except (OSError, ValueError, KeyError, RuntimeError, CheckpointException) as error:
         raise BadFile(part, f"cannot be loaded: {type(error).__name__}: {str(error)[-300:]}") from error
     return int(meta["step"]), set(held)
+
+
+def differences(stored: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """Fields in which two models differ, with both values; "" when they are the same."""
+    fields = [name for name in {**ours, **stored} if stored.get(name) != ours.get(name)]
+    return ", ".join(
+        f"{name} is {stored.get(name, 'not known')} there and {ours.get(name, 'not known')} here" for name in fields
+    )
 
 
 def _same_index(stored: Sequence[Sequence[Any]], ours: Sequence[tuple[str, list[int]]]) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from controlplane.core import records as r
 from controlplane.core.accounting.ledger import rebook
 from controlplane.core.accounting.pace import saved
-from controlplane.core.checkpoints import Checkpoint, Pin, Suspicion
+from controlplane.core.checkpoints import Checkpoint, Pin, SaveFirst, SaveTrouble, Suspicion
 from controlplane.core.jobs import NONE
 from controlplane.core.state import State
 from controlplane.core.vocabulary import CHECKPOINT_STATES, Bucket, CheckpointState, IllegalTransition, JobState
@@ -73,6 +73,41 @@ def checkpoint_state(state: State, uid: str, name: str, target: CheckpointState,
     if target not in CHECKPOINT_STATES[known.state]:
         raise IllegalTransition(f"checkpoint {name}: {known.state.name} to {target.name}")
     job.checkpoints = {**job.checkpoints, name: replace(known, state=target, reason=reason, suspected=False)}
+
+
+def verified(state: State, record: r.CheckpointVerified, at_ns: int) -> None:
+    """Read back, for the first time or anew."""
+    checkpoint_state(state, record.job, record.checkpoint, CheckpointState.VERIFIED, "")
+    job = state.own_job(record.job)
+    known = job.checkpoints[record.checkpoint]
+    job.checkpoints = {**job.checkpoints, record.checkpoint: replace(known, verified_ns=at_ns)}
+
+
+def scrub_started(state: State, record: r.ScrubStarted, at_ns: int) -> None:
+    """A checkpoint is being read back anew."""
+    job = state.own_job(record.job)
+    known = job.checkpoints[record.checkpoint]
+    job.checkpoints = {**job.checkpoints, record.checkpoint: replace(known, scrubbed_ns=at_ns)}
+
+
+def saving(state: State, record: r.SaveAsked | r.SaveEnded | r.SavesFailing | r.SavesRecovered, at_ns: int) -> None:
+    """Saves before a planned stop, and saves that do not come about."""
+    job = state.own_job(record.job)
+    match record:
+        case r.SaveAsked():
+            job.saving = SaveFirst(
+                record.cause, record.generation, at_ns, record.until_ns, record.from_step, record.restart
+            )
+        case r.SaveEnded():
+            if job.saving is not None:
+                ended = replace(job.saving, ended_ns=at_ns, outcome=record.outcome)
+                job.saving = None if record.dropped else ended
+        case r.SavesFailing():
+            known = job.save_trouble
+            since_ns = known.since_ns if known is not None else at_ns
+            job.save_trouble = SaveTrouble(record.step, record.rank, record.word, record.reason, since_ns, at_ns)
+        case r.SavesRecovered():
+            job.save_trouble = None
 
 
 def suspected(state: State, record: r.CorruptionSuspected) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from controlplane.core import records as r
 from controlplane.core.applying.hosts import select, unbind
+from controlplane.core.checkpoints import MAX_PINS, Pin
 from controlplane.core.columns import filled, put
 from controlplane.core.fleet import FREE, Fleet
 from controlplane.core.jobs import NONE, Job
@@ -20,11 +23,23 @@ def submitted(state: State, record: r.JobSubmitted, at_ns: int) -> None:
     state._owned.add(record.uid)  # noqa: SLF001 - made here, nobody else holds it
     state.names[record.name] = record.uid
     state.next_job = record.serial + 1
+    if record.inherits:
+        _inherit(state, state.jobs[record.uid], record.inherits)
     ended = [uid for uid, job in state.jobs.items() if job.terminal]
     for uid in ended[: max(0, len(ended) - MAX_ENDED_JOBS)]:
         gone = state.jobs.pop(uid)
         if state.names.get(gone.name) == uid:
             del state.names[gone.name]
+
+
+def _inherit(state: State, job: Job, name: str) -> None:
+    """A new job has another one's checkpoint beside its own to come. While it is listed here, neither lets it go."""
+    origin = state.own_job(name.partition("/")[0])
+    known = origin.checkpoints[name]
+    pin = Pin(f"job/{job.uid}", f"{job.name} starts from it")
+    if len(known.pins) < MAX_PINS:
+        origin.checkpoints = {**origin.checkpoints, name: replace(known, pins=(*known.pins, pin))}
+    job.checkpoints = {name: replace(known, pins=(pin,), productive_ns=0)}
 
 
 def set_job_state(job: Job, target: JobState) -> None:

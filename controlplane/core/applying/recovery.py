@@ -30,6 +30,8 @@ from controlplane.core.vocabulary import Blame, Bucket, IllegalTransition, JobSt
 def ranks_lost(state: State, record: r.RanksLost, at_ns: int) -> None:
     """An incident opens or widens."""
     job = state.own_job(record.job)
+    if job.saving is not None and job.saving.ended_ns:
+        job.saving = None
     fault_ns = min((lost.fault_ns for lost in record.lost), default=record.since_ns or at_ns)
     first_notice = job.incident is None
     if job.incident is None:

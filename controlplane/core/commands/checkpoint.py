@@ -6,15 +6,12 @@ from controlplane.core import events as ev
 from controlplane.core import poison as doubt
 from controlplane.core import records as r
 from controlplane.core.audit import Change
-from controlplane.core.checkpoints import Checkpoint
+from controlplane.core.checkpoints import MAX_PINS, Checkpoint
 from controlplane.core.commands.job import find as find_job
 from controlplane.core.draft import Accepted, Draft, Refusal
 from controlplane.core.jobs import Job
 from controlplane.core.orders import request_verification
 from controlplane.core.vocabulary import CheckpointState
-
-MAX_PINS = 16
-"""Owners of one checkpoint."""
 
 
 def _find(draft: Draft, job_name: str, name: str) -> tuple[Job, Checkpoint] | Refusal:

@@ -6,19 +6,17 @@ import hashlib
 
 import numpy as np
 
-from controlplane.core import codec
+from controlplane.core import codec, parting
 from controlplane.core import events as ev
 from controlplane.core import records as r
 from controlplane.core.audit import Change, canonical
+from controlplane.core.checkpoints import restore_point
 from controlplane.core.draft import Accepted, Draft, Refusal
 from controlplane.core.effects import Effect, EffectKind
-from controlplane.core.evidence import Reason
 from controlplane.core.jobs import NONE, Job
-from controlplane.core.observing.losses import lose_ranks, planned_loss
-from controlplane.core.orders import end_job, fence, stop_processes
-from controlplane.core.placement.gang import Blocked, Placement, place, replace_ranks
+from controlplane.core.orders import end_job, stop_processes
+from controlplane.core.placement.gang import Blocked, Placement, place
 from controlplane.core.placement.queue import must_yield_to
-from controlplane.core.recovery.rungs import misplaced
 from controlplane.core.spec import JobSpec, Violation
 from controlplane.core.units import ms
 from controlplane.core.vocabulary import JobState
@@ -38,6 +36,9 @@ def submit(draft: Draft, event: ev.SubmitJob) -> Accepted | Refusal:
     refusal = _unwelcome(draft, spec)
     if refusal is not None:
         return refusal
+    inherited = _inherited(draft, spec.checkpoint.resume_from)
+    if isinstance(inherited, Refusal):
+        return inherited
     uid = f"{spec.name}-{draft.state.next_job}"
     fields = {"name": spec.name, "uid": uid}
     planned = _plan(draft, Job(spec.name, uid, draft.state.next_job, spec, JobState.QUEUED, draft.now_ns))
@@ -49,10 +50,32 @@ def submit(draft: Draft, event: ev.SubmitJob) -> Accepted | Refusal:
         fields["spares"] = " ".join(map(str, planned.spares))
     if event.dry_run:
         return Accepted(None, fields)
-    draft.write(r.JobSubmitted(uid, spec.name, draft.state.next_job, spec))
+    draft.write(r.JobSubmitted(uid, spec.name, draft.state.next_job, spec, inherited))
     draft.settle(uid)
     digest = hashlib.sha256(canonical(codec.encode(spec)).encode()).hexdigest()
     return Accepted(Change(f"job/{uid}", {}, {"name": spec.name, "ranks": spec.ranks, "spec_sha256": digest}), fields)
+
+
+def _inherited(draft: Draft, wanted: str) -> str | Refusal:
+    """The checkpoint that `resumeFrom` means, "" when it is not set: one by its name, or the newest of a job."""
+    if not wanted:
+        return ""
+    uid, _, tail = wanted.partition("/")
+    origin = draft.state.jobs.get(uid) if tail else draft.state.job_named(wanted)
+    known = () if origin is None else tuple(origin.checkpoints.values())
+    found = restore_point(c for c in known if not tail or c.id == wanted)
+    if found is not None and found.id.startswith(f"{origin.uid if origin else ''}/"):
+        return found.id
+    if origin is None:
+        reason, fix = f"there is no job of {wanted}", OPERATOR_HINT
+    elif found is not None:
+        reason, fix = f"{found.id} is itself only resumed from", f"name {found.id}"
+    else:
+        named = next((c for c in known if c.id == wanted), None)
+        state = f"{wanted} is {named.state.name}" if named else f"{origin.name} has no checkpoint that can be restored"
+        reason, fix = state, f"`phalanx checkpoints ls {origin.name}` lists those that there are"
+    text = f"spec.checkpoint.resumeFrom: {reason}: {fix}"
+    return Refusal("invalid", "NO_SUCH_CHECKPOINT", text, (Violation("spec.checkpoint.resumeFrom", reason, fix),))
 
 
 def _plan(draft: Draft, job: Job) -> Placement | Blocked:
@@ -136,8 +159,9 @@ def _hurry(draft: Draft, job: Job, grace_ms: int) -> None:
 
 
 def restart(draft: Draft, event: ev.RestartJob) -> Accepted | Refusal:
-    """Every rank loses its process and starts again from the newest restore point; charged to no ledger. A job that has no
-    room would only be stopped, and is refused that; one that is stopped already gives its nodes up until there is room."""
+    """Every rank loses its process and starts again from the newest restore point, once the job has saved, if it can; charged to no
+    ledger. Asked for again while it saves, it is not waited for. A job that has no room would only be stopped, and is refused that;
+    one that is stopped already gives its nodes up until there is room."""
     job = find(draft, event.name)
     if isinstance(job, Refusal):
         return job
@@ -150,29 +174,17 @@ def restart(draft: Draft, event: ev.RestartJob) -> Accepted | Refusal:
         waits = f": {job.blocker}" if job.blocker else ""
         return Refusal("conflict", "NOT_STARTED", f"job {job.name} has not started yet ({job.state.name}{waits})")
     suspended = job.state is JobState.SUSPENDED
-    stuck = "" if suspended else _without_place(draft, job)
+    stuck = "" if suspended else parting.without_place(draft, job)
     if stuck:
         return Refusal("conflict", "NO_ROOM", stuck)
     cause = f"restarted by an operator: {event.reason}" if event.reason else "restarted by an operator"
-    held = [(rank, serial) for rank, serial in enumerate(job.rank_host.tolist()) if serial != NONE]
-    lost = tuple(planned_loss(rank, serial, cause, draft.now_ns) for rank, serial in held)
-    if lost or suspended:
-        lose_ranks(draft, job, lost, cause, Reason.OPERATOR, released=suspended)
-    if lost:
-        live = job.hosts.live()
-        serials = np.array([serial for _, serial in held], dtype=np.int32)
-        fence(draft, job, serials[live[job.hosts.rows(serials)]].tolist(), job.spec.timeouts.stop_ms)
     before = {"state": job.state.name, "generation": job.generation}
-    return Accepted(Change(f"job/{job.uid}", before, {"restart": True, "ranks": len(lost), "reason": event.reason}))
-
-
-def _without_place(draft: Draft, job: Job) -> str:
-    """Why a restart would leave the job without a place; "" when it would not."""
-    bad = misplaced(job, draft.fleet, tuple(range(job.spec.ranks)))
-    places = replace_ranks(draft.fleet, job, bad, frozenset()) if bad else None
-    if not isinstance(places, Blocked):
-        return ""
-    return (
-        f"{len(bad)} ranks of {job.name} stand where nothing may start now, and a restart would stop the job: {places.reason}; "
-        "uncordon their nodes or free others first"
-    )
+    under_way = job.saving is not None and not job.saving.ended_ns and job.saving.restart
+    if under_way:
+        parting.end(draft, job, "not saved: asked for again at once")
+    elif parting.ask(draft, job, cause, restart=True):
+        held = int(np.count_nonzero(job.rank_host != NONE))
+        after = {"restart": True, "ranks": held, "reason": event.reason, "saves_first": True}
+        return Accepted(Change(f"job/{job.uid}", before, after))
+    ranks = parting.restart_now(draft, job, cause)
+    return Accepted(Change(f"job/{job.uid}", before, {"restart": True, "ranks": ranks, "reason": event.reason}))

@@ -8,6 +8,7 @@ from controlplane.core.draft import Draft
 from controlplane.core.effects import Effect, EffectKind
 from controlplane.core.health.validation import answered as pair_answered
 from controlplane.core.observing.cells import fence_unstarted
+from controlplane.core.observing.storage import unable
 from controlplane.core.sweeping.canaries import called_off
 from controlplane.core.sweeping.health import checks_answered
 
@@ -45,6 +46,8 @@ def effect_done(draft: Draft, event: ev.EffectDone) -> None:
             fence_unstarted(draft, name)
     elif effect.kind is EffectKind.APPLY_GENERATION:
         _send_whole(draft, effect, effect.target)
+    elif effect.kind is EffectKind.SAVE_NOW:
+        unable(draft, effect.job, effect.generation, event.message[:500])
 
 
 def _send_whole(draft: Draft, effect: Effect, target: str) -> None:

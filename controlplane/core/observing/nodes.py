@@ -8,7 +8,7 @@ from controlplane.core.draft import Answer, Draft, Refusal
 from controlplane.core.observing.devices import take_bare_failures, told_in_hello, told_in_report
 from controlplane.core.observing.faults import act, act_on_new
 from controlplane.core.observing.hosts import host_rows
-from controlplane.core.observing.storage import checked_row, holds, restore_failed, takes_part, was_asked
+from controlplane.core.observing.storage import checked_row, holds, restore_failed, save_row, takes_part, was_asked
 from controlplane.core.vocabulary import NodeLiveness, NodeService
 
 MAX_BROKEN_LINKS = 64
@@ -111,6 +111,9 @@ def node_report(draft: Draft, event: ev.NodeReport) -> None:
     for failure in event.restore_failures:
         if holds(draft, failure.job, failure.rank, number):
             restore_failed(draft, failure)
+    for row in event.saves:
+        if holds(draft, row.job, row.rank, number):
+            save_row(draft, row)
     for checked in event.checked:
         if takes_part(draft, checked.job, number) or was_asked(draft, event.node, checked):
             checked_row(draft, checked)

@@ -158,6 +158,9 @@ def _start_generation(draft: Draft, job: Job, chosen: dict[int, int]) -> None:
     ranks = sorted(chosen)
     set_interval(draft, job)
     origin = restoring.origin(draft, job)
+    if job.spec.checkpoint.resume_from and not origin.step:
+        end_job(draft, job, JobState.FAILED, restoring.without_origin(job), 0)
+        return
     generation = job.next_generation
     hosts = runs(chosen[rank] for rank in ranks)
     participants = 0 if job.whole else int(np.count_nonzero(job.present))

@@ -45,6 +45,13 @@ def origin(draft: Draft, job: Job) -> Origin:
     return Origin(point.checkpoint, point.step, False, _sources(point), passed, _redone_ns(draft, job, point))
 
 
+def without_origin(job: Job) -> str:
+    """Why a job that was to resume from another one's checkpoint does not start from nothing instead."""
+    bad = [f"{c.id} is {c.state.name}: {c.reason}" for c in job.checkpoints.values() if not c.restorable and c.reason]
+    told = "; ".join(bad[:2]) or "none of its checkpoints may be restored"
+    return f"it was to resume from {job.spec.checkpoint.resume_from}, and would have to start anew: {told}"
+
+
 def find(draft: Draft, job: Job) -> RestorePoint:
     """The restore point of the job's next generation. Agents are asked for what they hold of it, now."""
     below = [job.restore_limit + 1] if job.restore_limit != NONE else []

@@ -53,6 +53,8 @@ def checkpoints(draft: Draft, job: Job) -> None:
             checkpoint.participants or job.spec.ranks
         ):
             draft.write(r.CheckpointCommitted(job.uid, checkpoint.id, checkpoint.step))
+            if job.save_trouble is not None and checkpoint.step >= job.save_trouble.step:
+                draft.write(r.SavesRecovered(job.uid, checkpoint.step))
             request_verification(draft, job, checkpoint.id)
             return
     old = expirable(job.checkpoints.values(), job.spec.checkpoint.keep, job.restore_id)

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from controlplane.sim.world.site import World
 
 OLDER_VERSION = "0.0.9"
-UNKNOWN_TO_OLDER = (EffectKind.VERIFY_CHECKPOINT, EffectKind.SWEEP_FOLDERS, EffectKind.GATHER_STACKS)
+UNKNOWN_TO_OLDER = (
+    EffectKind.VERIFY_CHECKPOINT, EffectKind.SWEEP_FOLDERS, EffectKind.GATHER_STACKS, EffectKind.SAVE_NOW,
+)  # fmt: skip
 """What an agent of an earlier version cannot do, and says so."""
 
 HELLO_S = 10.0
@@ -322,6 +324,8 @@ class Agents:
                 self.set_fault(node, int(index), code)
             case EffectKind.VERIFY_CHECKPOINT:
                 world.stores.verify(node, effect)
+            case EffectKind.SAVE_NOW:
+                ok, text = world.stores.save_asked(effect)
             case EffectKind.SWEEP_FOLDERS:
                 world.stores.sweep(effect.items)
             case EffectKind.RUN_CHECKS:

@@ -64,6 +64,25 @@ class Stores:
             step = (made // gang.every_steps + 1) * gang.every_steps
             self.world.kernel.at(gang.time_of(step), lambda: self._due(gang, step))
 
+    def save_asked(self, effect: Effect) -> tuple[bool, str]:
+        """Ranks were told to save now: all of them do at the next step boundary. (done, why not)."""
+        gang = self.world.gangs.newest.get(effect.job)
+        if gang is None or gang.generation != effect.generation or not gang.moving:
+            return False, f"no rank of generation {effect.generation} makes steps here"
+        self._save_at(gang, gang.at(self.world.now_ns)[0] + 1)
+        return True, ""
+
+    def _save_at(self, gang: Gang, step: int) -> None:
+        """Wait for a step boundary, then save."""
+        made, reached_ns = gang.at(self.world.now_ns)
+        if not gang.moving:
+            return
+        if made < step:
+            self.world.kernel.at(gang.time_of(step), lambda: self._save_at(gang, step))
+            return
+        members = sorted(gang.members)
+        self.world.kernel.after(self.save_s * self.slow, lambda: self.save(gang, made, members, reached_ns))
+
     def _due(self, gang: Gang, step: int) -> None:
         if not gang.moving:
             return

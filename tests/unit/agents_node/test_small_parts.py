@@ -105,6 +105,21 @@ def test_verify_never_leaves_the_folder_and_can_be_stopped(tmp_path: Path) -> No
         checkpoints.verify(order, stop)
 
 
+def test_a_reading_with_a_rate_keeps_it_and_can_be_stopped(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 8_192  # 2 MiB
+    (tmp_path / "f").write_bytes(data)
+    order = agent_pb2.VerifyCheckpoint(folder=str(tmp_path), most_bytes_per_s=8 << 20)
+    order.files.add(path="f", bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    begun = time.monotonic()
+    assert checkpoints.verify(order, threading.Event()).ok
+    assert time.monotonic() - begun >= 0.25
+    order.most_bytes_per_s = 1
+    stop = threading.Event()
+    threading.Timer(0.05, stop.set).start()
+    with pytest.raises(checkpoints.StoppedError):
+        checkpoints.verify(order, stop)
+
+
 def test_back_off_grows_to_its_limit_and_starts_again_after_a_steady_session() -> None:
     backoff = Backoff()
     delays = [backoff.next_s(0.0) for _ in range(20)]

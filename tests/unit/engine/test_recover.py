@@ -22,6 +22,7 @@ ELSEWHERE = {
     "CheckpointIntervalSet", "PolicyChanged", "NodeRetired", "FaultShadowed", "CanaryReleased", "CanaryEnded",
     "StragglersFound", "StragglersGone",
     "NumbersSuspected",
+    "SavesFailing", "SavesRecovered", "ScrubStarted",
     "PairsAwaited", "ValidationStarted", "PairsStarted", "PairAnswered", "ValidationEnded",
     "HangSuspected", "HangJudged",
 }  # fmt: skip

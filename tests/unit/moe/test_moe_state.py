@@ -142,6 +142,23 @@ def written(folder: Path, state: TrainState, ep: int) -> RestorePoint:
     return RestorePoint("c", state.step, folder, tuple(files))
 
 
+@pytest.mark.parametrize("loads", [1, 2, 4, 8])
+@pytest.mark.parametrize("wrote", [1, 2, 8])
+def test_a_checkpoint_of_one_layout_gives_every_rank_of_another_the_same_bits(
+    tmp_path: Path, wrote: int, loads: int
+) -> None:
+    """Replicas hold alike what is loaded here, so that the number of them does not matter either."""
+    state = trained(2)
+    point = written(tmp_path, state, wrote)
+    there = digests({**state.dense_tensors(), **state.expert_tensors()})
+    loaded: dict[str, str] = {}
+    for rank in range(loads):
+        part = TrainState(TrainConfig(SMALL), ExpertParallel(None, rank, loads))
+        restore(part, point, model=SMALL)
+        loaded |= digests({**part.dense_tensors(), **part.expert_tensors()})
+    assert loaded == there
+
+
 @pytest.mark.parametrize("ep", [1, 2, 4])
 def test_a_checkpoint_of_any_layout_restores_the_same_bits(tmp_path: Path, ep: int) -> None:
     state = trained(3)
@@ -172,6 +189,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         restore(state, replace(point, files=tuple(f for f in point.files if "experts-4" not in f.path)))
     with pytest.raises(BadFile, match="names no file of this part"):
         restore(state, replace(point, files=tuple(f for f in point.files if "dense" not in f.path)))
+    wider = replace(SMALL, hidden=SMALL.hidden * 2, top_k=SMALL.top_k - 1)
+    text = f"another model: hidden is {SMALL.hidden} there and {SMALL.hidden * 2} here, top_k is {SMALL.top_k} there"
+    with pytest.raises(BadFile, match=text):
+        restore(TrainState(TrainConfig(wider), ExpertParallel.alone()), point, model=wider)
     with pytest.raises(BadFile, match="other tensors than this model has"):
         restore(TrainState(TrainConfig(replace(SMALL, hidden=16)), ExpertParallel.alone()), point)
 

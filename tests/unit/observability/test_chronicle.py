@@ -15,7 +15,7 @@ from controlplane.core.health.cell import PairAnswer
 from controlplane.core.health.numbers import Skip
 from controlplane.core.health.standstill import StackGroup, Verdict
 from controlplane.core.health.stragglers import Cause, Straggler
-from controlplane.core.vocabulary import Blame, HandlingLevel, PairWord, Phase, Rung
+from controlplane.core.vocabulary import Blame, HandlingLevel, PairWord, Phase, Rung, SaveWord
 from controlplane.observability.chronicle import SHOWN, SILENT, describe, some
 
 HISTORY = Path(__file__).parents[2] / "scenarios" / "histories" / "v1.jsonl"
@@ -47,6 +47,11 @@ LATER: list[r.Record] = [
     r.IncidentReblamed("j", (1,), Blame.USER, "site", "many devices of one job show it"),
     r.SparesWanted("j", 2, "P99 of failures"),
     r.CheckpointIntervalSet("j", 40, "Young/Daly"),
+    r.SaveAsked("j", 1, "drain of n1", 30, 20),
+    r.SaveEnded("j", 1, 21, "step 21 saved first, 0.8 s"),
+    r.SavesFailing("j", 1, 40, 3, SaveWord.FAILED, "No space left on device"),
+    r.SavesRecovered("j", 60),
+    r.ScrubStarted("j", "j/g1/step-20", "n2"),
     r.CorruptionSuspected("j", 1, 21, 2, "results disagree"),
     r.NodeJudged("j", "n1", ("nodeRules[0]: matches, cordonNode",), "cordonNode", "it matches"),
     r.CorruptionCleared("j", "ann", "replay agrees"),

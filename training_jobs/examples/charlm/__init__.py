@@ -1,1 +1,1 @@
-"""From a plain script (plain.py, for torchrun) to a job (train.py, job.yaml): docs/your-own-job.md."""
+"""From a plain script (plain.py, for torchrun) to a job (train.py, job.yaml): docs/writing-a-workload.md."""

@@ -77,7 +77,7 @@ def train(context: RankContext, generation: Generation) -> None:
         context.progress(step, loss.item())
         if generation.rank == 0 and step % 10 == 0:
             print(f"step {step} loss {loss.item():.4f}", flush=True)  # noqa: T201  read it with `phalanx logs`
-        if generation.checkpoint_every_steps and step % generation.checkpoint_every_steps == 0:
+        if generation.save_due(step):
             save(generation, step, net, optimizer)
     context.finish({"steps": step, "weights_sha256": digest(net)})
 
@@ -98,11 +98,15 @@ def save(generation: Generation, step: int, net: nn.Module, optimizer: torch.opt
     """Rank 0 writes, every rank reports: the checkpoint counts when all have."""
     reached, files = time.monotonic(), []
     folder = generation.step_folder(step)
-    if generation.rank == 0:
-        (folder / "model").mkdir(parents=True)
-        state = {"model": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-        torch.save(state, folder / "model" / "state.pt")
-        files = describe_files(folder, "model")
+    try:
+        if generation.rank == 0:
+            (folder / "model").mkdir(parents=True)
+            state = {"model": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            torch.save(state, folder / "model" / "state.pt")
+            files = describe_files(folder, "model")
+    except (OSError, RuntimeError) as error:
+        generation.save_failed(step, str(error))
+        return
     generation.shard_written(step, files, save_stall_s=time.monotonic() - reached, step_reached_at=reached)
 
 

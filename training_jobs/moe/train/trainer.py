@@ -75,7 +75,7 @@ def restore(context: RankContext, generation: Generation, groups: Groups, kept: 
             state.initialise(kept.trainer.config.seed)
         else:
             try:
-                checkpoint.restore(state, generation.restore, held.missing)
+                checkpoint.restore(state, generation.restore, held.missing, kept.trainer.config.model)
             except BadFile as bad:
                 context.restore_failed(bad.file, bad.reason)
     kept.keeper.hold(state.step)
@@ -97,8 +97,9 @@ def train(context: RankContext, generation: Generation, kept: Kept) -> None:
             loss = trainer.train_step()
             sleep_until(started + config.step_floor_ms / 1000)
             context.progress(state.step, loss, trainer.gradient_norm)
+            due = generation.save_due(state.step, busy=saver.busy)
             with context.phase("checkpoint"):
-                stall_s = save_if_due(saver, state.step, generation.checkpoint_every_steps, config.steps)
+                stall_s = save(trainer, saver, generation, due=due)
             metrics.write(state.step, loss, time.monotonic() - started, stall_s)
     if not saver.wait(FINAL_SAVE_PATIENCE_S):
         note("the last checkpoint is still not written: finishing without it")
@@ -106,12 +107,14 @@ def train(context: RankContext, generation: Generation, kept: Kept) -> None:
     context.finish({"weights_sha256": digest, "final_loss": repr(state.loss.item()), "steps": state.step})
 
 
-def save_if_due(saver: checkpoint.CheckpointSaver, step: int, every: int, last: int) -> float:
-    """Save at every `every`-th step and at the last one, unless checkpoints are off; returns the stall in seconds."""
-    if every and (step % every == 0 or step == last):
-        saver.save()
-        return saver.last_stall_s
-    return 0.0
+def save(trainer: Trainer, saver: checkpoint.CheckpointSaver, generation: Generation, *, due: bool) -> float:
+    """Save when all ranks agree that it is time, and at the last step, unless checkpoints are off; the stall in seconds."""
+    step, last = trainer.state.step, trainer.config.steps
+    if not due and not (step == last and generation.checkpoint_every_steps):
+        return 0.0
+    trainer.check_before_save()
+    saver.save(checkpoint.LAST_PATIENCE_S if step == last else 0.0)
+    return saver.last_stall_s
 
 
 def sleep_until(moment: float) -> None:
@@ -173,6 +176,13 @@ class Trainer:
             saved = step == self.config.steps or bool(self.checked_at and step % self.checked_at == 0)
             self.replicas.after_step(step, now=saved)
         return self.state.loss.item()
+
+    def check_before_save(self) -> None:
+        """Compare replicas at a step that is saved and was not compared: one that somebody asked for, or that was put off."""
+        step, config = self.state.step, self.config
+        compared = not (step % max(1, config.check_every) and step % max(1, self.checked_at)) or step == config.steps
+        if self.replicas is not None and not compared:
+            self.replicas.after_step(step, now=True)
 
     def _step(self) -> None:
         """Forward, backward, reduce, update; of a step that is skipped nothing but its number."""

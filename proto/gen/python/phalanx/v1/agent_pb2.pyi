@@ -47,6 +47,31 @@ HELD_KIND_MEMORY_UNIQUE: HeldKind.ValueType  # 3
 """what no data-parallel replica holds, in this node's memory"""
 Global___HeldKind: _TypeAlias = HeldKind  # noqa: Y015
 
+class _SaveWord:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SaveWordEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SaveWord.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SAVE_WORD_UNSPECIFIED: _SaveWord.ValueType  # 0
+    SAVE_WORD_FAILED: _SaveWord.ValueType  # 1
+    """the files could not be written"""
+    SAVE_WORD_SLOW: _SaveWord.ValueType  # 2
+    """the one before is still being written: this one waits for it, and training does not"""
+    SAVE_WORD_UNABLE: _SaveWord.ValueType  # 3
+    """asked to save now: the workload does not take part in that"""
+
+class SaveWord(_SaveWord, metaclass=_SaveWordEnumTypeWrapper): ...
+
+SAVE_WORD_UNSPECIFIED: SaveWord.ValueType  # 0
+SAVE_WORD_FAILED: SaveWord.ValueType  # 1
+"""the files could not be written"""
+SAVE_WORD_SLOW: SaveWord.ValueType  # 2
+"""the one before is still being written: this one waits for it, and training does not"""
+SAVE_WORD_UNABLE: SaveWord.ValueType  # 3
+"""asked to save now: the workload does not take part in that"""
+Global___SaveWord: _TypeAlias = SaveWord  # noqa: Y015
+
 class _PairWord:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -471,6 +496,7 @@ class Report(_message.Message):
     UNREADABLE_FIELD_NUMBER: _builtins.int
     BROKEN_LINKS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    SAVE_FINDINGS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """grows by one in a boot"""
     full: _builtins.bool
@@ -501,6 +527,8 @@ class Report(_message.Message):
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldStates]:
         """of jobs of which a rank has stopped, failed or ended"""
 
+    @_builtins.property
+    def save_findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___SaveFinding]: ...
     def __init__(
         self,
         *,
@@ -515,10 +543,11 @@ class Report(_message.Message):
         unreadable: Global___UnreadableSources | None = ...,
         broken_links: Global___BrokenLinks | None = ...,
         held: _abc.Iterable[Global___HeldStates] | None = ...,
+        save_findings: _abc.Iterable[Global___SaveFinding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["broken_links", b"broken_links", "unreadable", b"unreadable"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "broken_links", b"broken_links", "checked", b"checked", "faults", b"faults", "full", b"full", "held", b"held", "hosts", b"hosts", "restore_failures", b"restore_failures", "sequence", b"sequence", "shards", b"shards", "unreadable", b"unreadable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "broken_links", b"broken_links", "checked", b"checked", "faults", b"faults", "full", b"full", "held", b"held", "hosts", b"hosts", "restore_failures", b"restore_failures", "save_findings", b"save_findings", "sequence", b"sequence", "shards", b"shards", "unreadable", b"unreadable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1042,6 +1071,7 @@ class AgentEffect(_message.Message):
     CHECK_PAIR_FIELD_NUMBER: _builtins.int
     RAISE_CANARY_FIELD_NUMBER: _builtins.int
     GATHER_STACKS_FIELD_NUMBER: _builtins.int
+    SAVE_NOW_FIELD_NUMBER: _builtins.int
     effect_id: _builtins.str
     epoch: _builtins.int
     deadline_ms: _builtins.int
@@ -1067,6 +1097,8 @@ class AgentEffect(_message.Message):
     def raise_canary(self) -> Global___RaiseCanary: ...
     @_builtins.property
     def gather_stacks(self) -> Global___GatherStacks: ...
+    @_builtins.property
+    def save_now(self) -> Global___SaveNow: ...
     def __init__(
         self,
         *,
@@ -1084,12 +1116,13 @@ class AgentEffect(_message.Message):
         check_pair: Global___CheckPair | None = ...,
         raise_canary: Global___RaiseCanary | None = ...,
         gather_stacks: Global___GatherStacks | None = ...,
+        save_now: Global___SaveNow | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "gather_stacks", b"gather_stacks", "inject_fault", b"inject_fault", "raise_canary", b"raise_canary", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "gather_stacks", b"gather_stacks", "inject_fault", b"inject_fault", "raise_canary", b"raise_canary", "run_checks", b"run_checks", "save_now", b"save_now", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "deadline_ms", b"deadline_ms", "effect_id", b"effect_id", "epoch", b"epoch", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "gather_stacks", b"gather_stacks", "inject_fault", b"inject_fault", "quiet", b"quiet", "raise_canary", b"raise_canary", "run_checks", b"run_checks", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_generation", b"apply_generation", "body", b"body", "check_pair", b"check_pair", "deadline_ms", b"deadline_ms", "effect_id", b"effect_id", "epoch", b"epoch", "fence_hosts", b"fence_hosts", "forget_hosts", b"forget_hosts", "gather_stacks", b"gather_stacks", "inject_fault", b"inject_fault", "quiet", b"quiet", "raise_canary", b"raise_canary", "run_checks", b"run_checks", "save_now", b"save_now", "sweep_folders", b"sweep_folders", "verify_checkpoint", b"verify_checkpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["apply_generation", "fence_hosts", "forget_hosts", "verify_checkpoint", "sweep_folders", "inject_fault", "run_checks", "check_pair", "raise_canary", "gather_stacks"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["apply_generation", "fence_hosts", "forget_hosts", "verify_checkpoint", "sweep_folders", "inject_fault", "run_checks", "check_pair", "raise_canary", "gather_stacks", "save_now"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -1594,9 +1627,12 @@ class VerifyCheckpoint(_message.Message):
     CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
     FOLDER_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
+    MOST_BYTES_PER_S_FIELD_NUMBER: _builtins.int
     job_uid: _builtins.str
     checkpoint_id: _builtins.str
     folder: _builtins.str
+    most_bytes_per_s: _builtins.int
+    """read no faster than this; 0: as fast as it goes"""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ShardFile]: ...
     def __init__(
@@ -1606,14 +1642,80 @@ class VerifyCheckpoint(_message.Message):
         checkpoint_id: _builtins.str = ...,
         folder: _builtins.str = ...,
         files: _abc.Iterable[_types_pb2.ShardFile] | None = ...,
+        most_bytes_per_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "files", b"files", "folder", b"folder", "job_uid", b"job_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "files", b"files", "folder", b"folder", "job_uid", b"job_uid", "most_bytes_per_s", b"most_bytes_per_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyCheckpoint: _TypeAlias = VerifyCheckpoint  # noqa: Y015
+
+@_typing.final
+class SaveNow(_message.Message):
+    """A planned stop is near: the job saves at its next step boundary, one that is common to all its ranks. One node with ranks is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_UID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    job_uid: _builtins.str
+    generation: _builtins.int
+    deadline_ms: _builtins.int
+    """after it nobody waits for this save any more"""
+    def __init__(
+        self,
+        *,
+        job_uid: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        deadline_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "generation", b"generation", "job_uid", b"job_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SaveNow: _TypeAlias = SaveNow  # noqa: Y015
+
+@_typing.final
+class SaveFinding(_message.Message):
+    """What a rank says of its saves, beside the shards that it has written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_UID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    WORD_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    job_uid: _builtins.str
+    generation: _builtins.int
+    step: _builtins.int
+    """that was to be saved; 0: none in particular"""
+    rank: _builtins.int
+    word: Global___SaveWord.ValueType
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_uid: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        step: _builtins.int = ...,
+        rank: _builtins.int = ...,
+        word: Global___SaveWord.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job_uid", b"job_uid", "rank", b"rank", "reason", b"reason", "step", b"step", "word", b"word"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SaveFinding: _TypeAlias = SaveFinding  # noqa: Y015
 
 @_typing.final
 class SweepFolders(_message.Message):

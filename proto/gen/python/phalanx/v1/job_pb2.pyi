@@ -473,18 +473,26 @@ class SaveInterval(_message.Message):
 
     EVERY_STEPS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
     every_steps: _builtins.int
     reason: _builtins.str
     """what it follows from; empty: the manifest says so"""
+    trouble: _builtins.str
+    """why newer steps are not saved; empty: they are"""
+    first: _builtins.str
+    """what a planned stop waits for; empty: none is near"""
     def __init__(
         self,
         *,
         every_steps: _builtins.int = ...,
         reason: _builtins.str = ...,
+        trouble: _builtins.str = ...,
+        first: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["every_steps", b"every_steps", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["every_steps", b"every_steps", "first", b"first", "reason", b"reason", "trouble", b"trouble"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

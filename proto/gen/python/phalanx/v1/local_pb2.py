@@ -26,7 +26,7 @@ from phalanx.v1 import agent_pb2 as phalanx_dot_v1_dot_agent__pb2
 from phalanx.v1 import types_pb2 as phalanx_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16phalanx/v1/local.proto\x12\nphalanx.v1\x1a\x16phalanx/v1/agent.proto\x1a\x16phalanx/v1/types.proto\"\xc4\x03\n\x0cLocalRequest\x12\x31\n\rhost_register\x18\x01 \x01(\x0b\x32\x18.phalanx.v1.HostRegisterH\x00\x12)\n\thost_exit\x18\x02 \x01(\x0b\x32\x14.phalanx.v1.HostExitH\x00\x12\x31\n\rrank_register\x18\x03 \x01(\x0b\x32\x18.phalanx.v1.RankRegisterH\x00\x12-\n\x0brank_status\x18\x04 \x01(\x0b\x32\x16.phalanx.v1.RankStatusH\x00\x12,\n\x08progress\x18\x05 \x01(\x0b\x32\x18.phalanx.v1.StepProgressH\x00\x12)\n\x05shard\x18\x06 \x01(\x0b\x32\x18.phalanx.v1.ShardWrittenH\x00\x12\x33\n\x0erestore_failed\x18\x07 \x01(\x0b\x32\x19.phalanx.v1.RestoreFailedH\x00\x12/\n\x0c\x66inal_marker\x18\x08 \x01(\x0b\x32\x17.phalanx.v1.FinalMarkerH\x00\x12-\n\x08snapshot\x18\t \x01(\x0b\x32\x19.phalanx.v1.SnapshotTakenH\x00\x42\x06\n\x04\x62ody\"\xb8\x02\n\x10LocalInstruction\x12,\n\nregistered\x18\x01 \x01(\x0b\x32\x16.phalanx.v1.RegisteredH\x00\x12+\n\x07refused\x18\x02 \x01(\x0b\x32\x18.phalanx.v1.LocalRefusedH\x00\x12,\n\nassignment\x18\x03 \x01(\x0b\x32\x16.phalanx.v1.AssignmentH\x00\x12\x30\n\rhost_exit_ack\x18\x04 \x01(\x0b\x32\x17.phalanx.v1.HostExitAckH\x00\x12)\n\tshard_ack\x18\x05 \x01(\x0b\x32\x14.phalanx.v1.ShardAckH\x00\x12\x36\n\x10\x66inal_marker_ack\x18\x06 \x01(\x0b\x32\x1a.phalanx.v1.FinalMarkerAckH\x00\x42\x06\n\x04\x62ody\"\x95\x01\n\x0cHostRegister\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07job_uid\x18\x02 \x01(\t\x12\x10\n\x08job_name\x18\x03 \x01(\t\x12\x10\n\x08host_pid\x18\x04 \x01(\x05\x12\x0b\n\x03pid\x18\x05 \x01(\x05\x12\r\n\x05proof\x18\x06 \x01(\t\x12\x10\n\x08log_path\x18\x07 \x01(\t\x12\x11\n\tcontained\x18\x08 \x01(\x08\"O\n\x08HostExit\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\"\n\x04\x65xit\x18\x02 \x01(\x0b\x32\x14.phalanx.v1.ExitInfo\x12\x0e\n\x06\x61ge_ms\x18\x03 \x01(\x04\"\r\n\x0bHostExitAck\"u\n\x0cRankRegister\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\r\n\x05proof\x18\x03 \x01(\t\x12&\n\x06status\x18\x04 \x01(\x0b\x32\x16.phalanx.v1.RankStatus\x12\x10\n\x08own_rows\x18\x05 \x01(\x08\"\xa0\x01\n\nRankStatus\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.phalanx.v1.RankState\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\r\n\x05token\x18\x05 \x01(\t\x12*\n\x05times\x18\x06 \x01(\x0b\x32\x1b.phalanx.v1.GenerationTimes\"\xa5\x01\n\x0b\x46inalMarker\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\r\n\x05token\x18\x03 \x01(\t\x12\x33\n\x06result\x18\x04 \x03(\x0b\x32#.phalanx.v1.FinalMarker.ResultEntry\x1a-\n\x0bResultEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x10\n\x0e\x46inalMarkerAck\"1\n\rSnapshotTaken\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\x04\"#\n\nRegistered\x12\x15\n\ragent_boot_id\x18\x01 \x01(\t\"\x1e\n\x0cLocalRefused\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xae\x01\n\nAssignment\x12/\n\ngeneration\x18\x01 \x01(\x0b\x32\x1b.phalanx.v1.ApplyGeneration\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x14\n\x0c\x61\x63\x63\x65lerators\x18\x03 \x03(\r\x12\r\n\x05token\x18\x04 \x01(\t\x12\x15\n\rmemory_folder\x18\x05 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04\x12\x0f\n\x07\x66\x65tched\x18\x07 \x01(\x08\",\n\x08ShardAck\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16phalanx/v1/local.proto\x12\nphalanx.v1\x1a\x16phalanx/v1/agent.proto\x1a\x16phalanx/v1/types.proto\"\xf5\x03\n\x0cLocalRequest\x12\x31\n\rhost_register\x18\x01 \x01(\x0b\x32\x18.phalanx.v1.HostRegisterH\x00\x12)\n\thost_exit\x18\x02 \x01(\x0b\x32\x14.phalanx.v1.HostExitH\x00\x12\x31\n\rrank_register\x18\x03 \x01(\x0b\x32\x18.phalanx.v1.RankRegisterH\x00\x12-\n\x0brank_status\x18\x04 \x01(\x0b\x32\x16.phalanx.v1.RankStatusH\x00\x12,\n\x08progress\x18\x05 \x01(\x0b\x32\x18.phalanx.v1.StepProgressH\x00\x12)\n\x05shard\x18\x06 \x01(\x0b\x32\x18.phalanx.v1.ShardWrittenH\x00\x12\x33\n\x0erestore_failed\x18\x07 \x01(\x0b\x32\x19.phalanx.v1.RestoreFailedH\x00\x12/\n\x0c\x66inal_marker\x18\x08 \x01(\x0b\x32\x17.phalanx.v1.FinalMarkerH\x00\x12-\n\x08snapshot\x18\t \x01(\x0b\x32\x19.phalanx.v1.SnapshotTakenH\x00\x12/\n\x0csave_finding\x18\r \x01(\x0b\x32\x17.phalanx.v1.SaveFindingH\x00\x42\x06\n\x04\x62ody\"\xe1\x02\n\x10LocalInstruction\x12,\n\nregistered\x18\x01 \x01(\x0b\x32\x16.phalanx.v1.RegisteredH\x00\x12+\n\x07refused\x18\x02 \x01(\x0b\x32\x18.phalanx.v1.LocalRefusedH\x00\x12,\n\nassignment\x18\x03 \x01(\x0b\x32\x16.phalanx.v1.AssignmentH\x00\x12\x30\n\rhost_exit_ack\x18\x04 \x01(\x0b\x32\x17.phalanx.v1.HostExitAckH\x00\x12)\n\tshard_ack\x18\x05 \x01(\x0b\x32\x14.phalanx.v1.ShardAckH\x00\x12\x36\n\x10\x66inal_marker_ack\x18\x06 \x01(\x0b\x32\x1a.phalanx.v1.FinalMarkerAckH\x00\x12\'\n\x08save_now\x18\x07 \x01(\x0b\x32\x13.phalanx.v1.SaveNowH\x00\x42\x06\n\x04\x62ody\"\x95\x01\n\x0cHostRegister\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07job_uid\x18\x02 \x01(\t\x12\x10\n\x08job_name\x18\x03 \x01(\t\x12\x10\n\x08host_pid\x18\x04 \x01(\x05\x12\x0b\n\x03pid\x18\x05 \x01(\x05\x12\r\n\x05proof\x18\x06 \x01(\t\x12\x10\n\x08log_path\x18\x07 \x01(\t\x12\x11\n\tcontained\x18\x08 \x01(\x08\"O\n\x08HostExit\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\"\n\x04\x65xit\x18\x02 \x01(\x0b\x32\x14.phalanx.v1.ExitInfo\x12\x0e\n\x06\x61ge_ms\x18\x03 \x01(\x04\"\r\n\x0bHostExitAck\"u\n\x0cRankRegister\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\r\n\x05proof\x18\x03 \x01(\t\x12&\n\x06status\x18\x04 \x01(\x0b\x32\x16.phalanx.v1.RankStatus\x12\x10\n\x08own_rows\x18\x05 \x01(\x08\"\xa0\x01\n\nRankStatus\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.phalanx.v1.RankState\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\r\n\x05token\x18\x05 \x01(\t\x12*\n\x05times\x18\x06 \x01(\x0b\x32\x1b.phalanx.v1.GenerationTimes\"\xa5\x01\n\x0b\x46inalMarker\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\r\n\x05token\x18\x03 \x01(\t\x12\x33\n\x06result\x18\x04 \x03(\x0b\x32#.phalanx.v1.FinalMarker.ResultEntry\x1a-\n\x0bResultEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x10\n\x0e\x46inalMarkerAck\"1\n\rSnapshotTaken\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\x04\"#\n\nRegistered\x12\x15\n\ragent_boot_id\x18\x01 \x01(\t\"\x1e\n\x0cLocalRefused\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xae\x01\n\nAssignment\x12/\n\ngeneration\x18\x01 \x01(\x0b\x32\x1b.phalanx.v1.ApplyGeneration\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x14\n\x0c\x61\x63\x63\x65lerators\x18\x03 \x03(\r\x12\r\n\x05token\x18\x04 \x01(\t\x12\x15\n\rmemory_folder\x18\x05 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04\x12\x0f\n\x07\x66\x65tched\x18\x07 \x01(\x08\",\n\x08ShardAck\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,33 +36,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINALMARKER_RESULTENTRY']._loaded_options = None
   _globals['_FINALMARKER_RESULTENTRY']._serialized_options = b'8\001'
   _globals['_LOCALREQUEST']._serialized_start=87
-  _globals['_LOCALREQUEST']._serialized_end=539
-  _globals['_LOCALINSTRUCTION']._serialized_start=542
-  _globals['_LOCALINSTRUCTION']._serialized_end=854
-  _globals['_HOSTREGISTER']._serialized_start=857
-  _globals['_HOSTREGISTER']._serialized_end=1006
-  _globals['_HOSTEXIT']._serialized_start=1008
-  _globals['_HOSTEXIT']._serialized_end=1087
-  _globals['_HOSTEXITACK']._serialized_start=1089
-  _globals['_HOSTEXITACK']._serialized_end=1102
-  _globals['_RANKREGISTER']._serialized_start=1104
-  _globals['_RANKREGISTER']._serialized_end=1221
-  _globals['_RANKSTATUS']._serialized_start=1224
-  _globals['_RANKSTATUS']._serialized_end=1384
-  _globals['_FINALMARKER']._serialized_start=1387
-  _globals['_FINALMARKER']._serialized_end=1552
-  _globals['_FINALMARKER_RESULTENTRY']._serialized_start=1507
-  _globals['_FINALMARKER_RESULTENTRY']._serialized_end=1552
-  _globals['_FINALMARKERACK']._serialized_start=1554
-  _globals['_FINALMARKERACK']._serialized_end=1570
-  _globals['_SNAPSHOTTAKEN']._serialized_start=1572
-  _globals['_SNAPSHOTTAKEN']._serialized_end=1621
-  _globals['_REGISTERED']._serialized_start=1623
-  _globals['_REGISTERED']._serialized_end=1658
-  _globals['_LOCALREFUSED']._serialized_start=1660
-  _globals['_LOCALREFUSED']._serialized_end=1690
-  _globals['_ASSIGNMENT']._serialized_start=1693
-  _globals['_ASSIGNMENT']._serialized_end=1867
-  _globals['_SHARDACK']._serialized_start=1869
-  _globals['_SHARDACK']._serialized_end=1913
+  _globals['_LOCALREQUEST']._serialized_end=588
+  _globals['_LOCALINSTRUCTION']._serialized_start=591
+  _globals['_LOCALINSTRUCTION']._serialized_end=944
+  _globals['_HOSTREGISTER']._serialized_start=947
+  _globals['_HOSTREGISTER']._serialized_end=1096
+  _globals['_HOSTEXIT']._serialized_start=1098
+  _globals['_HOSTEXIT']._serialized_end=1177
+  _globals['_HOSTEXITACK']._serialized_start=1179
+  _globals['_HOSTEXITACK']._serialized_end=1192
+  _globals['_RANKREGISTER']._serialized_start=1194
+  _globals['_RANKREGISTER']._serialized_end=1311
+  _globals['_RANKSTATUS']._serialized_start=1314
+  _globals['_RANKSTATUS']._serialized_end=1474
+  _globals['_FINALMARKER']._serialized_start=1477
+  _globals['_FINALMARKER']._serialized_end=1642
+  _globals['_FINALMARKER_RESULTENTRY']._serialized_start=1597
+  _globals['_FINALMARKER_RESULTENTRY']._serialized_end=1642
+  _globals['_FINALMARKERACK']._serialized_start=1644
+  _globals['_FINALMARKERACK']._serialized_end=1660
+  _globals['_SNAPSHOTTAKEN']._serialized_start=1662
+  _globals['_SNAPSHOTTAKEN']._serialized_end=1711
+  _globals['_REGISTERED']._serialized_start=1713
+  _globals['_REGISTERED']._serialized_end=1748
+  _globals['_LOCALREFUSED']._serialized_start=1750
+  _globals['_LOCALREFUSED']._serialized_end=1780
+  _globals['_ASSIGNMENT']._serialized_start=1783
+  _globals['_ASSIGNMENT']._serialized_end=1957
+  _globals['_SHARDACK']._serialized_start=1959
+  _globals['_SHARDACK']._serialized_end=2003
 # @@protoc_insertion_point(module_scope)

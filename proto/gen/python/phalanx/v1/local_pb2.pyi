@@ -35,6 +35,7 @@ class LocalRequest(_message.Message):
     RESTORE_FAILED_FIELD_NUMBER: _builtins.int
     FINAL_MARKER_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SAVE_FINDING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def host_register(self) -> Global___HostRegister: ...
     @_builtins.property
@@ -53,6 +54,8 @@ class LocalRequest(_message.Message):
     def final_marker(self) -> Global___FinalMarker: ...
     @_builtins.property
     def snapshot(self) -> Global___SnapshotTaken: ...
+    @_builtins.property
+    def save_finding(self) -> _agent_pb2.SaveFinding: ...
     def __init__(
         self,
         *,
@@ -65,12 +68,13 @@ class LocalRequest(_message.Message):
         restore_failed: _agent_pb2.RestoreFailed | None = ...,
         final_marker: Global___FinalMarker | None = ...,
         snapshot: Global___SnapshotTaken | None = ...,
+        save_finding: _agent_pb2.SaveFinding | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "final_marker", b"final_marker", "host_exit", b"host_exit", "host_register", b"host_register", "progress", b"progress", "rank_register", b"rank_register", "rank_status", b"rank_status", "restore_failed", b"restore_failed", "shard", b"shard", "snapshot", b"snapshot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "final_marker", b"final_marker", "host_exit", b"host_exit", "host_register", b"host_register", "progress", b"progress", "rank_register", b"rank_register", "rank_status", b"rank_status", "restore_failed", b"restore_failed", "save_finding", b"save_finding", "shard", b"shard", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "final_marker", b"final_marker", "host_exit", b"host_exit", "host_register", b"host_register", "progress", b"progress", "rank_register", b"rank_register", "rank_status", b"rank_status", "restore_failed", b"restore_failed", "shard", b"shard", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "final_marker", b"final_marker", "host_exit", b"host_exit", "host_register", b"host_register", "progress", b"progress", "rank_register", b"rank_register", "rank_status", b"rank_status", "restore_failed", b"restore_failed", "save_finding", b"save_finding", "shard", b"shard", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["host_register", "host_exit", "rank_register", "rank_status", "progress", "shard", "restore_failed", "final_marker", "snapshot"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["host_register", "host_exit", "rank_register", "rank_status", "progress", "shard", "restore_failed", "final_marker", "snapshot", "save_finding"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -86,6 +90,7 @@ class LocalInstruction(_message.Message):
     HOST_EXIT_ACK_FIELD_NUMBER: _builtins.int
     SHARD_ACK_FIELD_NUMBER: _builtins.int
     FINAL_MARKER_ACK_FIELD_NUMBER: _builtins.int
+    SAVE_NOW_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registered(self) -> Global___Registered: ...
     @_builtins.property
@@ -98,6 +103,8 @@ class LocalInstruction(_message.Message):
     def shard_ack(self) -> Global___ShardAck: ...
     @_builtins.property
     def final_marker_ack(self) -> Global___FinalMarkerAck: ...
+    @_builtins.property
+    def save_now(self) -> _agent_pb2.SaveNow: ...
     def __init__(
         self,
         *,
@@ -107,12 +114,13 @@ class LocalInstruction(_message.Message):
         host_exit_ack: Global___HostExitAck | None = ...,
         shard_ack: Global___ShardAck | None = ...,
         final_marker_ack: Global___FinalMarkerAck | None = ...,
+        save_now: _agent_pb2.SaveNow | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "final_marker_ack", b"final_marker_ack", "host_exit_ack", b"host_exit_ack", "refused", b"refused", "registered", b"registered", "shard_ack", b"shard_ack"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "final_marker_ack", b"final_marker_ack", "host_exit_ack", b"host_exit_ack", "refused", b"refused", "registered", b"registered", "save_now", b"save_now", "shard_ack", b"shard_ack"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "final_marker_ack", b"final_marker_ack", "host_exit_ack", b"host_exit_ack", "refused", b"refused", "registered", b"registered", "shard_ack", b"shard_ack"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "final_marker_ack", b"final_marker_ack", "host_exit_ack", b"host_exit_ack", "refused", b"refused", "registered", b"registered", "save_now", b"save_now", "shard_ack", b"shard_ack"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["registered", "refused", "assignment", "host_exit_ack", "shard_ack", "final_marker_ack"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["registered", "refused", "assignment", "host_exit_ack", "shard_ack", "final_marker_ack", "save_now"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 

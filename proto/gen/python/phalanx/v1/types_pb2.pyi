@@ -412,6 +412,7 @@ class CheckpointSpec(_message.Message):
     MIN_STEPS_FIELD_NUMBER: _builtins.int
     MAX_STEPS_FIELD_NUMBER: _builtins.int
     REPLICATED_FIELD_NUMBER: _builtins.int
+    RESUME_FROM_FIELD_NUMBER: _builtins.int
     folder: _builtins.str
     """root folder on shared storage; empty: the site's default"""
     every_steps: _builtins.int
@@ -425,6 +426,8 @@ class CheckpointSpec(_message.Message):
     """0: 10,000"""
     replicated: _builtins.bool
     """data-parallel replicas hold the same state as a whole"""
+    resume_from: _builtins.str
+    """checkpoint of another job, or the name of that job: its newest; empty: from the start"""
     def __init__(
         self,
         *,
@@ -435,10 +438,11 @@ class CheckpointSpec(_message.Message):
         min_steps: _builtins.int = ...,
         max_steps: _builtins.int = ...,
         replicated: _builtins.bool = ...,
+        resume_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "every_steps", b"every_steps", "folder", b"folder", "keep", b"keep", "max_steps", b"max_steps", "min_steps", b"min_steps", "replicated", b"replicated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "every_steps", b"every_steps", "folder", b"folder", "keep", b"keep", "max_steps", b"max_steps", "min_steps", b"min_steps", "replicated", b"replicated", "resume_from", b"resume_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
