@@ -61,8 +61,10 @@ def test_a_drained_node_is_empty_and_the_job_goes_on(site: Site) -> None:
     until(lambda: site.node(home).service == DRAINED, "the node is drained")
     job = controller.until_state(RUNNING, "mover")
     assert {rank.node for rank in job.ranks} == {"node-1", "node-2"} - {home}
-    assert (job.recoveries[-1].rung, job.recoveries[-1].cause) == ("RESTART_JOB", f"drain of {home}"), (
-        "both ranks were there"
+    assert job.recoveries[-1].rung == "RESTART_JOB", "both ranks were there"
+    assert job.recoveries[-1].cause in (
+        f"drain of {home}",  # where no step was told yet there is nothing to save
+        f"drain of {home}, not saved: these ranks do not save",
     )
     assert job.recoveries[-1].ledger == ""
     assert not any(job.restarts.values())
