@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +111,7 @@ class Degrees:
 class Assignment:
     """One rank of one generation, as the node agent handed it to this process.
 
+    `absent`: ranks that take no part, because their data-parallel replica has left.
     `memory_step`: the generation starts from the state after this step, which processes and nodes hold (0: from `restore`).
     `memory_folder`: where states lie in this node's memory (None: nowhere), with room for `memory_bytes` of this rank.
     `fetched`: its state is being brought there from another node.
@@ -131,11 +133,17 @@ class Assignment:
     checkpoint_folder: Path
     checkpoint_every_steps: int
     join_timeout_s: float
+    absent: frozenset[int] = frozenset()
     memory_step: int = 0
     memory_folder: Path | None = None
     memory_bytes: int = 0
     fetched: bool = False
     skips: tuple[range, ...] = ()
+
+    @property
+    def participants(self) -> tuple[int, ...]:
+        """Ranks that take part, ascending."""
+        return tuple(rank for rank in range(self.world_size) if rank not in self.absent)
 
     @property
     def address(self) -> str:
@@ -146,6 +154,14 @@ class Assignment:
 DEFAULT_JOIN_TIMEOUT_S = 60.0
 MOST_SKIPS = 64
 """Ranges of steps; the controller makes a handful."""
+
+
+def _absent(runs: Sequence[int], world_size: int) -> frozenset[int]:
+    """Ranks of pairs (first, count). Raises ValueError when they are no runs of ranks of this world."""
+    pairs = list(zip(runs[::2], runs[1::2], strict=False))
+    if len(runs) % 2 or any(first + count > world_size for first, count in pairs):
+        raise ValueError(f"the absent ranks {list(runs)[:8]} are no runs of a world of {world_size}")
+    return frozenset(rank for first, count in pairs for rank in range(first, first + count))
 
 
 def assignment_from(message: local_pb2.Assignment) -> Assignment:
@@ -176,6 +192,9 @@ def assignment_from(message: local_pb2.Assignment) -> Assignment:
         degrees = Degrees(dp=body.world_size)
     if degrees.world_size != body.world_size or degrees.dp % degrees.ep:
         raise ValueError(f"parallel degrees {degrees} do not make {body.world_size} ranks with ep dividing dp")
+    absent = _absent(body.absent, body.world_size)
+    if message.rank in absent:
+        raise ValueError(f"rank {message.rank} takes no part in generation {body.generation}")
     restore = body.restore
     return Assignment(
         job_uid=body.job_uid,
@@ -197,6 +216,7 @@ def assignment_from(message: local_pb2.Assignment) -> Assignment:
         checkpoint_folder=Path(body.checkpoint_folder),
         checkpoint_every_steps=body.checkpoint_every_steps,
         join_timeout_s=body.join_timeout_ms / 1000 or DEFAULT_JOIN_TIMEOUT_S,
+        absent=absent,
         memory_step=body.memory_step,
         memory_folder=Path(message.memory_folder) if message.memory_folder else None,
         memory_bytes=message.memory_bytes,

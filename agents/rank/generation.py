@@ -101,6 +101,22 @@ class Generation:
         return self.assignment.world_size
 
     @property
+    def participants(self) -> tuple[int, ...]:
+        """Ranks that take part, ascending: all of them, but for those of data-parallel replicas that have left."""
+        return self.assignment.participants
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """Shares of the global batch that this rank computes, by the dp coordinate that they belong to: its own first, and those of
+        replicas that have left, dealt out in turn to the sets of `ep` replicas that are there. All members of an expert-parallel
+        group have equally many, so that the global batch stays what it was."""
+        degrees, at = self.degrees, self.coordinates
+        there = {rank // (degrees.tp * degrees.cp) % degrees.dp // degrees.ep for rank in self.participants}
+        present, gone = sorted(there), sorted({*range(degrees.dp // degrees.ep)} - there)
+        mine = [number for turn, number in enumerate(gone) if present[turn % len(present)] == at.edp]
+        return (at.dp, *(number * degrees.ep + at.ep for number in mine))
+
+    @property
     def table(self) -> tuple[RankRow, ...]:
         """Rows of the rank table for the ranks on this node, by rank. Others are met through the groups."""
         return self.assignment.table
@@ -345,13 +361,14 @@ class Generation:
         return {name: ranks for ranks, name in chosen.items()}
 
     def _dimensions(self) -> Mapping[str, tuple[int, ...]]:
-        degrees, rank = self.degrees, self.rank
-        return {
-            "world": tuple(range(self.world_size)),
+        degrees, rank, absent = self.degrees, self.rank, self.assignment.absent
+        members = {
+            "world": self.participants,
             "data_parallel": degrees.data_parallel_ranks(rank),
             "expert_parallel": degrees.expert_parallel_ranks(rank),
             "expert_data_parallel": degrees.expert_data_parallel_ranks(rank),
         }
+        return {name: tuple(member for member in ranks if member not in absent) for name, ranks in members.items()}
 
     def _adopt(self, joiner: Joiner, members: Mapping[str, tuple[int, ...]]) -> None:
         from agents.rank.group import Group  # noqa: PLC0415  torch is imported only by who joins

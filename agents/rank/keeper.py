@@ -70,8 +70,13 @@ class Held:
 class StateKeeper:
     """Keeps one state. Not thread-safe; what it does in the background it waits for itself."""
 
-    def __init__(self, context: RankContext, parts: Sequence[Part], describe: str = "") -> None:
+    def __init__(
+        self, context: RankContext, parts: Sequence[Part], describe: str = "", *, enabled: bool = True
+    ) -> None:
+        """`describe`: what else a state must have in common to be taken for this one, an architecture for example. Not `enabled`:
+        nothing is kept, and every generation starts from files."""
         self._context = context
+        self._enabled = enabled
         self._parts = tuple(parts)
         self._describe = describe
         self._file: StateFile | None = None
@@ -101,17 +106,19 @@ class StateKeeper:
         """
         self.settle()
         assignment = generation.assignment
-        held_step = self._step
-        self._adopt(generation, groups)
-        self._generation = generation.number
-        step = assignment.memory_step
-        if not step or step != held_step:
+        step, held_step = assignment.memory_step, self._step
+        source = "this process" if step and step == held_step else ""
+        if not source:
             self._step = -1
             self._mark(0, Phase.NOTHING)
+        if step and not source and self._load_own(step):
+            source = "this process's memory"
+        self._adopt(generation, groups)
+        self._generation = generation.number
         if not step:
             self._forget_after(generation.restore.step)
             return Held(generation.restore.step, missing=tuple(part.name for part in self._parts))
-        source = "this process" if held_step == step else self._load(generation, step)
+        source = source or self._load(generation, step)
         self._forget_after(step)
         found = {part.name: source for part in self._parts if source and (source != _COPY or part.name in self._unique)}
         missing = self._share(groups, found)
@@ -212,7 +219,7 @@ class StateKeeper:
             self._views = []
             self._file.close()
             self._file = None
-        if assignment.memory_folder is None:
+        if assignment.memory_folder is None or not self._enabled:
             return
         layout = self._layout(order)
         path = assignment.memory_folder / "own" / f"{self._context.host_id}.state"
@@ -251,12 +258,17 @@ class StateKeeper:
                     at += _aligned(tensor)
         return views
 
-    def _load(self, generation: Generation, step: int) -> str:
-        """Load the step from a file of this node; where from, "" when there is none."""
+    def _load_own(self, step: int) -> bool:
+        """Load the step from this process's own file, before another layout may take its place."""
         own = self._file
-        if own is not None and (version := own.find(step)) is not None and own.intact(version):
-            self._take(own, version)
-            return "this process's memory"
+        if own is None or (version := own.find(step)) is None or not own.intact(version):
+            return False
+        self._take(own, version)
+        return True
+
+    def _load(self, generation: Generation, step: int) -> str:
+        """Load the step from a file of another process; where from, "" when there is none."""
+        own = self._file
         assignment = generation.assignment
         if assignment.memory_folder is None:
             return ""

@@ -97,7 +97,7 @@ class Joiner(threading.Thread):
     def _meet(self, mine: set[Endpoint]) -> tuple[TCPStore, set[Endpoint]]:
         """Publish this rank's listeners, wait for all ranks' ones. Starts again when the store was restarted."""
         host, _, port = self._assignment.store_address.rpartition(":")
-        keys = [f"{self._prefix}/present/{rank}" for rank in range(self._assignment.world_size)]
+        keys = {rank: f"{self._prefix}/present/{rank}" for rank in self._assignment.participants}
         told = False
         while True:
             try:
@@ -105,9 +105,9 @@ class Joiner(threading.Thread):
                     host.strip("[]"), int(port), is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT
                 )
                 store.set(keys[self._assignment.rank], _pack(mine))
-                while not _all_present(store, keys):
+                while not _all_present(store, [*keys.values()]):
                     self._stop_if_abandoned()
-                found = store.multi_get(keys)
+                found = store.multi_get([*keys.values()])
             except RuntimeError as error:
                 self._stop_if_abandoned()
                 if not told:

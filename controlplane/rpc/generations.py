@@ -17,6 +17,7 @@ from phalanx.v1 import agent_pb2
 
 from controlplane.core.effects import Effect
 from controlplane.core.jobs import NONE, Job, host_id
+from controlplane.core.ranges import runs
 from controlplane.core.state import State
 from controlplane.engine.held import HeldStates
 from controlplane.rpc.codec import parallel_message, restore_message
@@ -158,6 +159,7 @@ def _head(job: Job, store_address: str, folder: str) -> agent_pb2.ApplyGeneratio
         checkpoint_every_steps=job.saves_every,
         join_timeout_ms=job.spec.timeouts.join_ms,
         kept_step=job.restore_step if job.keeps_state else 0,
+        absent=[rank for run in runs(np.flatnonzero(~job.present)) for rank in run],
         memory_step=job.restore_step if job.restored_from or job.keeps_state else 0,
         skip_steps=[agent_pb2.StepRange(first=skip.first, last=skip.last) for skip in job.numbers.skips],
     )

@@ -32,8 +32,6 @@ from controlplane.rpc.write_watch import WriteWatch
 
 RETRY_S = 0.5
 """Between tries while the journal takes nothing."""
-TELL_NUMBERS = 60
-"""Times that numbers which are off are told while nobody can act on them; later steps tell them again."""
 ROOM_S = 0.02
 """Between looks at a full inbox."""
 
@@ -112,21 +110,11 @@ class Site:
         return self.brain.clock.now_ns()
 
     def _numbers_off(self, job: str, generation: int, finding: Finding) -> None:
-        """Loss or gradients of a job are off. Called inside of the gate's lock."""
+        """Loss or gradients of a job are off. While the inbox is full it is told with the next step."""
         event = NumbersSeen(
             job, generation, finding.kind, finding.first_step, finding.last_step, finding.text, self.now_ns()
         )
-        self.spawn(self._tell_numbers(event))
-
-    async def _tell_numbers(self, event: NumbersSeen) -> None:
-        """Tell it until it is heard: a job whose first steps are off may not be known to run yet."""
-        for _ in range(TELL_NUMBERS):
-            outcome = await self.tell(event)
-            job = self.state.jobs.get(event.job)
-            heard = not isinstance(outcome, Refusal) or outcome.code not in ("stale", "unavailable")
-            if heard or job is None or job.terminal or job.generation != event.generation:
-                return
-            await asyncio.sleep(RETRY_S)
+        self.loop.call_soon(self.post, event)  # not inside of the gate's lock
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run something beside the calls; its failure is logged."""

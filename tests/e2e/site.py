@@ -123,6 +123,7 @@ class RunningSite:
         *,
         path: str = "",
         ranks: int = 4,
+        ep: int = 2,
         every: int = 20,
         spares: bool = True,
         **args: Any,
@@ -137,7 +138,7 @@ class RunningSite:
             workload=types_pb2.WorkloadSpec(module=module, path=path, args=values),
             ranks=ranks,
             accelerators_per_rank=1,
-            parallel=types_pb2.ParallelDegrees(tp=1, pp=1, cp=1, dp=ranks, ep=2 if ranks % 2 == 0 else 1),
+            parallel=types_pb2.ParallelDegrees(tp=1, pp=1, cp=1, dp=ranks, ep=ep if ranks % 2 == 0 else 1),
             spares=types_pb2.SpareSpec(warm_nodes=int(spares), parked_per_node=int(spares)),
             checkpoint=types_pb2.CheckpointSpec(every_steps=every, keep=3),
             restart_policy=types_pb2.RestartPolicySpec(

@@ -11,7 +11,7 @@ import pytest
 from phalanx.v1 import checkpoint_pb2, types_pb2
 
 from cli.commands.fault import Target, flip_byte
-from tests.e2e.site import RunningSite, poll
+from tests.e2e.site import TRAINER, RunningSite, poll
 
 pytestmark = pytest.mark.e2e
 
@@ -134,7 +134,7 @@ def _epoch(site: RunningSite) -> int:
 
 def test_a_damaged_checkpoint_and_a_second_failure(site: RunningSite, reference: str) -> None:
     """A flipped byte is found at restore and the one before is used; then a rank dies while others restore."""
-    site.submit("damage")
+    site.submit("damage", memory=0)  # else nobody would read it
     site.running("damage", step=25)
     before = site.running("damage")
     known = {c.id for c in site.checkpoints("damage")}
@@ -187,4 +187,28 @@ def test_a_whole_node(site: RunningSite, reference: str) -> None:
     assert job.result["weights_sha256"] == reference
     site.phalanx("inject", "restart-node", node)
     poll(lambda: site.nodes()[node].liveness == types_pb2.NODE_LIVENESS_ALIVE, f"{node} is back", 120)
+    poll(lambda: site.nodes()[node].cell_member, f"{node} is in the cell", 120)
+
+
+def test_experts_that_no_replica_holds(site: RunningSite) -> None:
+    """Each rank has experts of its own: those of a killed process are in its node's memory, those of a destroyed node in its
+    partner's. Nothing is read from storage, and the weights are those of an undisturbed run."""
+    site.submit("alone", TRAINER, ep=4, spares=False, every=0)
+    undisturbed = site.finished("alone").result["weights_sha256"]
+    site.submit("unique", ep=4, every=0)
+    before = site.running("unique", step=25)
+    site.kill("unique", 2)
+    before = site.recovered("unique", before)
+    assert before.recoveries[-1].steps_lost <= 1
+    poll(lambda: site.job("unique").step > before.step + 2, "two more steps, which the partners hold", 60)
+    node = site.running("unique").ranks[0].node
+    site.phalanx("inject", "destroy-node", node)
+    after = site.recovered("unique", before)
+    assert after.recoveries[-1].steps_lost <= 1
+    job = site.finished("unique")
+    assert job.result["weights_sha256"] == undisturbed
+    started = [e.message for e in site.events("unique") if e.type == "GenerationStarted"]
+    assert "memory" in started[1], started
+    assert "memory" in started[-1], started
+    site.phalanx("inject", "restart-node", node)
     poll(lambda: site.nodes()[node].cell_member, f"{node} is in the cell", 120)

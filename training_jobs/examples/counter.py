@@ -45,14 +45,10 @@ def save(generation: Generation, step: int, total: int) -> None:
     reached = time.monotonic()
     folder = generation.step_folder(step)
     files = []
-    try:
-        if generation.rank == 0:
-            (folder / "count").mkdir(parents=True)
-            (folder / "count" / "state.json").write_text(json.dumps({"step": step, "total": total}))
-            files = describe_files(folder, "count")
-    except OSError as error:
-        generation.save_failed(step, str(error))
-        return
+    if generation.rank == 0:
+        (folder / "count").mkdir(parents=True)
+        (folder / "count" / "state.json").write_text(json.dumps({"step": step, "total": total}))
+        files = describe_files(folder, "count")
     generation.shard_written(step, files, save_stall_s=time.monotonic() - reached, step_reached_at=reached)
 
 

@@ -62,6 +62,8 @@ class TrainConfig:
     data_bytes: int = 2 << 20
     metrics: str = ""
     """File for one JSON line per step; empty: metrics.jsonl in the job's checkpoint folder."""
+    memory: int = 1
+    """1: keep the state of each step in memory, too (docs/design/0008-state-in-memory.md)."""
     step_floor_ms: float = 0.0
     """Sleep so that a step takes at least this long; for tests."""
     check_every: int = 0

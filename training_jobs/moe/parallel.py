@@ -36,6 +36,11 @@ class Layout:
             raise WorkloadRefused(f"experts={config.experts} cannot be spread over ep={degrees.ep}")
         return Layout(at.dp, degrees.dp, at.ep, degrees.ep, at.edp, degrees.dp // degrees.ep)
 
+    def among(self, groups: Groups) -> Layout:
+        """The same among those that take part: who owns what of a checkpoint."""
+        dense, experts = groups.data_parallel, groups.expert_data_parallel
+        return Layout(dense.rank, dense.size, self.ep_rank, self.ep_size, experts.rank, experts.size)
+
 
 # --- expert parallelism -----------------------------------------------------------------------------------------------
 

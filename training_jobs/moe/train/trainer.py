@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TextIO
@@ -62,7 +62,8 @@ class Kept:
 
     def __init__(self, context: RankContext, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.keeper = StateKeeper(context, trainer.state.parts(), repr(trainer.config.model))
+        config = trainer.config
+        self.keeper = StateKeeper(context, trainer.state.parts(), repr(config.model), enabled=bool(config.memory))
         trainer.updating, trainer.settle = self.keeper.updating, self.keeper.settle
         trainer.reading, trainer.parallel.note_load = context.phase("data"), context.note_load
 
@@ -87,10 +88,10 @@ def train(context: RankContext, generation: Generation, kept: Kept) -> None:
     """One attempt. Ends by finishing the job, or by an exception that `with generation:` knows."""
     trainer, state, config = kept.trainer, kept.trainer.state, kept.trainer.config
     groups = generation.join()
-    trainer.meet(groups)
+    trainer.meet(groups, generation.shares)
     restore(context, generation, groups, kept)
 
-    saver = checkpoint.CheckpointSaver(state, trainer.layout, generation, config.model)
+    saver = checkpoint.CheckpointSaver(state, trainer.layout.among(groups), generation, config.model)
     with Metrics(config, generation) as metrics:
         while state.step < config.steps:
             started = time.monotonic()
@@ -130,6 +131,7 @@ class Trainer:
         self.text = text
         self.layout = layout
         self.groups: Groups | None = None
+        self.shares: tuple[int, ...] = (layout.dp_rank,)
         self.updating: Callable[[int], AbstractContextManager[None]] = lambda _step: nullcontext()
         self.settle: Callable[[], None] = lambda: None
         self.parallel = ExpertParallel(None, layout.ep_rank, layout.ep_size)
@@ -143,9 +145,11 @@ class Trainer:
         """Of the dense part, averaged over replicas, in the last step."""
         self.skips: Callable[[int], bool] = lambda _step: False
 
-    def meet(self, groups: Groups) -> None:
-        """The groups of a new generation; the state stays."""
+    def meet(self, groups: Groups, shares: Sequence[int] = ()) -> None:
+        """The groups of a new generation, and the shares of the batch that are this rank's in it (its own when none are named); the
+        state stays."""
         self.groups = groups
+        self.shares = tuple(shares) or (self.layout.dp_rank,)
         self.parallel.group = groups.expert_parallel
 
     def start_checks(self, generation: Generation) -> None:
@@ -159,6 +163,8 @@ class Trainer:
         """Compare replicas and compute steps twice, in these groups; `inject`: the negative control `flip` is in force."""
         self.replicas = replica_check(self.config, self.state, groups, self._step)
         self.replay = step_replay(self.config, self.state, groups, self.compute, self.replicas)
+        if self.groups is not None and self.groups.data_parallel.size < self.layout.dp_size:
+            self.replay = None  # ranks have different numbers of shares: their gradients cannot be compared
         if self.injection is not None:
             self.injection.remove()
         self.injection = Injection.of(self.config, rank, self.state) if inject else None
@@ -208,10 +214,11 @@ class Trainer:
         state, layout = self.state, self.layout
         for optimizer in (state.dense, state.experts):
             optimizer.gradients.zero_()
-        loss = state.model.loss(self.batch(state.step, (layout.dp_rank + shift * layout.ep_size) % layout.dp_size))
-        loss.backward()  # type: ignore[no-untyped-call]
-        state.dense.extra[0] = loss.detach()
-        state.dense.extra[1:] = torch.cat([router.load for router in state.routers])
+        for share in self.shares:
+            loss = state.model.loss(self.batch(state.step, (share + shift * layout.ep_size) % layout.dp_size))
+            loss.backward()  # type: ignore[no-untyped-call]
+            state.dense.extra[0] += loss.detach()
+            state.dense.extra[1:] += torch.cat([router.load for router in state.routers])
         if self.injection is not None:
             self.injection.in_gradients()
 
@@ -244,7 +251,7 @@ class Trainer:
 
 
 class Metrics:
-    """One JSON line per step, by rank 0. Steps that are done again appear again, with their generation."""
+    """One JSON line per step, by the first rank that takes part. Steps that are done again appear again, with their generation."""
 
     def __init__(self, config: TrainConfig, generation: Generation) -> None:
         self._generation = generation
@@ -252,7 +259,7 @@ class Metrics:
         self._stream: TextIO | None = None
 
     def __enter__(self) -> Metrics:
-        if self._generation.rank == 0:
+        if self._generation.rank == self._generation.participants[0]:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._stream = self._path.open("a", buffering=1)
         return self
@@ -272,5 +279,6 @@ class Metrics:
             "step_s": round(step_s, 6),
             "save_stall_s": round(stall_s, 6),
             "generation": self._generation.number,
+            "participants": len(self._generation.participants),
         }
         self._stream.write(json.dumps(row) + "\n")

@@ -1336,6 +1336,7 @@ class ApplyGeneration(_message.Message):
     OWN_ROWS_FIELD_NUMBER: _builtins.int
     MEMORY_STEP_FIELD_NUMBER: _builtins.int
     MEMORY_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
     SKIP_STEPS_FIELD_NUMBER: _builtins.int
     job_uid: _builtins.str
     job_name: _builtins.str
@@ -1367,6 +1368,10 @@ class ApplyGeneration(_message.Message):
     @_builtins.property
     def memory(self) -> Global___MemoryPlan: ...
     @_builtins.property
+    def absent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """ranks of replicas that have left: first and count of each run; their share of the batch is the others'"""
+
+    @_builtins.property
     def skip_steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepRange]:
         """batches that are left out"""
 
@@ -1390,11 +1395,12 @@ class ApplyGeneration(_message.Message):
         own_rows: _builtins.bool = ...,
         memory_step: _builtins.int = ...,
         memory: Global___MemoryPlan | None = ...,
+        absent: _abc.Iterable[_builtins.int] | None = ...,
         skip_steps: _abc.Iterable[Global___StepRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "parallel", b"parallel", "restore", b"restore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_generation", b"base_generation", "bindings", b"bindings", "checkpoint_every_steps", b"checkpoint_every_steps", "checkpoint_folder", b"checkpoint_folder", "generation", b"generation", "job_name", b"job_name", "job_uid", b"job_uid", "join_timeout_ms", b"join_timeout_ms", "kept_step", b"kept_step", "memory", b"memory", "memory_step", b"memory_step", "own_rows", b"own_rows", "parallel", b"parallel", "restore", b"restore", "rows", b"rows", "skip_steps", b"skip_steps", "store_address", b"store_address", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "base_generation", b"base_generation", "bindings", b"bindings", "checkpoint_every_steps", b"checkpoint_every_steps", "checkpoint_folder", b"checkpoint_folder", "generation", b"generation", "job_name", b"job_name", "job_uid", b"job_uid", "join_timeout_ms", b"join_timeout_ms", "kept_step", b"kept_step", "memory", b"memory", "memory_step", b"memory_step", "own_rows", b"own_rows", "parallel", b"parallel", "restore", b"restore", "rows", b"rows", "skip_steps", b"skip_steps", "store_address", b"store_address", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
