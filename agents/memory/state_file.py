@@ -31,6 +31,8 @@ DIGEST_BYTES = 8 << 20
 _HEADER_WORDS = 16
 _SLOT_WORDS = 8
 MAX_BYTES = 1 << 40
+MAX_STEP = 1 << 38
+"""Larger numbers are damage; the controller refuses all that a node says for one of them."""
 
 
 class Word(IntEnum):
@@ -252,10 +254,10 @@ class StateFile:
         """The version of a step."""
         return next((version for version in self.versions() if version.step == step), None)
 
-    def begin(self) -> int:
-        """Make the older slot empty and return it: it is to be written now."""
+    def begin(self, step: int | None = None) -> int:
+        """Make the older slot empty, or the one that holds this step already, and return it: it is to be written now."""
         steps = [self._slot(slot, _Slot.STEP) for slot in range(self._slots)]
-        slot = steps.index(min(steps))
+        slot = steps.index(step + 1 if step is not None and step + 1 in steps else min(steps))
         self._set(slot, _Slot.STEP, 0)
         return slot
 

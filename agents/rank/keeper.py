@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from phalanx.v1 import local_pb2
 
+from agents.memory.places import fetched_path, own_path, own_paths
 from agents.memory.state_file import Layout, NotAState, Phase, StateFile, Version, Word, layout_key
 from agents.rank.context import RankContext
 from agents.rank.generation import Generation, Groups
@@ -222,7 +223,7 @@ class StateKeeper:
         if assignment.memory_folder is None or not self._enabled:
             return
         layout = self._layout(order)
-        path = assignment.memory_folder / "own" / f"{self._context.host_id}.state"
+        path = own_path(assignment.memory_folder, self._context.host_id)
         try:
             if layout.file_bytes > assignment.memory_bytes:
                 raise OSError(errno.ENOSPC, _too_large(layout.file_bytes, assignment.memory_bytes))  # noqa: TRY301
@@ -272,7 +273,7 @@ class StateKeeper:
         assignment = generation.assignment
         if assignment.memory_folder is None:
             return ""
-        for path in sorted((assignment.memory_folder / "own").glob("*.state"))[:MAX_OTHERS]:
+        for path in own_paths(assignment.memory_folder, assignment.job_uid)[:MAX_OTHERS]:
             if own is not None and path == own.path:
                 continue
             if self._take_file(path, step):
@@ -283,7 +284,7 @@ class StateKeeper:
 
     def _take_fetched(self, generation: Generation, folder: Path, step: int) -> bool:
         """Wait for the agent to bring the state from another node."""
-        path = folder / "fetched" / f"{generation.number}-{generation.rank}.state"
+        path = fetched_path(folder, generation.assignment.job_uid, generation.number, generation.rank)
         failed = path.with_suffix(".failed")
         end = time.monotonic() + generation.assignment.join_timeout_s
         while not path.exists():

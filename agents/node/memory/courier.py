@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -18,6 +19,8 @@ from agents.node.observability import Counters
 RETRY_S = 1.0
 """After a holder was away or refused, the next try comes so much later."""
 MAX_WAITING = 1_024
+MAX_LINKS = 8
+"""To holders; the one that was opened first is closed for another. A node's copies go to one holder for each of its jobs."""
 
 log = structlog.get_logger(__name__)
 
@@ -52,15 +55,19 @@ class Courier:
     def offer(self, parcel: Parcel) -> None:
         """A newer version takes the place of one that still waits."""
         with self._changed:
-            if len(self._waiting) < MAX_WAITING:
+            if (parcel.job_uid, parcel.rank) in self._waiting or len(self._waiting) < MAX_WAITING:
                 self._waiting[parcel.job_uid, parcel.rank] = parcel
                 self._changed.notify()
 
     def close(self) -> None:
-        """Bring no more."""
+        """Bring no more; what is being brought is left."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+            links = list(self._links.values())
+        for link in links:
+            with suppress(OSError):
+                socket.socket.shutdown(link, socket.SHUT_RDWR)
 
     def _run(self) -> None:
         while True:
@@ -71,7 +78,7 @@ class Courier:
                     break
                 parcel = self._waiting.pop(next(iter(self._waiting)))
             if time.monotonic() < self._away.get(parcel.holder, 0.0):
-                parcel.file.put(Word.PARTNERS, 0)
+                _let_go(parcel)
                 continue
             try:
                 self._bring(parcel)
@@ -85,9 +92,7 @@ class Courier:
         file, version = parcel.file, parcel.file.find(parcel.step)
         if version is None:
             return  # overtaken
-        link = self._links.get(parcel.holder)
-        if link is None:
-            link = self._links[parcel.holder] = self._trust.dial(parcel.holder[1], parcel.holder[0])
+        link = self._link(parcel.holder)
         copy = wire.describe(file, version, unique_only=True)
         wire.send(
             link, memory_pb2.MemoryRequest(node=self._trust.node, job_uid=parcel.job_uid, rank=parcel.rank, bring=copy)
@@ -101,17 +106,37 @@ class Courier:
         self.brought_s += time.monotonic() - begun
         self._counters.add("copies_brought")
 
+    def _link(self, holder: tuple[str, str]) -> socket.socket:
+        link = self._links.get(holder)
+        if link is None:
+            link = self._trust.dial(holder[1], holder[0])
+            with self._changed:
+                spare = self._links.pop(next(iter(self._links))) if len(self._links) >= MAX_LINKS else None
+                self._links[holder] = link
+            if spare is not None:
+                spare.close()
+        return link
+
     @staticmethod
     def _check(answer: memory_pb2.MemoryAnswer) -> None:
         if answer.refused:
             raise PeerError(answer.refused[:300])
 
     def _failed(self, parcel: Parcel, error: Exception) -> None:
-        parcel.file.put(Word.PARTNERS, 0)
-        self._away[parcel.holder] = time.monotonic() + RETRY_S
-        link = self._links.pop(parcel.holder, None)
+        _let_go(parcel)
+        now = time.monotonic()
+        self._away = {holder: until for holder, until in self._away.items() if until > now}
+        self._away[parcel.holder] = now + RETRY_S
+        with self._changed:
+            link = self._links.pop(parcel.holder, None)
         if link is not None:
             link.close()
         self._counters.add("copies_not_brought")
         if self._counters.first("courier", f"{parcel.holder[0]} {type(error).__name__}"):
             log.warning("memory.copy_not_brought", holder=parcel.holder[0], rank=parcel.rank, reason=str(error)[:300])
+
+
+def _let_go(parcel: Parcel) -> None:
+    """The rank does not wait for a partner."""
+    with suppress(ValueError):  # forgotten meanwhile: nobody waits
+        parcel.file.put(Word.PARTNERS, 0)

@@ -10,6 +10,7 @@ import structlog
 from phalanx.v1 import agent_pb2, local_pb2, types_pb2
 
 from agents.memory.state_file import Word
+from agents.node.dial import is_loopback
 from agents.node.hosts import HostTable
 from agents.node.memory.courier import Courier, Parcel
 from agents.node.memory.door import Access, MemoryDoor, Permits, Wanted, fetch
@@ -58,13 +59,19 @@ class MemoryDesk:
         if self._store.folder is None:
             log.warning("memory.off", reason=self._store.refused)
             return
+        if identity is None and not is_loopback(f"{address}:0"):
+            log.warning("memory.alone", reason=f"without an identity {address} is not listened on, only loopback is")
+        else:
+            self._listen(address, port_path, counters)
+        self._courier = Courier(self._trust, counters)
+
+    def _listen(self, address: str, port_path: Path, counters: Counters) -> None:
         try:
             self._door = MemoryDoor(
                 address, self._trust, self._store, access=self._access, counters=counters, port_path=port_path
             )
         except OSError as error:
             log.warning("memory.alone", reason=f"cannot listen on {address}: {error.strerror}")
-        self._courier = Courier(self._trust, counters)
 
     def resume(self, tables: Iterable[agent_pb2.ApplyGeneration]) -> None:
         """A new life of the agent: what it knew of its jobs is known again, and what other jobs have left is removed."""
@@ -100,8 +107,9 @@ class MemoryDesk:
         uid, plan = order.job_uid, order.memory
         self._access.jobs[uid] = Permits(order.generation, frozenset(plan.keeps), frozenset(plan.lends))
         if fresh:
-            self._store.rewind(uid, order.memory_step or order.kept_step or order.restore.step)
-            self._store.forget_fetched(order.generation)
+            living = {record.identity.host_id for record in self._table if not record.exited}
+            self._store.rewind(uid, order.memory_step or order.kept_step or order.restore.step, living)
+            self._store.forget_fetched(uid, order.generation)
         self._told.pop(uid, None)
         if plan.holder.node and plan.holder.address:
             self._holders[uid] = (plan.holder.node, plan.holder.address)

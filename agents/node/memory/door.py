@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,11 @@ from agents.node.memory.store import MemoryStore
 from agents.node.memory.wire import PeerError, Trust
 from agents.node.observability import Counters
 
-MAX_LINKS = 32
+MAX_LINKS = 64
+MAX_LINKS_OF_ONE = 32
+"""Of one node, so that none keeps all others out."""
+ACCEPT_AGAIN_S = 0.5
+"""After a link could not be accepted, for want of descriptors for example."""
 HANDSHAKE_S = 5.0
 IDLE_S = 600.0
 MAX_RANK = 2**31 - 1
@@ -54,7 +59,10 @@ class MemoryDoor:
         self._access = access
         self._counters = counters
         self._lock = threading.Lock()
-        self._links = 0
+        self._ended = threading.Event()
+        self._count = 0
+        self._links: dict[socket.socket, str] = {}
+        self._writing: set[tuple[str, int]] = set()
         self._listener = _listener(address, port_path)
         host, port = self._listener.getsockname()[:2]
         replace_file(port_path, str(port).encode())
@@ -62,18 +70,27 @@ class MemoryDoor:
         threading.Thread(target=self._accept, name="phalanx-memory", daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more. Links end with the process, or by their time-outs."""
+        """Listen no more, and end the links that there are; who is in a handshake ends by its time-out."""
+        self._ended.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # close alone does not wake a thread in accept
         self._listener.close()
+        with self._lock:
+            links = list(self._links)
+        for link in links:
+            _shut(link)
 
     def _accept(self) -> None:
-        while True:
+        while not self._ended.is_set():
             try:
                 link, _ = self._listener.accept()
             except OSError:
-                return  # closed
+                if not self._ended.wait(ACCEPT_AGAIN_S):
+                    self._counters.add("memory_links_not_accepted")
+                continue
             with self._lock:
-                full = self._links >= MAX_LINKS
-                self._links += not full
+                full = self._count >= MAX_LINKS
+                self._count += not full
             if full:
                 self._counters.add("memory_links_refused")
                 link.close()
@@ -85,46 +102,70 @@ class MemoryDoor:
         try:
             link.settimeout(HANDSHAKE_S)
             link, node = self._trust.accept(link)
+            self._enter(link, node)
             link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            link.settimeout(IDLE_S)
+            link.settimeout(wire.QUIET_S)
             while (request := wire.receive_request(link)) is not None:
                 link.settimeout(wire.QUIET_S)
-                self._answer(link, node or request.node, request)
+                if not self._answer(link, node or request.node, request):
+                    break  # who is refused has no reason to stay
                 link.settimeout(IDLE_S)
         except (OSError, PeerError, ValueError) as error:
             self._counters.add("memory_links_broken")
-            if self._counters.first("memory", f"{node} {type(error).__name__}"):
+            if not self._ended.is_set() and self._counters.first("memory", f"{node} {type(error).__name__}"):
                 log.warning("memory.link_broken", node=node, reason=str(error)[:300])
         finally:
             link.close()
             with self._lock:
-                self._links -= 1
+                self._links.pop(link, None)
+                self._count -= 1
 
-    def _answer(self, link: socket.socket, node: str, request: memory_pb2.MemoryRequest) -> None:
+    def _enter(self, link: socket.socket, node: str) -> None:
+        with self._lock:
+            if node and list(self._links.values()).count(node) >= MAX_LINKS_OF_ONE:
+                raise PeerError(f"{node} has {MAX_LINKS_OF_ONE} links already")
+            if self._ended.is_set():
+                raise PeerError("this agent ends")
+            self._links[link] = node
+
+    def _answer(self, link: socket.socket, node: str, request: memory_pb2.MemoryRequest) -> bool:
+        """Do what is asked; False: it was refused."""
         if request.node != node or not request.job_uid or len(request.job_uid) > MAX_UID or request.rank > MAX_RANK:
             raise PeerError(f"{node} asks in the name of {request.node[:100]!r}")
         permits = self._access.jobs.get(request.job_uid, Permits(0))
         match request.WhichOneof("body"):
             case "bring":
-                self._bring(link, node, request, permits)
+                return self._bring(link, node, request, permits)
             case "fetch":
-                self._fetch(link, node, request, permits)
+                return self._fetch(link, node, request, permits)
             case _:
                 raise PeerError(f"{node} asks for what this agent does not know")
 
-    def _bring(self, link: socket.socket, node: str, request: memory_pb2.MemoryRequest, permits: Permits) -> None:
-        copy = request.bring
-        refusal = self._refusal(node, copy, permits)
-        wire.send(link, memory_pb2.MemoryAnswer(refused=refusal))
+    def _bring(self, link: socket.socket, node: str, request: memory_pb2.MemoryRequest, permits: Permits) -> bool:
+        copy, key = request.bring, (request.job_uid, request.rank)
+        with self._lock:
+            refusal = "it is being brought already" if key in self._writing else ""
+            self._writing.add(key)
         if refusal:
-            return
-        file = self._file_for(request.job_uid, request.rank, copy)
-        refusal = wire.take(link, copy, file)
+            wire.send(link, memory_pb2.MemoryAnswer(refused=refusal))
+            return False
+        try:
+            refusal = self._refusal(node, request, permits)
+            wire.send(link, memory_pb2.MemoryAnswer(refused=refusal))
+            if refusal:
+                return False
+            file = self._file_for(request.job_uid, request.rank, copy)
+            refusal = wire.take(link, copy, file)
+        finally:
+            with self._lock:
+                self._writing.discard(key)
         self._counters.add("copies_refused" if refusal else "copies_kept")
         wire.send(link, memory_pb2.MemoryAnswer(refused=refusal))
+        return not refusal
 
-    def _refusal(self, node: str, copy: memory_pb2.StateCopy, permits: Permits) -> str:
+    def _refusal(self, node: str, request: memory_pb2.MemoryRequest, permits: Permits) -> str:
         """Why a copy is not taken."""
+        copy = request.bring
         if node not in permits.keeps:
             return f"this node keeps no copies of {node}"
         if copy.generation < permits.generation:
@@ -132,6 +173,11 @@ class MemoryDoor:
         needed, room = wire.layout_of(copy).file_bytes, self._store.room()
         if needed > room:
             return f"{needed >> 20} MiB do not fit the {room >> 20} MiB that this node has for one rank"
+        file = self._store.peer(request.job_uid, request.rank)
+        if file is None or not wire.same_layout(file, copy):
+            left = self._store.left() + (file.layout.file_bytes if file is not None else 0)
+            if needed > left:
+                return f"{needed >> 20} MiB do not fit the {left >> 20} MiB that are left"
         return ""
 
     def _file_for(self, job_uid: str, rank: int, copy: memory_pb2.StateCopy) -> StateFile:
@@ -142,18 +188,25 @@ class MemoryDoor:
             self._store.keep_peer(job_uid, rank, file)
         return file
 
-    def _fetch(self, link: socket.socket, node: str, request: memory_pb2.MemoryRequest, permits: Permits) -> None:
+    def _fetch(self, link: socket.socket, node: str, request: memory_pb2.MemoryRequest, permits: Permits) -> bool:
         step = request.fetch.step
         file = self._store.find(request.job_uid, request.rank, step) if node in permits.lends else None
         version = file.find(step) if file is not None else None
         if file is None or version is None:
             why = "holds no such state" if node in permits.lends else f"lends nothing to {node}"
             wire.send(link, memory_pb2.MemoryAnswer(refused=f"this node {why}"))
-            return
+            return False
         wire.send(link, memory_pb2.MemoryAnswer(state=wire.describe(file, version, unique_only=False)))
         wire.send_bytes(link, file.unique(version.slot))
         wire.send_bytes(link, file.shared(version.slot))
         self._counters.add("states_lent")
+        return True
+
+
+def _shut(link: socket.socket) -> None:
+    """Wake whoever reads or writes; TLS is not asked, another thread is in it."""
+    with suppress(OSError):
+        socket.socket.shutdown(link, socket.SHUT_RDWR)
 
 
 def _listener(address: str, port_path: Path) -> socket.socket:
@@ -186,7 +239,7 @@ def fetch(trust: Trust, wanted: Wanted, store: MemoryStore) -> float:
         PeerError, OSError: it cannot be had; the rank is told by a file in its place.
     """
     begun = time.monotonic()
-    path = store.fetched_path(wanted.generation, wanted.rank)
+    path = store.fetched_path(wanted.job_uid, wanted.generation, wanted.rank)
     try:
         with trust.dial(wanted.address, wanted.node) as link:
             part = _receive(link, trust, wanted, store)
@@ -207,7 +260,7 @@ def _receive(link: socket.socket, trust: Trust, wanted: Wanted, store: MemorySto
     needed, room = wire.layout_of(answer.state).file_bytes, store.room()
     if needed > room:
         raise PeerError(f"{needed >> 20} MiB do not fit the {room >> 20} MiB that this node has for one rank")
-    part = store.fetched_path(wanted.generation, wanted.rank).with_suffix(".part")
+    part = store.fetched_path(wanted.job_uid, wanted.generation, wanted.rank).with_suffix(".part")
     file = StateFile.create(part, wire.layout_of(answer.state), wanted.rank, partial=answer.state.partial, slots=1)
     try:
         refusal = wire.take(link, answer.state, file)

@@ -1,29 +1,37 @@
-"""The folder of states in this node's memory: who holds what, and what has to go. Blocking, but only on memory.
-
-own/<host id>.state              written by rank processes; outlives them
-peer/<job digest>-<rank>.state   what nodes have brought that this one keeps copies for
-fetched/<generation>-<rank>.state, .failed    brought from another node for a generation that starts
-"""
+"""The folder of states in this node's memory (`agents.memory.places`): who holds what, and what has to go. Blocking, but only on
+memory."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from phalanx.v1 import agent_pb2
 
-from agents.memory.state_file import NotAState, Phase, StateFile, Word
+from agents.memory.places import (
+    FETCHED,
+    OWN,
+    PEER,
+    fetched_path,
+    job_digest,
+    job_of,
+    own_path,
+    own_paths,
+    peer_path,
+    peer_paths,
+)
+from agents.memory.state_file import MAX_STEP, NotAState, Phase, StateFile, Word
 
-OWN, PEER, FETCHED = "own", "peer", "fetched"
 REPLICATED = 0x10
 SHARE = 0.5
 """Of the file system: what states may take of it in all."""
 MAX_FILES = 4_096
 RANKS_SHARE = 4
 """A rank's file may take this part of the room: its own two versions, and as much for copies of others, for at least two ranks."""
+MAX_RANK = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ class MemoryStore:
         """The file of a process, mapped; None while it has made none."""
         if self.folder is None:
             return None
-        path = self.folder / OWN / f"{host_id}.state"
+        path = own_path(self.folder, host_id)
         known = self._own.get(host_id)
         try:
             if known is not None and _same_file(known, path):
@@ -82,7 +90,7 @@ class MemoryStore:
         if known is None:
             try:
                 known = self._peers[job_uid, rank] = StateFile.open(self.peer_path(job_uid, rank))
-            except NotAState:
+            except (NotAState, OSError):
                 return None
         return known
 
@@ -93,23 +101,38 @@ class MemoryStore:
     def peer_path(self, job_uid: str, rank: int) -> Path:
         """Where copies of a rank lie."""
         assert self.folder is not None
-        return self.folder / PEER / f"{_digest(job_uid)}-{rank}.state"
+        return peer_path(self.folder, job_uid, rank)
 
-    def fetched_path(self, generation: int, rank: int) -> Path:
+    def fetched_path(self, job_uid: str, generation: int, rank: int) -> Path:
         """Where the state of a rank is brought to for a generation."""
         assert self.folder is not None
-        return self.folder / FETCHED / f"{generation}-{rank}.state"
+        return fetched_path(self.folder, job_uid, generation, rank)
+
+    def left(self) -> int:
+        """Bytes that may still be taken for what comes from other nodes: their share, less what all files have."""
+        if self.folder is None:
+            return 0
+        taken = 0
+        for name in (OWN, PEER, FETCHED):
+            with os.scandir(self.folder / name) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        taken += entry.stat().st_size
+        return max(0, RANKS_SHARE * self.room() - taken)
 
     def rows(self, job_uid: str, living: dict[str, int]) -> Iterator[Row]:
         """What is held of a job. `living`: processes that hold a rank, which may go on with what they have in themselves."""
         for host_id, file in self._own_files(job_uid):
             rank = file.get(Word.RANK)
+            if rank > MAX_RANK:
+                continue
             step, phase = file.tag
             alike = 0 if file.layout.unique_bytes else REPLICATED
-            if living.get(host_id) == rank and phase is Phase.DONE:
+            if living.get(host_id) == rank and phase is Phase.DONE and step <= MAX_STEP:
                 yield Row(rank, step, agent_pb2.HELD_KIND_SURVIVOR | alike)
             for version in file.versions():
-                yield Row(rank, version.step, agent_pb2.HELD_KIND_MEMORY | alike)
+                if version.step <= MAX_STEP:
+                    yield Row(rank, version.step, agent_pb2.HELD_KIND_MEMORY | alike)
         for rank, file in self._peer_files(job_uid):
             for version in file.versions():
                 kind = agent_pb2.HELD_KIND_MEMORY if version.whole else agent_pb2.HELD_KIND_MEMORY_UNIQUE
@@ -121,67 +144,85 @@ class MemoryStore:
         files = [file for _, file in self._own_files(job_uid)] + ([peer] if peer else [])
         return next((file for file in files if file.get(Word.RANK) == rank and file.find(step)), None)
 
-    def rewind(self, job_uid: str, step: int) -> None:
-        """A generation starts from a step: later ones did not happen. Files fetched for earlier generations are done with."""
-        for _, file in self._own_files(job_uid):
-            file.forget_after(step)
-        for _, file in self._peer_files(job_uid):
-            file.forget_after(step)
+    def rewind(self, job_uid: str, step: int, living: Container[str] = frozenset()) -> None:
+        """A generation starts from a step: later ones did not happen, and earlier ones are of no use to the next generation.
 
-    def forget_fetched(self, before: int) -> None:
-        """Remove what was brought for earlier generations than `before`."""
+        Files of processes that are not `living`, and copies, go when they do not hold the step.
+        """
+        for host_id, file in list(self._own_files(job_uid)):
+            file.forget_after(step)
+            if host_id not in living and file.find(step) is None:
+                self._remove(file.path)
+                self._own.pop(host_id, None)
+        for rank, file in list(self._peer_files(job_uid)):
+            unused = not file.versions()
+            file.forget_after(step)
+            for version in file.versions():
+                if version.step < step:
+                    file.drop(version)
+            if unused:  # since the generation before: whose it is goes to another node now
+                self._remove(file.path)
+                self._peers.pop((job_uid, rank), None)
+
+    def forget_fetched(self, job_uid: str, before: int) -> None:
+        """Remove what was brought for earlier generations of a job than `before`."""
         if self.folder is None:
             return
-        for path in (self.folder / FETCHED).iterdir():
-            generation = path.name.partition("-")[0]
+        for path in (self.folder / FETCHED).glob(f"{job_digest(job_uid)}-*"):
+            generation = path.name.split("-")[1]
             if not generation.isdecimal() or int(generation) < before:
-                path.unlink(missing_ok=True)
+                self._remove(path)
 
     def forget(self, job_uid: str) -> None:
-        """The job has no process here any more, and will have none."""
+        """The job has no process here any more, and will have none. Who is sending a state keeps it mapped until it is done."""
         if self.folder is None:
             return
         for host_id, file in list(self._own_files(job_uid)):
-            file.path.unlink(missing_ok=True)
-            file.close()
+            self._remove(file.path)
             self._own.pop(host_id, None)
         for rank, file in list(self._peer_files(job_uid)):
-            file.path.unlink(missing_ok=True)
-            file.close()
+            self._remove(file.path)
             self._peers.pop((job_uid, rank), None)
+        self.forget_fetched(job_uid, 1 << 64)
 
     def keep_only(self, uids: Iterable[str]) -> None:
         """Remove what jobs have left that this agent knows nothing of: another site's, or of an earlier life of the machine."""
         if self.folder is None:
             return
         known = set(uids)
-        digests = {_digest(uid) for uid in known}
+        digests = {job_digest(uid) for uid in known}
         for path in (self.folder / OWN).iterdir():
-            if path.stem.rpartition("-")[0] not in known:
-                path.unlink(missing_ok=True)
+            if job_of(path) not in known:
+                self._remove(path)
         for path in (self.folder / PEER).iterdir():
-            if path.stem.rpartition("-")[0] not in digests:
-                path.unlink(missing_ok=True)
-        self.forget_fetched(1 << 62)
+            if job_of(path) not in digests:
+                self._remove(path)
+        for path in (self.folder / FETCHED).iterdir():
+            self._remove(path)
 
     def job_uids(self) -> set[str]:
         """Jobs of which processes have left states here."""
         if self.folder is None:
             return set()
-        return {path.stem.rpartition("-")[0] for path in (self.folder / OWN).glob("*.state")}
+        return {job_of(path) for path in (self.folder / OWN).glob("*.state")}
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        with suppress(OSError):  # gone already, or something that is none of ours
+            path.unlink()
 
     def _own_files(self, job_uid: str) -> Iterator[tuple[str, StateFile]]:
         if self.folder is None:
             return
-        for path in sorted((self.folder / OWN).glob(f"{job_uid}-*.state"))[:MAX_FILES]:
+        for path in own_paths(self.folder, job_uid)[:MAX_FILES]:
             file = self.own(path.stem)
-            if path.stem.rpartition("-")[0] == job_uid and file is not None:
+            if file is not None:
                 yield path.stem, file
 
     def _peer_files(self, job_uid: str) -> Iterator[tuple[int, StateFile]]:
         if self.folder is None:
             return
-        for path in sorted((self.folder / PEER).glob(f"{_digest(job_uid)}-*.state"))[:MAX_FILES]:
+        for path in peer_paths(self.folder, job_uid)[:MAX_FILES]:
             rank = path.stem.rpartition("-")[2]
             file = self.peer(job_uid, int(rank)) if rank.isdecimal() else None
             if file is not None:
@@ -190,7 +231,3 @@ class MemoryStore:
 
 def _same_file(file: StateFile, path: Path) -> bool:
     return file.inode == path.stat().st_ino
-
-
-def _digest(job_uid: str) -> str:
-    return hashlib.sha256(job_uid.encode()).hexdigest()[:24]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import time
 from pathlib import Path
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from phalanx.v1 import memory_pb2
 
-from agents.memory.state_file import Layout, StateFile, Version, Word
+from agents.memory.state_file import MAX_STEP, Layout, StateFile, Version, Word
 from agents.node.identity import AUTHORITY, CERTIFICATE, KEY
 
 MAX_MESSAGE_BYTES = 64 << 10
@@ -19,6 +20,8 @@ CHUNK_BYTES = 1 << 20
 QUIET_S = 10.0
 """A peer that says nothing for so long is given up."""
 CONNECT_S = 2.0
+SLOWEST = 1 << 20
+"""Bytes per second, from the first one on; who sends more slowly is given up, however often it says something."""
 _LENGTH = struct.Struct(">I")
 M = TypeVar("M", bound=Message)
 _DIGEST_BYTES = 16
@@ -36,13 +39,17 @@ class Trust:
         self._folder = folder
 
     def accept(self, link: socket.socket) -> tuple[socket.socket, str]:
-        """The other side has dialled: (its link, its node's name, "" over plaintext). Raises OSError or PeerError."""
+        """The other side has dialled: (its link, its node's name; "" over plaintext only). Raises OSError or PeerError."""
         if self._folder is None:
             return link, ""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._load(context, self._folder)
         secured = context.wrap_socket(link, server_side=True)
-        return secured, _node_of(secured)
+        node = _node_of(secured)
+        if not node:
+            secured.close()
+            raise PeerError("the other side's certificate names no node")
+        return secured, node
 
     def dial(self, address: str, node: str) -> socket.socket:
         """A link to the agent of a node. Raises OSError or PeerError."""
@@ -127,7 +134,7 @@ def _frame(link: socket.socket) -> bytes | None:
 
 def receive_into(link: socket.socket, view: memoryview, *, may_end: bool = False) -> bool:
     """Fill the view. False: the other side left before the first byte, and may."""
-    at = 0
+    at, end = 0, None
     while at < len(view):
         count = link.recv_into(view[at : at + CHUNK_BYTES])
         if not count:
@@ -135,6 +142,10 @@ def receive_into(link: socket.socket, view: memoryview, *, may_end: bool = False
                 return False
             raise PeerError("the other agent ended the connection in the middle")
         at += count
+        now = time.monotonic()
+        end = end or now + QUIET_S + len(view) / SLOWEST
+        if now > end:
+            raise PeerError(f"the other agent sends too slowly: {at} of {len(view)} bytes")
     return True
 
 
@@ -161,13 +172,22 @@ def describe(file: StateFile, version: Version, *, unique_only: bool) -> memory_
 
 
 def layout_of(copy: memory_pb2.StateCopy) -> Layout:
-    """What a file for such copies looks like."""
+    """What a file for such copies looks like. Raises PeerError when the announcement makes no sense."""
+    shared_digest = 0 if copy.partial or not copy.shared_bytes else _DIGEST_BYTES
+    if (
+        len(copy.layout) != _DIGEST_BYTES
+        or len(copy.digest) != _DIGEST_BYTES
+        or len(copy.shared_digest) < shared_digest
+    ):
+        raise PeerError("the other agent announces a state without digests")
+    if copy.step > MAX_STEP or copy.generation > MAX_STEP:
+        raise PeerError(f"the other agent announces step {copy.step} of generation {copy.generation}")
     return Layout(int.from_bytes(copy.layout, "little"), copy.unique_bytes, copy.shared_bytes)
 
 
 def take(link: socket.socket, copy: memory_pb2.StateCopy, file: StateFile) -> str:
     """Receive the bytes of a copy into the older slot of a file; why it is not kept, "" when it is."""
-    slot = file.begin()
+    slot = file.begin(copy.step)
     receive_into(link, file.unique(slot))
     receive_into(link, file.shared(slot))
     file.finish(slot, copy.step, copy.generation)

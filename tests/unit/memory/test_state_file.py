@@ -13,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.memory.state_file import (
-    DIGEST_BYTES, MAGIC, MAX_BYTES, PAGE, Layout, NotAState, Phase, StateFile, Word, layout_key,
+    DIGEST_BYTES,
+    MAGIC,
+    MAX_BYTES,
+    PAGE,
+    Layout,
+    NotAState,
+    Phase,
+    StateFile,
+    Word,
+    layout_key,
 )  # fmt: skip
 
 SMALL = Layout(key=0x1234 << 64 | 0x5678, unique_bytes=100, shared_bytes=300)
@@ -66,6 +75,15 @@ def test_two_versions_are_kept_and_the_older_one_gives_way(path: Path) -> None:
         assert bytes(file.unique(version.slot)) == bytes([version.step]) * 100
         assert bytes(file.shared(version.slot)) == bytes([version.step + 1]) * 300
         assert file.intact(version)
+
+
+def test_the_same_step_again_does_not_cost_the_one_before(path: Path) -> None:
+    file = StateFile.create(path, SMALL, 0)
+    write(file, 3)
+    slot = write(file, 4)
+    assert file.begin(4) == slot
+    file.finish(slot, 4, 2)
+    assert [(v.step, v.generation) for v in file.versions()] == [(4, 2), (3, 1)]
 
 
 def test_step_0_is_a_version_as_well(path: Path) -> None:
