@@ -340,8 +340,8 @@ def ended(link: socket.socket) -> bool:
     return True
 
 
-def request(**body: object) -> memory_pb2.MemoryRequest:
-    return memory_pb2.MemoryRequest(node="a", job_uid=JOB, rank=20, **body)
+def request(bring: memory_pb2.StateCopy | None = None) -> memory_pb2.MemoryRequest:
+    return memory_pb2.MemoryRequest(node="a", job_uid=JOB, rank=20, bring=bring)
 
 
 def copy_of(**fields: object) -> memory_pb2.StateCopy:

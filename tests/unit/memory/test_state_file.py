@@ -197,7 +197,7 @@ def test_a_phase_of_another_version_holds_nothing(path: Path) -> None:
 def header(**words: int) -> bytes:
     """The first page of a good file of `SMALL`, with these words instead."""
     values = [0] * (PAGE // 8)
-    values[Word.MAGIC], values[Word.UNIQUE_BYTES], values[Word.SHARED_BYTES] = MAGIC, 100, 300
+    values[Word.MAGIC], values[Word.UNIQUE_BYTES], values[Word.SHARED_BYTES], values[Word.SLOTS] = MAGIC, 100, 300, 2
     for name, value in words.items():
         values[Word[name]] = value
     return struct.pack(f"<{len(values)}Q", *values)
@@ -212,6 +212,8 @@ BAD = {
     "longer": header() + bytes(SMALL.file_bytes - PAGE + 1),
     "header only": header(),
     "another version": header(MAGIC=MAGIC + 1) + bytes(SMALL.file_bytes - PAGE),
+    "no slots": header(SLOTS=0) + bytes(SMALL.file_bytes - PAGE),
+    "many slots": header(SLOTS=2**64 - 1) + bytes(SMALL.file_bytes - PAGE),
     "huge": header(UNIQUE_BYTES=MAX_BYTES + 1, SHARED_BYTES=0),
     "largest numbers": header(UNIQUE_BYTES=2**64 - 1, SHARED_BYTES=2**64 - 1),
 }  # fmt: skip
