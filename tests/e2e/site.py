@@ -126,9 +126,11 @@ class RunningSite:
         ep: int = 2,
         every: int = 20,
         spares: bool = True,
+        parked: int = 1,
         **args: Any,
     ) -> None:
-        """Submit a job. Without `spares` nothing stands by: for jobs that lose nothing, fewer processes to start."""
+        """Submit a job. Without `spares` nothing stands by: for jobs that lose nothing, fewer processes to start.
+        `parked`: processes that stand by on each node."""
         if module == PACED_TRAINER:
             path, args = str(WORKLOADS), {"release": str(self._release(name)), **args}
         values = struct_pb2.Struct()
@@ -139,7 +141,7 @@ class RunningSite:
             ranks=ranks,
             accelerators_per_rank=1,
             parallel=types_pb2.ParallelDegrees(tp=1, pp=1, cp=1, dp=ranks, ep=ep if ranks % 2 == 0 else 1),
-            spares=types_pb2.SpareSpec(warm_nodes=int(spares), parked_per_node=int(spares)),
+            spares=types_pb2.SpareSpec(warm_nodes=int(spares), parked_per_node=parked * spares),
             checkpoint=types_pb2.CheckpointSpec(every_steps=every, keep=3),
             restart_policy=types_pb2.RestartPolicySpec(
                 collect_window_ms=200,

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 
-from agents.rank import BadFile, Generation, Groups, RankContext, describe_files, verify_files
+from agents.rank import (
+    BadFile,
+    Generation,
+    Groups,
+    Part,
+    RankContext,
+    StateKeeper,
+    describe_files,
+    verify_files,
+)
 from tests.benchmarks.recovery.workload import StepLog, Training, train
 
 PART = "model"
@@ -22,11 +32,16 @@ def prepare(context: RankContext) -> None:
 
 
 def main(context: RankContext) -> None:
-    """Train through all generations of this process."""
+    """Train through all generations of this process; the state stays in memory from one to the next."""
+    training: Training | None = None
+    keeper: StateKeeper | None = None
     for generation in context.generations():
         with generation:
-            attempt = PhalanxAttempt(context, generation, generation.join())
-            train(attempt, Training(), int(context.args["steps"]))
+            if training is None or keeper is None:
+                training = Training(generation.world_size)
+                keeper = StateKeeper(context, [Part(PART, training.tensors())])
+            attempt = PhalanxAttempt(context, generation, generation.join(), keeper)
+            train(attempt, training, int(context.args["steps"]))
             context.finish({})
             return
 
@@ -34,27 +49,40 @@ def main(context: RankContext) -> None:
 class PhalanxAttempt:
     """One generation as the workload sees it."""
 
-    def __init__(self, context: RankContext, generation: Generation, groups: Groups) -> None:
+    def __init__(self, context: RankContext, generation: Generation, groups: Groups, keeper: StateKeeper) -> None:
         self.rank = generation.rank
         self.log = StepLog(Path(context.args["log"]), generation.rank)
         self._context = context
         self._generation = generation
         self._groups = groups
+        self._keeper = keeper
 
-    def restore_from(self) -> Path | None:
-        """The manifest's folder, after its digests were checked."""
+    def restore(self, training: Training) -> int:
+        """From memory where a rank holds the step, else from the manifest's folder after its digests were checked."""
+        held = self._keeper.restore(self._generation, self._groups)
+        if held.missing:
+            self._read(training)
+        self._keeper.hold(held.step)
+        return held.step
+
+    def _read(self, training: Training) -> None:
         point = self._generation.restore
         if point.from_scratch:
-            return None
+            training.initialise()
+            return
         try:
             verify_files(point, [PART])
         except BadFile as bad:
             self._context.restore_failed(bad.file, bad.reason)
-        return point.folder / PART
+        training.load(point.folder / PART)
 
     def loaded(self) -> None:
         """Ends the phase `restore`."""
         self._generation.restored()
+
+    def updating(self, step: int) -> AbstractContextManager[None]:
+        """The keeper takes a version of the state when the step is done."""
+        return self._keeper.updating(step)
 
     def all_reduce(self, tensor: torch.Tensor) -> None:
         """Sum over the world group."""

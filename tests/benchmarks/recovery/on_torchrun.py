@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,12 +28,17 @@ class TorchAttempt:
         self.log = StepLog(log, self.rank)
         self._checkpoints = checkpoints
 
-    def restore_from(self) -> Path | None:
-        """The newest complete folder."""
-        return self._checkpoints.newest()
+    def restore(self, training: Training) -> int:
+        """From the newest complete folder."""
+        folder = self._checkpoints.newest()
+        return training.load(folder) if folder else 0
 
     def loaded(self) -> None:
         """Nobody is told."""
+
+    def updating(self, step: int) -> AbstractContextManager[None]:
+        """Nothing is kept in memory."""
+        return nullcontext()
 
     def all_reduce(self, tensor: torch.Tensor) -> None:
         """Sum over the default group."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.benchmarks.recovery import steplog
 from tests.benchmarks.recovery.steplog import Recovery
-from tests.benchmarks.recovery.systems import System
+from tests.benchmarks.recovery.systems import RANK, RANK0, TWO, System
 from tests.benchmarks.recovery.workload import CHECKPOINT_EVERY, RANKS
 
 BEGIN_LIMIT_S = 180.0
@@ -45,6 +45,25 @@ class Results:
         return self.cells.setdefault((system, kind), Cell())
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What one kill of any kind strikes: `rank` is not rank 0, `other` is any but `rank`; `offset` in the checkpoint interval."""
+
+    rank: int
+    other: int
+    offset: int
+
+    @staticmethod
+    def draw(chance: random.Random) -> Fault:
+        """One at random."""
+        rank = chance.randrange(1, RANKS)
+        return Fault(rank, chance.choice([r for r in range(RANKS) if r != rank]), chance.randrange(1, CHECKPOINT_EVERY))
+
+    def victims(self, kind: str) -> tuple[int, ...]:
+        """The ranks that a kill of this kind strikes."""
+        return {RANK: (self.rank,), RANK0: (0,), TWO: (self.rank, self.other)}.get(kind, (self.other,))
+
+
 class NotWithinError(Exception):
     """Something did not happen within its limit."""
 
@@ -69,10 +88,10 @@ def compare(systems: Sequence[System], kills: int, blocks: int, seed: int, say: 
         order = [system for system in systems if not _failed(results, system)]
         chance.shuffle(order)
         # The same faults for all: the kinds differ, the ranks and the moments inside the checkpoint interval do not.
-        faults = [(chance.randrange(RANKS), chance.randrange(1, CHECKPOINT_EVERY)) for _ in range(share)]
+        faults = [Fault.draw(chance) for _ in range(share)]
         for system in order:
             say(f"block {block + 1} of {blocks}: {system.name}")
-            plan = [(kind, rank, offset) for rank, offset in faults for kind in system.kinds]
+            plan = [(kind, fault) for fault in faults for kind in system.kinds]
             chance.shuffle(plan)
             _one_system(system, plan, results, say)
     results.wall_s = time.monotonic() - begun
@@ -83,17 +102,18 @@ def _failed(results: Results, system: System) -> bool:
     return any(results.cell(system.name, kind).failure for kind in system.kinds)
 
 
-def _one_system(system: System, plan: Sequence[tuple[str, int, int]], results: Results, say: Say) -> None:
+def _one_system(system: System, plan: Sequence[tuple[str, Fault]], results: Results, say: Say) -> None:
     try:
         system.start()
         _steps_from(system, 0, BEGIN_LIMIT_S)
-        for kind, rank, offset in plan:
+        for kind, fault in plan:
             cell = results.cell(system.name, kind)
-            found = _one_kill(system, kind, rank, offset)
+            found = _one_kill(system, kind, fault)
             cell.recoveries.append(found)
             cell.phases_s.append(system.phases_s())
+            struck = " and ".join(str(rank) for rank in fault.victims(kind))
             say(
-                f"  {kind} {rank}: new step after {found.new_step_s:.2f} s, loaded after {found.loaded_s:.2f} s, "
+                f"  {kind} {struck}: new step after {found.new_step_s:.2f} s, loaded after {found.loaded_s:.2f} s, "
                 f"{found.steps_redone} steps redone"
             )
         results.step_s[system.name] = steplog.median_step_s(steplog.read(system.log))
@@ -105,12 +125,12 @@ def _one_system(system: System, plan: Sequence[tuple[str, int, int]], results: R
         system.stop()
 
 
-def _one_kill(system: System, kind: str, rank: int, offset: int) -> Recovery:
+def _one_kill(system: System, kind: str, fault: Fault) -> Recovery:
     system.stand_by()
     step = _steps_from(system, _highest(system) + CALM_STEPS, RECOVERY_LIMIT_S)
-    moment = step - step % CHECKPOINT_EVERY + CHECKPOINT_EVERY + offset
+    moment = step - step % CHECKPOINT_EVERY + CHECKPOINT_EVERY + fault.offset
     _steps_from(system, moment, RECOVERY_LIMIT_S)
-    killed_ns = system.kill(kind, rank)
+    killed_ns = system.kill(kind, fault.victims(kind))
     found: Recovery = wait_for(
         lambda: steplog.recovery(steplog.tail(system.log), killed_ns, RANKS),
         f"a new step after a {kind} was killed",

@@ -25,7 +25,9 @@ from tests.e2e.site import RunningSite, poll
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = 1_000_000
 """More than any run reaches: the systems are stopped, they do not finish."""
-RANK, ACTOR, NODE = "rank", "actor", "node"
+RANK, RANK0, TWO, ACTOR, NODE = "rank", "rank0", "two", "actor", "node"
+PARKED = 2
+"""Processes that stand by on a node under Phalanx: two ranks that are killed at once may be of one node."""
 JOB = "bench"
 STOP_S = 10.0
 
@@ -44,8 +46,8 @@ class System(Protocol):
     def stand_by(self) -> None:
         """Return when it is as ready for the next fault as it will ever be."""
 
-    def kill(self, kind: str, rank: int) -> int:
-        """Strike; returns the monotonic nanoseconds just before."""
+    def kill(self, kind: str, ranks: Sequence[int]) -> int:
+        """Strike these ranks at once, or what they are on; returns the monotonic nanoseconds just before."""
 
     def phases_s(self) -> dict[str, float]:
         """Where the system itself says the time of its last recovery went; empty when it does not say."""
@@ -58,8 +60,8 @@ class Phalanx:
     """A real site on this machine: three nodes, ranks on two of them, parked processes on all."""
 
     name = "phalanx"
-    settings = "phalanx up --nodes 3 --accelerators 2; spares: {warmNodes: 1, parkedPerNode: 1}; defaults otherwise"
-    kinds = (RANK, ACTOR, NODE)
+    settings = "phalanx up --nodes 3 --accelerators 2; spares: {warmNodes: 1, parkedPerNode: 2}; defaults otherwise"
+    kinds = (RANK, RANK0, TWO, ACTOR, NODE)
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -78,7 +80,14 @@ class Phalanx:
         self._site = RunningSite(self._folder / "site", nodes=3)
         module = "tests.benchmarks.recovery.on_phalanx"
         self.site.submit(
-            JOB, module, ranks=RANKS, every=CHECKPOINT_EVERY, path=str(ROOT), log=str(self.log), steps=STEPS
+            JOB,
+            module,
+            ranks=RANKS,
+            every=CHECKPOINT_EVERY,
+            parked=PARKED,
+            path=str(ROOT),
+            log=str(self.log),
+            steps=STEPS,
         )
 
     def stand_by(self) -> None:
@@ -93,16 +102,17 @@ class Phalanx:
         most = max(nodes.count(node) for node in nodes) if nodes else 1
         parked = [host.node for host in job.parked if host.state == types_pb2.RANK_STATE_PARKED]
         spare = any(parked.count(node) >= most for node in {*parked} - {*nodes})
-        return job.state == types_pb2.JOB_STATE_RUNNING and spare and {*nodes} <= {*parked}
+        ready = all(parked.count(node) >= PARKED for node in {*nodes})
+        return job.state == types_pb2.JOB_STATE_RUNNING and spare and ready
 
-    def kill(self, kind: str, rank: int) -> int:
+    def kill(self, kind: str, ranks: Sequence[int]) -> int:
         if kind == NODE:
-            self._destroyed = next(row.node for row in self.site.job(JOB).ranks if row.rank == rank)
+            self._destroyed = next(row.node for row in self.site.job(JOB).ranks if row.rank == ranks[0])
             killed_ns = time.monotonic_ns()
             control.call(self.site.site.run, {"command": "destroy_node", "node": self._destroyed})
             return killed_ns
-        targets = (Target.PROCESS,) if kind == RANK else (Target.ACTOR, Target.HOST)
-        return _kill([rank_pid(self.site.client, JOB, rank, target) for target in targets])
+        targets = (Target.ACTOR, Target.HOST) if kind == ACTOR else (Target.PROCESS,)
+        return _kill([rank_pid(self.site.client, JOB, rank, target) for rank in ranks for target in targets])
 
     def phases_s(self) -> dict[str, float]:
         recoveries = self.site.job(JOB).recoveries
@@ -153,9 +163,9 @@ class _Peer:
         if self._process is not None and self._process.poll() is not None:
             raise RuntimeError(f"{self.name} has ended: {self._last_words()}")
 
-    def kill(self, kind: str, rank: int) -> int:
+    def kill(self, kind: str, ranks: Sequence[int]) -> int:
         pids = {line.rank: line.pid for line in steplog.read(self.log)}
-        return _kill([pids[rank]])
+        return _kill([pids[rank] for rank in ranks])
 
     def phases_s(self) -> dict[str, float]:
         return {}
@@ -201,7 +211,6 @@ class RayTrain(_Peer):
         f"TorchTrainer, v2, FailureConfig(max_failures=-1), RAY_TRAIN_HEALTH_CHECK_INTERVAL_S={on_ray_train.HEALTH_CHECK_S}, "
         f"node health checks {on_ray_train.SYSTEM_CONFIG}"
     )
-    kinds = (RANK,)
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

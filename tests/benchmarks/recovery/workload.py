@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -29,11 +30,14 @@ class Attempt(Protocol):
     rank: int
     log: StepLog
 
-    def restore_from(self) -> Path | None:
-        """Folder with `state.pt` of the newest checkpoint; None: start from step 0."""
+    def restore(self, training: Training) -> int:
+        """Bring the state to where this attempt starts; returns the step. The groups are built when it returns."""
 
     def loaded(self) -> None:
         """The state is in memory."""
+
+    def updating(self, step: int) -> AbstractContextManager[None]:
+        """Entered around what takes the state to that of `step`."""
 
     def all_reduce(self, tensor: torch.Tensor) -> None:
         """Sum over all ranks, in place."""
@@ -61,16 +65,29 @@ class Training:
     """Model and momentum. The optimizer is written out: the first call of one of torch's imports a compiler, about a second
     that a warm process has behind it and a cold one has not, and the comparison is not about that."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: int = RANKS) -> None:
         torch.set_num_threads(1)
-        torch.manual_seed(7)
+        self.ranks = ranks
         layers = [torch.nn.Linear(WIDTH, WIDTH), torch.nn.Tanh(), torch.nn.Linear(WIDTH, WIDTH)]
         self.model = torch.nn.Sequential(*layers)
         self.momentum = torch.zeros(sum(parameter.numel() for parameter in self.model.parameters()))
+        self.initialise()
+
+    def initialise(self) -> None:
+        """The state of step 0, the same on every rank, in the tensors that there are."""
+        torch.manual_seed(7)
+        for layer in self.model:
+            if isinstance(layer, torch.nn.Linear):
+                layer.reset_parameters()
+        self.momentum.zero_()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All state, as the tensors that are changed in place."""
+        return {name: value.detach() for name, value in self.model.named_parameters()} | {"momentum": self.momentum}
 
     def gradients(self, step: int, rank: int) -> tuple[torch.Tensor, float]:
         """Forward and backward on this rank's batch of `step`: all gradients in one row, and the loss."""
-        generator = torch.Generator().manual_seed(step * RANKS + rank)
+        generator = torch.Generator().manual_seed(step * self.ranks + rank)
         batch = torch.randn(BATCH, WIDTH, generator=generator)
         self.model.zero_grad()
         loss = (self.model(batch) - batch.roll(1, dims=1)).square().mean()
@@ -81,7 +98,7 @@ class Training:
     @torch.no_grad()
     def update(self, gradients: torch.Tensor) -> None:
         """Gradient descent with momentum."""
-        self.momentum.mul_(0.9).add_(gradients, alpha=1 / RANKS)
+        self.momentum.mul_(0.9).add_(gradients, alpha=1 / self.ranks)
         start = 0
         for parameter in self.model.parameters():
             count = parameter.numel()
@@ -92,7 +109,7 @@ class Training:
         """The state of a checkpoint; returns its step."""
         state = torch.load(folder / STATE_FILE)
         self.model.load_state_dict(state["model"])
-        self.momentum = state["momentum"]
+        self.momentum.copy_(state["momentum"])
         return int(state["step"])
 
     def store(self, folder: Path, step: int) -> None:
@@ -105,15 +122,15 @@ class Training:
 
 def train(attempt: Attempt, training: Training, steps: int) -> None:
     """One attempt of one rank: restore, then step until `steps` are done."""
-    folder = attempt.restore_from()
-    step = training.load(folder) if folder else 0
+    step = attempt.restore(training)
     attempt.log.write("loaded", step)
     attempt.loaded()
     while step < steps:
         begun = time.monotonic()
         gradients, loss = training.gradients(step, attempt.rank)
         attempt.all_reduce(gradients)
-        training.update(gradients)
+        with attempt.updating(step + 1):
+            training.update(gradients)
         time.sleep(max(0.0, begun + STEP_FLOOR_S - time.monotonic()))
         step += 1
         attempt.log.write("step", step)
