@@ -43,9 +43,9 @@ def poll(condition: Callable[[], Any], what: str, limit_s: float = 60.0, every_s
 class RunningSite:
     """A site in a folder, and what tests do to it."""
 
-    def __init__(self, folder: Path, nodes: int, *options: str) -> None:
+    def __init__(self, folder: Path, nodes: int, *options: str, accelerators: int = 2) -> None:
         self.folder = folder
-        size = ("--nodes", str(nodes), "--accelerators", "2", "--port", str(free_port()))
+        size = ("--nodes", str(nodes), "--accelerators", str(accelerators), "--port", str(free_port()))
         try:
             self.phalanx("up", *size, "--timeout", "150", *options)
         except BaseException:
@@ -127,10 +127,11 @@ class RunningSite:
         every: int = 20,
         spares: bool = True,
         parked: int = 1,
+        warm: int = 1,
         **args: Any,
     ) -> None:
         """Submit a job. Without `spares` nothing stands by: for jobs that lose nothing, fewer processes to start.
-        `parked`: processes that stand by on each node."""
+        `parked`: processes that stand by on each node; `warm`: nodes that do."""
         if module == PACED_TRAINER:
             path, args = str(WORKLOADS), {"release": str(self._release(name)), **args}
         values = struct_pb2.Struct()
@@ -141,7 +142,7 @@ class RunningSite:
             ranks=ranks,
             accelerators_per_rank=1,
             parallel=types_pb2.ParallelDegrees(tp=1, pp=1, cp=1, dp=ranks, ep=ep if ranks % 2 == 0 else 1),
-            spares=types_pb2.SpareSpec(warm_nodes=int(spares), parked_per_node=parked * spares),
+            spares=types_pb2.SpareSpec(warm_nodes=warm * spares, parked_per_node=parked * spares),
             checkpoint=types_pb2.CheckpointSpec(every_steps=every, keep=3),
             restart_policy=types_pb2.RestartPolicySpec(
                 collect_window_ms=200,

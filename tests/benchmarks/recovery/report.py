@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from statistics import median
@@ -10,6 +10,7 @@ from statistics import median
 from controlplane.config import Settings
 from tests.benchmarks import report
 from tests.benchmarks.recovery.runs import Cell, Results, Say
+from tests.benchmarks.recovery.scaling import FAR, PHASES, WHOLE, fit
 from tests.benchmarks.recovery.steplog import Recovery
 from tests.benchmarks.recovery.systems import ACTOR, NODE, RANK, RANK0, TWO, System
 from tests.benchmarks.report import Figure, of_samples
@@ -28,8 +29,12 @@ IDS = {
     ACTOR: "recover_actor_s",
     NODE: "recover_node_s",
 }
-PHASES = ("detect", "decide", "place", "start", "rendezvous", "restore", "first_step")
-SIMULATED = ("accelerators", "nodes: processes of one machine", "shared storage: a folder")
+SIMULATED = (
+    "accelerators",
+    "nodes: processes of one machine",
+    "shared storage: a folder",
+    "extrapolated_50000_s: no measurement, a fit carried on",
+)
 OURS = "phalanx"
 
 
@@ -75,8 +80,8 @@ def _show_phases(results: Results, say: Say) -> None:
         say(f"  {kind:<21}" + cells)
 
 
-def write(results: Results, seed: int, name: str) -> Path:
-    """Write the figures for programs and return the file."""
+def write(results: Results, seed: int, name: str, phases: Mapping[str, Mapping[int, float]] | None = None) -> Path:
+    """Write the figures for programs and return the file. `phases`: median seconds by number of ranks."""
     redone = [found.steps_redone for found in _ours(results)]
     peers = {name: _redone(cell) if not cell.failure else "n/a" for name, cell in _peers(results).items()}
     figures = [_figure(results, kind, figure_id) for kind, figure_id in IDS.items()]
@@ -87,6 +92,9 @@ def write(results: Results, seed: int, name: str) -> Path:
     if redone:
         most = of_samples("steps_redone", redone, "steps", must=REDONE)
         figures.append(replace(most, value=float(max(redone)), peers=peers))
+    points = (phases or {}).get(WHOLE, {})
+    if len(points) > 1:
+        figures.append(Figure("extrapolated_50000_s", round(fit(points).at(FAR), 3), "s", len(points)))
     return report.write(name, [figure for figure in figures if figure], seed=seed, simulated=SIMULATED)
 
 

@@ -54,10 +54,10 @@ class Fault:
     offset: int
 
     @staticmethod
-    def draw(chance: random.Random) -> Fault:
+    def draw(chance: random.Random, ranks: int = RANKS) -> Fault:
         """One at random."""
-        rank = chance.randrange(1, RANKS)
-        return Fault(rank, chance.choice([r for r in range(RANKS) if r != rank]), chance.randrange(1, CHECKPOINT_EVERY))
+        rank = chance.randrange(1, ranks)
+        return Fault(rank, chance.choice([r for r in range(ranks) if r != rank]), chance.randrange(1, CHECKPOINT_EVERY))
 
     def victims(self, kind: str) -> tuple[int, ...]:
         """The ranks that a kill of this kind strikes."""
@@ -93,7 +93,7 @@ def compare(systems: Sequence[System], kills: int, blocks: int, seed: int, say: 
             say(f"block {block + 1} of {blocks}: {system.name}")
             plan = [(kind, fault) for fault in faults for kind in system.kinds]
             chance.shuffle(plan)
-            _one_system(system, plan, results, say)
+            one_system(system, plan, results, say)
     results.wall_s = time.monotonic() - begun
     return results
 
@@ -102,7 +102,8 @@ def _failed(results: Results, system: System) -> bool:
     return any(results.cell(system.name, kind).failure for kind in system.kinds)
 
 
-def _one_system(system: System, plan: Sequence[tuple[str, Fault]], results: Results, say: Say) -> None:
+def one_system(system: System, plan: Sequence[tuple[str, Fault]], results: Results, say: Say) -> None:
+    """Start a system, strike it as planned, stop it; what it cost goes to the results."""
     try:
         system.start()
         _steps_from(system, 0, BEGIN_LIMIT_S)
@@ -130,9 +131,10 @@ def _one_kill(system: System, kind: str, fault: Fault) -> Recovery:
     step = _steps_from(system, _highest(system) + CALM_STEPS, RECOVERY_LIMIT_S)
     moment = step - step % CHECKPOINT_EVERY + CHECKPOINT_EVERY + fault.offset
     _steps_from(system, moment, RECOVERY_LIMIT_S)
+    gone = fault.victims(kind) if system.elastic else ()
     killed_ns = system.kill(kind, fault.victims(kind))
     found: Recovery = wait_for(
-        lambda: steplog.recovery(steplog.tail(system.log), killed_ns, RANKS),
+        lambda: steplog.recovery(steplog.tail(system.log), killed_ns, system.ranks, gone),
         f"a new step after a {kind} was killed",
         RECOVERY_LIMIT_S,
     )

@@ -18,7 +18,7 @@ from phalanx.v1 import types_pb2
 
 from cli.commands.fault import Target, rank_pid
 from cli.supervisor import control
-from tests.benchmarks.recovery import on_ray_train, steplog
+from tests.benchmarks.recovery import on_ray_train, on_torchft, steplog, torchft_package
 from tests.benchmarks.recovery.workload import CHECKPOINT_EVERY, RANKS
 from tests.e2e.site import RunningSite, poll
 
@@ -39,6 +39,9 @@ class System(Protocol):
     settings: str
     kinds: tuple[str, ...]
     log: Path
+    ranks: int
+    elastic: bool
+    """Survivors go on without the rank that was lost: what counts is their next step, and not its."""
 
     def start(self) -> None:
         """Begin training from step 0 on an empty log."""
@@ -57,13 +60,24 @@ class System(Protocol):
 
 
 class Phalanx:
-    """A real site on this machine: three nodes, ranks on two of them, parked processes on all."""
+    """A real site on this machine: three nodes, ranks on two of them, parked processes on all.
+
+    Args:
+        folder: of its own.
+        ranks: an even number of them.
+        warm_nodes: spare nodes on which processes for all ranks of a node stand by.
+        parked: processes that stand by on every node of the job.
+    """
 
     name = "phalanx"
     settings = "phalanx up --nodes 3 --accelerators 2; spares: {warmNodes: 1, parkedPerNode: 2}; defaults otherwise"
-    kinds = (RANK, RANK0, TWO, ACTOR, NODE)
+    kinds: tuple[str, ...] = (RANK, RANK0, TWO, ACTOR, NODE)
+    elastic = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ranks: int = RANKS, warm_nodes: int = 1, parked: int = PARKED) -> None:
+        self.ranks = ranks
+        self._warm_nodes = warm_nodes
+        self._parked = parked
         self._folder = folder
         self.log = folder / "steps.log"
         self._site: RunningSite | None = None
@@ -77,14 +91,15 @@ class Phalanx:
 
     def start(self) -> None:
         _empty(self._folder)
-        self._site = RunningSite(self._folder / "site", nodes=3)
+        self._site = RunningSite(self._folder / "site", nodes=3, accelerators=self.ranks // 2)
         module = "tests.benchmarks.recovery.on_phalanx"
         self.site.submit(
             JOB,
             module,
-            ranks=RANKS,
+            ranks=self.ranks,
             every=CHECKPOINT_EVERY,
-            parked=PARKED,
+            parked=self._parked,
+            warm=self._warm_nodes,
             path=str(ROOT),
             log=str(self.log),
             steps=STEPS,
@@ -101,8 +116,8 @@ class Phalanx:
         nodes = [rank.node for rank in job.ranks]
         most = max(nodes.count(node) for node in nodes) if nodes else 1
         parked = [host.node for host in job.parked if host.state == types_pb2.RANK_STATE_PARKED]
-        spare = any(parked.count(node) >= most for node in {*parked} - {*nodes})
-        ready = all(parked.count(node) >= PARKED for node in {*nodes})
+        spare = not self._warm_nodes or any(parked.count(node) >= most for node in {*parked} - {*nodes})
+        ready = all(parked.count(node) >= self._parked for node in {*nodes})
         return job.state == types_pb2.JOB_STATE_RUNNING and spare and ready
 
     def kill(self, kind: str, ranks: Sequence[int]) -> int:
@@ -130,6 +145,8 @@ class _Peer:
     name = ""
     settings = ""
     kinds: tuple[str, ...] = (RANK,)
+    ranks = RANKS
+    elastic = False
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -242,8 +259,37 @@ class RayTrain(_Peer):
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 
+class Torchft(_Peer):
+    """torchft: a lighthouse, and each rank a replica group of its own that is started again when it is dead."""
+
+    name = "torchft"
+    settings = (
+        f"{torchft_package.VERSION}, one replica group per rank, lighthouse: heartbeat and join time-outs "
+        f"{on_torchft.HEARTBEAT_TIMEOUT_MS} ms (heartbeat by default 5,000), tick {on_torchft.TICK_MS} ms; "
+        "another guarantee: the survivors' next step, on a smaller batch"
+    )
+    elastic = True
+
+    def command(self) -> Sequence[str]:
+        return (sys.executable, "-m", "tests.benchmarks.recovery.on_torchft")
+
+    def environment(self) -> dict[str, str]:
+        return {"PYTHONPATH": f"{ROOT}:{torchft_package.FOLDER}:{os.environ.get('PYTHONPATH', '')}"}
+
+    def stand_by(self) -> None:
+        super().stand_by()
+        poll(self._whole, "all ranks take part again", 90, 0.1)
+
+    def _whole(self) -> bool:
+        lines = steplog.tail(self.log)
+        newest = max((line.step for line in lines if line.event == steplog.STEP), default=0)
+        return len({line.rank for line in lines if line.event == steplog.STEP and line.step == newest - 1}) == RANKS
+
+
 def missing(system: type[System] | type[_Peer]) -> str:
     """Why a system cannot run here; empty when it can."""
+    if system is Torchft:
+        return torchft_package.provide()
     if system is not RayTrain:
         return ""
     probe = subprocess.run(

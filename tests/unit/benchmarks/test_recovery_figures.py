@@ -7,7 +7,8 @@ import random
 import pytest
 
 from tests.benchmarks.recovery.report import LEASE_S, within_must
-from tests.benchmarks.recovery.runs import Fault, Results
+from tests.benchmarks.recovery.runs import Cell, Fault, Results
+from tests.benchmarks.recovery.scaling import WHOLE, by_phase, fit, show
 from tests.benchmarks.recovery.steplog import Recovery
 from tests.benchmarks.recovery.systems import ACTOR, NODE, RANK, RANK0, TWO
 from tests.benchmarks.recovery.workload import RANKS, Training
@@ -52,6 +53,32 @@ def test_a_run_without_our_figures_is_not_within_them() -> None:
     failed = results(RANK, Recovery(0.1, 0.2, 0))
     failed.cell("phalanx", RANK).failure = "it did not come back"
     assert not within_must(failed)
+
+
+def test_a_fit_finds_what_each_doubling_adds() -> None:
+    line = fit({2: 0.15, 4: 0.2, 8: 0.25, 16: 0.3})
+    assert (line.base_s, line.doubling_s, line.residual_s) == pytest.approx((0.1, 0.05, 0.0))
+    assert line.at(50_000) == pytest.approx(0.88, abs=0.001)
+
+
+def test_what_does_not_fit_shows_in_the_residual() -> None:
+    assert fit({2: 0.1, 4: 0.1, 8: 0.1, 16: 0.5}).residual_s > 0.1
+    with pytest.raises(ValueError, match="two different"):
+        fit({4: 0.2})
+
+
+def test_sizes_without_a_figure_are_left_out_and_the_far_figure_is_named_for_what_it_is() -> None:
+    cells = {
+        ranks: Cell([Recovery(0.1, new_step_s, 1)], [{"detect": 0.01}]) for ranks, new_step_s in ((2, 0.2), (16, 0.5))
+    }
+    cells[8] = Cell(failure="it did not start")
+    table = by_phase(cells, Cell([Recovery(0.1, 0.3, 1)], [{"detect": 0.02}]))
+    assert table[WHOLE] == {2: 0.2, 4: 0.3, 16: 0.5}
+    assert table["detect"] == {2: 0.01, 4: 0.02, 16: 0.01}
+    said: list[str] = []
+    show(table, said.append)
+    assert "8 ranks" not in said[0]
+    assert any("EXTRAPOLATION" in line and "not a measurement" in line for line in said)
 
 
 def test_the_state_changes_in_place_and_begins_anew_in_place() -> None:
