@@ -102,18 +102,20 @@ class HeldStates:
         return made if book.distrusted < 2 else Copies.none()
 
     def sources(self, uid: str, generation: int, step: int) -> tuple[IntColumn, IntColumn]:
-        """(rank, node) of states after a step that lie in a node's memory, as told before a generation began."""
+        """(rank, node) of states after a step that lie in a node's memory, as told before a generation began; whole ones first."""
         with self._lock:
             book = self._books.get(uid)
             told = {} if book is None else dict(book.former if book.generation >= generation else book.rows)
         found = [
-            (rows.ranks[mask], np.full(int(np.count_nonzero(mask)), node, dtype=np.int32))
+            (rows.ranks[mask], np.full(int(np.count_nonzero(mask)), node, dtype=np.int32), rows.kinds[mask] & KIND)
             for node, rows in told.items()
             if (mask := (rows.steps == step) & ((rows.kinds & KIND) != SURVIVOR)).any()
         ]
         if not found:
             return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)
-        return np.concatenate([pair[0] for pair in found]), np.concatenate([pair[1] for pair in found])
+        ranks, nodes, kinds = (np.concatenate([columns[at] for columns in found]) for at in range(3))
+        whole_first = np.argsort(kinds, kind="stable")
+        return ranks[whole_first], nodes[whole_first]
 
 
 def _columns(ranks: int, told: dict[int, HeldRows]) -> Copies:
