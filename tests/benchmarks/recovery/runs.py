@@ -131,10 +131,9 @@ def _one_kill(system: System, kind: str, fault: Fault) -> Recovery:
     step = _steps_from(system, _highest(system) + CALM_STEPS, RECOVERY_LIMIT_S)
     moment = step - step % CHECKPOINT_EVERY + CHECKPOINT_EVERY + fault.offset
     _steps_from(system, moment, RECOVERY_LIMIT_S)
-    gone = fault.victims(kind) if system.elastic else ()
     killed_ns = system.kill(kind, fault.victims(kind))
     found: Recovery = wait_for(
-        lambda: steplog.recovery(steplog.tail(system.log), killed_ns, system.ranks, gone),
+        lambda: steplog.recovery(steplog.tail(system.log), killed_ns, system.ranks),
         f"a new step after a {kind} was killed",
         RECOVERY_LIMIT_S,
     )

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -62,10 +62,9 @@ def tail(path: Path) -> list[Line]:
     return parse(text[text.find("\n") + 1 :] if start else text)
 
 
-def recovery(lines: Iterable[Line], killed_ns: int, ranks: int, without: Collection[int] = ()) -> Recovery | None:
-    """What the kill at `killed_ns` cost; None while not every rank has made the new step. Ranks in `without` do not count: of a
-    system that goes on when it has lost them."""
-    lines = [line for line in lines if line.rank not in without]
+def recovery(lines: Iterable[Line], killed_ns: int, ranks: int) -> Recovery | None:
+    """What the kill at `killed_ns` cost; None while not every rank has made the new step."""
+    lines = list(lines)
     again = [line for line in lines if line.ns > killed_ns and line.event == LOADED]
     if not again:
         return None
@@ -80,7 +79,7 @@ def recovery(lines: Iterable[Line], killed_ns: int, ranks: int, without: Collect
             new.pop(line.rank, None)
         elif line.rank in loaded and line.step == highest + 1:
             new.setdefault(line.rank, line.ns)
-    if len(new) < ranks - len(without):
+    if len(new) < ranks:
         return None
     return Recovery(
         (max(line.ns for line in loaded.values()) - killed_ns) / 1e9,

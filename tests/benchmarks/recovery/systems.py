@@ -18,7 +18,7 @@ from phalanx.v1 import types_pb2
 
 from cli.commands.fault import Target, rank_pid
 from cli.supervisor import control
-from tests.benchmarks.recovery import on_ray_train, on_torchft, steplog, torchft_package
+from tests.benchmarks.recovery import on_ray_train, steplog
 from tests.benchmarks.recovery.workload import CHECKPOINT_EVERY, RANKS
 from tests.e2e.site import RunningSite, poll
 
@@ -40,8 +40,6 @@ class System(Protocol):
     kinds: tuple[str, ...]
     log: Path
     ranks: int
-    elastic: bool
-    """Survivors go on without the rank that was lost: what counts is their next step, and not its."""
 
     def start(self) -> None:
         """Begin training from step 0 on an empty log."""
@@ -72,7 +70,6 @@ class Phalanx:
     name = "phalanx"
     settings = "phalanx up --nodes 3 --accelerators 2; spares: {warmNodes: 1, parkedPerNode: 2}; defaults otherwise"
     kinds: tuple[str, ...] = (RANK, RANK0, TWO, ACTOR, NODE)
-    elastic = False
 
     def __init__(self, folder: Path, ranks: int = RANKS, warm_nodes: int = 1, parked: int = PARKED) -> None:
         self.ranks = ranks
@@ -146,7 +143,6 @@ class _Peer:
     settings = ""
     kinds: tuple[str, ...] = (RANK,)
     ranks = RANKS
-    elastic = False
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -259,37 +255,8 @@ class RayTrain(_Peer):
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 
-class Torchft(_Peer):
-    """torchft: a lighthouse, and each rank a replica group of its own that is started again when it is dead."""
-
-    name = "torchft"
-    settings = (
-        f"{torchft_package.VERSION}, one replica group per rank, lighthouse: heartbeat and join time-outs "
-        f"{on_torchft.HEARTBEAT_TIMEOUT_MS} ms (heartbeat by default 5,000), tick {on_torchft.TICK_MS} ms; "
-        "another guarantee: the survivors' next step, on a smaller batch"
-    )
-    elastic = True
-
-    def command(self) -> Sequence[str]:
-        return (sys.executable, "-m", "tests.benchmarks.recovery.on_torchft")
-
-    def environment(self) -> dict[str, str]:
-        return {"PYTHONPATH": f"{ROOT}:{torchft_package.FOLDER}:{os.environ.get('PYTHONPATH', '')}"}
-
-    def stand_by(self) -> None:
-        super().stand_by()
-        poll(self._whole, "all ranks take part again", 90, 0.1)
-
-    def _whole(self) -> bool:
-        lines = steplog.tail(self.log)
-        newest = max((line.step for line in lines if line.event == steplog.STEP), default=0)
-        return len({line.rank for line in lines if line.event == steplog.STEP and line.step == newest - 1}) == RANKS
-
-
 def missing(system: type[System] | type[_Peer]) -> str:
     """Why a system cannot run here; empty when it can."""
-    if system is Torchft:
-        return torchft_package.provide()
     if system is not RayTrain:
         return ""
     probe = subprocess.run(

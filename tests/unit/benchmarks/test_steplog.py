@@ -43,18 +43,6 @@ def test_not_recovered_while_a_rank_is_missing() -> None:
     assert recovery(parse(log(*BEFORE, (400, 0, "loaded", 10), (450, 0, "step", 14))), KILLED_NS, 2) is None
 
 
-def test_a_system_that_goes_on_without_the_lost_rank_is_judged_by_the_others() -> None:
-    after = (
-        (300, 0, "loaded", 13),
-        (330, 0, "step", 14),
-        (350, 0, "step", 15),
-        (900, 1, "loaded", 20),
-        (920, 1, "step", 21),
-    )
-    assert recovery(parse(log(*BEFORE, *after)), KILLED_NS, 2) is None
-    assert recovery(parse(log(*BEFORE, *after)), KILLED_NS, 2, without=(1,)) == Recovery(0.2, 0.23, 0)
-
-
 def test_a_line_in_the_making_is_left_out() -> None:
     assert [line.step for line in parse(log((1, 0, "step", 1)) + "2000000 0 900 st")] == [1]
 
