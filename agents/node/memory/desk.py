@@ -111,10 +111,11 @@ class MemoryDesk:
             self._store.rewind(uid, order.memory_step or order.kept_step or order.restore.step, living)
             self._store.forget_fetched(uid, order.generation)
         self._told.pop(uid, None)
+        former = self._holders.pop(uid, None)
         if plan.holder.node and plan.holder.address:
             self._holders[uid] = (plan.holder.node, plan.holder.address)
-        else:
-            self._holders.pop(uid, None)
+        if former != self._holders.get(uid):
+            self._store.without_partner(uid)
         if fresh:
             for source in plan.sources:
                 self._fetch(order, source)

@@ -164,6 +164,12 @@ class MemoryStore:
                 self._remove(file.path)
                 self._peers.pop((job_uid, rank), None)
 
+    def without_partner(self, job_uid: str) -> None:
+        """Nobody holds copies of this node's states of a job yet: its ranks wait for no partner until one has taken a version."""
+        for _, file in self._own_files(job_uid):
+            file.put(Word.PARTNERS, 0)
+            file.put(Word.PARTNER_STEP, 0)
+
     def forget_fetched(self, job_uid: str, before: int) -> None:
         """Remove what was brought for earlier generations of a job than `before`."""
         if self.folder is None:
