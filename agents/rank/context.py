@@ -125,8 +125,15 @@ class RankContext(Reporter):
         started, self._step_ended_at = self._step_ended_at, now
         facts = self._outbox.facts
         if facts.first_step_at is None:
-            restored_at = facts.restored_at if facts.restored_at is not None else now
-            facts = replace(facts, state=types_pb2.RANK_STATE_RUNNING, restored_at=restored_at, first_step_at=now)
+            facts = replace(
+                facts,
+                state=types_pb2.RANK_STATE_RUNNING,
+                rendezvous_at=now
+                if facts.rendezvous_at is None
+                else facts.rendezvous_at,  # a workload may need no groups
+                restored_at=now if facts.restored_at is None else facts.restored_at,
+                first_step_at=now,
+            )
             self._outbox.status(facts)
         report = agent_pb2.StepProgress(
             host_id=self._settings.host_id,

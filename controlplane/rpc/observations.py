@@ -232,8 +232,10 @@ def _host(row: agent_pb2.HostStatus, now_ns: int) -> ev.HostRow:
 
 
 def _moments(times: agent_pb2.GenerationTimes, now_ns: int) -> list[int]:
-    """When a rank got how far, Unix ns; 0: not yet."""
-    ages_ms = (times.joining_age_ms, times.rendezvous_age_ms, times.restored_age_ms, times.first_step_age_ms)
+    """When a rank got how far, Unix ns; 0: not yet. What it never told of was reached by the time of what came after it."""
+    ages_ms = [times.joining_age_ms, times.rendezvous_age_ms, times.restored_age_ms, times.first_step_age_ms]
+    for place in (2, 1, 0):
+        ages_ms[place] = ages_ms[place] or ages_ms[place + 1]
     return [at_from_age(age_ms, now_ns) if age_ms else 0 for age_ms in ages_ms]
 
 

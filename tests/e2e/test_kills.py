@@ -55,7 +55,7 @@ def test_processes_of_ranks(site: RunningSite, reference: str) -> None:
 
     job = site.finished("kills")
     assert job.result["weights_sha256"] == reference
-    assert any(recovery.steps_lost > 0 for recovery in job.recoveries)
+    assert all(recovery.steps_lost <= 1 for recovery in job.recoveries), "all that was lost is in memory somewhere"
 
 
 def test_processes_around_the_ranks(site: RunningSite, reference: str) -> None:

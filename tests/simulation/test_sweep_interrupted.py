@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ def test_an_interrupted_sweep_tells_what_it_has_found(tmp_path: Path, jobs: int)
             stderr=theirs,
             text=True,
             start_new_session=True,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  whoever runs the
+            # tests may have it ignored, and what is ignored stays so
         )
         os.close(theirs)
         try:
