@@ -145,12 +145,10 @@ class Cell:
         return self._session(node) / "sockets"
 
     def make_session(self, node: str) -> Path:
-        """The session folder of a node, with no sockets of a former life."""
+        """The session folder of a node. Its sockets may be those of a raylet that lives: the GCS shares the head's."""
         session = self._session(node)
         for name in ("sockets", "logs", "runtime_resources"):
             (session / name).mkdir(parents=True, exist_ok=True, mode=0o700)
-        for stale in (session / "sockets").iterdir():
-            stale.unlink()
         return session
 
     def cluster_id(self) -> str:
@@ -211,6 +209,8 @@ def raylet_command(cell: Cell, ray: Path, node: str, *, head: bool) -> list[str]
     session = cell.make_session(node)
     cluster_id = cell.cluster_id()
     sockets = session / "sockets"
+    for stale in sockets.iterdir():  # of a former life of this raylet
+        stale.unlink()
     resources = f"node:{LOOPBACK},1.0,memory,1000000000,object_store_memory,{OBJECT_STORE_BYTES}"
     labels = {} if head else {"phalanx.node": node}
     return [

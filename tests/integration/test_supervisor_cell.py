@@ -144,6 +144,7 @@ def test_ranks_outlive_the_gcs_the_head_and_their_raylet(running: RunningCell) -
         running.call("kill", name=unit, signal=int(signal.SIGKILL))
         until(lambda u=unit, b=before: running.units()[u]["restarts"] > b["restarts"], f"{unit} again")  # type: ignore[misc]
         running.wait()
+        assert running.drive("list"), f"a new driver finds the cell after {unit}"
     assert all(processes.is_alive(pid) for pid in ranks.values())
     assert until(lambda: (lines := running.drive("list"))[0] == "node-1 node-2" and lines, "both nodes are members")
 
