@@ -35,14 +35,16 @@ class Talk:
         self.generator = generator
         self.rng = generator.rng
         self.target = target
+        self.honest = {agent.node for agent in target.agents}
 
     def messages(self) -> list[bytes]:
         name = f"relay-{self.rng.randrange(NODES)}"
         hello = relay_pb2.RelayMessage(hello=relay_pb2.RelayHello(relay=name, boot_id="1", agent_version="fake"))
         kinds = (self._opening, self._message, self._message, self._message, self._beats, self._end)
         body = [self.rng.choice(kinds)().SerializeToString() for _ in range(self.rng.randrange(2, 20))]
-        if self.rng.random() < 0.3:
-            body.insert(self.rng.randrange(len(body)), self.generator.wire(relay_pb2.RelayMessage.DESCRIPTOR))
+        raw = self.generator.wire(relay_pb2.RelayMessage.DESCRIPTOR)
+        if self.rng.random() < 0.3 and not any(node.encode() in raw for node in self.honest):
+            body.insert(self.rng.randrange(len(body)), raw)
         return [hello.SerializeToString(), self._opening(SLOTS[0]).SerializeToString(), *body]
 
     def _slot(self) -> int:
@@ -56,7 +58,8 @@ class Talk:
         if slot is None and self.rng.random() < 0.3:
             found = self.generator.message(agent_pb2.AgentHello.DESCRIPTOR)
             assert isinstance(found, agent_pb2.AgentHello)
-            hello = found
+            if found.node not in self.honest:  # without TLS whoever says hello as a node is that node
+                hello = found
         opening = relay_pb2.RelayedOpening(slot=self._slot() if slot is None else slot, hello=hello)
         return relay_pb2.RelayMessage(opening=opening)
 
