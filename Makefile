@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 PACKAGES := controlplane agents cli training_jobs
 
 .DEFAULT_GOAL := help
-.PHONY: soak postgres bench-journal soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-races soak-property bench-core bench-cli bench-ettr bench-checkpoint bench-fleet soak-fleet bench-recovery bench-corruption constraints clean
+.PHONY: soak soak-training soak-recoveries postgres bench-journal soak-fuzz help install demo check format lint types layers proto proto-check test soak-e2e soak-races soak-property bench-core bench-cli bench-ettr bench-checkpoint bench-fleet soak-fleet bench-recovery bench-corruption constraints clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 postgres: ## the server that the tests of the journal start themselves; installed when it is missing
 	@command -v initdb > /dev/null || ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { \
@@ -62,6 +62,12 @@ soak-races: $(STAMP) ## the suite with threads, processes and streams started sl
 
 soak-e2e: $(STAMP) ## the long matrix of kills on a real site
 	@$(BIN)/python -m pytest tests/e2e -m soak --durations=0 -s
+
+soak-training: $(STAMP) ## one training under everything that breaks, an hour (SECONDS=3600 SEED=7): it ends with the undisturbed weights
+	@$(BIN)/python -m tests.benchmarks.training --seconds $(or $(SECONDS),3600) --seed $(or $(SEED),7)
+
+soak-recoveries: $(STAMP) ## two hundred recoveries of one job (COUNT=200): what its survivor and the site have grown by
+	@$(BIN)/python -m tests.benchmarks.training --recoveries $(or $(COUNT),200) --seed $(or $(SEED),7)
 
 soak-property: $(STAMP) ## the machine under random events, many examples
 	@PHALANX_PROPERTY_EXAMPLES=2000 $(BIN)/python -m pytest tests/property --timeout=7200

@@ -128,10 +128,11 @@ class RunningSite:
         spares: bool = True,
         parked: int = 1,
         warm: int = 1,
+        budget: int = 200,
         **args: Any,
     ) -> None:
         """Submit a job. Without `spares` nothing stands by: for jobs that lose nothing, fewer processes to start.
-        `parked`: processes that stand by on each node; `warm`: nodes that do."""
+        `parked`: processes that stand by on each node; `warm`: nodes that do; `budget`: restarts for the infrastructure's sake."""
         if module == PACED_TRAINER:
             path, args = str(WORKLOADS), {"release": str(self._release(name)), **args}
         values = struct_pb2.Struct()
@@ -147,7 +148,7 @@ class RunningSite:
             restart_policy=types_pb2.RestartPolicySpec(
                 collect_window_ms=200,
                 user=types_pb2.BudgetSpec(max=3, window_ms=3_600_000, reset_on_progress_steps=200),
-                infrastructure=types_pb2.BudgetSpec(max=200, window_ms=86_400_000),
+                infrastructure=types_pb2.BudgetSpec(max=budget, window_ms=86_400_000),
                 preemption=types_pb2.BudgetSpec(unlimited=True, window_ms=3_600_000),
                 backoff=types_pb2.BackoffSpec(initial_ms=100, factor=2, max_ms=5_000),
             ),

@@ -25,6 +25,7 @@ from agents.rank.assignment import Assignment, Degrees, RestorePoint
 from agents.rank.checkpoint_files import describe_files, verify_files
 from agents.rank.group import Group
 from agents.rank.keeper import Part, StateKeeper
+from agents.rank.phases import Phase, PhaseClock
 from tests.benchmarks.checkpoint import nodes
 from tests.benchmarks.checkpoint.nodes import GENERATION, HOST, JOB, RANK
 from tests.benchmarks.report import Figure, of_samples, write
@@ -65,10 +66,15 @@ class _Context:
 
     def __init__(self, node: nodes.Node) -> None:
         self._node = node
+        self._clock = PhaseClock()
 
     def send(self, _key: object, message: Any, *, acknowledged: bool) -> None:
         del acknowledged
         self._node.pipe.send(("taken", message(0.0).snapshot.step))
+
+    def phase(self, name: str) -> Phase:
+        """As a real context does."""
+        return self._clock.phase(name)
 
 
 class _Nobody:
