@@ -97,6 +97,11 @@ class StateKeeper:
         self.copy_s = 0.0
         """How long the last version took to be copied and digested, beside the step."""
 
+    @property
+    def step(self) -> int:
+        """Step after which the state of this process is whole; -1: it is being changed, or was left half changed."""
+        return self._step
+
     # A generation begins
 
     def restore(self, generation: Generation, groups: Groups) -> Held:

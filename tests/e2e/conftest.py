@@ -9,11 +9,18 @@ import pytest
 
 from tests.e2e.site import RunningSite
 
+POLICY = """[ladder]
+grow_interval_ms = "2s"
+"""
+"""Ten minutes between changes of a job's size would be a long test."""
+
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
     folder: Path = tmp_path_factory.mktemp("site")
-    running = RunningSite(folder, nodes=5)
+    policy = folder.parent / "site.toml"
+    policy.write_text(POLICY)
+    running = RunningSite(folder, 5, "--policy", str(policy))
     yield running
     running.down()
 

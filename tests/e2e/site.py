@@ -129,10 +129,12 @@ class RunningSite:
         parked: int = 1,
         warm: int = 1,
         budget: int = 200,
+        least: int = 0,
         **args: Any,
     ) -> None:
         """Submit a job. Without `spares` nothing stands by: for jobs that lose nothing, fewer processes to start.
-        `parked`: processes that stand by on each node; `warm`: nodes that do; `budget`: restarts for the infrastructure's sake."""
+        `parked`: processes that stand by on each node; `warm`: nodes that do; `budget`: restarts for the infrastructure's sake;
+        `least`: replicas that are enough."""
         if module == PACED_TRAINER:
             path, args = str(WORKLOADS), {"release": str(self._release(name)), **args}
         values = struct_pb2.Struct()
@@ -144,6 +146,7 @@ class RunningSite:
             accelerators_per_rank=1,
             parallel=types_pb2.ParallelDegrees(tp=1, pp=1, cp=1, dp=ranks, ep=ep if ranks % 2 == 0 else 1),
             spares=types_pb2.SpareSpec(warm_nodes=warm * spares, parked_per_node=parked * spares),
+            elastic=types_pb2.ElasticSpec(min_replicas=least),
             checkpoint=types_pb2.CheckpointSpec(every_steps=every, keep=3),
             restart_policy=types_pb2.RestartPolicySpec(
                 collect_window_ms=200,

@@ -94,14 +94,17 @@ def train(context: RankContext, generation: Generation, kept: Kept) -> None:
     saver = checkpoint.CheckpointSaver(state, trainer.layout.among(groups), generation, config.model)
     with Metrics(config, generation) as metrics:
         while state.step < config.steps:
-            started = time.monotonic()
-            loss = trainer.train_step()
-            sleep_until(started + config.step_floor_ms / 1000)
-            context.progress(state.step, loss, trainer.gradient_norm)
-            due = generation.save_due(state.step, busy=saver.busy)
-            with context.phase("checkpoint"):
-                stall_s = save(trainer, saver, generation, due=due)
-            metrics.write(state.step, loss, time.monotonic() - started, stall_s)
+            started, stall_s, before = time.monotonic(), 0.0, state.step
+            try:
+                loss = trainer.train_step()
+                sleep_until(started + config.step_floor_ms / 1000)
+                context.progress(state.step, loss, trainer.gradient_norm)
+                due = generation.save_due(state.step, busy=saver.busy)
+                with context.phase("checkpoint"):
+                    stall_s = save(trainer, saver, generation, due=due)
+            finally:  # a step that is whole when the generation ends is not done again
+                if kept.keeper.step > before:
+                    metrics.write(state.step, state.loss.item(), time.monotonic() - started, stall_s)
     if not saver.wait(FINAL_SAVE_PATIENCE_S):
         note("the last checkpoint is still not written: finishing without it")
     digest = state_digest(state, groups)
