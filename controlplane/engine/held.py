@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,11 +34,18 @@ class HeldRows:
 
 @dataclass(slots=True)
 class _Book:
-    """Rows of a job by node. `distrusted`: a restore from them has failed, in this generation or the one before."""
+    """Rows of a job by node.
+
+    `told_ns`: when, for rows of ranks that may have moved on since; a node that is not in it has told of ranks that stopped.
+    `moves`: its ranks may have made steps in this generation. `distrusted`: a restore from rows has failed, in this generation
+    or the one before.
+    """
 
     ranks: int
     generation: int
     rows: dict[int, HeldRows] = field(default_factory=dict)
+    told_ns: dict[int, int] = field(default_factory=dict)
+    moves: bool = True
     former: dict[int, HeldRows] = field(default_factory=dict)
     distrusted: int = 0
 
@@ -58,8 +66,11 @@ class HeldStates:
         """See `place`; "" when it is not known."""
         return self._addresses.get(node, "")
 
-    def tell(self, uid: str, ranks: int, generation: int, node: int, rows: HeldRows) -> None:
-        """A node says all that it holds of a job of so many ranks, in a generation."""
+    def tell(
+        self, uid: str, ranks: int, generation: int, node: int, rows: HeldRows, *, stopped: bool = True, now_ns: int = 0
+    ) -> None:
+        """A node says all that it holds of a job of so many ranks, in a generation. Not `stopped`: its ranks stand still as far as
+        it saw, and may go on."""
         with self._lock:
             book = self._books.get(uid)
             if book is None:
@@ -68,7 +79,19 @@ class HeldStates:
                 book = self._books[uid] = _Book(ranks, generation)
             if generation >= book.generation:
                 book.generation = generation
+                known = node in book.rows and node not in book.told_ns
                 book.rows[node] = rows
+                if stopped or known:
+                    book.told_ns.pop(node, None)
+                else:
+                    book.told_ns[node] = now_ns
+
+    def moves(self, uid: str, generation: int) -> None:
+        """All ranks of a generation have their state, and make steps from now on."""
+        with self._lock:
+            book = self._books.get(uid)
+            if book is not None and book.generation == generation:
+                book.moves = True
 
     def rewind(self, uid: str, generation: int) -> None:
         """A generation begins: what was told before is what it starts from, and says nothing of the next one."""
@@ -76,6 +99,7 @@ class HeldStates:
             book = self._books.get(uid)
             if book is not None:
                 book.former, book.rows, book.generation = book.rows, {}, generation
+                book.told_ns, book.moves = {}, False
                 book.distrusted = max(0, book.distrusted - 1)
 
     def distrust(self, uid: str) -> None:
@@ -90,16 +114,30 @@ class HeldStates:
         with self._lock:
             self._books.pop(uid, None)
 
-    def copies(self, uid: str) -> Copies:
-        """Rows as the core wants them."""
+    def copies(
+        self, uid: str, steps: Callable[[], Mapping[int, int]] = dict, heard_ns: Callable[[int], int] = lambda _node: 0
+    ) -> Copies:
+        """Rows as the core wants them.
+
+        What a node said while its ranks were running counts as told only when a later beat of it has shown that they had not
+        gone on.
+
+        Args:
+            uid: of the job.
+            steps: newest step of each rank, as beats say.
+            heard_ns: when a node's last beat came.
+        """
         with self._lock:
             book = self._books.get(uid)
-            if book is None:
+            if book is None or book.distrusted >= 2:
                 return Copies.none()
-            rows = dict(book.rows) if book.distrusted < 2 else {}
-            ranks = book.ranks
-        made = _columns(ranks, rows)
-        return made if book.distrusted < 2 else Copies.none()
+            rows, ranks = dict(book.rows), book.ranks
+            unsure = dict(book.told_ns) if book.moves else {}
+        newest = steps() if unsure else {}
+        gone_on = [
+            node for node, told_ns in unsure.items() if heard_ns(node) <= told_ns or _went_on(rows[node], newest)
+        ]
+        return _columns(ranks, rows, gone_on)
 
     def sources(self, uid: str, generation: int, step: int) -> tuple[IntColumn, IntColumn]:
         """(rank, node) of states after a step that lie in a node's memory, as told before a generation began; whole ones first."""
@@ -118,8 +156,17 @@ class HeldStates:
         return ranks[whole_first], nodes[whole_first]
 
 
-def _columns(ranks: int, told: dict[int, HeldRows]) -> Copies:
+def _went_on(rows: HeldRows, steps: Mapping[int, int]) -> bool:
+    """Whether a rank of which a node's rows speak is known to be further."""
+    newest: dict[int, int] = {}
+    for rank, step in zip(rows.ranks.tolist(), rows.steps.tolist(), strict=True):
+        newest[rank] = max(step, newest.get(rank, 0))
+    return any(steps.get(rank, 0) > step for rank, step in newest.items())
+
+
+def _columns(ranks: int, told: dict[int, HeldRows], unsure: Collection[int]) -> Copies:
     nodes = np.array(sorted(told), dtype=np.int64)
+    sure = np.array(sorted(told.keys() - set(unsure)), dtype=np.int64)
     if not len(nodes):
         none = Copies.none()
         return Copies(none.step, none.owner, none.tier, none.intact, told=nodes)
@@ -142,5 +189,5 @@ def _columns(ranks: int, told: dict[int, HeldRows]) -> Copies:
     tiers[rank, place] = np.where(plain == SURVIVOR, int(Tier.SURVIVOR), int(Tier.MEMORY))
     partial[rank, place] = plain == MEMORY_UNIQUE
     return Copies(
-        steps, owners, tiers, steps != NO_STEP, partial=partial, replicated=bool((kind & REPLICATED).any()), told=nodes
+        steps, owners, tiers, steps != NO_STEP, partial=partial, replicated=bool((kind & REPLICATED).any()), told=sure
     )

@@ -316,7 +316,16 @@ class SoftColumns:
 
     def copies(self, job_uid: str) -> Copies:
         """See `core.softstate.SoftState`."""
-        return self.held.copies(job_uid)
+
+        def steps() -> dict[int, int]:
+            with self._lock:
+                known = self._progress.get(job_uid)
+                return dict(known.by_rank) if known else {}
+
+        return self.held.copies(job_uid, steps, self._heard_ns)
+
+    def _heard_ns(self, node: int) -> int:
+        return int(self._beats[node]) if node < len(self._beats) else 0
 
     def node_progress_ns(self, job_uid: str, node: int) -> int:
         """See `core.softstate.SoftState`."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from phalanx.v1 import agent_pb2, agent_pb2_grpc
+from phalanx.v1 import agent_pb2, agent_pb2_grpc, types_pb2
 
 from controlplane.core import events as ev
 from controlplane.core.draft import Refusal
@@ -34,6 +34,8 @@ from controlplane.rpc.streams import OwnStream
 
 MAX_ADDRESS = 300
 MAX_JOBS = 64
+STOPPED = frozenset((types_pb2.RANK_STATE_PAUSED, types_pb2.RANK_STATE_EXITED, types_pb2.RANK_STATE_LOST))
+"""States of a rank that makes no more steps in its generation."""
 """Jobs of one node of whose states it may tell at once."""
 MAX_RANKS = 4_096
 """Of one node in one beat."""
@@ -196,15 +198,16 @@ class AgentSession(Session):
         if len(beat.progress) > ROWS_PER_TOKEN:
             self._many_ranks(len(beat.progress))
         if beat.held:
-            self._held(beat.held)
+            self._held(beat.held, frozenset(), now_ns)
         if beat.progress:
             site.steps.take(self._number, beat.progress, now_ns)
 
-    def _held(self, told: Sequence[agent_pb2.HeldStates]) -> None:
-        """What the node holds of jobs in memory."""
+    def _held(self, told: Sequence[agent_pb2.HeldStates], stopped: frozenset[str], now_ns: int) -> None:
+        """What the node holds of jobs in memory. `stopped`: jobs of which ranks have just stopped there."""
         site = self.site
         for states in told[:MAX_JOBS]:
-            if not site.progress.held(lambda: site.state, self._number, states):
+            known = states.job_uid in stopped
+            if not site.progress.held(lambda: site.state, self._number, states, stopped=known, now_ns=now_ns):
                 site.metrics.refuse("HELD_STATES")
 
     def _look_at_start(self, now_ns: int) -> None:
@@ -236,7 +239,8 @@ class AgentSession(Session):
         site.steps.tell_of(self._number)
         self._alike.tell_of(self)
         if message.held:
-            self._held(message.held)
+            stopped = frozenset(host.job_uid for host in message.hosts if host.state in STOPPED)
+            self._held(message.held, stopped, site.now_ns())
             message.ClearField("held")
         for failure in message.restore_failures[:MAX_JOBS]:
             site.progress.restore_failed(lambda: site.state, self._number, failure)

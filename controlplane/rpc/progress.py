@@ -12,6 +12,7 @@ from phalanx.v1 import agent_pb2
 from controlplane.core import records as r
 from controlplane.core.health.standstill import Stacks
 from controlplane.core.state import State
+from controlplane.core.vocabulary import Phase
 from controlplane.engine.held import MEMORY, MEMORY_UNIQUE, REPLICATED, SURVIVOR, HeldRows, HeldStates
 from controlplane.engine.soft import UNSAID, Progress, SoftColumns, StepColumns
 from controlplane.rpc.number_watch import NumberWatch
@@ -90,8 +91,11 @@ class ProgressGate:
         """What nodes hold in memory."""
         return self._columns.held
 
-    def held(self, state: Callable[[], State], node: int, told: agent_pb2.HeldStates) -> bool:
-        """A node says what it holds of a job. False: it is not of the current generation, or makes no sense, and is not kept."""
+    def held(
+        self, state: Callable[[], State], node: int, told: agent_pb2.HeldStates, *, stopped: bool, now_ns: int
+    ) -> bool:
+        """A node says what it holds of a job, `stopped`: of which ranks there have stopped. False: it is not of the current
+        generation, or makes no sense, and is not kept."""
         with self._lock:
             job = state().jobs.get(told.job_uid)
             if job is None or job.terminal or job.generation != told.generation:
@@ -99,7 +103,7 @@ class ProgressGate:
             rows = rows_of(told, job.spec.ranks)
             if rows is None or not (job.rank_node == node).any():
                 return False
-            self._columns.held.tell(job.uid, job.spec.ranks, job.generation, node, rows)
+            self._columns.held.tell(job.uid, job.spec.ranks, job.generation, node, rows, stopped=stopped, now_ns=now_ns)
             return True
 
     def restore_failed(self, state: Callable[[], State], node: int, told: agent_pb2.RestoreFailed) -> None:
@@ -123,6 +127,8 @@ class ProgressGate:
                     self._columns.rewind(record.job, record.restore_step)
                     self._columns.held.rewind(record.job, record.generation)
                     self.numbers.rewind(record.job, record.restore_step)
+            elif isinstance(record, r.GenerationReached) and record.phase is Phase.RESTORE:
+                self._columns.held.moves(record.job, record.generation)
             elif isinstance(record, r.JobEnded):
                 with self._lock:
                     self._ended[record.job] = self._columns.view(record.job)

@@ -137,3 +137,43 @@ BAD = {
 @pytest.mark.parametrize("sent", BAD.values(), ids=BAD.keys())
 def test_nonsense_is_not_taken(sent: agent_pb2.HeldStates) -> None:
     assert rows_of(sent, 4) is None
+
+
+def sure(held: HeldStates, steps: dict[int, int] | None = None, heard_ns: int = 0) -> list[int]:
+    """Nodes that count as having told."""
+    told_of = held.copies("j", lambda: steps or {}, lambda _node: heard_ns).told
+    assert told_of is not None
+    return told_of.tolist()
+
+
+def test_what_is_said_of_ranks_that_run_counts_once_a_later_beat_shows_that_they_stand() -> None:
+    held = HeldStates()
+    held.tell("j", 4, 1, 5, told((0, 7, SURVIVOR), (0, 6, MEMORY)), stopped=False, now_ns=100)
+    assert sure(held, {0: 7}, heard_ns=100) == [], "no later beat"
+    assert sure(held, {0: 8}, heard_ns=200) == [], "it has gone on"
+    assert sure(held, {0: 7}, heard_ns=200) == [5]
+    assert (0, 7, 5, Tier.SURVIVOR, False) in cells(held), "it is known all the same"
+
+
+def test_what_is_said_of_ranks_that_stopped_counts_at_once_and_stays() -> None:
+    held = HeldStates()
+    held.tell("j", 4, 1, 5, told((0, 7, SURVIVOR)), stopped=False, now_ns=100)
+    held.tell("j", 4, 1, 5, told((0, 8, SURVIVOR)), now_ns=200)
+    assert sure(held, {0: 9}) == [5]
+    held.tell("j", 4, 1, 5, told((0, 8, SURVIVOR), (0, 8, MEMORY)), stopped=False, now_ns=300)
+    assert sure(held, {0: 9}) == [5], "a beat takes nothing back"
+
+
+def test_ranks_that_have_not_all_their_state_make_no_step() -> None:
+    held = HeldStates()
+    held.tell("j", 4, 1, 5, told((0, 7, MEMORY)))
+    held.rewind("j", 2)
+    held.tell("j", 4, 2, 5, told((0, 7, MEMORY)), stopped=False, now_ns=100)
+    assert sure(held) == [5]
+    held.moves("j", 1)  # of the generation before
+    assert sure(held) == [5]
+    held.moves("j", 2)
+    assert sure(held) == []
+    held.rewind("j", 3)
+    held.tell("j", 4, 3, 5, told((0, 9, MEMORY)), stopped=False, now_ns=200)
+    assert sure(held) == [5]
