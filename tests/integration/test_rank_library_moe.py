@@ -175,6 +175,7 @@ def test_ddp_leaves_a_backward_pass_when_its_peer_is_stopped() -> None:
         ddp.announce([a, b])
         ddp.wait_step(10)
         ddp.freeze(b)
+        ddp.wait_still(a)  # in the backward pass, and not in the report that follows one
         flagged = time.monotonic()
         ddp.announce([a, spare])
         results = ddp.results()

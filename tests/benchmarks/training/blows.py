@@ -23,6 +23,8 @@ from tests.e2e.site import RunningSite, poll
 
 READABLE = (types_pb2.CHECKPOINT_STATE_COMMITTED, types_pb2.CHECKPOINT_STATE_VERIFIED)
 BACK_S = 180.0
+MOST_AT_ONCE = 3
+"""Nodes of five that may be destroyed at once: the others have room for the job."""
 STALL_S = (0.5, 6.0)
 """How long something is frozen: shorter and longer than a lease of three seconds."""
 
@@ -91,7 +93,7 @@ def of_node(unit: Callable[[str], str]) -> Callable[[RunningSite, str, random.Ra
     """SIGKILL to a process that a node of the job has."""
 
     def strike(site: RunningSite, job: str, rng: random.Random) -> str:
-        node = rng.choice(sorted({rank.node for rank in site.job(job).ranks}))
+        node = rng.choice(_nodes_of(site, job))
         return of_unit(unit(node))(site, job, rng)
 
     return strike
@@ -99,25 +101,36 @@ def of_node(unit: Callable[[str], str]) -> Callable[[RunningSite, str, random.Ra
 
 def destroyed_node(site: RunningSite, job: str, rng: random.Random) -> str:
     """A node of the job with its memory, disk, sockets and processes; a new machine takes its place once the job runs."""
-    before = site.running(job)
-    node = rng.choice(sorted({rank.node for rank in before.ranks}))
-    site.phalanx("inject", "destroy-node", node)
-    site.recovered(job, before)
-    site.phalanx("inject", "restart-node", node)
-    poll(lambda: site.nodes()[node].cell_member, f"{node} is in the cell again", BACK_S)
+    node = rng.choice(_nodes_of(site, job))
+    _replace(site, job, [node])
     return node
 
 
-def corrupt_shard(site: RunningSite, job: str, rng: random.Random) -> str:
-    """A flipped byte in the newest checkpoint, and all ranks at once, so that somebody may have to read it."""
+def corrupt_shard(site: RunningSite, job: str, _rng: random.Random) -> str:
+    """A flipped byte in the newest checkpoint; all nodes of the job go, and with them what is in memory: it has to be read."""
     found = [checkpoint for checkpoint in site.checkpoints(job) if checkpoint.state in READABLE]
-    if not found:
-        return "no checkpoint yet"
+    nodes = _nodes_of(site, job)
+    if not found or len(nodes) > MOST_AT_ONCE:
+        return "nothing: no checkpoint yet, or the job is on too many nodes"
     newest = max(found, key=lambda one: (one.step, one.generation))
     with suppress(CliError, OSError):  # it may be deleted while we look
         flip_byte(Path(newest.folder))
-    of_rank(Target.PROCESS, len(site.job(job).ranks), 0)(site, job, rng)
-    return f"{newest.id}, then all ranks"
+    _replace(site, job, nodes)
+    return f"{newest.id}, then {', '.join(nodes)} destroyed"
+
+
+def _nodes_of(site: RunningSite, job: str) -> list[str]:
+    return sorted({rank.node for rank in site.job(job).ranks if rank.node})
+
+
+def _replace(site: RunningSite, job: str, nodes: list[str]) -> None:
+    before = site.running(job)
+    for node in nodes:
+        site.phalanx("inject", "destroy-node", node)
+    site.recovered(job, before)
+    for node in nodes:
+        site.phalanx("inject", "restart-node", node)
+        poll(lambda name=node: site.nodes()[name].cell_member, f"{node} is in the cell again", BACK_S)
 
 
 def _burn(until: float) -> None:
