@@ -398,10 +398,16 @@ class Generation:
         return PEER_LOSS_PATIENCE * self.assignment.join_timeout_s
 
     def _pause(self) -> None:
-        """Say PAUSED: this rank cannot go on in its generation. Others that fell silent are believed lost the sooner."""
+        """Say PAUSED, and have all peers notice: this rank cannot go on in its generation, and so nobody can.
+
+        Otherwise only those that spoke with the lost rank itself notice, and the others wait in their collectives until they are
+        told; where a generation starts is decided when all have said what they hold.
+        """
         facts = self._reporter.facts()
         if facts.generation == self.number and self._control.newest_generation == self.number:
             self._reporter.report(replace(facts, state=types_pb2.RANK_STATE_PAUSED))
+        if self._endpoints:
+            shut_down_connections(self._endpoints)
 
     def _given_up(self, what: str) -> SystemExit:
         note(

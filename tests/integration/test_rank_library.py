@@ -109,6 +109,16 @@ def test_a_killed_peer_is_replaced_and_survivors_keep_their_process(site: RankSi
     assert site.processes[a].poll() is None
 
 
+def test_all_survivors_say_that_they_cannot_go_on(site: RankSite) -> None:
+    """Those too that do not speak with the killed one: nobody waits in a collective until somebody tells him."""
+    hosts = site.take(6)
+    first = site.announce(hosts)
+    site.wait_step(20)
+    site.kill(hosts[2])
+    for host in [*hosts[:2], *hosts[3:]]:
+        site.wait_state(host, types_pb2.RANK_STATE_PAUSED, first, timeout_s=20.0)
+
+
 def test_a_stopped_peer_is_left_behind(site: RankSite) -> None:
     a, b, c = site.take(3)
     site.announce([a, b])
