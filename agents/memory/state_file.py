@@ -263,8 +263,8 @@ class StateFile:
 
     def finish(self, slot: int, step: int, generation: int) -> None:
         """The slot's bytes are written: take their digests, then let it count."""
-        self._set_digest(slot, _Slot.UNIQUE_LOW, _digest(self.unique(slot)))
-        self._set_digest(slot, _Slot.SHARED_LOW, _digest(self.shared(slot)))
+        self._set_digest(slot, _Slot.UNIQUE_LOW, digest_of(self.unique(slot)))
+        self._set_digest(slot, _Slot.SHARED_LOW, digest_of(self.shared(slot)))
         self._set(slot, _Slot.GENERATION, generation)
         self._set(slot, _Slot.STEP, step + 1)
 
@@ -281,7 +281,7 @@ class StateFile:
 
     def intact(self, version: Version) -> bool:
         """Whether the bytes still are what was written. One that is not is dropped."""
-        now = _digest(self.unique(version.slot)), _digest(self.shared(version.slot))
+        now = digest_of(self.unique(version.slot)), digest_of(self.shared(version.slot))
         good = now == self.digests(version.slot)
         if not good:
             self.drop(version)
@@ -319,7 +319,7 @@ class StateFile:
 _LOW = (1 << 64) - 1
 
 
-def _digest(data: memoryview) -> int:
+def digest_of(data: memoryview) -> int:
     """128 bits that find damage, not forgery; never 0."""
     found = xxhash.xxh3_128()
     for begin in range(0, len(data), DIGEST_BYTES):

@@ -14,6 +14,7 @@ import random
 import shutil
 import tempfile
 import time
+import timeit
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,6 +22,7 @@ from typing import Any, cast
 
 import torch
 
+from agents.memory.state_file import digest_of
 from agents.rank.assignment import Assignment, Degrees, RestorePoint
 from agents.rank.checkpoint_files import describe_files, verify_files
 from agents.rank.group import Group
@@ -161,6 +163,8 @@ def overhead(
         "step": float(step),
     }
     keeper.close()
+    data = memoryview(bytearray(ratio.state_mb * MB))
+    parts["digest_ms"] = min(timeit.repeat(lambda: digest_of(data), number=1, repeat=5)) * 1e3
     return found, parts
 
 
@@ -257,7 +261,7 @@ def main() -> None:
         partner = nodes.start(nodes.PARTNER, folder / nodes.PARTNER, memory / nodes.PARTNER, 1)
         own.call("holder", partner.address)
         print("\none rank on core 0, both nodes' memory tiers on core 1, mutual TLS between them\n")
-        heads = f"{'unique MB per s of step':<26}{'overhead %':>12}{'spread':>18}{'stall ms':>10}{'copy ms':>9}"
+        heads = f"{'unique MB per s of step':<26}{'overhead %':>12}{'spread':>18}{'stall ms':>10}{'copy ms':>9}{'of it digest':>14}"
         print(f"{heads}{'GB/s':>7}{'to partner GB/s':>17}")
         for ratio in RATIOS:
             steps = max(2, round(parsed.block_seconds / ratio.step_s))
@@ -267,6 +271,7 @@ def main() -> None:
             spread = f"{min(found):.2f} to {max(found):.2f}"
             print(
                 f"{ratio.mb_per_s:<26.0f}{figure.value:>12.2f}{spread:>18}{parts['stall_ms']:>10.1f}{parts['copy_ms']:>9.1f}"
+                f"{parts['digest_ms']:>14.1f}"
                 f"{parts['copy_gb_s']:>7.1f}{parts['peer_gb_s']:>17.2f}",
                 flush=True,
             )
@@ -274,6 +279,7 @@ def main() -> None:
                 figures += [
                     Figure("memory_stall_ms", round(parts["stall_ms"], 2), "ms", parsed.blocks * steps),
                     Figure("memory_copy_gb_s", round(parts["copy_gb_s"], 2), "GB/s", parsed.blocks),
+                    Figure("memory_digest_gb_s", round(ratio.state_mb / parts["digest_ms"], 2), "GB/s", 5),
                     Figure("partner_gb_s", round(parts["peer_gb_s"], 3), "GB/s", parsed.blocks * steps),
                 ]
         mb, tries = 100, 7
