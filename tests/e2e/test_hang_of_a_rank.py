@@ -10,7 +10,7 @@ import time
 import pytest
 from phalanx.v1 import event_pb2
 
-from tests.e2e.site import SMALL, WORKLOADS, RunningSite
+from tests.e2e.site import SMALL, WORKLOADS, RunningSite, poll
 
 pytestmark = pytest.mark.e2e
 
@@ -27,6 +27,8 @@ def test_a_loader_that_hangs_and_a_rank_that_is_stopped(site: RunningSite, refer
     pids = {rank.rank: rank.pid for rank in before.ranks}
     begun = time.monotonic()
     file.write_text("2")
+    # Were rank 1 stopped before, it might hold rank 2 up on its way there.
+    poll(file.with_suffix(".reached").exists, "rank 2 loads for ever")
     os.kill(pids[1], signal.SIGSTOP)
     after = site.recovered("hangs", before)
     assert time.monotonic() - begun < WITHIN_S
