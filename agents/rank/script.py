@@ -17,6 +17,7 @@ workload with `main(context)` keeps its processes (docs/writing-a-workload.md).
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -24,6 +25,7 @@ import runpy
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -108,6 +110,7 @@ def main(context: RankContext) -> None:
 def _carry_out(run: _Run, script: str, argv: list[str]) -> None:
     """Run the file as `python SCRIPT ARGV` does. An error that is only a consequence of a lost peer ends the process as such."""
     os.environ.update(_variables(run.generation))
+    _name_apart(run.generation)
     run.generation.job_folder.mkdir(parents=True, exist_ok=True)
     os.chdir(run.generation.job_folder)
     sys.argv = [script, *argv]
@@ -163,7 +166,7 @@ def _put_back(context: RankContext, generation: Generation) -> None:
 
 
 def _variables(generation: Generation) -> dict[str, str]:
-    """What torchrun sets, with the cell's store in place of its own; every generation has names of its own in it."""
+    """What torchrun sets, with the cell's store in place of its own (see `_name_apart`)."""
     host, _, port = generation.assignment.store_address.rpartition(":")
     here = sorted(row.rank for row in generation.table)
     local = here.index(generation.rank) if generation.rank in here else 0
@@ -174,6 +177,26 @@ def _variables(generation: Generation) -> dict[str, str]:
         "TORCHELASTIC_RESTART_COUNT": f"{generation.assignment.job_uid}-{generation.number}",
         "TORCHELASTIC_RUN_ID": generation.assignment.job_uid,
     }  # fmt: skip
+
+
+def _name_apart(generation: Generation) -> None:
+    """Give the script's own rendezvous names of this generation.
+
+    torchrun starts a store for each attempt, and torch (as of 2.13) adds no name of the attempt to what it finds in one: in the cell's
+    store, which lives longer, a rank would find the addresses of the generation before. There is no public way to wrap a store
+    that `init_process_group` makes from the environment.
+    """
+    import torch.distributed as dist  # noqa: PLC0415  only ranks that have joined come here
+
+    handlers = importlib.import_module("torch.distributed.rendezvous")._rendezvous_handlers  # noqa: SLF001
+    plain = handlers["env"]
+    prefix = f"script/{generation.assignment.job_uid}/{generation.number}"
+
+    def handler(url: str, **options: Any) -> Iterator[tuple[dist.Store, int, int]]:
+        for store, rank, world_size in plain(url, **options):
+            yield dist.PrefixStore(prefix, store), rank, world_size
+
+    handlers["env"] = handler
 
 
 def _is_lost_peer(error: Exception) -> bool:
