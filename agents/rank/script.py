@@ -182,9 +182,9 @@ def _variables(generation: Generation) -> dict[str, str]:
 def _name_apart(generation: Generation) -> None:
     """Give the script's own rendezvous names of this generation.
 
-    torchrun starts a store for each attempt, and torch (as of 2.13) adds no name of the attempt to what it finds in one: in the cell's
-    store, which lives longer, a rank would find the addresses of the generation before. There is no public way to wrap a store
-    that `init_process_group` makes from the environment.
+    torchrun starts a store for each attempt, and torch (as of 2.13) adds no name of the attempt to one that it is given: in the
+    cell's store, which lives longer, a rank would find the addresses of the generation before. There is no public way to
+    wrap a store that `init_process_group` makes from the environment.
     """
     import torch.distributed as dist  # noqa: PLC0415  only ranks that have joined come here
 
