@@ -186,15 +186,15 @@ def _name_apart(generation: Generation) -> None:
     cell's store, which lives longer, a rank would find the addresses of the generation before. There is no public way to
     wrap a store that `init_process_group` makes from the environment.
     """
-    import torch.distributed as dist  # noqa: PLC0415  only ranks that have joined come here
+    distributed: Any = importlib.import_module("torch.distributed")  # only ranks that have joined come here
 
     handlers = importlib.import_module("torch.distributed.rendezvous")._rendezvous_handlers  # noqa: SLF001
     plain = handlers["env"]
     prefix = f"script/{generation.assignment.job_uid}/{generation.number}"
 
-    def handler(url: str, **options: Any) -> Iterator[tuple[dist.Store, int, int]]:
+    def handler(url: str, **options: Any) -> Iterator[tuple[Any, int, int]]:
         for store, rank, world_size in plain(url, **options):
-            yield dist.PrefixStore(prefix, store), rank, world_size
+            yield distributed.PrefixStore(prefix, store), rank, world_size
 
     handlers["env"] = handler
 
