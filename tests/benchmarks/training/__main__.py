@@ -29,6 +29,7 @@ JOB = "soak"
 PAUSE_S = (0.5, 4.0)
 STEADY_S = 240.0
 LOOK_EVERY = 20
+TELL_S = 10.0
 SIMULATED = ("accelerators", "machines: five nodes share this one")
 
 
@@ -47,10 +48,15 @@ class Soak:
     def start(self) -> None:
         """Run the undisturbed training, then start the paced one."""
         self.site.submit("reference", TRAINER, spares=False, every=EVERY, steps=self.steps)
-        poll(lambda: self.site.job("reference").state == types_pb2.JOB_STATE_SUCCEEDED, "the reference ends", 3_600, 1)
-        self.reference = str(self.site.job("reference").result["weights_sha256"])
+        poll(self._reference_ended, "the reference ends", 3_600, TELL_S)
+        self.reference = str(self.site.finished("reference").result["weights_sha256"])
         self.site.submit(JOB, steps=self.steps, every=EVERY, pace_s=PACE_S, parked=2, budget=100_000)
         self.steady()
+
+    def _reference_ended(self) -> bool:
+        job = self.site.job("reference")
+        _say(f"      undisturbed: step {job.step} of {self.steps}")
+        return bool(job.ended_at)
 
     def steady(self) -> job_pb2.Job:
         """Wait until the job runs and has made steps beyond where it stands now."""
