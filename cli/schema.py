@@ -187,6 +187,13 @@ ROOT = Field(
                             "Checkpoint of another job to start from, or that job's name: its newest. Empty: from the start.",
                             "",
                         ),
+                        Field(
+                            "localEverySteps",
+                            "integer",
+                            "Steps between versions on each node's own disk, beside the steps; 0: none.",
+                            50,
+                            least=0,
+                        ),
                     ),
                 ),
                 Field(

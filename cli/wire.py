@@ -91,6 +91,7 @@ def spec_value(message: types_pb2.TrainingJobSpec) -> JobSpec:
             checkpoint.max_steps or usual.max_steps,
             checkpoint.replicated,
             checkpoint.resume_from,
+            0 if checkpoint.no_local else checkpoint.local_every_steps or usual.local_every_steps,
         ),
         restart_policy=policy_value(message.restart_policy),
         timeouts=Timeouts(limits.start_ms, limits.join_ms, limits.stop_ms),

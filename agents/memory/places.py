@@ -4,6 +4,8 @@ own/<host id>.state                                   written by rank processes,
 peer/<job>-<rank>.state                               what nodes have brought that this one keeps copies for
 fetched/<job>-<generation>-<rank>.state, .failed      brought from another node for a generation that starts
 
+On the node's own disk (another folder): <job>/job.json, and <job>/<rank>.state.
+
 <job> is a digest: uids may be long, and no part of one may be taken for a number.
 """
 
@@ -48,3 +50,13 @@ def peer_paths(folder: Path, job_uid: str) -> list[Path]:
 def fetched_path(folder: Path, job_uid: str, generation: int, rank: int) -> Path:
     """What a rank of a generation starts from, when that was elsewhere."""
     return folder / FETCHED / f"{job_digest(job_uid)}-{generation}-{rank}.state"
+
+
+def disk_folder(folder: Path, job_uid: str) -> Path:
+    """What the node's own disk holds of a job."""
+    return folder / job_digest(job_uid)
+
+
+def disk_path(folder: Path, rank: int) -> Path:
+    """A rank in the folder of its job on the node's own disk."""
+    return folder / f"{rank}.state"

@@ -30,6 +30,8 @@ DIGEST_BYTES = 8 << 20
 """Digests are taken piece by piece, so that nothing else of the process waits for one."""
 _HEADER_WORDS = 16
 _SLOT_WORDS = 8
+Line = Sequence[tuple[int, int]]
+"""Pairs of (generation, step that it started from); see `LineStart` in agent.proto."""
 MAX_BYTES = 1 << 40
 MAX_STEP = 1 << 38
 """Larger numbers are damage; the controller refuses all that a node says for one of them."""
@@ -113,6 +115,10 @@ class Version:
     generation: int
     whole: bool
 
+    def counts(self, line: Line) -> bool:
+        """Whether it belongs to the past that the newest generation has: no later one started before its step."""
+        return all(self.step <= start for generation, start in line if generation > self.generation)
+
 
 class StateFile:
     """One mapped file. Make it with `create` or `open`; the writer is one process, readers may be several."""
@@ -182,9 +188,11 @@ class StateFile:
         try:
             found = os.fstat(descriptor)
             size = found.st_size
-            if size < PAGE:
+            if size < PAGE or len(os.pread(descriptor, PAGE, 0)) < PAGE:
                 raise NotAState(f"{path} has {size} bytes")
             area = mmap.mmap(descriptor, size)
+        except OSError as error:  # a page of a broken disk: read through the mapping it would be a SIGBUS
+            raise NotAState(f"{path}: {error.strerror}") from None
         finally:
             os.close(descriptor)
         words = memoryview(area)[:PAGE].cast("Q")
@@ -263,10 +271,24 @@ class StateFile:
 
     def finish(self, slot: int, step: int, generation: int) -> None:
         """The slot's bytes are written: take their digests, then let it count."""
-        self._set_digest(slot, _Slot.UNIQUE_LOW, digest_of(self.unique(slot)))
-        self._set_digest(slot, _Slot.SHARED_LOW, digest_of(self.shared(slot)))
+        self.finish_copy(slot, step, generation, (digest_of(self.unique(slot)), digest_of(self.shared(slot))))
+
+    def finish_copy(self, slot: int, step: int, generation: int, digests: tuple[int, int]) -> None:
+        """The same, of a copy of bytes whose digests are known."""
+        self._set_digest(slot, _Slot.UNIQUE_LOW, digests[0])
+        self._set_digest(slot, _Slot.SHARED_LOW, digests[1])
         self._set(slot, _Slot.GENERATION, generation)
         self._set(slot, _Slot.STEP, step + 1)
+
+    def place_of(self, slot: int) -> tuple[int, int]:
+        """Where in the file the bytes of a slot begin and end."""
+        begin = PAGE + slot * self.layout.slot_bytes
+        return begin, begin + self.layout.unique_bytes + self.layout.shared_bytes
+
+    def bytes_of(self, slot: int) -> memoryview:
+        """All bytes of a slot."""
+        begin, end = self.place_of(slot)
+        return self._view[begin:end]
 
     def forget_after(self, step: int) -> None:
         """Versions of later steps belong to a past that did not happen."""
@@ -274,6 +296,12 @@ class StateFile:
             if version.step > step:
                 self.drop(version)
         self.put(Word.PARTNER_STEP, min(self.get(Word.PARTNER_STEP), step))
+
+    def forget_outside(self, line: Line) -> None:
+        """Drop versions that do not count."""
+        for version in self.versions():
+            if not version.counts(line):
+                self.drop(version)
 
     def drop(self, version: Version) -> None:
         """This version does not count any more."""
@@ -286,6 +314,25 @@ class StateFile:
         if not good:
             self.drop(version)
         return good
+
+    def readable(self, version: Version) -> bool:
+        """Whether a disk gives all bytes of a version; read through the mapping, one that it does not would be a SIGBUS."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            at, end = self.place_of(version.slot)
+            while at < end:
+                read = len(os.pread(descriptor, min(DIGEST_BYTES, end - at), at))
+                if not read:
+                    return False
+                at += read
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
 
     def digests(self, slot: int) -> tuple[int, int]:
         """The digests that were taken when the slot was written: of the unique bytes and of the others."""

@@ -106,6 +106,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="keep states of ranks in this folder, which should be memory; none: nowhere (default: one below /dev/shm)",
     )
     add(
+        "--disk-folder",
+        default="auto",
+        metavar="FOLDER",
+        help="keep older states of ranks in this folder, on a local disk; none: nowhere (default: states in --dir)",
+    )
+    add(
         "--snapshot-interval-s",
         default=300.0,
         type=float,
@@ -153,14 +159,15 @@ def parse_config(arguments: Sequence[str] | None = None) -> AgentConfig:
         log_format=parsed.log_format,
         plaintext=parsed.plaintext,
         join_file=parsed.join_file and parsed.join_file.absolute(),
-        memory_folder=_memory(parsed.memory_folder, parsed.dir.absolute()),
+        memory_folder=_folder(parsed.memory_folder, memory_folder(parsed.dir.absolute())),
+        disk_folder=_folder(parsed.disk_folder, parsed.dir.absolute() / "states"),
     )
 
 
-def _memory(asked: str, directory: Path) -> Path | None:
-    """The folder for states in memory."""
+def _folder(asked: str, usual: Path) -> Path | None:
+    """A folder for states."""
     if asked == "auto":
-        return memory_folder(directory)
+        return usual
     return None if asked == "none" else Path(asked).absolute()
 
 

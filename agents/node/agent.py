@@ -32,6 +32,7 @@ from agents.node.logs import LogStreams
 from agents.node.loop_lag import LoopLag
 from agents.node.membership import Membership
 from agents.node.memory.desk import MemoryDesk
+from agents.node.memory.disk import LocalDisk
 from agents.node.orphans import OrphanWatch
 from agents.node.probes.supervised import Pace
 from agents.node.session import ControllerSession
@@ -69,6 +70,7 @@ class NodeAgent:
         generations = GenerationStore(config.generations_path)
         self._states = MemoryDesk(
             config.memory_folder,
+            disk=LocalDisk(config.disk_folder, self._state.counters),
             node=config.node,
             address=config.address,
             identity=None if config.membership is None else config.membership.folder,

@@ -26,7 +26,7 @@ class AgentConfig:
     from one light check of the idle node to the next; 0: none. `preflight_age_s`: a gang starts unchecked on a node that was
     checked so lately; 0: always unchecked. `pair_sums`: tests with other nodes also add up through torch. `spoiled`: how a node
     with simulated accelerators spoils such tests. `memory_folder`: where states of ranks lie in memory; None: nowhere.
-    `orphan_grace_ms` holds only until the first welcome of a
+    `disk_folder`: the same for versions on the node's own disk. `orphan_grace_ms` holds only until the first welcome of a
     controller, which dictates its own.
     """
 
@@ -47,6 +47,7 @@ class AgentConfig:
     plaintext: bool = False
     join_file: Path | None = None
     memory_folder: Path | None = None
+    disk_folder: Path | None = None
     snapshot_interval_s: float = 300.0
     orphan_grace_ms: int = DEFAULT_ORPHAN_GRACE_MS
     log_level: str = "info"

@@ -69,6 +69,7 @@ class ControllerSession(ControllerLink):
         self._state.progress_anew()
         self._states.tell_anew()
         hello.snapshot.CopyFrom(self._state.outbox.hello_snapshot(time.monotonic()))
+        hello.snapshot.held.extend(self._states.held())
         return agent_pb2.AgentMessage(hello=hello)
 
     def obey(self, welcome: agent_pb2.Welcome) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from phalanx.v1 import local_pb2
 
+from agents.memory.state_file import Line
+
 
 @dataclass(frozen=True, slots=True)
 class RankRow:
@@ -114,7 +116,8 @@ class Assignment:
     `absent`: ranks that take no part, because their data-parallel replica has left.
     `memory_step`: the generation starts from the state after this step, which processes and nodes hold (0: from `restore`).
     `memory_folder`: where states lie in this node's memory (None: nowhere), with room for `memory_bytes` of this rank.
-    `fetched`: its state is being brought there from another node.
+    `fetched`: its state is being brought there from another node. `disk_folder`: the agent's versions of the job on the node's own
+    disk (None: none); those count that fit the `line`.
     `skips`: steps whose batches are left out. `table` has the rows of the ranks on this node, by rank; all rows where the
     controller or the node agent is older than 0.3.
     """
@@ -138,6 +141,8 @@ class Assignment:
     memory_folder: Path | None = None
     memory_bytes: int = 0
     fetched: bool = False
+    disk_folder: Path | None = None
+    line: Line = ()
     skips: tuple[range, ...] = ()
 
     @property
@@ -221,5 +226,7 @@ def assignment_from(message: local_pb2.Assignment) -> Assignment:
         memory_folder=Path(message.memory_folder) if message.memory_folder else None,
         memory_bytes=message.memory_bytes,
         fetched=message.fetched,
+        disk_folder=Path(message.disk_folder) if message.disk_folder else None,
+        line=tuple((entry.generation, entry.step) for entry in body.line),
         skips=tuple(range(one.first, one.last + 1) for one in body.skip_steps[:MOST_SKIPS]),
     )

@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 from phalanx.v1 import local_pb2
 
-from agents.memory.places import fetched_path, own_path, own_paths
-from agents.memory.state_file import Layout, NotAState, Phase, StateFile, Version, Word, layout_key
+from agents.memory.places import disk_path, fetched_path, own_path, own_paths
+from agents.memory.state_file import Layout, Line, NotAState, Phase, StateFile, Version, Word, layout_key
 from agents.rank.context import RankContext
 from agents.rank.generation import Generation, Groups
 from agents.rank.group import Group
@@ -277,12 +277,14 @@ class StateKeeper:
         own = self._file
         assignment = generation.assignment
         if assignment.memory_folder is None:
-            return ""
+            return _DISK if self._take_stored(generation, step) else ""
         for path in own_paths(assignment.memory_folder, assignment.job_uid)[:MAX_OTHERS]:
             if own is not None and path == own.path:
                 continue
             if self._take_file(path, step):
                 return "this node's memory"
+        if self._take_stored(generation, step):
+            return _DISK
         if not assignment.fetched:
             return ""
         return _COPY if self._take_fetched(generation, assignment.memory_folder, step) else ""
@@ -301,8 +303,16 @@ class StateKeeper:
             time.sleep(FETCH_LOOK_S)
         return self._take_file(path, step)
 
-    def _take_file(self, path: Path, step: int) -> bool:
-        """Load the step from a file of this rank; False when it is another's, or does not hold it."""
+    def _take_stored(self, generation: Generation, step: int) -> bool:
+        """Load the step from the node's own disk."""
+        assignment = generation.assignment
+        if assignment.disk_folder is None or not assignment.line:
+            return False
+        return self._take_file(disk_path(assignment.disk_folder, assignment.rank), step, line=assignment.line)
+
+    def _take_file(self, path: Path, step: int, *, line: Line | None = None) -> bool:
+        """Load the step from a file of this rank; False when it is another's, or does not hold it. `line`: the file lies on a disk,
+        and only what belongs to the line counts."""
         try:
             file = StateFile.open(path)
         except NotAState:
@@ -314,7 +324,9 @@ class StateKeeper:
             if file.layout.unique_bytes != ours.unique_bytes:
                 return False
             version = file.find(step)
-            if version is None or not file.intact(version):
+            if version is None or (line is not None and not (version.counts(line) and file.readable(version))):
+                return False
+            if not file.intact(version):
                 return False
             self._take(file, version)
             return True
@@ -353,7 +365,8 @@ class StateKeeper:
             self._file.mark(step, phase)
 
 
-_COPY = "another node's memory"
+_COPY = "another node"
+_DISK = "this node's disk"
 
 
 def _too_large(needed: int, room: int) -> str:

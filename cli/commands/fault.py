@@ -156,18 +156,28 @@ def stop_controller(
     render.out(f"SIGSTOP to process {answer['pid']} ({CONTROLLER_UNIT}) for {seconds:g} s")
 
 
-def destroy_node(node: NodeName, directory: Directory = DEFAULT_DIRECTORY) -> None:
+def destroy_node(
+    node: NodeName,
+    *,
+    keep_disk: Annotated[
+        bool,
+        Option("--keep-disk", help="As after a power cut: the local disk is there when the node is started again."),
+    ] = False,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
     """Destroy a node at once: agent, raylet, ranks, shared memory, local disk, sockets. It does not come back."""
-    answer = control.call(require_site(directory).run, {"command": "destroy_node", "node": node})
-    render.out(f"{node} destroyed, {answer['killed']} processes killed")
+    command = {"command": "destroy_node", "node": node, "keep_disk": keep_disk}
+    answer = control.call(require_site(directory).run, command)
+    disk = ", its local disk is kept" if keep_disk else ""
+    render.out(f"{node} destroyed, {answer['killed']} processes killed{disk}")
 
 
 def restart_node(node: NodeName, directory: Directory = DEFAULT_DIRECTORY) -> None:
-    """Start a destroyed node again, empty."""
+    """Start a destroyed node again, empty unless its disk was kept."""
     site = require_site(directory)
     if not site.plaintext and node in site.nodes:
         with SiteChoice(directory=directory).connect() as client:
-            enrol(site.document, client, render.note, only=node)  # its disk is empty: it joins anew
+            enrol(site.document, client, render.note, only=node)  # with an empty disk it joins anew
     control.call(site.run, {"command": "restart_node", "node": node})
     render.out(f"{node} started again")
 

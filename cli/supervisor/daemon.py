@@ -26,6 +26,8 @@ from cli.supervisor.control import Answer, ControlServer, socket_path
 from cli.supervisor.machine import accepts, group_of, log, private, raise_file_limit, remove
 from cli.supervisor.plan import Plan, Unit, next_delay
 
+MEMORY = "/dev/shm/"
+"""What lies there is gone with a machine's power."""
 POLL_S = 0.05
 IDLE_S = 1.0
 QUICK_LIFE_S = 5.0
@@ -276,8 +278,8 @@ class Supervisor:
                 return self._signal(name, signal.SIGKILL, hold_s=seconds)
             case {"command": "cont", "name": str(name)}:
                 return self._signal(name, signal.SIGCONT)
-            case {"command": "destroy_node", "node": str(node)}:
-                return self._destroy_node(node)
+            case {"command": "destroy_node", "node": str(node), **rest}:
+                return self._destroy_node(node, keep_disk=rest.get("keep_disk") is True)
             case {"command": "restart_node", "node": str(node)}:
                 return self._restart_node(node)
             case _:
@@ -309,7 +311,8 @@ class Supervisor:
         log("UnitSignalled", unit=name, signal=signal.Signals(number).name)
         return {"ok": True, "pid": running.pid}
 
-    def _destroy_node(self, node: str) -> Answer:
+    def _destroy_node(self, node: str, *, keep_disk: bool) -> Answer:
+        """`keep_disk`: as after a power cut, what lies in memory is gone and the node's folder is not."""
         units = [running for running in self._units.values() if node and running.unit.node == node]
         if not units:
             return {"ok": False, "code": 3, "error": f"there is no node `{node}`"}
@@ -323,9 +326,10 @@ class Supervisor:
         )
         processes.remove_shared_memory(memory)
         for path in self._plan.node_paths.get(node, ()):
-            remove(Path(path))
+            if not keep_disk or path.startswith(MEMORY):
+                remove(Path(path))
         self._write_site()
-        log("NodeDestroyed", node=node, processes=len(victims), left=sorted(left))
+        log("NodeDestroyed", node=node, processes=len(victims), left=sorted(left), disk_kept=keep_disk)
         if left:
             return {"ok": False, "error": f"processes {sorted(left)} of {node} did not end"}
         return {"ok": True, "killed": len(victims)}

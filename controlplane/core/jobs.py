@@ -249,7 +249,8 @@ class Job:
     restored, had made its first step; 0: not yet. `failed_starts` counts rounds of starts, not processes: processes with
     serials below `failed_below` belong to a round that is counted already. `restore_limit`: until the job runs again it
     restores no newer step, NONE: any. `hung_step`: the newest step when ranks were last lost, or a generation given up, for a hang.
-    `saving`: a save that a planned stop waits for, or has just waited for.
+    `saving`: a save that a planned stop waits for, or has just waited for. `line`: (generation, step that it started from), see
+    `core.recovery.line`.
 
     Mutable only while an apply works on its own clone; arrays and tuples inside are always replaced.
     """
@@ -304,6 +305,7 @@ class Job:
     numbers: Numbers = field(default_factory=Numbers)
     saving: SaveFirst | None = None
     save_trouble: SaveTrouble | None = None
+    line: tuple[tuple[int, int], ...] = ()
     _ranks_of: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False, compare=False)
 
     def clone(self) -> Job:

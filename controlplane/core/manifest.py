@@ -80,6 +80,7 @@ def spec_to_document(spec: JobSpec) -> dict[str, object]:
                 "keep": spec.checkpoint.keep,
                 "replicated": spec.checkpoint.replicated,
                 "resumeFrom": spec.checkpoint.resume_from,
+                "localEverySteps": spec.checkpoint.local_every_steps,
             },
             "restartPolicy": policy_document(spec.restart_policy),
             "timeouts": {
@@ -179,6 +180,7 @@ def _read_checkpoint(section: Section) -> CheckpointPolicy:
         section.integer("maxSteps", default.max_steps),
         section.flag("replicated"),
         section.text("resumeFrom"),
+        section.integer("localEverySteps", default.local_every_steps),
     )
     section.finish()
     return checkpoint

@@ -196,6 +196,7 @@ def _counts(spec: JobSpec) -> Iterator[Finding]:
         ("spec.checkpoint.minSteps", spec.checkpoint.min_steps, 1),
         ("spec.checkpoint.maxSteps", spec.checkpoint.max_steps, 1),
         ("spec.checkpoint.keep", spec.checkpoint.keep, 1),
+        ("spec.checkpoint.localEverySteps", spec.checkpoint.local_every_steps, 0),
         ("spec.priority", spec.priority, -MAX_COUNT),
     ):
         if value < least:

@@ -70,7 +70,8 @@ class CheckpointPolicy:
     """Where and how often state is saved. `folder` "" means the site's default root; every_steps 0 means never, AUTO a number
     between `min_steps` and `max_steps`. `replicated`: data-parallel replicas hold the same state as a whole (no sharded
     optimizer), so that one of them is enough to restore the others. `resume_from`: a checkpoint of another job, or that job's name
-    (its newest one), that the first generation starts from; "": from the start.
+    (its newest one), that the first generation starts from; "": from the start. `local_every_steps`: from one version on each
+    node's own disk to the next; 0 means none.
     """
 
     folder: str = ""
@@ -80,6 +81,7 @@ class CheckpointPolicy:
     max_steps: int = 10_000
     replicated: bool = False
     resume_from: str = ""
+    local_every_steps: int = 50
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,17 @@ from controlplane.core.columns import BoolColumn, ByteColumn, IntColumn, LongCol
 from controlplane.core.recovery.restore_point import NO_STEP, Copies, Tier
 
 NOBODY = -1
-SURVIVOR, MEMORY, MEMORY_UNIQUE = 1, 2, 3
+SURVIVOR, MEMORY, MEMORY_UNIQUE, DISK = 1, 2, 3, 4
 """Kinds of rows: see HeldKind in agent.proto."""
 REPLICATED = 0x10
 """Added to a kind: replicas hold all of this state."""
 KIND = 0x0F
 """The kind itself."""
-MOST_STATES = 8
-"""States of one rank that are looked at: its own, two versions on its node, two of a copy, and those of a dead process."""
+MOST_STATES = 12
+"""States of one rank that are looked at: its own, and two each on its node, of a copy, on a disk and of a dead process."""
 MOST_JOBS = 1_024
+_TIERS = np.array([Tier.MEMORY, Tier.SURVIVOR, Tier.MEMORY, Tier.MEMORY, Tier.LOCAL_DISK], dtype=np.uint8)
+"""By kind of row; there is no kind 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class HeldStates:
         self, uid: str, ranks: int, generation: int, node: int, rows: HeldRows, *, stopped: bool = True, now_ns: int = 0
     ) -> None:
         """A node says all that it holds of a job of so many ranks, in a generation. Not `stopped`: its ranks stand still as far as
-        it saw, and may go on."""
+        it saw, and may go on. What lies on a disk stays what it is."""
         with self._lock:
             book = self._books.get(uid)
             if book is None:
@@ -81,10 +83,18 @@ class HeldStates:
                 book.generation = generation
                 known = node in book.rows and node not in book.told_ns
                 book.rows[node] = rows
-                if stopped or known:
+                if stopped or known or bool((rows.kinds & KIND == DISK).all()):
                     book.told_ns.pop(node, None)
                 else:
                     book.told_ns[node] = now_ns
+
+    def leave(self, node: int, but: Collection[str] = ()) -> None:
+        """A node begins anew: what it held of other jobs than these is not there any more until it says so."""
+        with self._lock:
+            for uid, book in self._books.items():
+                if uid not in but:
+                    book.rows.pop(node, None)
+                    book.told_ns.pop(node, None)
 
     def moves(self, uid: str, generation: int) -> None:
         """All ranks of a generation have their state, and make steps from now on."""
@@ -140,7 +150,7 @@ class HeldStates:
         return _columns(ranks, rows, gone_on)
 
     def sources(self, uid: str, generation: int, step: int) -> tuple[IntColumn, IntColumn]:
-        """(rank, node) of states after a step that lie in a node's memory, as told before a generation began; whole ones first."""
+        """(rank, node) of states after a step that lie with a node, as told before a generation began; whole ones first."""
         with self._lock:
             book = self._books.get(uid)
             told = {} if book is None else dict(book.former if book.generation >= generation else book.rows)
@@ -186,7 +196,7 @@ def _columns(ranks: int, told: dict[int, HeldRows], unsure: Collection[int]) -> 
     partial: BoolColumn = np.zeros((ranks, width), dtype=np.bool_)
     plain = kind & KIND
     steps[rank, place], owners[rank, place] = step, owner
-    tiers[rank, place] = np.where(plain == SURVIVOR, int(Tier.SURVIVOR), int(Tier.MEMORY))
+    tiers[rank, place] = _TIERS[plain]
     partial[rank, place] = plain == MEMORY_UNIQUE
     return Copies(
         steps, owners, tiers, steps != NO_STEP, partial=partial, replicated=bool((kind & REPLICATED).any()), told=sure

@@ -119,6 +119,7 @@ class AgentSession(Session):
                 return
             check_version(site, hello.node, hello.agent_version)
             check_epoch(site, hello.node, hello.highest_epoch)
+            self._holds_now(hello)
             outcome = await site.tell(event)
             if isinstance(outcome, Refusal):
                 known = site.state.fleet.number(hello.node)
@@ -198,16 +199,25 @@ class AgentSession(Session):
         if len(beat.progress) > ROWS_PER_TOKEN:
             self._many_ranks(len(beat.progress))
         if beat.held:
-            self._held(beat.held, frozenset(), now_ns)
+            self._held(self._number, beat.held, frozenset(), now_ns)
         if beat.progress:
             site.steps.take(self._number, beat.progress, now_ns)
 
-    def _held(self, told: Sequence[agent_pb2.HeldStates], stopped: frozenset[str], now_ns: int) -> None:
-        """What the node holds of jobs in memory. `stopped`: jobs of which ranks have just stopped there."""
+    def _holds_now(self, hello: agent_pb2.AgentHello) -> None:
+        """What a machine that was away holds, on its disk for example, replaces what it said before, and is known before its
+        return is judged: a job may have waited for it."""
+        number, told = self.site.state.fleet.number(hello.node), list(hello.snapshot.held)
+        hello.snapshot.ClearField("held")
+        if number is not None:
+            self.site.progress.memory.leave(number, but=[states.job_uid for states in told])
+            self._held(number, told, frozenset(), self.site.now_ns())
+
+    def _held(self, number: int, told: Sequence[agent_pb2.HeldStates], stopped: frozenset[str], now_ns: int) -> None:
+        """What the node holds of jobs. `stopped`: jobs of which ranks have just stopped there."""
         site = self.site
         for states in told[:MAX_JOBS]:
             known = states.job_uid in stopped
-            if not site.progress.held(lambda: site.state, self._number, states, stopped=known, now_ns=now_ns):
+            if not site.progress.held(lambda: site.state, number, states, stopped=known, now_ns=now_ns):
                 site.metrics.refuse("HELD_STATES")
 
     def _look_at_start(self, now_ns: int) -> None:
@@ -240,7 +250,7 @@ class AgentSession(Session):
         self._alike.tell_of(self)
         if message.held:
             stopped = frozenset(host.job_uid for host in message.hosts if host.state in STOPPED)
-            self._held(message.held, stopped, site.now_ns())
+            self._held(self._number, message.held, stopped, site.now_ns())
             message.ClearField("held")
         for failure in message.restore_failures[:MAX_JOBS]:
             site.progress.restore_failed(lambda: site.state, self._number, failure)

@@ -107,6 +107,7 @@ def _checkpoint_policy(message: pb.CheckpointSpec) -> CheckpointPolicy:
         message.max_steps or usual.max_steps,
         message.replicated,
         message.resume_from[:MAX_RESUME],
+        0 if message.no_local else message.local_every_steps or usual.local_every_steps,
     )
 
 
@@ -230,6 +231,8 @@ def spec_message(spec: JobSpec) -> pb.TrainingJobSpec:
             max_steps=spec.checkpoint.max_steps,
             replicated=spec.checkpoint.replicated,
             resume_from=spec.checkpoint.resume_from,
+            local_every_steps=spec.checkpoint.local_every_steps,
+            no_local=not spec.checkpoint.local_every_steps,
         ),
         restart_policy=policy_message(spec.restart_policy),
         timeouts=pb.TimeoutSpec(

@@ -13,7 +13,7 @@ from controlplane.core import records as r
 from controlplane.core.health.standstill import Stacks
 from controlplane.core.state import State
 from controlplane.core.vocabulary import Phase
-from controlplane.engine.held import MEMORY, MEMORY_UNIQUE, REPLICATED, SURVIVOR, HeldRows, HeldStates
+from controlplane.engine.held import DISK, MEMORY, MEMORY_UNIQUE, REPLICATED, SURVIVOR, HeldRows, HeldStates
 from controlplane.engine.soft import UNSAID, Progress, SoftColumns, StepColumns
 from controlplane.rpc.number_watch import NumberWatch
 
@@ -24,7 +24,7 @@ REMEMBERED_JOBS = 200
 MOST_HELD = 4_096
 """States of one job that a node may tell of."""
 LARGEST_STEP = 1 << 38
-_KINDS = frozenset({SURVIVOR, MEMORY, MEMORY_UNIQUE})
+_KINDS = frozenset({SURVIVOR, MEMORY, MEMORY_UNIQUE, DISK})
 
 
 def rows_of(told: agent_pb2.HeldStates, ranks: int) -> HeldRows | None:

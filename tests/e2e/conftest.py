@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.site import RunningSite
+from tests.e2e.site import TRAINER, RunningSite
 
 POLICY = """[ladder]
 grow_interval_ms = "2s"
@@ -29,3 +29,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
 def reference(site: RunningSite) -> str:
     """Weights of an undisturbed run of the product's own trainer."""
     return site.undisturbed()
+
+
+@pytest.fixture(scope="session")
+def lone_experts(site: RunningSite) -> str:
+    """The same where each rank has experts of its own, and nothing is saved to storage."""
+    site.submit("alone", TRAINER, ep=4, spares=False, every=0)
+    return str(site.finished("alone").result["weights_sha256"])

@@ -130,11 +130,12 @@ class RunningSite:
         warm: int = 1,
         budget: int = 200,
         least: int = 0,
+        local: int = 50,
         **args: Any,
     ) -> None:
         """Submit a job. Without `spares` nothing stands by: for jobs that lose nothing, fewer processes to start.
         `parked`: processes that stand by on each node; `warm`: nodes that do; `budget`: restarts for the infrastructure's sake;
-        `least`: replicas that are enough."""
+        `least`: replicas that are enough. `local`: steps between versions on the nodes' disks."""
         if module == PACED_TRAINER:
             path, args = str(WORKLOADS), {"release": str(self._release(name)), **args}
         values = struct_pb2.Struct()
@@ -147,7 +148,7 @@ class RunningSite:
             parallel=types_pb2.ParallelDegrees(tp=1, pp=1, cp=1, dp=ranks, ep=ep if ranks % 2 == 0 else 1),
             spares=types_pb2.SpareSpec(warm_nodes=warm * spares, parked_per_node=parked * spares),
             elastic=types_pb2.ElasticSpec(min_replicas=least),
-            checkpoint=types_pb2.CheckpointSpec(every_steps=every, keep=3),
+            checkpoint=types_pb2.CheckpointSpec(every_steps=every, keep=3, local_every_steps=local),
             restart_policy=types_pb2.RestartPolicySpec(
                 collect_window_ms=200,
                 user=types_pb2.BudgetSpec(max=3, window_ms=3_600_000, reset_on_progress_steps=200),

@@ -11,7 +11,7 @@ import pytest
 from phalanx.v1 import checkpoint_pb2, types_pb2
 
 from cli.commands.fault import Target, flip_byte
-from tests.e2e.site import TRAINER, RunningSite, poll
+from tests.e2e.site import RunningSite, poll
 
 pytestmark = pytest.mark.e2e
 
@@ -190,11 +190,9 @@ def test_a_whole_node(site: RunningSite, reference: str) -> None:
     poll(lambda: site.nodes()[node].cell_member, f"{node} is in the cell", 120)
 
 
-def test_experts_that_no_replica_holds(site: RunningSite) -> None:
+def test_experts_that_no_replica_holds(site: RunningSite, lone_experts: str) -> None:
     """Each rank has experts of its own: those of a killed process are in its node's memory, those of a destroyed node in its
     partner's. Nothing is read from storage, and the weights are those of an undisturbed run."""
-    site.submit("alone", TRAINER, ep=4, spares=False, every=0)
-    undisturbed = site.finished("alone").result["weights_sha256"]
     site.submit("unique", ep=4, every=0)
     before = site.running("unique", step=25)
     site.kill("unique", 2)
@@ -206,9 +204,33 @@ def test_experts_that_no_replica_holds(site: RunningSite) -> None:
     after = site.recovered("unique", before)
     assert after.recoveries[-1].steps_lost <= 1
     job = site.finished("unique")
-    assert job.result["weights_sha256"] == undisturbed
+    assert job.result["weights_sha256"] == lone_experts
     started = [e.message for e in site.events("unique") if e.type == "GenerationStarted"]
     assert "memory" in started[1], started
     assert "memory" in started[-1], started
     site.phalanx("inject", "restart-node", node)
     poll(lambda: site.nodes()[node].cell_member, f"{node} is in the cell", 120)
+
+
+def test_both_machines_of_a_job_lose_their_power(site: RunningSite, lone_experts: str) -> None:
+    """Processes and memory are gone on every node of the job; their disks are not. Nothing was ever saved to storage, and no step
+    before the last version on the disks is made again."""
+    site.submit("power", ep=4, spares=False, every=0, local=5)
+    before = site.running("power", step=27)
+    used = sorted({rank.node for rank in before.ranks})
+    idle = sorted(site.nodes().keys() - {*used})
+    site.phalanx("cordon", *idle, "--reason", "no place for others")
+    try:
+        for node in used:
+            site.phalanx("inject", "destroy-node", node, "--keep-disk")
+        poll(lambda: not any(site.nodes()[node].session_open for node in used), "both nodes are away")
+        for node in used:
+            site.phalanx("inject", "restart-node", node)
+        after = site.recovered("power", before)
+    finally:
+        site.phalanx("uncordon", *idle)
+    recovery = after.recoveries[-1]
+    assert recovery.restore_source == f"step {recovery.restore_step}: local disk 4"
+    assert recovery.restore_step % 5 == 0
+    assert recovery.restore_step >= 20
+    assert site.finished("power").result["weights_sha256"] == lone_experts

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from itertools import chain, islice
 from pathlib import Path
 
 import structlog
 from phalanx.v1 import agent_pb2, local_pb2, types_pb2
 
-from agents.memory.state_file import Word
+from agents.memory.state_file import Line, Word
 from agents.node.dial import is_loopback
 from agents.node.hosts import HostTable
 from agents.node.memory.courier import Courier, Parcel
+from agents.node.memory.disk import LocalDisk
 from agents.node.memory.door import Access, MemoryDoor, Permits, Wanted, fetch
 from agents.node.memory.store import MemoryStore, Row
 from agents.node.memory.wire import PeerError, Trust
@@ -37,6 +39,7 @@ class MemoryDesk:
         self,
         folder: Path | None,
         *,
+        disk: LocalDisk,
         node: str,
         address: str,
         identity: Path | None,
@@ -45,6 +48,10 @@ class MemoryDesk:
         counters: Counters,
     ) -> None:
         self._store = MemoryStore(folder)
+        self._disk = disk
+        if disk.folder is None:
+            log.warning("disk.off", reason=disk.refused)
+        self._every: dict[str, int] = {}
         self._table = table
         self._access = Access()
         self._trust = Trust(node, identity)
@@ -68,7 +75,13 @@ class MemoryDesk:
     def _listen(self, address: str, port_path: Path, counters: Counters) -> None:
         try:
             self._door = MemoryDoor(
-                address, self._trust, self._store, access=self._access, counters=counters, port_path=port_path
+                address,
+                self._trust,
+                self._store,
+                disk=self._disk,
+                access=self._access,
+                counters=counters,
+                port_path=port_path,
             )
         except OSError as error:
             log.warning("memory.alone", reason=f"cannot listen on {address}: {error.strerror}")
@@ -79,6 +92,8 @@ class MemoryDesk:
         self._store.keep_only({*(order.job_uid for order in newest), *(r.identity.job_uid for r in self._table)})
         for order in newest:
             self.begin(order, fresh=False)
+        for uid in self._disk.job_uids():
+            self._access.jobs.setdefault(uid, Permits(self._disk.generation(uid)))
 
     @property
     def address(self) -> str:
@@ -91,6 +106,7 @@ class MemoryDesk:
             self._door.close()
         if self._courier is not None:
             self._courier.close()
+        self._disk.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -104,11 +120,13 @@ class MemoryDesk:
         """
         if self._store.folder is None:
             return
-        uid, plan = order.job_uid, order.memory
+        uid, plan, line = order.job_uid, order.memory, _line(order)
         self._access.jobs[uid] = Permits(order.generation, frozenset(plan.keeps), frozenset(plan.lends))
+        self._disk.begin(uid, order.generation, line)
+        self._every[uid] = order.local_every_steps
         if fresh:
             living = {record.identity.host_id for record in self._table if not record.exited}
-            self._store.rewind(uid, order.memory_step or order.kept_step or order.restore.step, living)
+            self._store.rewind(uid, line, living)
             self._store.forget_fetched(uid, order.generation)
         self._told.pop(uid, None)
         former = self._holders.pop(uid, None)
@@ -127,6 +145,7 @@ class MemoryDesk:
         assignment = message.assignment
         assignment.memory_folder = str(self._store.folder)
         assignment.memory_bytes = self._store.room()
+        assignment.disk_folder = str(self._disk.folder_of(assignment.generation.job_uid) or "")
         assignment.fetched = any(source.rank == assignment.rank for source in assignment.generation.memory.sources)
 
     def sweep(self, now: float) -> None:
@@ -137,11 +156,15 @@ class MemoryDesk:
         for uid in {*self._access.jobs, *self._store.job_uids()} - here:
             if now - self._left.setdefault(uid, now) >= GRACE_S:
                 self._forget(uid)
+        self._disk.sweep(here, now)
+        for uid in self._disk.job_uids():
+            self._access.jobs.setdefault(uid, Permits(self._disk.generation(uid)))
 
     def _forget(self, job_uid: str) -> None:
         self._store.forget(job_uid)
         self._access.jobs.pop(job_uid, None)
         self._holders.pop(job_uid, None)
+        self._every.pop(job_uid, None)
         self._told.pop(job_uid, None)
         self._seen.pop(job_uid, None)
         self._left.pop(job_uid, None)
@@ -153,6 +176,8 @@ class MemoryDesk:
         file, holder = self._store.own(host_id), self._holders.get(job_uid)
         if file is None:
             return
+        if (every := self._every.get(job_uid, 0)) and step % every == 0:
+            self._disk.offer(job_uid, rank, step, file)
         if holder is None or self._courier is None or not file.layout.unique_bytes:
             file.put(Word.PARTNERS, 0)
             return
@@ -164,6 +189,11 @@ class MemoryDesk:
         """What is held of the jobs of which a rank has stopped, for the report that says so."""
         uids = {host.job_uid for host in hosts if host.state in STOPPED}
         return [self._message(uid, self._rows(uid)) for uid in sorted(uids)]
+
+    def held(self) -> list[agent_pb2.HeldStates]:
+        """All that is held, for the hello: a machine that was away may have what a job needs that waits for it."""
+        told = ((uid, self._rows(uid)) for uid in sorted(self._access.jobs))
+        return [self._message(uid, rows) for uid, rows in told if rows]
 
     def standing(self) -> list[agent_pb2.HeldStates]:
         """What is held of jobs whose ranks stand still since the last call, or of which nothing is told yet."""
@@ -186,7 +216,8 @@ class MemoryDesk:
             for record in self._table
             if record.identity.job_uid == uid and not record.exited and record.assigned is not None
         }
-        return tuple(row for row, _ in zip(self._store.rows(uid, living), range(MAX_ROWS), strict=False))
+        held = chain(self._store.rows(uid, living), self._disk.rows(uid))
+        return tuple(islice(held, MAX_ROWS))
 
     def _message(self, uid: str, rows: tuple[Row, ...]) -> agent_pb2.HeldStates:
         self._told[uid] = rows
@@ -221,3 +252,9 @@ class MemoryDesk:
         task = asyncio.create_task(work(), name=f"fetch rank {source.rank}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _line(order: agent_pb2.ApplyGeneration) -> Line:
+    """What counts of the job's past; an older controller says where this generation starts, and no more."""
+    start = order.memory_step or order.kept_step or order.restore.step
+    return tuple((entry.generation, entry.step) for entry in order.line) or ((order.generation, start),)

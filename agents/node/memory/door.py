@@ -15,6 +15,7 @@ from phalanx.v1 import memory_pb2
 from agents.memory.state_file import StateFile
 from agents.node.durable import replace_file
 from agents.node.memory import wire
+from agents.node.memory.disk import LocalDisk
 from agents.node.memory.store import MemoryStore
 from agents.node.memory.wire import PeerError, Trust
 from agents.node.observability import Counters
@@ -52,10 +53,19 @@ class MemoryDoor:
     """Listens on `address`: on the port of its last life where that is free (`port_path`), else on any."""
 
     def __init__(
-        self, address: str, trust: Trust, store: MemoryStore, *, access: Access, counters: Counters, port_path: Path
+        self,
+        address: str,
+        trust: Trust,
+        store: MemoryStore,
+        *,
+        disk: LocalDisk | None = None,
+        access: Access,
+        counters: Counters,
+        port_path: Path,
     ) -> None:
         self._trust = trust
         self._store = store
+        self._disk = disk
         self._access = access
         self._counters = counters
         self._lock = threading.Lock()
@@ -192,6 +202,10 @@ class MemoryDoor:
         step = request.fetch.step
         file = self._store.find(request.job_uid, request.rank, step) if node in permits.lends else None
         version = file.find(step) if file is not None else None
+        if version is None and self._disk is not None and node in permits.lends:
+            stored = self._disk.find(request.job_uid, request.rank, step)
+            if stored is not None and stored[0].readable(stored[1]):
+                file, version = stored
         if file is None or version is None:
             why = "holds no such state" if node in permits.lends else f"lends nothing to {node}"
             wire.send(link, memory_pb2.MemoryAnswer(refused=f"this node {why}"))

@@ -23,7 +23,7 @@ from agents.memory.places import (
     peer_path,
     peer_paths,
 )
-from agents.memory.state_file import MAX_STEP, NotAState, Phase, StateFile, Word
+from agents.memory.state_file import MAX_STEP, Line, NotAState, Phase, StateFile, Word
 
 REPLICATED = 0x10
 SHARE = 0.5
@@ -144,19 +144,23 @@ class MemoryStore:
         files = [file for _, file in self._own_files(job_uid)] + ([peer] if peer else [])
         return next((file for file in files if file.get(Word.RANK) == rank and file.find(step)), None)
 
-    def rewind(self, job_uid: str, step: int, living: Container[str] = frozenset()) -> None:
-        """A generation starts from a step: later ones did not happen, and earlier ones are of no use to the next generation.
+    def rewind(self, job_uid: str, line: Line, living: Container[str] = frozenset()) -> None:
+        """A generation starts, the last one of the line: what is outside of it did not happen, and steps before its own are of
+        no use to the next generation.
 
         Files of processes that are not `living`, and copies, go when they do not hold the step.
         """
+        step = line[-1][1]
         for host_id, file in list(self._own_files(job_uid)):
             file.forget_after(step)
+            file.forget_outside(line)
             if host_id not in living and file.find(step) is None:
                 self._remove(file.path)
                 self._own.pop(host_id, None)
         for rank, file in list(self._peer_files(job_uid)):
             unused = not file.versions()
             file.forget_after(step)
+            file.forget_outside(line)
             for version in file.versions():
                 if version.step < step:
                     file.drop(version)

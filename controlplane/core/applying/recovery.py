@@ -23,6 +23,7 @@ from controlplane.core.jobs import (
     root_cause,
 )
 from controlplane.core.ranges import expand
+from controlplane.core.recovery.line import longer
 from controlplane.core.state import MAX_EVIDENCE, MAX_RECOVERIES, State
 from controlplane.core.vocabulary import Blame, Bucket, IllegalTransition, JobState, Phase, Rung
 
@@ -157,6 +158,7 @@ def generation(state: State, record: r.GenerationStarted, at_ns: int) -> None:
     rank = put(hosts.rank, hosts.rows(serials), changed)
     job.hosts = replace(hosts, rank=rank, generation=np.where(rank != NONE, record.generation, hosts.generation))
     job.restore_id, job.restore_step = record.restore_id, record.restore_step
+    job.line = longer(job.line, record.generation, record.restore_step)
     job.participants, job.keeps_state = record.participants, record.keeps_state
     job.restored_from = tuple((source.tier, source.ranks) for source in record.sources)
     job.changed_ranks = ()

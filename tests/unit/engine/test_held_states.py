@@ -8,6 +8,7 @@ from phalanx.v1 import agent_pb2
 
 from controlplane.core.recovery.restore_point import NO_STEP, Tier
 from controlplane.engine.held import (
+    DISK,
     MEMORY,
     MEMORY_UNIQUE,
     MOST_JOBS,
@@ -126,7 +127,7 @@ BAD = {
     "the largest rank": message((2**32 - 1, 7, MEMORY)),
     "a huge step": message((0, LARGEST_STEP + 1, MEMORY)),
     "no kind": message((0, 7, 0)),
-    "an unknown kind": message((0, 7, 4)),
+    "an unknown kind": message((0, 7, 5)),
     "unknown bits": message((0, 7, MEMORY | 0x20)),
     "fewer kinds": message((0, 7, MEMORY), ranks=[1], steps=[7]),
     "fewer steps": message((0, 7, MEMORY), ranks=[1], kinds=b"\x02"),
@@ -177,3 +178,24 @@ def test_ranks_that_have_not_all_their_state_make_no_step() -> None:
     held.rewind("j", 3)
     held.tell("j", 4, 3, 5, told((0, 9, MEMORY)), stopped=False, now_ns=200)
     assert sure(held) == [5]
+
+
+def test_what_lies_on_a_disk_is_sure_without_another_beat_and_the_last_to_be_lent() -> None:
+    """A machine that comes back has no ranks that could have gone on."""
+    held = said({5: [(0, 7, MEMORY)]})
+    held.tell("j", 4, 1, 6, told((0, 7, DISK), (1, 7, DISK | REPLICATED)), stopped=False, now_ns=1)
+    copies = held.copies("j", lambda: {0: 99, 1: 99})
+    assert copies.told is not None
+    assert copies.told.tolist() == [5, 6]
+    assert (0, 7, 6, Tier.LOCAL_DISK, False) in cells(held)
+    held.rewind("j", 2)
+    ranks, nodes = held.sources("j", 2, 7)
+    assert list(zip(ranks.tolist(), nodes.tolist(), strict=True)) == [(0, 5), (0, 6), (1, 6)]
+
+
+def test_a_node_that_begins_anew_holds_what_it_says_then() -> None:
+    held = said({5: [(0, 7, MEMORY)], 6: [(1, 7, MEMORY)]})
+    held.leave(5, but=["j"])
+    assert {owner for _, _, owner, _, _ in cells(held)} == {5, 6}
+    held.leave(5)
+    assert {owner for _, _, owner, _, _ in cells(held)} == {6}

@@ -75,7 +75,7 @@ def test_files_of_dead_processes_do_not_grow_in_number(store: MemoryStore, tmp_p
     """Two hundred recoveries of one job, each with another process of rank 0."""
     for turn in range(1, 201):
         own(store, f"job-1-{turn}", 0, 10 * turn - 1, 10 * turn)
-        store.rewind("job-1", 10 * turn, {f"job-1-{turn}"})
+        store.rewind("job-1", ((turn + 1, 10 * turn),), {f"job-1-{turn}"})
         assert len(list((tmp_path / "own").iterdir())) <= 2
     assert rows(store) == {(0, 1999, MEMORY), (0, 2000, MEMORY)}
 
@@ -83,19 +83,19 @@ def test_files_of_dead_processes_do_not_grow_in_number(store: MemoryStore, tmp_p
 def test_what_a_generation_starts_from_is_kept_until_another_starts_elsewhere(store: MemoryStore) -> None:
     own(store, "job-1-0", 0, 9, 10)
     for _ in range(3):  # generation after generation starts from step 10 and fails
-        store.rewind("job-1", 10)
+        store.rewind("job-1", ((2, 10),))
         assert (0, 10, MEMORY) in rows(store)
-    store.rewind("job-1", 11)
+    store.rewind("job-1", ((2, 11),))
     assert rows(store) == set()
 
 
 def test_copies_of_a_rank_that_has_moved_go(store: MemoryStore, tmp_path: Path) -> None:
     peer(store, "job-1", 3, 9, 10)
-    store.rewind("job-1", 10)
+    store.rewind("job-1", ((2, 10),))
     assert rows(store) == {(3, 10, UNIQUE)}
-    store.rewind("job-1", 20)
+    store.rewind("job-1", ((2, 20),))
     assert rows(store) == set()
-    store.rewind("job-1", 30)
+    store.rewind("job-1", ((2, 30),))
     assert list((tmp_path / "peer").iterdir()) == []
 
 

@@ -56,9 +56,9 @@ def test_phases_have_columns_kinds_and_sources() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("low = 0.01\n", "low = -0.01\n", "decide.low: -0.01 s is below 0"),
-        ("low = 0.01\n", "low = 2.0\n", "decide: low 2 <= expected 0.1"),
-        ("low = 0.01\n", 'low = "soon"\n', "decide.low: 'soon' is not a number"),
+        ("low = 0.05\n", "low = -0.01\n", "decide.low: -0.01 s is below 0"),
+        ("low = 0.05\n", "low = 2.0\n", "decide: low 2 <= expected 0.35"),
+        ("low = 0.05\n", 'low = "soon"\n', "decide.low: 'soon' is not a number"),
         ("[decide]", "[decides]", "[decides]: unknown phase"),
         ("[announce]", "[announce]\nmedian = 1", "announce.median: unknown key"),
         ('kind = "measured"', 'kind = "guessed"', "'guessed' is none of"),

@@ -35,6 +35,8 @@ class _HeldKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeldKind.Val
     """a whole state in this node's memory"""
     HELD_KIND_MEMORY_UNIQUE: _HeldKind.ValueType  # 3
     """what no data-parallel replica holds, in this node's memory"""
+    HELD_KIND_DISK: _HeldKind.ValueType  # 4
+    """a whole state on this node's own disk"""
 
 class HeldKind(_HeldKind, metaclass=_HeldKindEnumTypeWrapper): ...
 
@@ -45,6 +47,8 @@ HELD_KIND_MEMORY: HeldKind.ValueType  # 2
 """a whole state in this node's memory"""
 HELD_KIND_MEMORY_UNIQUE: HeldKind.ValueType  # 3
 """what no data-parallel replica holds, in this node's memory"""
+HELD_KIND_DISK: HeldKind.ValueType  # 4
+"""a whole state on this node's own disk"""
 Global___HeldKind: _TypeAlias = HeldKind  # noqa: Y015
 
 class _SaveWord:
@@ -1338,6 +1342,8 @@ class ApplyGeneration(_message.Message):
     MEMORY_FIELD_NUMBER: _builtins.int
     ABSENT_FIELD_NUMBER: _builtins.int
     SKIP_STEPS_FIELD_NUMBER: _builtins.int
+    LOCAL_EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
     job_uid: _builtins.str
     job_name: _builtins.str
     generation: _builtins.int
@@ -1355,6 +1361,8 @@ class ApplyGeneration(_message.Message):
     """only to agents that said so in their hello"""
     memory_step: _builtins.int
     """> 0: start from the state after this step, which processes and nodes hold; `restore` for what they lack"""
+    local_every_steps: _builtins.int
+    """steps from one version on the node's own disk to the next; 0: none"""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankRow]: ...
     @_builtins.property
@@ -1374,6 +1382,10 @@ class ApplyGeneration(_message.Message):
     @_builtins.property
     def skip_steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepRange]:
         """batches that are left out"""
+
+    @_builtins.property
+    def line(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineStart]:
+        """what has happened and counts, oldest first; the last one is this generation. Empty: an older controller"""
 
     def __init__(
         self,
@@ -1397,14 +1409,40 @@ class ApplyGeneration(_message.Message):
         memory: Global___MemoryPlan | None = ...,
         absent: _abc.Iterable[_builtins.int] | None = ...,
         skip_steps: _abc.Iterable[Global___StepRange] | None = ...,
+        local_every_steps: _builtins.int = ...,
+        line: _abc.Iterable[Global___LineStart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "parallel", b"parallel", "restore", b"restore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "base_generation", b"base_generation", "bindings", b"bindings", "checkpoint_every_steps", b"checkpoint_every_steps", "checkpoint_folder", b"checkpoint_folder", "generation", b"generation", "job_name", b"job_name", "job_uid", b"job_uid", "join_timeout_ms", b"join_timeout_ms", "kept_step", b"kept_step", "memory", b"memory", "memory_step", b"memory_step", "own_rows", b"own_rows", "parallel", b"parallel", "restore", b"restore", "rows", b"rows", "skip_steps", b"skip_steps", "store_address", b"store_address", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "base_generation", b"base_generation", "bindings", b"bindings", "checkpoint_every_steps", b"checkpoint_every_steps", "checkpoint_folder", b"checkpoint_folder", "generation", b"generation", "job_name", b"job_name", "job_uid", b"job_uid", "join_timeout_ms", b"join_timeout_ms", "kept_step", b"kept_step", "line", b"line", "local_every_steps", b"local_every_steps", "memory", b"memory", "memory_step", b"memory_step", "own_rows", b"own_rows", "parallel", b"parallel", "restore", b"restore", "rows", b"rows", "skip_steps", b"skip_steps", "store_address", b"store_address", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApplyGeneration: _TypeAlias = ApplyGeneration  # noqa: Y015
+
+@_typing.final
+class LineStart(_message.Message):
+    """A generation started from a step: later steps of earlier generations do not count any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    step: _builtins.int
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        step: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineStart: _TypeAlias = LineStart  # noqa: Y015
 
 @_typing.final
 class StepRange(_message.Message):

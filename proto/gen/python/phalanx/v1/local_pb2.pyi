@@ -421,6 +421,7 @@ class Assignment(_message.Message):
     MEMORY_FOLDER_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     FETCHED_FIELD_NUMBER: _builtins.int
+    DISK_FOLDER_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     token: _builtins.str
     """proves the generation on everything the rank says"""
@@ -430,6 +431,8 @@ class Assignment(_message.Message):
     """room for it there"""
     fetched: _builtins.bool
     """its state is on the way from another node, to <memory_folder>/fetched"""
+    disk_folder: _builtins.str
+    """where the agent keeps versions on the node's own disk; empty: nowhere"""
     @_builtins.property
     def generation(self) -> _agent_pb2.ApplyGeneration:
         """rows are the whole table here, or, with own_rows, those of this node's ranks"""
@@ -446,10 +449,11 @@ class Assignment(_message.Message):
         memory_folder: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
         fetched: _builtins.bool = ...,
+        disk_folder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "fetched", b"fetched", "generation", b"generation", "memory_bytes", b"memory_bytes", "memory_folder", b"memory_folder", "rank", b"rank", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "disk_folder", b"disk_folder", "fetched", b"fetched", "generation", b"generation", "memory_bytes", b"memory_bytes", "memory_folder", b"memory_folder", "rank", b"rank", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

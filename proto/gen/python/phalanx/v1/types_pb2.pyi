@@ -413,6 +413,8 @@ class CheckpointSpec(_message.Message):
     MAX_STEPS_FIELD_NUMBER: _builtins.int
     REPLICATED_FIELD_NUMBER: _builtins.int
     RESUME_FROM_FIELD_NUMBER: _builtins.int
+    LOCAL_EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    NO_LOCAL_FIELD_NUMBER: _builtins.int
     folder: _builtins.str
     """root folder on shared storage; empty: the site's default"""
     every_steps: _builtins.int
@@ -428,6 +430,10 @@ class CheckpointSpec(_message.Message):
     """data-parallel replicas hold the same state as a whole"""
     resume_from: _builtins.str
     """checkpoint of another job, or the name of that job: its newest; empty: from the start"""
+    local_every_steps: _builtins.int
+    """steps between versions on the nodes' own disks; 0: 50"""
+    no_local: _builtins.bool
+    """none there"""
     def __init__(
         self,
         *,
@@ -439,10 +445,12 @@ class CheckpointSpec(_message.Message):
         max_steps: _builtins.int = ...,
         replicated: _builtins.bool = ...,
         resume_from: _builtins.str = ...,
+        local_every_steps: _builtins.int = ...,
+        no_local: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "every_steps", b"every_steps", "folder", b"folder", "keep", b"keep", "max_steps", b"max_steps", "min_steps", b"min_steps", "replicated", b"replicated", "resume_from", b"resume_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "every_steps", b"every_steps", "folder", b"folder", "keep", b"keep", "local_every_steps", b"local_every_steps", "max_steps", b"max_steps", "min_steps", b"min_steps", "no_local", b"no_local", "replicated", b"replicated", "resume_from", b"resume_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
