@@ -48,6 +48,8 @@ def spec_to_message(spec: JobSpec) -> types_pb2.TrainingJobSpec:
             max_steps=spec.checkpoint.max_steps,
             replicated=spec.checkpoint.replicated,
             resume_from=spec.checkpoint.resume_from,
+            local_every_steps=spec.checkpoint.local_every_steps,
+            no_local=not spec.checkpoint.local_every_steps,
         ),
         restart_policy=policy_to_message(spec.restart_policy),
         timeouts=pb.TimeoutSpec(
