@@ -22,7 +22,7 @@ from tests.benchmarks.training.blows import BLOWS, LEAKS, Blow
 from tests.benchmarks.training.vitals import Vitals, look
 from tests.e2e.site import TRAINER, RunningSite, poll
 
-NODES, RANKS, EVERY = 5, 4, 20
+NODES, RANKS, EVERY, LOCAL = 5, 4, 20, 5
 PACE_S = 0.5
 """A paced step at least. A step in half a second cannot run out of the steps that are planned for it."""
 JOB = "soak"
@@ -50,7 +50,7 @@ class Soak:
         self.site.submit("reference", TRAINER, spares=False, every=EVERY, steps=self.steps)
         poll(self._reference_ended, "the reference ends", 3_600, TELL_S)
         self.reference = str(self.site.finished("reference").result["weights_sha256"])
-        self.site.submit(JOB, steps=self.steps, every=EVERY, pace_s=PACE_S, parked=2, budget=100_000)
+        self.site.submit(JOB, steps=self.steps, every=EVERY, pace_s=PACE_S, parked=2, budget=100_000, local=LOCAL)
         self.steady()
 
     def _reference_ended(self) -> bool:

@@ -119,6 +119,24 @@ def corrupt_shard(site: RunningSite, job: str, _rng: random.Random) -> str:
     return f"{newest.id}, then {', '.join(nodes)} destroyed"
 
 
+def power_cut(site: RunningSite, job: str, _rng: random.Random) -> str:
+    """All nodes of the job lose their power, and have it again; no other may take the ranks. Their disks are what is left."""
+    before, nodes = site.running(job), _nodes_of(site, job)
+    others = sorted(site.nodes().keys() - {*nodes})
+    site.phalanx("cordon", *others, "--reason", "the job waits for its own machines")
+    try:
+        for node in nodes:
+            site.phalanx("inject", "destroy-node", node, "--keep-disk")
+        for node in nodes:
+            site.phalanx("inject", "restart-node", node)
+        site.recovered(job, before)
+    finally:
+        site.phalanx("uncordon", *others)
+    for node in nodes:
+        poll(lambda name=node: site.nodes()[name].cell_member, f"{node} is in the cell again", BACK_S)
+    return ", ".join(nodes)
+
+
 def _nodes_of(site: RunningSite, job: str) -> list[str]:
     return sorted({rank.node for rank in site.job(job).ranks if rank.node})
 
@@ -168,6 +186,7 @@ BLOWS = (
     Blow("GCS", 1, of_unit(GCS_UNIT)),
     Blow("store", 1, of_unit(STORE_UNIT)),
     Blow("corrupt shard", 2, corrupt_shard),
+    Blow("power cut", 2, power_cut),
     Blow("processor starved", 1, starved),
 )
 LEAKS = (Blow("process", 1, lambda site, job, rng: of_rank(Target.PROCESS, 1, rng.randrange(1, 4))(site, job, rng)),)
