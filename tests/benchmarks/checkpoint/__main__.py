@@ -2,8 +2,9 @@
 
 One rank (this process, on core 0) makes steps of fixed arithmetic; its node's memory tier and that of the partner node run in
 processes of their own on core 1, as on a real node, where the host's processors are idle beside the accelerators. Blocks of
-steps with and without the memory tier alternate in seeded order, so that what else the machine does meets both. Shared storage is
-a folder on this machine's disk: files are written, synced and digested as the MoE trainer does it.
+steps with and without the tiers of the node (memory, and every fourth step its own disk) alternate in seeded order, so that what
+else the machine does meets both. Shared storage is a folder on this machine's disk: files are written, synced and digested as the
+MoE trainer does it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, cast
 
 import torch
 
+from agents.memory.places import disk_folder, disk_path
 from agents.memory.state_file import digest_of
 from agents.rank.assignment import Assignment, Degrees, RestorePoint
 from agents.rank.checkpoint_files import describe_files, verify_files
@@ -29,7 +31,7 @@ from agents.rank.group import Group
 from agents.rank.keeper import Part, StateKeeper
 from agents.rank.phases import Phase, PhaseClock
 from tests.benchmarks.checkpoint import nodes
-from tests.benchmarks.checkpoint.nodes import GENERATION, HOST, JOB, RANK
+from tests.benchmarks.checkpoint.nodes import GENERATION, HOST, JOB, LINE, RANK
 from tests.benchmarks.report import Figure, of_samples, write
 from training_jobs.moe.checkpoint import Part as SavedPart
 from training_jobs.moe.checkpoint import Unit, read_part, write_part
@@ -88,12 +90,15 @@ class _Nobody:
 
 
 class _Generation:
-    def __init__(self, memory: Path, number: int, memory_step: int, *, fetched: bool = False) -> None:
+    def __init__(
+        self, memory: Path, number: int, memory_step: int, *, fetched: bool = False, disk: Path | None = None
+    ) -> None:
         self.number, self.rank, self.over = number, RANK, False
         self.restore = RestorePoint("", memory_step, Path(), ())
         self.assignment = Assignment(
             JOB, "bench", number, RANK, 1, "", (), (0,), Degrees(), self.restore, "", Path(), 0, 60.0,
             memory_step=memory_step, memory_folder=memory, memory_bytes=1 << 34, fetched=fetched,
+            disk_folder=disk and disk_folder(disk, JOB), line=LINE,
         )  # fmt: skip
 
     def check(self) -> None:
@@ -175,7 +180,9 @@ def _with(keeper: StateKeeper, state: torch.Tensor, work: Work, step: int) -> in
     return step + 1
 
 
-def restores(own: nodes.Node, partner: nodes.Node, memory: Path, mb: int, tries: int) -> dict[str, list[float]]:
+def restores(
+    own: nodes.Node, partner: nodes.Node, memory: Path, *, disk: Path, mb: int, tries: int
+) -> dict[str, list[float]]:
     """Milliseconds from each tier for a state of so many MB, in a process that holds nothing of it."""
     state = torch.zeros(mb * MB // 4)
     parts = [Part("experts", {"values": state}, "expert_data_parallel")]
@@ -186,14 +193,18 @@ def restores(own: nodes.Node, partner: nodes.Node, memory: Path, mb: int, tries:
         state.fill_(7.0)
     first.settle()
     time.sleep(1.0)  # the partner has it
-    found: dict[str, list[float]] = {"memory": [], "partner": [], "shared": []}
+    found: dict[str, list[float]] = {"memory": [], "partner": [], "disk": [], "write": []}
     own_file = memory / "own" / f"{HOST}.state"
     for attempt in range(tries):
         other = _Context(own)
         other.host_id = f"{JOB}-{attempt + 100}"
         state.zero_()
         found["memory"].append(_restore(other, parts, _Generation(memory, 2 + attempt, 1), state))
+        found["write"].append(1e3 * own.call("write", 1))
         own_file.rename(own_file.with_suffix(".away"))
+        forget_pages(disk_path(disk_folder(disk, JOB), RANK))
+        state.zero_()
+        found["disk"].append(_restore(other, parts, _Generation(memory, 500 + attempt, 1, disk=disk), state))
         generation = 1_000 + attempt
         begun = time.perf_counter()
         own.call("fetch", partner.address, 1, generation)
@@ -205,6 +216,15 @@ def restores(own: nodes.Node, partner: nodes.Node, memory: Path, mb: int, tries:
             left.unlink()
     first.close()
     return found
+
+
+def forget_pages(path: Path) -> None:
+    """Have a file read from its disk again."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
 
 
 def _restore(context: _Context, parts: list[Part], generation: _Generation, state: torch.Tensor) -> float:
@@ -283,11 +303,14 @@ def main() -> None:
                     Figure("partner_gb_s", round(parts["peer_gb_s"], 3), "GB/s", parsed.blocks * steps),
                 ]
         mb, tries = 100, 7
-        times = restores(own, partner, memory / nodes.OWN, mb, tries)
+        disk = nodes.states_folder(folder / nodes.OWN)
+        times = restores(own, partner, memory / nodes.OWN, disk=disk, mb=mb, tries=tries)
         stored = shared(folder, mb, tries)
         rows = [
             ("memory_restore_ms", "own node's memory", times["memory"]),
             ("partner_restore_ms", "partner's memory", times["partner"]),
+            ("disk_restore_ms", "own node's disk, nothing cached", times["disk"]),
+            ("disk_write_ms", "and its writing, beside steps", times["write"]),
             ("shared_restore_ms", "shared storage (here: a disk)", stored["shared"]),
             ("shared_stall_ms", "stall of a save to it", stored["stall"]),
             ("shared_write_ms", "and its writing, beside steps", stored["write"]),
@@ -308,7 +331,7 @@ def main() -> None:
         seed=parsed.seed,
         simulated=["accelerator: matrix products on one core", "two nodes on one machine"],
     )
-    print(f"\nnot measured: a local disk tier (there is none yet)\nwritten to {path}")
+    print(f"\nwritten to {path}")
     raise SystemExit(int(any(figure.must is not None and figure.value > figure.must for figure in figures)))
 
 

@@ -17,6 +17,9 @@ from controlplane.pki.authority import Authority, make_authority, new_serial
 JOB, GENERATION, RANK = "bench-1", 1, 0
 HOST = f"{JOB}-1"
 OWN, PARTNER = "own", "partner"
+LINE = ((GENERATION, 0),)
+DISK_EVERY = 4
+"""Steps between versions on the own disk."""
 LIFE_NS = 3_600 * 10**9
 
 
@@ -63,6 +66,11 @@ class Node:
         self.process.kill()
 
 
+def states_folder(folder: Path) -> Path:
+    """Where a node with this folder keeps states on its disk."""
+    return folder / "states"
+
+
 def start(node: str, folder: Path, memory: Path, core: int) -> Node:
     """Start the memory tier of a node on one core."""
     context = get_context("spawn")
@@ -74,6 +82,7 @@ def start(node: str, folder: Path, memory: Path, core: int) -> Node:
 
 def _serve(node: str, folder: Path, memory: Path, core: int, pipe: Connection) -> None:
     from agents.node.memory.courier import Courier, Parcel
+    from agents.node.memory.disk import LocalDisk
     from agents.node.memory.door import Access, MemoryDoor, Permits, Wanted, fetch
     from agents.node.memory.store import MemoryStore
     from agents.node.memory.wire import Trust
@@ -84,6 +93,8 @@ def _serve(node: str, folder: Path, memory: Path, core: int, pipe: Connection) -
     access.jobs[JOB] = Permits(GENERATION, frozenset({OWN, PARTNER}), frozenset({OWN, PARTNER}))
     door = MemoryDoor("127.0.0.1", trust, store, access=access, counters=counters, port_path=folder / "memory.port")
     courier = Courier(trust, counters)
+    disk = LocalDisk(states_folder(folder), counters)
+    disk.begin(JOB, GENERATION, LINE)
     pipe.send(door.address)
     holder = (PARTNER, "")
     while True:
@@ -95,6 +106,15 @@ def _serve(node: str, folder: Path, memory: Path, core: int, pipe: Connection) -
                 file = store.own(HOST)
                 if file is not None:
                     courier.offer(Parcel(JOB, RANK, step, file, holder))
+                    if step % DISK_EVERY == 0:
+                        disk.offer(JOB, RANK, step, file)
+            case ("write", step):
+                file, before = store.own(HOST), (disk.written_bytes, disk.written_s)
+                assert file is not None  # a rank has made it
+                disk.offer(JOB, RANK, step, file)
+                while disk.written_bytes == before[0]:
+                    time.sleep(0.001)
+                pipe.send(disk.written_s - before[1])
             case ("brought",):
                 pipe.send((courier.brought_bytes, courier.brought_s))
             case ("fetch", address, step, generation):
@@ -102,4 +122,5 @@ def _serve(node: str, folder: Path, memory: Path, core: int, pipe: Connection) -
             case _:
                 door.close()
                 courier.close()
+                disk.close()
                 return
