@@ -199,7 +199,7 @@ class AgentSession(Session):
         if len(beat.progress) > ROWS_PER_TOKEN:
             self._many_ranks(len(beat.progress))
         if beat.held:
-            self._held(self._number, beat.held, frozenset(), now_ns)
+            self._held(beat.held, frozenset(), now_ns)
         if beat.progress:
             site.steps.take(self._number, beat.progress, now_ns)
 
@@ -210,14 +210,17 @@ class AgentSession(Session):
         hello.snapshot.ClearField("held")
         if number is not None:
             self.site.progress.memory.leave(number, but=[states.job_uid for states in told])
-            self._held(number, told, frozenset(), self.site.now_ns())
+            for states in told[:MAX_JOBS]:  # of jobs that have gone on without it, too: those are not taken
+                self.site.progress.held(
+                    lambda: self.site.state, number, states, stopped=False, now_ns=self.site.now_ns()
+                )
 
-    def _held(self, number: int, told: Sequence[agent_pb2.HeldStates], stopped: frozenset[str], now_ns: int) -> None:
+    def _held(self, told: Sequence[agent_pb2.HeldStates], stopped: frozenset[str], now_ns: int) -> None:
         """What the node holds of jobs. `stopped`: jobs of which ranks have just stopped there."""
         site = self.site
         for states in told[:MAX_JOBS]:
             known = states.job_uid in stopped
-            if not site.progress.held(lambda: site.state, number, states, stopped=known, now_ns=now_ns):
+            if not site.progress.held(lambda: site.state, self._number, states, stopped=known, now_ns=now_ns):
                 site.metrics.refuse("HELD_STATES")
 
     def _look_at_start(self, now_ns: int) -> None:
@@ -250,7 +253,7 @@ class AgentSession(Session):
         self._alike.tell_of(self)
         if message.held:
             stopped = frozenset(host.job_uid for host in message.hosts if host.state in STOPPED)
-            self._held(self._number, message.held, stopped, site.now_ns())
+            self._held(message.held, stopped, site.now_ns())
             message.ClearField("held")
         for failure in message.restore_failures[:MAX_JOBS]:
             site.progress.restore_failed(lambda: site.state, self._number, failure)

@@ -52,10 +52,18 @@ class Kept:
     line: Line
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What the file of a rank holds. `alike`: as in the kind of a row."""
+
+    alike: int
+    versions: tuple[Version, ...]
+
+
 class LocalDisk:
     """The folder and the thread that writes to it. `refused`: why there is none, for people; empty when there is.
 
-    `begin`, `offer`, `forget` never wait; `rows`, `find` read words of mapped files.
+    Only the thread, `find` and the start touch the disk: one that hangs does not keep the agent from its beats.
     """
 
     def __init__(self, folder: Path | None, counters: Counters) -> None:
@@ -65,8 +73,10 @@ class LocalDisk:
         self._jobs: dict[str, Kept] = {}
         self._recorded: dict[str, Kept] = {}
         self._files: dict[tuple[str, int], StateFile] = {}
+        self._held: dict[tuple[str, int], _Held] = {}
         self._left: dict[str, float] = {}
         self._waiting: dict[tuple[str, int], tuple[int, StateFile]] = {}
+        self._begun: dict[str, Kept] = {}
         self._gone: list[Path] = []
         self._changed = threading.Condition()
         self._closed = False
@@ -95,7 +105,11 @@ class LocalDisk:
     def begin(self, job_uid: str, generation: int, line: Line) -> None:
         """A generation has begun here."""
         if self.folder is not None and generation >= self.generation(job_uid):
-            self._jobs[job_uid] = Kept(generation, tuple(line))
+            kept = self._jobs[job_uid] = Kept(generation, tuple(line))
+            if job_uid in self._recorded:
+                with self._changed:
+                    self._begun[job_uid] = kept
+                    self._changed.notify()
 
     def generation(self, job_uid: str) -> int:
         """The newest generation of a job that this node was told of; 0: none."""
@@ -117,11 +131,10 @@ class LocalDisk:
         kept = self._jobs.get(job_uid)
         if kept is None:
             return
-        for rank, file in self._files_of(job_uid):
-            alike = 0 if file.layout.unique_bytes else REPLICATED
-            for version in file.versions():
+        for (uid, rank), held in sorted(self._held.copy().items(), key=lambda item: item[0]):
+            for version in held.versions if uid == job_uid else ():
                 if version.step <= MAX_STEP and version.counts(kept.line):
-                    yield Row(rank, version.step, agent_pb2.HELD_KIND_DISK | alike)
+                    yield Row(rank, version.step, agent_pb2.HELD_KIND_DISK | held.alike)
 
     def find(self, job_uid: str, rank: int, step: int) -> tuple[StateFile, Version] | None:
         """The state of a rank after a step."""
@@ -154,11 +167,13 @@ class LocalDisk:
         self._jobs.pop(job_uid, None)
         self._recorded.pop(job_uid, None)
         self._left.pop(job_uid, None)
-        for key in [key for key in list(self._files) if key[0] == job_uid]:
-            self._files.pop(key)
+        for key in [key for key in list(self._held) if key[0] == job_uid]:
+            self._held.pop(key, None)
+            self._files.pop(key, None)
         with self._changed:
             for key in [key for key in self._waiting if key[0] == job_uid]:
                 self._waiting.pop(key)
+            self._begun.pop(job_uid, None)
             if self.folder is not None:
                 self._gone.append(disk_folder(self.folder, job_uid))
             self._changed.notify()
@@ -168,27 +183,43 @@ class LocalDisk:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._gone and not self._closed:
+                while not (self._waiting or self._gone or self._begun or self._closed):
                     self._changed.wait()
                 if self._closed:
                     return
                 gone, self._gone = self._gone, []
+                begun, self._begun = self._begun, {}
                 item = self._waiting.pop(key := next(iter(self._waiting))) if self._waiting else None
             for path in gone:
                 shutil.rmtree(path, ignore_errors=True)
-            if item is None:
-                continue
-            begun = time.monotonic()
             try:
-                size = self._write(*key, *item)
+                for uid, kept in begun.items():
+                    self._record(uid, kept)
+                    self._look_again(uid)
+                if item is not None:
+                    self._write_timed(*key, *item)
             except Overtaken:
                 self._counters.add("disk_versions_overtaken")
             except (OSError, ValueError) as error:
                 self._failed(error)
-            else:
-                self._counters.add("disk_versions_written")
-                self.written_bytes += size
-                self.written_s += time.monotonic() - begun
+
+    def _look_again(self, job_uid: str) -> None:
+        """A rank may have found a version damaged, and dropped it."""
+        for (uid, rank), file in self._files.copy().items():
+            if uid == job_uid:
+                self._held[uid, rank] = _held(file)
+
+    def _write_timed(self, job_uid: str, rank: int, step: int, source: StateFile) -> None:
+        begun = time.monotonic()
+        try:
+            size = self._write(job_uid, rank, step, source)
+        finally:
+            file = self._files.get((job_uid, rank))
+            if file is not None:
+                self._held[job_uid, rank] = _held(file)
+        self._counters.add("disk_versions_written")
+        self.written_bytes += size
+        self.written_s += time.monotonic() - begun
 
     def _write(self, job_uid: str, rank: int, step: int, source: StateFile) -> int:
         """One version; bytes that it has. Its step is written last, after all else is on the disk."""
@@ -227,7 +258,9 @@ class LocalDisk:
             return
         assert self.folder is not None
         folder = disk_folder(self.folder, job_uid)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(mode=0o700)
+            _sync(self.folder)
         document = {"uid": job_uid, "generation": kept.generation, "line": [list(pair) for pair in kept.line]}
         replace_file(folder / JOB_FILE, json.dumps(document).encode(), sync=True)
         self._recorded[job_uid] = kept
@@ -241,6 +274,7 @@ class LocalDisk:
         path.unlink(missing_ok=True)
         self._make_room(source.layout.file_bytes, job_uid)
         file = self._files[job_uid, rank] = StateFile.create(path, source.layout, rank)
+        _sync(path.parent)
         return file
 
     def _make_room(self, needed: int, job_uid: str) -> None:
@@ -294,6 +328,11 @@ class LocalDisk:
                 shutil.rmtree(entry, ignore_errors=True)
                 continue
             self._jobs[uid] = self._recorded[uid] = Kept(generation, line)
+            for path in sorted(entry.glob("*.state"))[:MAX_FILES]:
+                rank = int(path.stem) if path.stem.isdecimal() and len(path.stem) <= 10 else MAX_RANK + 1
+                file = self._file(uid, rank) if rank <= MAX_RANK else None
+                if file is not None:
+                    self._held[uid, rank] = _held(file)
 
     def _file(self, job_uid: str, rank: int) -> StateFile | None:
         if self.folder is None:
@@ -309,11 +348,15 @@ class LocalDisk:
             self._files[job_uid, rank] = known
         return known
 
-    def _files_of(self, job_uid: str) -> Iterator[tuple[int, StateFile]]:
-        if self.folder is None:
-            return
-        for path in sorted(disk_folder(self.folder, job_uid).glob("*.state"))[:MAX_FILES]:
-            rank = int(path.stem) if path.stem.isdecimal() and len(path.stem) <= 10 else MAX_RANK + 1
-            file = self._file(job_uid, rank) if rank <= MAX_RANK else None
-            if file is not None:
-                yield rank, file
+
+def _held(file: StateFile) -> _Held:
+    return _Held(0 if file.layout.unique_bytes else REPLICATED, tuple(file.versions()))
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
