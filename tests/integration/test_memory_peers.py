@@ -24,6 +24,7 @@ from agents.node.memory import courier as courier_module
 from agents.node.memory import door as door_module
 from agents.node.memory import wire
 from agents.node.memory.courier import Courier, Parcel
+from agents.node.memory.disk import LocalDisk
 from agents.node.memory.door import Access, MemoryDoor, Permits, Wanted, fetch
 from agents.node.memory.store import MemoryStore
 from agents.node.memory.wire import PeerError, Trust
@@ -64,12 +65,14 @@ class Node:
     store: MemoryStore
     access: Access
     counters: Counters
+    disk: LocalDisk
     door: MemoryDoor
     courier: Courier
 
     def close(self) -> None:
         self.door.close()
         self.courier.close()
+        self.disk.close()
 
     def own(self, rank: int, step: int, *, layout: Layout = LAYOUT, job: str = JOB) -> StateFile:
         """A state of a rank of this node after a step; the bytes follow from both."""
@@ -98,8 +101,9 @@ def node(authority: Authority, root: Path, name: str) -> Node:
     trust = Trust(name, identity(authority, root / name / "identity", "node", name))
     store, access, counters = MemoryStore(folder), Access(), Counters()
     port = root / name / "memory.port"
-    door = MemoryDoor("127.0.0.1", trust, store, access=access, counters=counters, port_path=port)
-    return Node(name, folder, trust, store, access, counters, door, Courier(trust, counters))
+    disk = LocalDisk(root / name / "states", counters)
+    door = MemoryDoor("127.0.0.1", trust, store, disk=disk, access=access, counters=counters, port_path=port)
+    return Node(name, folder, trust, store, access, counters, disk, door, Courier(trust, counters))
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +251,26 @@ def test_a_job_of_which_the_node_knows_nothing_is_refused(pair: tuple[Node, Node
     not_brought(a, b, a.own(6, 10), 10)
     with pytest.raises(PeerError, match="lends nothing"):
         fetch(a.trust, Wanted("b", b.door.address, JOB, 6, 10, 6), a.store)
+
+
+def test_what_only_the_disk_holds_is_lent_as_far_as_it_counts(pair: tuple[Node, Node]) -> None:
+    """A machine that comes back has nothing in its memory."""
+    a, b = pair
+    file = b.own(9, 10)
+    b.disk.begin(JOB, GENERATION, ((GENERATION, 10),))
+    b.disk.offer(JOB, 9, 10, file)
+    until("it is on the disk", lambda: b.counted("disk_versions_written") > 0)
+    file.path.unlink()
+    fetch(a.trust, Wanted("b", b.door.address, JOB, 9, 10, 6), a.store)
+    found = StateFile.open(a.store.fetched_path(JOB, 6, 9))
+    version = found.find(10)
+    assert version is not None
+    assert found.intact(version)
+    assert bytes(found.unique(version.slot)) == pattern(9, 10, LAYOUT.unique_bytes)
+    found.close()
+    b.disk.begin(JOB, GENERATION + 1, ((GENERATION + 1, 5),))
+    with pytest.raises(PeerError, match="holds no such state"):
+        fetch(a.trust, Wanted("b", b.door.address, JOB, 9, 10, 7), a.store)
 
 
 def test_what_is_not_held_is_not_lent(pair: tuple[Node, Node]) -> None:
