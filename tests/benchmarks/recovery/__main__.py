@@ -11,9 +11,9 @@ from pathlib import Path
 from tests.benchmarks.recovery import scaling
 from tests.benchmarks.recovery.report import OURS, show, within_must, write
 from tests.benchmarks.recovery.runs import compare
-from tests.benchmarks.recovery.systems import RANK, Phalanx, RayTrain, System, Torchrun, missing
+from tests.benchmarks.recovery.systems import RANK, Phalanx, RayTrain, System, Torchft, Torchrun, missing
 
-ALL = (Phalanx, Torchrun, RayTrain)
+ALL = (Phalanx, Torchrun, RayTrain, Torchft)
 
 
 def main() -> int:

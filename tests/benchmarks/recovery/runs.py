@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.benchmarks.recovery import steplog
 from tests.benchmarks.recovery.steplog import Recovery
-from tests.benchmarks.recovery.systems import RANK, RANK0, TWO, System
+from tests.benchmarks.recovery.systems import RANK, RANK0, TWO, WHOLE, System
 from tests.benchmarks.recovery.workload import CHECKPOINT_EVERY, RANKS
 
 BEGIN_LIMIT_S = 180.0
@@ -61,7 +61,9 @@ class Fault:
 
     def victims(self, kind: str) -> tuple[int, ...]:
         """The ranks that a kill of this kind strikes."""
-        return {RANK: (self.rank,), RANK0: (0,), TWO: (self.rank, self.other)}.get(kind, (self.other,))
+        return {RANK: (self.rank,), WHOLE: (self.rank,), RANK0: (0,), TWO: (self.rank, self.other)}.get(
+            kind, (self.other,)
+        )
 
 
 class NotWithinError(Exception):
@@ -133,11 +135,19 @@ def _one_kill(system: System, kind: str, fault: Fault) -> Recovery:
     _steps_from(system, moment, RECOVERY_LIMIT_S)
     killed_ns = system.kill(kind, fault.victims(kind))
     found: Recovery = wait_for(
-        lambda: steplog.recovery(steplog.tail(system.log), killed_ns, system.ranks),
+        lambda: _recovery(system, kind, killed_ns, fault),
         f"a new step after a {kind} was killed",
         RECOVERY_LIMIT_S,
     )
     return found
+
+
+def _recovery(system: System, kind: str, killed_ns: int, fault: Fault) -> Recovery | None:
+    lines = steplog.tail(system.log)
+    if not system.elastic:
+        return steplog.recovery(lines, killed_ns, system.ranks)
+    gone = () if kind == WHOLE else fault.victims(kind)
+    return steplog.carried_on(lines, killed_ns, {*range(system.ranks)} - {*gone})
 
 
 def _highest(system: System) -> int:

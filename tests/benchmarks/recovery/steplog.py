@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -85,6 +85,33 @@ def recovery(lines: Iterable[Line], killed_ns: int, ranks: int) -> Recovery | No
         (max(line.ns for line in loaded.values()) - killed_ns) / 1e9,
         (max(new.values()) - killed_ns) / 1e9,
         highest - min(line.step for line in loaded.values()),
+    )
+
+
+def carried_on(lines: Iterable[Line], killed_ns: int, ranks: Collection[int]) -> Recovery | None:
+    """What the kill at `killed_ns` cost a system that goes on without the rank it has lost; None while not every one of `ranks`
+    has made a step that none had made before. Not every rank makes the same first one: who comes late takes the state of others,
+    after their step. A step that counted is not taken back when groups are built once more."""
+    lines = [line for line in lines if line.rank in ranks]
+    again = [line for line in lines if line.ns > killed_ns and line.event == LOADED]
+    if not again:
+        return None
+    highest = max(line.step for line in lines if line.ns < again[0].ns and line.event == STEP)
+    loaded: dict[int, Line] = {}
+    new: dict[int, int] = {}
+    for line in lines:
+        if line.ns <= killed_ns or line.rank in new:
+            continue
+        if line.event == LOADED:
+            loaded[line.rank] = line
+        elif line.rank in loaded and line.step > highest:
+            new[line.rank] = line.ns
+    if len(new) < len(ranks):
+        return None
+    return Recovery(
+        (max(line.ns for line in loaded.values()) - killed_ns) / 1e9,
+        (max(new.values()) - killed_ns) / 1e9,
+        max(0, highest - min(line.step for line in loaded.values())),
     )
 
 

@@ -18,7 +18,7 @@ from phalanx.v1 import types_pb2
 
 from cli.commands.fault import Target, rank_pid
 from cli.supervisor import control
-from tests.benchmarks.recovery import on_ray_train, steplog
+from tests.benchmarks.recovery import on_ray_train, on_torchft, steplog
 from tests.benchmarks.recovery.workload import CHECKPOINT_EVERY, RANKS
 from tests.e2e.site import RunningSite, poll
 
@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[3]
 STEPS = 1_000_000
 """More than any run reaches: the systems are stopped, they do not finish."""
 RANK, RANK0, TWO, ACTOR, NODE = "rank", "rank0", "two", "actor", "node"
+WHOLE = "whole"
+"""A rank is killed, and what counts is when it has made a step too: of a system that goes on without it until then."""
 PARKED = 2
 """Processes that stand by on a node under Phalanx: two ranks that are killed at once may be of one node."""
 JOB = "bench"
@@ -40,6 +42,8 @@ class System(Protocol):
     kinds: tuple[str, ...]
     log: Path
     ranks: int
+    elastic: bool
+    """Survivors go on without a rank that is lost: what counts when it is killed is their next step, and not its."""
 
     def start(self) -> None:
         """Begin training from step 0 on an empty log."""
@@ -70,6 +74,7 @@ class Phalanx:
     name = "phalanx"
     settings = "phalanx up --nodes 3 --accelerators 2; spares: {warmNodes: 1, parkedPerNode: 2}; defaults otherwise"
     kinds: tuple[str, ...] = (RANK, RANK0, TWO, ACTOR, NODE)
+    elastic = False
 
     def __init__(self, folder: Path, ranks: int = RANKS, warm_nodes: int = 1, parked: int = PARKED) -> None:
         self.ranks = ranks
@@ -143,6 +148,7 @@ class _Peer:
     settings = ""
     kinds: tuple[str, ...] = (RANK,)
     ranks = RANKS
+    elastic = False
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -177,8 +183,12 @@ class _Peer:
             raise RuntimeError(f"{self.name} has ended: {self._last_words()}")
 
     def kill(self, kind: str, ranks: Sequence[int]) -> int:
-        pids = {line.rank: line.pid for line in steplog.read(self.log)}
+        pids = self.pids()
         return _kill([pids[rank] for rank in ranks])
+
+    def pids(self) -> dict[int, int]:
+        """The newest process of every rank that has written to the log."""
+        return {line.rank: line.pid for line in steplog.read(self.log)}
 
     def phases_s(self) -> dict[str, float]:
         return {}
@@ -255,14 +265,56 @@ class RayTrain(_Peer):
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 
+class Torchft(_Peer):
+    """torchft: a lighthouse, and each rank a replica group of its own that is started again when it is dead."""
+
+    name = "torchft"
+    settings = (
+        f"one replica group per rank, at least {on_torchft.LEAST_RANKS}; lighthouse: heartbeat time-out "
+        f"{on_torchft.HEARTBEAT_TIMEOUT_MS} ms (default 5,000), join time-out {on_torchft.JOIN_TIMEOUT_MS} ms, tick "
+        f"{on_torchft.TICK_MS} ms; another guarantee: rank is the survivors' next step, on a smaller batch, whole is all ranks'"
+    )
+    kinds = (RANK, WHOLE)
+    elastic = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._killed: set[int] = set()
+
+    def command(self) -> Sequence[str]:
+        return (sys.executable, "-m", "tests.benchmarks.recovery.on_torchft")
+
+    def environment(self) -> dict[str, str]:
+        return {"RUST_LOG": "error"}  # otherwise several lines a step
+
+    def stand_by(self) -> None:
+        super().stand_by()
+        poll(self._whole, "all ranks take part again", 90, 0.1)
+
+    def kill(self, kind: str, ranks: Sequence[int]) -> int:
+        pids = self.pids()
+        self._killed |= {pids[rank] for rank in ranks}
+        return super().kill(kind, ranks)
+
+    def _whole(self) -> bool:
+        made = [line for line in steplog.tail(self.log) if line.event == steplog.STEP and line.pid not in self._killed]
+        newest = max((line.step for line in made), default=0)
+        return len({line.rank for line in made if line.step == newest - 1}) == RANKS
+
+
+NEEDS = {RayTrain.name: "ray.train", Torchft.name: "torchft"}
+"""What a peer must be able to import, beyond what every system has."""
+
+
 def missing(system: type[System] | type[_Peer]) -> str:
     """Why a system cannot run here; empty when it can."""
-    if system is not RayTrain:
+    module = NEEDS.get(system.name)
+    if module is None:
         return ""
     probe = subprocess.run(
-        [sys.executable, "-c", "import ray.train"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", f"import {module}"], capture_output=True, text=True, timeout=120, check=False
     )
-    return "" if probe.returncode == 0 else f"ray.train cannot be imported: {probe.stderr.strip().splitlines()[-1]}"
+    return "" if probe.returncode == 0 else f"{module} cannot be imported: {probe.stderr.strip().splitlines()[-1]}"
 
 
 def _kill(pids: Sequence[int]) -> int:

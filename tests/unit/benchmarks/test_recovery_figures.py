@@ -6,11 +6,13 @@ import random
 
 import pytest
 
-from tests.benchmarks.recovery.report import LEASE_S, within_must
+from tests.benchmarks.recovery import scaling
+from tests.benchmarks.recovery.report import LEASE_S, show, within_must
 from tests.benchmarks.recovery.runs import Cell, Fault, Results
-from tests.benchmarks.recovery.scaling import WHOLE, by_phase, fit, show
+from tests.benchmarks.recovery.scaling import WHOLE, by_phase, fit
 from tests.benchmarks.recovery.steplog import Recovery
 from tests.benchmarks.recovery.systems import ACTOR, NODE, RANK, RANK0, TWO
+from tests.benchmarks.recovery.systems import WHOLE as WHOLE_AGAIN
 from tests.benchmarks.recovery.workload import RANKS, Training
 
 
@@ -25,6 +27,7 @@ def test_kinds_of_kills_strike_whom_they_say() -> None:
     chance = random.Random(3)
     faults = [Fault.draw(chance) for _ in range(200)]
     assert {fault.victims(RANK) for fault in faults} == {(1,), (2,), (3,)}
+    assert all(fault.victims(WHOLE_AGAIN) == fault.victims(RANK) for fault in faults)
     assert {fault.victims(RANK0) for fault in faults} == {(0,)}
     assert all(len({*fault.victims(TWO)}) == 2 for fault in faults)
     for kind in (ACTOR, NODE):
@@ -55,6 +58,19 @@ def test_a_run_without_our_figures_is_not_within_them() -> None:
     assert not within_must(failed)
 
 
+def test_a_peer_that_promises_less_is_set_beside_us_with_what_it_promises_and_with_all_ranks_again() -> None:
+    found = results(RANK, Recovery(0.1, 0.2, 0))
+    found.cell("torchrun", RANK).recoveries.append(Recovery(1.9, 2.0, 4))
+    found.cell("torchft", RANK).recoveries.append(Recovery(0.5, 0.6, 0))
+    found.cell("torchft", WHOLE_AGAIN).recoveries.append(Recovery(2.3, 2.4, 0))
+    said: list[str] = []
+    show(found, (), 7, said.append)
+    ratios = [line.strip() for line in said if "better peer" in line]
+    assert ratios[0] == "kill to first new step: the better peer (torchft) takes 3.0 times as long as phalanx (goal 10)"
+    assert "all ranks again: the better peer (torchrun) takes 10.0 times" in ratios[1]
+    assert len(ratios) == 4
+
+
 def test_a_fit_finds_what_each_doubling_adds() -> None:
     line = fit({2: 0.15, 4: 0.2, 8: 0.25, 16: 0.3})
     assert (line.base_s, line.doubling_s, line.residual_s) == pytest.approx((0.1, 0.05, 0.0))
@@ -76,7 +92,7 @@ def test_sizes_without_a_figure_are_left_out_and_the_far_figure_is_named_for_wha
     assert table[WHOLE] == {2: 0.2, 4: 0.3, 16: 0.5}
     assert table["detect"] == {2: 0.01, 4: 0.02, 16: 0.01}
     said: list[str] = []
-    show(table, said.append)
+    scaling.show(table, said.append)
     assert "8 ranks" not in said[0]
     assert any("EXTRAPOLATION" in line and "not a measurement" in line for line in said)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.benchmarks.recovery.steplog import Recovery, median_step_s, parse, recovery
+from tests.benchmarks.recovery.steplog import Recovery, carried_on, median_step_s, parse, recovery
 
 MS = 1_000_000
 KILLED_NS = 100 * MS
@@ -41,6 +41,26 @@ def test_an_attempt_that_fails_again_counts_until_the_one_that_works() -> None:
 def test_not_recovered_while_a_rank_is_missing() -> None:
     assert recovery(parse(log(*BEFORE)), KILLED_NS, 2) is None
     assert recovery(parse(log(*BEFORE, (400, 0, "loaded", 10), (450, 0, "step", 14))), KILLED_NS, 2) is None
+
+
+def test_survivors_that_go_on_are_judged_by_their_own_next_step() -> None:
+    after = (
+        (300, 0, "loaded", 13), (330, 0, "step", 14), (350, 0, "step", 15), (900, 0, "loaded", 20), (901, 1, "loaded", 20),
+        (920, 0, "step", 21), (925, 1, "step", 21),
+    )  # fmt: skip
+    lines = parse(log(*BEFORE, *after))
+    assert carried_on(lines, KILLED_NS, {0}) == Recovery(0.2, 0.23, 0)
+    assert carried_on(lines, KILLED_NS, {0, 1}) == Recovery(0.801, 0.825, 0)
+    assert carried_on(lines[:-1], KILLED_NS, {0, 1}) is None
+
+
+def test_a_survivor_that_takes_the_state_after_the_step_of_the_others_has_come_back_all_the_same() -> None:
+    # Rank 2 waits in the old group while 0 makes step 14, and is given its state: no line of it says step 14, ever.
+    after = (
+        (300, 0, "loaded", 13), (330, 0, "step", 14), (400, 0, "loaded", 14), (401, 2, "loaded", 14), (440, 2, "step", 15),
+        (441, 0, "step", 15),
+    )  # fmt: skip
+    assert carried_on(parse(log(*BEFORE, *after)), KILLED_NS, {0, 2}) == Recovery(0.301, 0.34, 0)
 
 
 def test_a_line_in_the_making_is_left_out() -> None:
