@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cli import render
 from cli.describe_node import covers
+from cli.wire import enum_word
 
 if TYPE_CHECKING:
     from phalanx.v1 import fleet_pb2
@@ -19,6 +20,7 @@ LISTED = 20
 def show(item: fleet_pb2.GetHealthResponse, offenders: fleet_pb2.ListOffendersResponse) -> None:
     """The whole report."""
     _detector(item.detector)
+    _saves(item.failing_saves, item.failing_saves_total)
     _budget(item.budget)
     _blind(item.blind)
     _offenders(offenders)
@@ -68,6 +70,43 @@ def _detector(item: fleet_pb2.DetectorHealth) -> None:
             ("inbox", f"{item.inbox:,} of {item.inbox_limit:,} events wait"),
         )
     )  # fmt: skip
+
+
+def _saves(items: Sequence[fleet_pb2.FailingSave], total: int) -> None:
+    if not items:
+        return
+    from phalanx.v1 import agent_pb2  # noqa: PLC0415
+
+    render.heading("saves that do not come about: no later checkpoint of these jobs has been completed since")
+    rows, todo = [], []
+    for one in items[:LISTED]:
+        word = enum_word(agent_pb2.SaveWord, one.word)
+        newest = "none" if math.isnan(one.saved_age_s) else f"step {one.saved_step}, {render.age(one.saved_age_s)} ago"
+        rows.append(
+            [
+                one.job,
+                f"step {one.step}",
+                "waits" if word == "SLOW" else word.lower(),
+                f"{render.age(one.age_s)} ago",
+                f"{render.age(one.told_age_s)} ago",
+                str(one.rank),
+                one.node or "-",
+                newest,
+                one.reason,
+            ]
+        )
+        todo.append((one.job, _repair(word, one.folder)))
+    render.table(("JOB", "SAVE", "STATE", "SINCE", "LAST TOLD", "RANK", "NODE", "NEWEST CHECKPOINT", "WHY"), rows)
+    render.heading("what to do: they train on and save again by themselves; until then put off what stops them")
+    render.fields(todo)
+    _more(total, "`phalanx health -o json`")
+
+
+def _repair(word: str, folder: str) -> str:
+    """What makes saves come about again."""
+    if word == "SLOW":
+        return f"find out why writes below {folder} hang or take longer than the job's save interval"
+    return f"make room below {folder}, or repair its mount and permissions"
 
 
 def _budget(item: fleet_pb2.BudgetHealth) -> None:

@@ -103,7 +103,7 @@ def _rules(client: Client, request: fleet_pb2.ListFaultRulesRequest, output: Out
 
 @for_site
 def health(*, output: OutputForm = Output.TABLE, site: SiteChoice) -> None:
-    """Show how well the controller sees: its own lateness, the action budget, blind spots, peers that misbehave.
+    """Show how well the controller sees: its own lateness, failing saves, the action budget, blind spots, peers that misbehave.
 
     Exits with 7 when the controller is degraded.
     """

@@ -19,7 +19,7 @@ from controlplane.core.vocabulary import NodeService
 from controlplane.engine.ports import JournalEntry, JournalUnavailable
 from controlplane.observability.offenders import Offender
 from controlplane.observability.quantiles import distributions
-from controlplane.rpc import fault_views, health_views, straggler_views
+from controlplane.rpc import fault_views, health_views, straggler_views, upkeep_views
 from controlplane.rpc.ages import age_s
 from controlplane.rpc.caller import own_name
 from controlplane.rpc.codec import check_request
@@ -172,6 +172,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         refused = await self._newest((r.ActRefused,), health_views.MAX_REFUSED)
         state, now_ns = site.state, site.now_ns()
         appends = distributions(site.metrics.append_seconds.collect())[""]
+        failing = upkeep_views.failing_saves(state, site.root, now_ns)
         return fleet_pb2.GetHealthResponse(
             revision=state.revision,
             detector=health_views.detector(
@@ -183,6 +184,8 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             canaries=health_views.canaries(state, self._policy.canaries, now_ns),
             slow_ranks=straggler_views.slow_ranks(state, now_ns),
             detection=health_views.detection(distributions(site.metrics.detection.collect(), "failure")),
+            failing_saves=failing[: health_views.MAX_LISTED],
+            failing_saves_total=len(failing),
         )
 
     async def _newest(self, kinds: Sequence[type[r.Record]], limit: int, node: str = "") -> list[JournalEntry]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -189,6 +190,17 @@ class RunningSite:
             return job if {rank.node for rank in job.ranks} <= ready else None
 
         found: job_pb2.Job = poll(parked, f"{name} has parked processes", 90, 0.1)
+        return found
+
+    def standing_by(self, name: str, counts: list[int]) -> job_pb2.Job:
+        """Wait until so many processes are parked, by node, ascending, and no other is on its way there or away."""
+
+        def parked() -> job_pb2.Job | None:
+            job = self.running(name)
+            ready = all(host.state == types_pb2.RANK_STATE_PARKED for host in job.parked)
+            return job if ready and sorted(Counter(host.node for host in job.parked).values()) == counts else None
+
+        found: job_pb2.Job = poll(parked, f"{name} has {counts} parked processes", 90, 0.1)
         return found
 
     def kill(self, name: str, rank: int, what: Target = Target.PROCESS) -> None:

@@ -11,7 +11,7 @@ import pytest
 from phalanx.v1 import checkpoint_pb2, types_pb2
 
 from cli.commands.fault import Target, flip_byte
-from tests.e2e.site import RunningSite, poll
+from tests.e2e.site import ENDED, RunningSite, poll
 
 pytestmark = pytest.mark.e2e
 
@@ -56,6 +56,31 @@ def test_processes_of_ranks(site: RunningSite, reference: str) -> None:
     job = site.finished("kills")
     assert job.result["weights_sha256"] == reference
     assert all(recovery.steps_lost <= 1 for recovery in job.recoveries), "all that was lost is in memory somewhere"
+
+
+def test_what_stands_by_is_refilled_after_each_of_several_recoveries(site: RunningSite) -> None:
+    """Each of four kills is met by a process that stands by, and so many stand by again; then a drain takes the spare node's."""
+    site.submit("refilled", "training_jobs.examples.counter", ranks=2, every=50, steps=100_000, step_floor_ms=20)
+    whole = [1, 2]  # one beside the ranks, and on the spare node as many as there are ranks on this one
+    before = site.standing_by("refilled", whole)
+    for rank in (0, 1, 1, 0):
+        parked = {host.pid for host in before.parked}
+        site.kill("refilled", rank)
+        before = site.recovered("refilled", before)
+        assert next(one.pid for one in before.ranks if one.rank == rank) in parked, "it was met warm"
+        before = site.standing_by("refilled", whole)
+    assert before.generation == 5
+
+    (node,) = {rank.node for rank in before.ranks}
+    parked = {host.pid for host in before.parked if host.node != node}
+    site.phalanx("drain", node, "--reason", "its spare takes over", "--yes")
+    after = site.recovered("refilled", before)
+    assert {rank.pid for rank in after.ranks} == parked
+    after = site.standing_by("refilled", whole)
+    assert node not in {host.node for host in after.parked}
+    site.phalanx("uncordon", node)
+    site.phalanx("cancel", "refilled", "--yes")
+    poll(lambda: site.job("refilled").state in ENDED, "it has ended")
 
 
 def test_processes_around_the_ranks(site: RunningSite, reference: str) -> None:

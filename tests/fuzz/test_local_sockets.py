@@ -22,6 +22,7 @@ from phalanx.v1 import local_pb2
 
 from cli.supervisor.control import ControlServer, call, socket_path
 from tests.fixtures.controller_process import until
+from tests.fixtures.node_memory import forget_memory
 from tests.fuzz.generator import SECONDS, SEED, Generator, show
 
 JOB = "j"
@@ -69,6 +70,7 @@ class Node:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
+        forget_memory(self.folder / "n1")
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from phalanx.v1 import agent_pb2, fleet_pb2, types_pb2
 
-from tests.fixtures.controller_peers import FakeAgent
+from tests.fixtures.controller_peers import FakeAgent, FakeCell
 from tests.fixtures.controller_process import Controller, until
 
 POLICY = """
@@ -34,9 +34,9 @@ class Bird(FakeAgent):
                 )
             )  # fmt: skip
 
-    def tell(self, *faults: agent_pb2.FaultStatus) -> None:
+    def tell(self, *faults: agent_pb2.FaultStatus, saves: Sequence[agent_pb2.SaveFinding] = ()) -> None:
         assert self.stream is not None
-        report = agent_pb2.Report(sequence=next(self._sequence), faults=faults)
+        report = agent_pb2.Report(sequence=next(self._sequence), faults=faults, save_findings=saves)
         self.stream.send(agent_pb2.AgentMessage(report=report))
 
 
@@ -106,3 +106,24 @@ def test_a_fault_stands_is_explained_and_its_node_tells_its_way(controller: Cont
     assert node.stay.level == "RETURN_TO_VENDOR"
     assert "was quarantined" in node.history[-1].message
     assert {row.kind for row in health(controller).detection} >= {"device"}
+
+
+def test_a_job_whose_saves_fail_is_in_the_health_of_the_site(controller: Controller) -> None:
+    birds = [Bird(controller, f"node-{number}") for number in (1, 2)]
+    agents: list[FakeAgent] = [bird.connect() for bird in birds]
+    FakeCell(controller, agents).connect()
+    controller.submit("saving-1")
+    job = controller.until_state(types_pb2.JOB_STATE_RUNNING)
+    (rank,) = [one for one in job.ranks if one.rank == 1]
+    assert not health(controller).failing_saves
+    finding = agent_pb2.SaveFinding(
+        job_uid=job.uid, generation=job.generation, step=40, rank=1, word=agent_pb2.SAVE_WORD_FAILED,
+        reason="No space left on device",
+    )  # fmt: skip
+    next(bird for bird in birds if bird.node == rank.node).tell(saves=[finding])
+    (found,) = until(lambda: health(controller).failing_saves, "the save that failed is told")
+    assert (found.job, found.node, found.rank, found.step) == ("demo", rank.node, 1, 40)
+    assert (found.word, found.reason) == (agent_pb2.SAVE_WORD_FAILED, "No space left on device")
+    assert found.folder == job.checkpoint_folder
+    assert 0 <= found.age_s < 60
+    assert health(controller).failing_saves_total == 1

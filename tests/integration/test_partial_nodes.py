@@ -13,6 +13,7 @@ from phalanx.v1 import event_pb2, fleet_pb2, types_pb2
 
 from tests.fixtures.controller_peers import FakeCell
 from tests.fixtures.controller_process import Controller, until
+from tests.fixtures.node_memory import forget_memory
 
 FAILED, HEALTHY = types_pb2.ACCELERATOR_STATE_FAILED, types_pb2.ACCELERATOR_STATE_HEALTHY
 DEGRADED, SUSPECT = types_pb2.ACCELERATOR_STATE_DEGRADED, types_pb2.ACCELERATOR_STATE_SUSPECT
@@ -42,6 +43,7 @@ def real_agent(controller: Controller, folder: Path) -> Iterator[None]:
     finally:
         agent.terminate()
         agent.wait(60)
+        forget_memory(folder / "node")
 
 
 def inject(controller: Controller, position: int, code: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.controller_process import Controller, until
+from tests.fixtures.node_memory import forget_memory
 
 LIMIT_S = 60.0
 
@@ -51,3 +52,4 @@ def test_a_node_agent_is_ready_when_rank_hosts_can_register(supervisor: socket.s
     finally:
         agent.send_signal(signal.SIGTERM)
         until(lambda: agent.poll() is not None, "the agent ends")
+        forget_memory(tmp_path / "n")

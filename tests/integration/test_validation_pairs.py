@@ -12,6 +12,7 @@ from pathlib import Path
 from phalanx.v1 import event_pb2, types_pb2
 
 from tests.fixtures.controller_process import Controller, until
+from tests.fixtures.node_memory import forget_memory
 from tests.fixtures.ports import free_port
 
 BAD = "node-0"
@@ -35,6 +36,7 @@ def agent(controller: Controller, folder: Path, *options: str) -> Iterator[None]
     finally:
         process.terminate()
         process.wait(60)
+        forget_memory(folder)
 
 
 def told(controller: Controller, kind: str) -> list[str]:

@@ -16,6 +16,7 @@ from phalanx.v1 import event_pb2, fleet_pb2, types_pb2
 from controlplane import __version__ as OURS
 from tests.fixtures.controller_peers import FakeAgent, FakeCell
 from tests.fixtures.controller_process import Controller, until
+from tests.fixtures.node_memory import forget_memory
 from tests.fixtures.released import Released, released
 
 OLD = "0.1.0"
@@ -67,6 +68,7 @@ def node_agent(controller: Controller, folder: Path, release: Released | None) -
     finally:
         agent.terminate()
         agent.wait(60)
+        forget_memory(folder / "n")
 
 
 def works_together(controller: Controller, version: str) -> None:

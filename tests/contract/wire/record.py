@@ -21,6 +21,8 @@ from pathlib import Path
 import grpc
 from phalanx.v1 import agent_pb2
 
+from tests.fixtures.node_memory import forget_memory
+
 LIMIT_S = 30.0
 WANTED = ("hello", "beat", "report", "effect_result")
 CELL = """
@@ -90,6 +92,7 @@ def record_agent(tree: Path, environment: dict[str, str]) -> dict[str, str]:
             time.sleep(0.05)
         agent.terminate()
         agent.wait()
+        forget_memory(Path(folder) / "node")
     server.stop(0)
     return {kind: base64.b64encode(recorder.raw[kind]).decode() for kind in WANTED}
 

@@ -1,12 +1,13 @@
 """`phalanx faults` and `phalanx health` against a real gRPC server: what is asked, what is shown, and the exit code."""
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fake_controller import FakeController
-from phalanx.v1 import fleet_pb2
+from phalanx.v1 import agent_pb2, fleet_pb2
 
 from cli.errors import Exit
 from cli.faults import LEVELS
@@ -210,3 +211,31 @@ def test_peers_that_misbehave_are_named(phalanx: Phalanx, controller: FakeContro
     assert first.split()[:4] == ["node/node-7", "10.0.0.7", "FLOOD", "12,000"]
     assert second.startswith("node/node-8 (says so)")
     assert len(json.loads(phalanx("health", "-o", "json").out)["offenders"]) == 2
+
+
+def test_saves_that_do_not_come_about_say_what_since_when_and_what_to_do(
+    phalanx: Phalanx, controller: FakeController
+) -> None:
+    controller.health = healthy()
+    assert "saves that" not in phalanx("health").out
+    controller.health.failing_saves.add(
+        job="moe", word=agent_pb2.SAVE_WORD_FAILED, step=400, rank=3, node="node-2", age_s=600, told_age_s=12,
+        reason="No space left on device", folder="/s/moe-1", saved_step=380, saved_age_s=700,
+    )  # fmt: skip
+    controller.health.failing_saves.add(
+        job="dense", word=agent_pb2.SAVE_WORD_SLOW, step=8, age_s=90, told_age_s=30, reason="still being written",
+        folder="/s/dense-2", saved_age_s=math.nan,
+    )  # fmt: skip
+    controller.health.failing_saves_total = 31
+    outcome = phalanx("health")
+    assert outcome.code == Exit.OK, "7 is for a controller that is not well"
+    lines = [" ".join(line.split()) for line in outcome.out.splitlines()]
+    assert (
+        "moe step 400 failed 10 m 00 s ago 12.0 s ago 3 node-2 step 380, 11 m 40 s ago No space left on device" in lines
+    )
+    assert "dense step 8 waits 90.0 s ago 30.0 s ago 0 - none still being written" in lines
+    assert "moe make room below /s/moe-1, or repair its mount and permissions" in lines
+    assert "dense find out why writes below /s/dense-2 hang or take longer than the job's save interval" in lines
+    assert "11 more" in outcome.err
+    (first, _) = json.loads(phalanx("health", "-o", "json").out)["failing_saves"]
+    assert (first["word"], first["folder"]) == ("FAILED", "/s/moe-1")

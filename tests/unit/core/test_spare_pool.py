@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from controlplane.core.draft import Policy
 from controlplane.core.fleet import LENT, Fleet
 from controlplane.core.jobs import Job
@@ -12,7 +14,7 @@ from controlplane.core.placement.pool import lend, share_of
 from controlplane.core.placement.spares import NO_WEAR, SparePlan, with_time
 from controlplane.core.spec import AUTO, SparePolicy
 from controlplane.core.units import NS_PER_DAY, seconds
-from controlplane.core.vocabulary import JobState
+from controlplane.core.vocabulary import JobState, RankState
 from tests.support.fleets import fleet, running
 from tests.support.world import World, spec
 
@@ -85,6 +87,26 @@ def test_failures_of_nodes_are_remembered_and_refills_measured() -> None:
     assert wear.short_since_ns == 0
     assert len(wear.refills_ns) >= 1
     assert len(world.job("moe").spare_nodes) == 1
+
+
+def standing_by(world: World) -> list[int]:
+    """Parked processes by node: of those with ranks, then of spare ones."""
+    job = world.job("moe")
+    count = np.bincount(job.hosts.node[job.hosts.state == RankState.PARKED], minlength=world.state().fleet.size)
+    return [int(count[node]) for node in (*sorted(set(job.rank_node.tolist())), *job.spare_nodes)]
+
+
+def test_what_stands_by_is_as_much_again_after_each_of_several_recoveries() -> None:
+    world = World(8, accelerators=2, racks=2)
+    world.submit(spec("moe", 4, spares=SparePolicy(warm_nodes=1, parked_per_node=1)))
+    world.run_until(lambda: world.job("moe").state is JobState.RUNNING and standing_by(world) == [1, 1, 2])
+    for generation, rank in enumerate((0, 3, 3, 1, 2, 0), start=2):
+        if rank == 2:
+            world.destroy(world.process("moe", rank)[0].name)
+        else:
+            world.kill_rank("moe", rank)
+        world.run_until(lambda generation=generation: world.job("moe").generation >= generation)
+        world.run_until(lambda: world.job("moe").state is JobState.RUNNING and standing_by(world) == [1, 1, 2])
 
 
 def test_a_job_that_leaves_it_to_the_controller_gets_more_as_failures_come() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from phalanx.v1 import agent_pb2
 
@@ -13,7 +15,7 @@ from controlplane.rpc.effects import Superseded, agent_effect
 from controlplane.rpc.errors import RequestRefused
 from controlplane.rpc.generations import GenerationMessages
 from controlplane.rpc.observations import MAX_ROWS, node_report
-from controlplane.rpc.upkeep_views import save_interval_message
+from controlplane.rpc.upkeep_views import failing_saves, save_interval_message
 from tests.support.world import World, spec
 
 
@@ -102,3 +104,35 @@ def test_a_job_that_cannot_save_says_so() -> None:
     told = save_interval_message(world.job("moe"))
     assert told.trouble == "step 40 waits to be saved: rank 1: the save before is still being written"
     assert not told.first
+
+
+def test_failing_saves_of_all_jobs_are_told_the_longest_first() -> None:
+    world = World(6)
+    for name in ("moe", "dense"):
+        world.submit(spec(name, 2))
+    world.run_until(lambda: all(world.job(name).state is JobState.RUNNING for name in ("moe", "dense")))
+    assert failing_saves(world.state(), "/s", world.now_ns) == []
+    for name, word in (("dense", SaveWord.SLOW), ("moe", SaveWord.FAILED), ("dense", SaveWord.FAILED)):
+        _tell(world, name, ev.SaveRow(world.job(name).uid, 1, 40, 1, word, "full"))
+        world.run(61)
+    world.checkpoint("moe", 20)
+    world.run(5)
+    dense, moe = failing_saves(world.state(), "/s/", world.now_ns)
+    assert (dense.job, dense.word, dense.step, dense.rank, dense.reason) == (
+        "dense", agent_pb2.SAVE_WORD_FAILED, 40, 1, "full",
+    )  # fmt: skip
+    assert (round(dense.age_s), round(dense.told_age_s)) == (188, 66)
+    assert dense.node == world.state().fleet.name(int(world.job("dense").rank_node[1]))
+    assert dense.folder == f"/s/{world.job('dense').uid}"
+    assert math.isnan(dense.saved_age_s)
+    assert (moe.job, moe.saved_step, round(moe.saved_age_s)) == ("moe", 20, 5)
+    world.checkpoint("dense", 60)
+    assert [one.job for one in failing_saves(world.state(), "/s", world.now_ns)] == ["moe"]
+    world.turn(ev.CancelJob("", "moe", ""))
+    world.run_until(lambda: world.job("moe").terminal)
+    assert failing_saves(world.state(), "/s", world.now_ns) == [], "nobody saves any more"
+
+
+def _tell(world: World, name: str, row: ev.SaveRow) -> None:
+    node = world.state().fleet.name(int(world.job(name).rank_node[row.rank]))
+    world.turn(ev.NodeReport(node, world.nodes[node].boot_id, saves=(row,)))

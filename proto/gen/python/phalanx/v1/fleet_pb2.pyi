@@ -1376,7 +1376,11 @@ class GetHealthResponse(_message.Message):
     DETECTION_FIELD_NUMBER: _builtins.int
     CANARIES_FIELD_NUMBER: _builtins.int
     SLOW_RANKS_FIELD_NUMBER: _builtins.int
+    FAILING_SAVES_FIELD_NUMBER: _builtins.int
+    FAILING_SAVES_TOTAL_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
+    failing_saves_total: _builtins.int
+    """jobs; the list is cut where it would be too large"""
     @_builtins.property
     def detector(self) -> Global___DetectorHealth: ...
     @_builtins.property
@@ -1393,6 +1397,10 @@ class GetHealthResponse(_message.Message):
     def canaries(self) -> Global___CanaryHealth: ...
     @_builtins.property
     def slow_ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlowRank]: ...
+    @_builtins.property
+    def failing_saves(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailingSave]:
+        """the longest first"""
+
     def __init__(
         self,
         *,
@@ -1404,14 +1412,76 @@ class GetHealthResponse(_message.Message):
         detection: _abc.Iterable[Global___DetectionTime] | None = ...,
         canaries: Global___CanaryHealth | None = ...,
         slow_ranks: _abc.Iterable[Global___SlowRank] | None = ...,
+        failing_saves: _abc.Iterable[Global___FailingSave] | None = ...,
+        failing_saves_total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "budget", b"budget", "canaries", b"canaries", "detector", b"detector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "budget", b"budget", "canaries", b"canaries", "detection", b"detection", "detector", b"detector", "refused", b"refused", "revision", b"revision", "slow_ranks", b"slow_ranks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "budget", b"budget", "canaries", b"canaries", "detection", b"detection", "detector", b"detector", "failing_saves", b"failing_saves", "failing_saves_total", b"failing_saves_total", "refused", b"refused", "revision", b"revision", "slow_ranks", b"slow_ranks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetHealthResponse: _TypeAlias = GetHealthResponse  # noqa: Y015
+
+@_typing.final
+class FailingSave(_message.Message):
+    """A job that has not ended, of which no checkpoint was completed since a rank said that it could not save."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    WORD_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    TOLD_AGE_S_FIELD_NUMBER: _builtins.int
+    FOLDER_FIELD_NUMBER: _builtins.int
+    SAVED_STEP_FIELD_NUMBER: _builtins.int
+    SAVED_AGE_S_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    word: _agent_pb2.SaveWord.ValueType
+    """FAILED: a rank could not write; SLOW: it still writes an earlier checkpoint"""
+    step: _builtins.int
+    """the newest step of which that was said"""
+    rank: _builtins.int
+    """who said so"""
+    node: _builtins.str
+    """where that rank is now; empty: nowhere"""
+    reason: _builtins.str
+    age_s: _builtins.float
+    """since it was said first"""
+    told_age_s: _builtins.float
+    """since it was written down last; once a minute at most"""
+    folder: _builtins.str
+    """of the job's checkpoints"""
+    saved_step: _builtins.int
+    """of the newest checkpoint that can be restored"""
+    saved_age_s: _builtins.float
+    """since it was completed; NaN: there is none"""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        word: _agent_pb2.SaveWord.ValueType = ...,
+        step: _builtins.int = ...,
+        rank: _builtins.int = ...,
+        node: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        age_s: _builtins.float = ...,
+        told_age_s: _builtins.float = ...,
+        folder: _builtins.str = ...,
+        saved_step: _builtins.int = ...,
+        saved_age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "folder", b"folder", "job", b"job", "node", b"node", "rank", b"rank", "reason", b"reason", "saved_age_s", b"saved_age_s", "saved_step", b"saved_step", "step", b"step", "told_age_s", b"told_age_s", "word", b"word"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailingSave: _TypeAlias = FailingSave  # noqa: Y015
 
 @_typing.final
 class SlowRank(_message.Message):
