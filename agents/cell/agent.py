@@ -153,7 +153,8 @@ class CellAgent:
                     log.info("cell.ray_back", after_s=round(time.monotonic() - last_good, 2))
                 last_good, failing = time.monotonic(), False
             with suppress(TimeoutError):  # an actor's end may be its node's: then the look is due at once
-                await asyncio.wait_for(self._look_now.wait(), self._config.membership_interval_s)
+                async with asyncio.timeout(self._config.membership_interval_s):  # `wait_for` may forget a cancellation
+                    await self._look_now.wait()
             self._look_now.clear()
 
     async def _look_at_nodes(self) -> None:

@@ -65,7 +65,8 @@ async def empty_session(session: SessionIdentity, plan: KillPlan) -> None:
         plan.hurried.clear()
         due_in_s = [at - now for at in (plan.kill_at, plan.leader_kill_at) if at > now]
         try:
-            await asyncio.wait_for(plan.hurried.wait(), min(look_s, *due_in_s) if due_in_s else look_s)
+            async with asyncio.timeout(min(look_s, *due_in_s) if due_in_s else look_s):  # see `orphans`
+                await plan.hurried.wait()
         except TimeoutError:
             continue
 

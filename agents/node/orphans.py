@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -60,10 +61,10 @@ class OrphanWatch:
                 continue
             if self._living():
                 log.warning("controller.away", orphan_grace_left_s=round(left_s, 1), living_hosts=self._living())
-            try:
-                await asyncio.wait_for(self._changed.wait(), min(left_s, SHOW_EVERY_S))
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                # `wait_for` of Python 3.11 forgets that it was cancelled when what it waits for has just come.
+                async with asyncio.timeout(min(left_s, SHOW_EVERY_S)):
+                    await self._changed.wait()
 
     async def _stop_ranks(self) -> None:
         if not self._living():

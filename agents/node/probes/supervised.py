@@ -164,7 +164,8 @@ class SupervisedProbe:
         )
         try:
             while True:
-                reading = await asyncio.wait_for(self._next(reader), self._pace.deadline_s)
+                async with asyncio.timeout(self._pace.deadline_s):  # `wait_for` may forget a cancellation
+                    reading = await self._next(reader)
                 if isinstance(reading, End):
                     return reading
                 self._answered = True
