@@ -88,13 +88,12 @@ class HeldStates:
                 else:
                     book.told_ns[node] = now_ns
 
-    def leave(self, node: int, but: Collection[str] = ()) -> None:
-        """A node begins anew: what it held of other jobs than these is not there any more until it says so."""
+    def leave(self, node: int) -> None:
+        """A node begins anew: what it held is not there any more until it says so."""
         with self._lock:
-            for uid, book in self._books.items():
-                if uid not in but:
-                    book.rows.pop(node, None)
-                    book.told_ns.pop(node, None)
+            for book in self._books.values():
+                book.rows.pop(node, None)
+                book.told_ns.pop(node, None)
 
     def moves(self, uid: str, generation: int) -> None:
         """All ranks of a generation have their state, and make steps from now on."""

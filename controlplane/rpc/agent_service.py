@@ -119,7 +119,7 @@ class AgentSession(Session):
                 return
             check_version(site, hello.node, hello.agent_version)
             check_epoch(site, hello.node, hello.highest_epoch)
-            self._holds_now(hello)
+            site.progress.returned(lambda: site.state, hello, site.now_ns())
             outcome = await site.tell(event)
             if isinstance(outcome, Refusal):
                 known = site.state.fleet.number(hello.node)
@@ -202,18 +202,6 @@ class AgentSession(Session):
             self._held(beat.held, frozenset(), now_ns)
         if beat.progress:
             site.steps.take(self._number, beat.progress, now_ns)
-
-    def _holds_now(self, hello: agent_pb2.AgentHello) -> None:
-        """What a machine that was away holds, on its disk for example, replaces what it said before, and is known before its
-        return is judged: a job may have waited for it."""
-        number, told = self.site.state.fleet.number(hello.node), list(hello.snapshot.held)
-        hello.snapshot.ClearField("held")
-        if number is not None:
-            self.site.progress.memory.leave(number, but=[states.job_uid for states in told])
-            for states in told[:MAX_JOBS]:  # of jobs that have gone on without it, too: those are not taken
-                self.site.progress.held(
-                    lambda: self.site.state, number, states, stopped=False, now_ns=self.site.now_ns()
-                )
 
     def _held(self, told: Sequence[agent_pb2.HeldStates], stopped: frozenset[str], now_ns: int) -> None:
         """What the node holds of jobs. `stopped`: jobs of which ranks have just stopped there."""

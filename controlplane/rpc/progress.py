@@ -21,6 +21,8 @@ REMEMBERED_JOBS = 200
 """Ended jobs whose last progress is still shown; as many as the state keeps."""
 
 
+MOST_JOBS = 256
+"""Of which a hello may tell."""
 MOST_HELD = 4_096
 """States of one job that a node may tell of."""
 LARGEST_STEP = 1 << 38
@@ -105,6 +107,17 @@ class ProgressGate:
                 return False
             self._columns.held.tell(job.uid, job.spec.ranks, job.generation, node, rows, stopped=stopped, now_ns=now_ns)
             return True
+
+    def returned(self, state: Callable[[], State], hello: agent_pb2.AgentHello, now_ns: int) -> None:
+        """A node says hello, and what it holds: that replaces what it said before, and is known before its return is judged. A job
+        may have waited for what is on its disk. Of jobs that have gone on without it nothing is taken."""
+        fleet = state().fleet
+        number = fleet.number(hello.node)
+        if number is None or hello.boot_id < fleet.facts[number].boot_id:
+            return
+        self._columns.held.leave(number)
+        for states in hello.snapshot.held[:MOST_JOBS]:
+            self.held(state, number, states, stopped=False, now_ns=now_ns)
 
     def restore_failed(self, state: Callable[[], State], node: int, told: agent_pb2.RestoreFailed) -> None:
         """A rank could not start from what nodes have said that they hold: the next generation starts from elsewhere."""
