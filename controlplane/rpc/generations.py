@@ -162,6 +162,7 @@ def _head(job: Job, store_address: str, folder: str) -> agent_pb2.ApplyGeneratio
         absent=[rank for run in runs(np.flatnonzero(~job.present)) for rank in run],
         memory_step=job.restore_step if job.restored_from or job.keeps_state else 0,
         skip_steps=[agent_pb2.StepRange(first=skip.first, last=skip.last) for skip in job.numbers.skips],
+        born_ns=job.submitted_ns,
         local_every_steps=job.spec.checkpoint.local_every_steps,
         line=[agent_pb2.LineStart(generation=number, step=step) for number, step in job.line],
     )

@@ -102,6 +102,8 @@ class ProgressGate:
             job = state().jobs.get(told.job_uid)
             if job is None or job.terminal or job.generation != told.generation:
                 return False
+            if told.born_ns not in {0, job.submitted_ns}:
+                return False
             rows = rows_of(told, job.spec.ranks)
             if rows is None or not (job.rank_node == node).any():
                 return False

@@ -257,7 +257,7 @@ def test_what_only_the_disk_holds_is_lent_as_far_as_it_counts(pair: tuple[Node, 
     """A machine that comes back has nothing in its memory."""
     a, b = pair
     file = b.own(9, 10)
-    b.disk.begin(JOB, GENERATION, ((GENERATION, 10),))
+    b.disk.begin(JOB, GENERATION, ((GENERATION, 10),), 1)
     b.disk.offer(JOB, 9, 10, file)
     until("it is on the disk", lambda: b.counted("disk_versions_written") > 0)
     file.path.unlink()
@@ -268,7 +268,7 @@ def test_what_only_the_disk_holds_is_lent_as_far_as_it_counts(pair: tuple[Node, 
     assert found.intact(version)
     assert bytes(found.unique(version.slot)) == pattern(9, 10, LAYOUT.unique_bytes)
     found.close()
-    b.disk.begin(JOB, GENERATION + 1, ((GENERATION + 1, 5),))
+    b.disk.begin(JOB, GENERATION + 1, ((GENERATION + 1, 5),), 1)
     with pytest.raises(PeerError, match="holds no such state"):
         fetch(a.trust, Wanted("b", b.door.address, JOB, 9, 10, 7), a.store)
 

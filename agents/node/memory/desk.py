@@ -122,7 +122,7 @@ class MemoryDesk:
             return
         uid, plan, line = order.job_uid, order.memory, _line(order)
         self._access.jobs[uid] = Permits(order.generation, frozenset(plan.keeps), frozenset(plan.lends))
-        self._disk.begin(uid, order.generation, line)
+        self._disk.begin(uid, order.generation, line, order.born_ns)
         self._every[uid] = order.local_every_steps
         if fresh:
             living = {record.identity.host_id for record in self._table if not record.exited}
@@ -145,7 +145,9 @@ class MemoryDesk:
         assignment = message.assignment
         assignment.memory_folder = str(self._store.folder)
         assignment.memory_bytes = self._store.room()
-        assignment.disk_folder = str(self._disk.folder_of(assignment.generation.job_uid) or "")
+        order = assignment.generation
+        if self._disk.holds(order.job_uid, assignment.rank, order.memory_step):
+            assignment.disk_folder = str(self._disk.folder_of(order.job_uid))
         assignment.fetched = any(source.rank == assignment.rank for source in assignment.generation.memory.sources)
 
     def sweep(self, now: float) -> None:
@@ -228,6 +230,7 @@ class MemoryDesk:
             ranks=[row.rank for row in rows],
             steps=[row.step for row in rows],
             kinds=bytes(row.kind for row in rows),
+            born_ns=self._disk.born_ns(uid),
         )
 
     def _fetch(self, order: agent_pb2.ApplyGeneration, source: agent_pb2.MemorySource) -> None:

@@ -46,10 +46,11 @@ class Overtaken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is known of a job: the newest generation that this node was told of, and its line."""
+    """What is known of a job: the newest generation that this node was told of, its line, and when the job was submitted."""
 
     generation: int
     line: Line
+    born_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +103,15 @@ class LocalDisk:
 
     # What the controller says
 
-    def begin(self, job_uid: str, generation: int, line: Line) -> None:
-        """A generation has begun here."""
-        if self.folder is not None and generation >= self.generation(job_uid):
-            kept = self._jobs[job_uid] = Kept(generation, tuple(line))
+    def begin(self, job_uid: str, generation: int, line: Line, born_ns: int) -> None:
+        """A generation has begun here. What there is of a job of the same uid that was submitted at another time is another
+        job's."""
+        if self.folder is None:
+            return
+        if self.born_ns(job_uid) not in {0, born_ns}:
+            self._forget(job_uid)
+        if generation >= self.generation(job_uid):
+            kept = self._jobs[job_uid] = Kept(generation, tuple(line), born_ns)
             if job_uid in self._recorded:
                 with self._changed:
                     self._begun[job_uid] = kept
@@ -115,6 +121,11 @@ class LocalDisk:
         """The newest generation of a job that this node was told of; 0: none."""
         kept = self._jobs.get(job_uid)
         return 0 if kept is None else kept.generation
+
+    def born_ns(self, job_uid: str) -> int:
+        """When a job was submitted; 0: it is not known here."""
+        kept = self._jobs.get(job_uid)
+        return 0 if kept is None else kept.born_ns
 
     def job_uids(self) -> Collection[str]:
         """Jobs that this node has something of, or had."""
@@ -136,13 +147,15 @@ class LocalDisk:
                 if version.step <= MAX_STEP and version.counts(kept.line):
                     yield Row(rank, version.step, agent_pb2.HELD_KIND_DISK | held.alike)
 
+    def holds(self, job_uid: str, rank: int, step: int) -> bool:
+        """Whether the state of a rank after a step is there, as far as is known without a look at the disk."""
+        return any(row.rank == rank and row.step == step for row in self.rows(job_uid))
+
     def find(self, job_uid: str, rank: int, step: int) -> tuple[StateFile, Version] | None:
         """The state of a rank after a step."""
-        kept, file = self._jobs.get(job_uid), self._file(job_uid, rank)
+        file = self._file(job_uid, rank) if self.holds(job_uid, rank, step) else None
         version = file.find(step) if file is not None else None
-        if kept is None or file is None or version is None or not version.counts(kept.line):
-            return None
-        return file, version
+        return None if file is None or version is None else (file, version)
 
     # What ranks say
 
@@ -210,12 +223,13 @@ class LocalDisk:
                 self._held[uid, rank] = _held(file)
 
     def _write_timed(self, job_uid: str, rank: int, step: int, source: StateFile) -> None:
-        begun = time.monotonic()
+        begun, born_ns = time.monotonic(), self.born_ns(job_uid)
         try:
             size = self._write(job_uid, rank, step, source)
         finally:
-            file = self._files.get((job_uid, rank))
-            if file is not None:
+            if self.born_ns(job_uid) != born_ns:  # forgotten meanwhile
+                self._files.pop((job_uid, rank), None)
+            elif (file := self._files.get((job_uid, rank))) is not None:
                 self._held[job_uid, rank] = _held(file)
         self._counters.add("disk_versions_written")
         self.written_bytes += size
@@ -261,7 +275,9 @@ class LocalDisk:
         if not folder.exists():
             folder.mkdir(mode=0o700)
             _sync(self.folder)
-        document = {"uid": job_uid, "generation": kept.generation, "line": [list(pair) for pair in kept.line]}
+        document = {
+            "uid": job_uid, "generation": kept.generation, "line": [*map(list, kept.line)], "born_ns": kept.born_ns,
+        }  # fmt: skip
         replace_file(folder / JOB_FILE, json.dumps(document).encode(), sync=True)
         self._recorded[job_uid] = kept
 
@@ -319,7 +335,7 @@ class LocalDisk:
         for entry in sorted(folder.iterdir())[:MAX_FILES]:
             try:
                 document = json.loads((entry / JOB_FILE).read_bytes())
-                uid, generation = str(document["uid"]), int(document["generation"])
+                uid, generation, born_ns = str(document["uid"]), int(document["generation"]), int(document["born_ns"])
                 line = tuple((int(number), int(step)) for number, step in document["line"])
                 if disk_folder(folder, uid) != entry:
                     raise ValueError(f"{entry.name} is not the folder of {uid}")  # noqa: TRY301
@@ -327,7 +343,7 @@ class LocalDisk:
                 log.warning("disk.removed", folder=entry.name, reason=str(error)[:300])
                 shutil.rmtree(entry, ignore_errors=True)
                 continue
-            self._jobs[uid] = self._recorded[uid] = Kept(generation, line)
+            self._jobs[uid] = self._recorded[uid] = Kept(generation, line, born_ns)
             for path in sorted(entry.glob("*.state"))[:MAX_FILES]:
                 rank = int(path.stem) if path.stem.isdecimal() and len(path.stem) <= 10 else MAX_RANK + 1
                 file = self._file(uid, rank) if rank <= MAX_RANK else None

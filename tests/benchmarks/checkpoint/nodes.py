@@ -94,7 +94,7 @@ def _serve(node: str, folder: Path, memory: Path, core: int, pipe: Connection) -
     door = MemoryDoor("127.0.0.1", trust, store, access=access, counters=counters, port_path=folder / "memory.port")
     courier = Courier(trust, counters)
     disk = LocalDisk(states_folder(folder), counters)
-    disk.begin(JOB, GENERATION, LINE)
+    disk.begin(JOB, GENERATION, LINE, 1)
     pipe.send(door.address)
     holder = (PARTNER, "")
     while True:

@@ -21,6 +21,7 @@ from agents.node.observability import Counters
 DISK = agent_pb2.HELD_KIND_DISK
 EXPERTS = Layout(1, 100_000, 50_000)
 LIMIT_S = 30.0
+BORN_NS = 77
 
 
 class Disks:
@@ -65,7 +66,7 @@ class Disks:
 @pytest.fixture
 def disks(tmp_path: Path) -> Iterator[Disks]:
     made = Disks(tmp_path)
-    made.now.begin("job-1", 1, ((1, 0),))
+    made.now.begin("job-1", 1, ((1, 0),), BORN_NS)
     yield made
     made.now.close()
 
@@ -97,7 +98,7 @@ def test_what_came_after_the_start_of_a_later_generation_does_not_count(disks: D
     source = disks.memory(3)
     disks.write(source, 3, 50)
     disks.write(source, 3, 100)
-    disks.now.begin("job-1", 4, ((1, 0), (2, 60), (4, 120)))
+    disks.now.begin("job-1", 4, ((1, 0), (2, 60), (4, 120)), BORN_NS)
     assert disks.rows() == {(3, 50, DISK)}
     assert disks.now.find("job-1", 3, 100) is None
     disks.write(source, 3, 150, generation=4)
@@ -107,8 +108,8 @@ def test_what_came_after_the_start_of_a_later_generation_does_not_count(disks: D
 
 
 def test_an_older_generation_changes_nothing(disks: Disks) -> None:
-    disks.now.begin("job-1", 5, ((5, 40),))
-    disks.now.begin("job-1", 4, ((4, 10),))
+    disks.now.begin("job-1", 5, ((5, 40),), BORN_NS)
+    disks.now.begin("job-1", 4, ((4, 10),), BORN_NS)
     assert disks.now.generation("job-1") == 5
 
 
@@ -170,7 +171,7 @@ def test_damage_is_found_before_it_is_read(disks: Disks, damage: str) -> None:
             file.write(b"\xff")
         assert found[0].readable(found[1])
         assert not found[0].intact(found[1])
-        disks.now.begin("job-1", 2, ((2, 50),))
+        disks.now.begin("job-1", 2, ((2, 50),), BORN_NS)
         end = time.monotonic() + LIMIT_S
         while disks.rows():
             assert time.monotonic() < end, "what a rank has dropped is not told again"
@@ -186,7 +187,9 @@ def test_damage_is_found_before_it_is_read(disks: Disks, damage: str) -> None:
         assert disks.rows() == set()
 
 
-@pytest.mark.parametrize("document", [b"", b"{}", b'{"uid": "job-2", "generation": 1, "line": []}', b"[1]"])
+@pytest.mark.parametrize(
+    "document", [b"", b"{}", b'{"uid": "job-2", "generation": 1, "line": [], "born_ns": 0}', b"[1]"]
+)
 def test_a_folder_that_says_nothing_of_use_is_removed(disks: Disks, document: bytes) -> None:
     disks.write(disks.memory(3), 3, 50)
     (disks.path.parent / JOB_FILE).write_bytes(document)
@@ -213,7 +216,7 @@ def test_a_job_that_is_gone_for_long_is_forgotten(disks: Disks) -> None:
 def test_what_a_job_is_stands_in_its_folder(disks: Disks) -> None:
     disks.write(disks.memory(3), 3, 50)
     document = json.loads((disks.path.parent / JOB_FILE).read_text())
-    assert document == {"uid": "job-1", "generation": 1, "line": [[1, 0]]}
+    assert document == {"uid": "job-1", "generation": 1, "line": [[1, 0]], "born_ns": BORN_NS}
 
 
 def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
@@ -221,9 +224,21 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
     for folder in (None, tmp_path / "file" / "below"):
         none = LocalDisk(folder, Counters())
         assert none.refused
-        none.begin("job-1", 1, ((1, 0),))
+        none.begin("job-1", 1, ((1, 0),), BORN_NS)
         none.offer("job-1", 3, 50, StateFile.create(tmp_path / "m.state", EXPERTS, 3))
         assert list(none.rows("job-1")) == []
         assert none.folder_of("job-1") is None
         none.sweep(set(), 0.0)
         none.close()
+
+
+def test_a_job_of_the_same_name_of_another_site_is_another_job(disks: Disks) -> None:
+    disks.write(disks.memory(3), 3, 50)
+    assert disks.now.holds("job-1", 3, 50)
+    again = disks.again()
+    assert again.born_ns("job-1") == BORN_NS
+    again.begin("job-1", 1, ((1, 0),), BORN_NS + 1)
+    assert not again.holds("job-1", 3, 50)
+    assert again.find("job-1", 3, 50) is None
+    disks.write(disks.memory(3), 3, 100)
+    assert disks.rows() == {(3, 100, DISK)}

@@ -355,10 +355,13 @@ class HeldStates(_message.Message):
     RANKS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     KINDS_FIELD_NUMBER: _builtins.int
+    BORN_NS_FIELD_NUMBER: _builtins.int
     job_uid: _builtins.str
     generation: _builtins.int
     kinds: _builtins.bytes
     """a byte each: HeldKind, + 16 where replicas hold all of the state"""
+    born_ns: _builtins.int
+    """as in ApplyGeneration; 0: not known"""
     @_builtins.property
     def ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """columns of equal length"""
@@ -373,10 +376,11 @@ class HeldStates(_message.Message):
         ranks: _abc.Iterable[_builtins.int] | None = ...,
         steps: _abc.Iterable[_builtins.int] | None = ...,
         kinds: _builtins.bytes = ...,
+        born_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job_uid", b"job_uid", "kinds", b"kinds", "ranks", b"ranks", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["born_ns", b"born_ns", "generation", b"generation", "job_uid", b"job_uid", "kinds", b"kinds", "ranks", b"ranks", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1344,6 +1348,7 @@ class ApplyGeneration(_message.Message):
     SKIP_STEPS_FIELD_NUMBER: _builtins.int
     LOCAL_EVERY_STEPS_FIELD_NUMBER: _builtins.int
     LINE_FIELD_NUMBER: _builtins.int
+    BORN_NS_FIELD_NUMBER: _builtins.int
     job_uid: _builtins.str
     job_name: _builtins.str
     generation: _builtins.int
@@ -1363,6 +1368,8 @@ class ApplyGeneration(_message.Message):
     """> 0: start from the state after this step, which processes and nodes hold; `restore` for what they lack"""
     local_every_steps: _builtins.int
     """steps from one version on the node's own disk to the next; 0: none"""
+    born_ns: _builtins.int
+    """when the job was submitted: another site's job of the same uid is another job"""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankRow]: ...
     @_builtins.property
@@ -1411,10 +1418,11 @@ class ApplyGeneration(_message.Message):
         skip_steps: _abc.Iterable[Global___StepRange] | None = ...,
         local_every_steps: _builtins.int = ...,
         line: _abc.Iterable[Global___LineStart] | None = ...,
+        born_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "parallel", b"parallel", "restore", b"restore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "base_generation", b"base_generation", "bindings", b"bindings", "checkpoint_every_steps", b"checkpoint_every_steps", "checkpoint_folder", b"checkpoint_folder", "generation", b"generation", "job_name", b"job_name", "job_uid", b"job_uid", "join_timeout_ms", b"join_timeout_ms", "kept_step", b"kept_step", "line", b"line", "local_every_steps", b"local_every_steps", "memory", b"memory", "memory_step", b"memory_step", "own_rows", b"own_rows", "parallel", b"parallel", "restore", b"restore", "rows", b"rows", "skip_steps", b"skip_steps", "store_address", b"store_address", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "base_generation", b"base_generation", "bindings", b"bindings", "born_ns", b"born_ns", "checkpoint_every_steps", b"checkpoint_every_steps", "checkpoint_folder", b"checkpoint_folder", "generation", b"generation", "job_name", b"job_name", "job_uid", b"job_uid", "join_timeout_ms", b"join_timeout_ms", "kept_step", b"kept_step", "line", b"line", "local_every_steps", b"local_every_steps", "memory", b"memory", "memory_step", b"memory_step", "own_rows", b"own_rows", "parallel", b"parallel", "restore", b"restore", "rows", b"rows", "skip_steps", b"skip_steps", "store_address", b"store_address", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
