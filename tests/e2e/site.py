@@ -46,6 +46,7 @@ class RunningSite:
 
     def __init__(self, folder: Path, nodes: int, *options: str, accelerators: int = 2) -> None:
         self.folder = folder
+        self.patience_s = 120.0
         size = ("--nodes", str(nodes), "--accelerators", str(accelerators), "--port", str(free_port()))
         try:
             self.phalanx("up", *size, "--timeout", "150", *options)
@@ -171,7 +172,7 @@ class RunningSite:
             return job if fits else None
 
         try:
-            found: job_pb2.Job = poll(ready, f"{name} RUNNING at step {step}, generation {generation}", 120)
+            found: job_pb2.Job = poll(ready, f"{name} RUNNING at step {step}, generation {generation}", self.patience_s)
         except AssertionError as error:
             job = self.job(name)
             last = "\n".join(event.message for event in self.events(job.name)[-25:])

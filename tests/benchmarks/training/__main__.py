@@ -28,6 +28,8 @@ PACE_S = 0.5
 JOB = "soak"
 PAUSE_S = (0.5, 4.0)
 STEADY_S = 240.0
+BACK_S = 300.0
+"""Machines that come back one by one have their processes started anew after each; beside other work that takes minutes."""
 LOOK_EVERY = 20
 TELL_S = 10.0
 SIMULATED = ("accelerators", "machines: five nodes share this one")
@@ -109,6 +111,7 @@ def main() -> int:
     steps = int(planned_s / PACE_S) + 200
     folder = Path(tempfile.mkdtemp(prefix="phx-soak-"))
     site = RunningSite(folder / "site", NODES)
+    site.patience_s = BACK_S
     try:
         soak = Soak(site, steps, options.seed)
         _say(f"an undisturbed run of {steps} steps first, then {JOB} under failures, seed {options.seed}")
