@@ -151,7 +151,7 @@ def checks(evidence: Evidence) -> list[Check]:
         Check("both faults struck", len(struck) == 2, f"after steps {struck}"),
         Check("they struck strictly between checkpoints", between, f"a checkpoint every {EVERY} steps"),
         Check("each was recovered from", ended and len(recoveries) >= len(struck), f"{len(recoveries)} recoveries"),
-        Check("work was lost and done again", any(lost), f"steps lost {lost}"),
+        Check("at most one step was done again for each", all(one <= 1 for one in lost), f"steps done again {lost}"),
         Check(f"the loss fell by at least {share}", fell >= REQUIRED_LOSS_SHARE, f"{fell:.1%}"),
         *(
             Check(f"{item['change']} gives other weights", item["differs"], item["weights_sha256"][:16])
