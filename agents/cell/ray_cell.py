@@ -102,16 +102,22 @@ class RayCell:
     def members(self) -> list[Member]:
         """Raylets by node name, the newest life of each. Raises HeadLostError."""
         newest: dict[str, Member] = {}
-        for row in ray.nodes():  # type: ignore[no-untyped-call]
+        rows = list(ray.nodes())  # type: ignore[no-untyped-call]
+        heads = {_name(row) for row in rows if self._is_head(row)}
+        for row in rows:
             if row["NodeID"] == self._own_node and not row["Alive"]:
                 raise HeadLostError(f"the head raylet {self._own_node[:12]} is dead")
-            if _HEAD_RESOURCE in row["Resources"] or row["NodeID"] == self._own_node:
+            name = _name(row)
+            # Of a former head a restarted GCS keeps the name, and not that it was one.
+            if self._is_head(row) or (not row["Alive"] and name in heads):
                 continue
-            name = row.get("Labels", {}).get(NODE_LABEL) or row["NodeName"]
             if row["Alive"] or name not in newest:
                 newest[name] = Member(name, row["Alive"], row["NodeID"])
         self._ray_ids = {member.node: member.ray_id for member in newest.values() if member.alive}
         return list(newest.values())
+
+    def _is_head(self, row: Any) -> bool:
+        return _HEAD_RESOURCE in row["Resources"] or row["NodeID"] == self._own_node
 
     def named(self) -> set[str]:
         """Host ids of the actors that Ray does not hold for dead."""
@@ -209,3 +215,8 @@ def one_line(error: BaseException) -> str:
     at = max(text.find(mark) for mark in _CAUSES)
     text = text[max(at, 0) :]
     return text if len(text) <= _REASON_LIMIT else text[: _REASON_LIMIT - 3] + "..."
+
+
+def _name(row: Any) -> str:
+    """What a raylet is called: the node that its label names, else what Ray calls it."""
+    return str(row.get("Labels", {}).get(NODE_LABEL) or row["NodeName"])
