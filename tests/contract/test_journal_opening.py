@@ -90,13 +90,14 @@ class TestSqliteOpening:
 
 def what_happened(state: State) -> object:
     """A state without its accounts: how time is booked, and what is learned from it, a later version may do differently from
-    the one that wrote a snapshot; nor does an earlier one's snapshot hold when raylets left, or checkpoints were read back."""
+    the one that wrote a snapshot; nor does an earlier one's snapshot hold when raylets left, checkpoints were read back, or
+    where generations started."""
     body = json.loads(state.to_json())
     del body["fleet"]["cell_left_ns"]
     for account in ("ledger", "wear"):
         body.pop(account, None)
     for job in body["jobs"]:
-        for account in ("ledger_ns", "hour", "pace"):
+        for account in ("ledger_ns", "hour", "pace", "line"):
             del job[account]
         for checkpoint in job["checkpoints"].values():
             del checkpoint["productive_ns"], checkpoint["verified_ns"]
