@@ -85,7 +85,7 @@ bench-ettr: $(STAMP) ## effective training time at 50,000 accelerators, simulate
 bench-cli: $(STAMP) ## help, imports, and the listing of 6,250 nodes of a real controller
 	@$(BIN)/python -m tests.benchmarks.cli
 
-bench-recovery: $(STAMP) ## kills to the first new step: Phalanx, torchrun elastic, Ray Train, torchft; phases at 2 to 16 ranks (about 30 minutes)
+bench-recovery: $(STAMP) ## kills to the first new step: Phalanx, torchrun elastic, Ray Train, torchft; phases at 2 to 16 ranks (about 12 minutes)
 	@$(BIN)/python -m tests.benchmarks.recovery
 
 bench-checkpoint: $(STAMP) ## cost and restore time of every tier that holds a rank's state (4 minutes)
