@@ -276,18 +276,18 @@ class StateKeeper:
         """Load the step from a file of another process; where from, "" when there is none."""
         own = self._file
         assignment = generation.assignment
-        if assignment.memory_folder is None:
-            return _DISK if self._take_stored(generation, step) else ""
-        for path in own_paths(assignment.memory_folder, assignment.job_uid)[:MAX_OTHERS]:
+        folder = assignment.memory_folder
+        others = [] if folder is None else own_paths(folder, assignment.job_uid)[:MAX_OTHERS]
+        for path in others:
             if own is not None and path == own.path:
                 continue
             if self._take_file(path, step):
                 return "this node's memory"
         if self._take_stored(generation, step):
             return _DISK
-        if not assignment.fetched:
+        if folder is None or not assignment.fetched:
             return ""
-        return _COPY if self._take_fetched(generation, assignment.memory_folder, step) else ""
+        return _COPY if self._take_fetched(generation, folder, step) else ""
 
     def _take_fetched(self, generation: Generation, folder: Path, step: int) -> bool:
         """Wait for the agent to bring the state from another node."""

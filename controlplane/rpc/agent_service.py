@@ -26,6 +26,7 @@ from controlplane.rpc.generations import GenerationMessages
 from controlplane.rpc.guard import resolve
 from controlplane.rpc.logs import LogRelays
 from controlplane.rpc.pace import BYTES_PER_TOKEN, REPORT_TOKENS, ROWS_PER_TOKEN
+from controlplane.rpc.progress import MOST_JOBS
 from controlplane.rpc.sessions import Registry, Session, Work
 from controlplane.rpc.site import Site
 from controlplane.rpc.skew import check_version
@@ -33,7 +34,6 @@ from controlplane.rpc.stacks import stacks_of
 from controlplane.rpc.streams import OwnStream
 
 MAX_ADDRESS = 300
-MAX_JOBS = 64
 STOPPED = frozenset((types_pb2.RANK_STATE_PAUSED, types_pb2.RANK_STATE_EXITED, types_pb2.RANK_STATE_LOST))
 """States of a rank that makes no more steps in its generation."""
 """Jobs of one node of whose states it may tell at once."""
@@ -206,7 +206,7 @@ class AgentSession(Session):
     def _held(self, told: Sequence[agent_pb2.HeldStates], stopped: frozenset[str], now_ns: int) -> None:
         """What the node holds of jobs. `stopped`: jobs of which ranks have just stopped there."""
         site = self.site
-        for states in told[:MAX_JOBS]:
+        for states in told[:MOST_JOBS]:
             known = states.job_uid in stopped
             if not site.progress.held(lambda: site.state, self._number, states, stopped=known, now_ns=now_ns):
                 site.metrics.refuse("HELD_STATES")
@@ -243,7 +243,7 @@ class AgentSession(Session):
             stopped = frozenset(host.job_uid for host in message.hosts if host.state in STOPPED)
             self._held(message.held, stopped, site.now_ns())
             message.ClearField("held")
-        for failure in message.restore_failures[:MAX_JOBS]:
+        for failure in message.restore_failures[:MOST_JOBS]:
             site.progress.restore_failed(lambda: site.state, self._number, failure)
         if not self.busy and self._alike.take(self, message, site.now_ns()):
             return

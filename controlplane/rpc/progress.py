@@ -22,7 +22,7 @@ REMEMBERED_JOBS = 200
 
 
 MOST_JOBS = 256
-"""Of which a hello may tell."""
+"""Of which one message of a node may tell."""
 MOST_HELD = 4_096
 """States of one job that a node may tell of."""
 LARGEST_STEP = 1 << 38

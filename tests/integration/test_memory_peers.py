@@ -566,7 +566,7 @@ def test_a_door_opens_again_on_its_port(authority: Authority, root: Path) -> Non
     with socket.create_connection(address_of(first), timeout=60):
         first.close()
     second = MemoryDoor(
-        "127.0.0.1", first.trust, first.store, access=Access(), counters=Counters(),
+        "127.0.0.1", first.trust, first.store, disk=first.disk, access=Access(), counters=Counters(),
         port_path=root / "again" / "d" / "memory.port",
     )  # fmt: skip
     second.close()

@@ -8,6 +8,7 @@ that comes back can say what it holds before anything runs on it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -41,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 
 class Overtaken(Exception):
-    """The rank has begun to write over the version that is being copied."""
+    """The rank has begun to write over the version, or a generation has begun before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +201,9 @@ class LocalDisk:
                     self._changed.wait()
                 if self._closed:
                     return
-                gone, self._gone = self._gone, []
                 begun, self._begun = self._begun, {}
                 item = self._waiting.pop(key := next(iter(self._waiting))) if self._waiting else None
-            for path in gone:
-                shutil.rmtree(path, ignore_errors=True)
+            self._remove_gone()
             try:
                 for uid, kept in begun.items():
                     self._record(uid, kept)
@@ -215,6 +214,12 @@ class LocalDisk:
                 self._counters.add("disk_versions_overtaken")
             except (OSError, ValueError) as error:
                 self._failed(error)
+
+    def _remove_gone(self) -> None:
+        with self._changed:
+            gone, self._gone = self._gone, []
+        for path in gone:
+            shutil.rmtree(path, ignore_errors=True)
 
     def _look_again(self, job_uid: str) -> None:
         """A rank may have found a version damaged, and dropped it."""
@@ -238,7 +243,7 @@ class LocalDisk:
     def _write(self, job_uid: str, rank: int, step: int, source: StateFile) -> int:
         """One version; bytes that it has. Its step is written last, after all else is on the disk."""
         version, kept = source.find(step), self._jobs.get(job_uid)
-        if version is None or kept is None:
+        if version is None or kept is None or not version.counts(kept.line):
             raise Overtaken
         self._record(job_uid, kept)
         file = self._file_for(job_uid, rank, source)
@@ -305,11 +310,10 @@ class LocalDisk:
                 return
             if other is not None and other != job_uid:
                 self._forget(other)
-                with self._changed:
-                    gone, self._gone = self._gone, []
-                for path in gone:
-                    shutil.rmtree(path, ignore_errors=True)
-        raise OSError(28, f"{needed >> 20} MiB do not fit the {max(0, left) >> 20} MiB that states may still take")
+                self._remove_gone()
+        raise OSError(
+            errno.ENOSPC, f"{needed >> 20} MiB do not fit the {max(0, left) >> 20} MiB that states may still take"
+        )
 
     def _room(self) -> int:
         """Bytes that states may still take."""

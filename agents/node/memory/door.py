@@ -58,7 +58,7 @@ class MemoryDoor:
         trust: Trust,
         store: MemoryStore,
         *,
-        disk: LocalDisk | None = None,
+        disk: LocalDisk,
         access: Access,
         counters: Counters,
         port_path: Path,
@@ -202,7 +202,7 @@ class MemoryDoor:
         step = request.fetch.step
         file = self._store.find(request.job_uid, request.rank, step) if node in permits.lends else None
         version = file.find(step) if file is not None else None
-        if version is None and self._disk is not None and node in permits.lends:
+        if version is None and node in permits.lends:
             stored = self._disk.find(request.job_uid, request.rank, step)
             if stored is not None and stored[0].readable(stored[1]):
                 file, version = stored

@@ -91,10 +91,11 @@ def _serve(node: str, folder: Path, memory: Path, core: int, pipe: Connection) -
     os.sched_setaffinity(0, {core})
     store, access, counters, trust = MemoryStore(memory), Access(), Counters(), Trust(node, folder)
     access.jobs[JOB] = Permits(GENERATION, frozenset({OWN, PARTNER}), frozenset({OWN, PARTNER}))
-    door = MemoryDoor("127.0.0.1", trust, store, access=access, counters=counters, port_path=folder / "memory.port")
-    courier = Courier(trust, counters)
     disk = LocalDisk(states_folder(folder), counters)
     disk.begin(JOB, GENERATION, LINE, 1)
+    port = folder / "memory.port"
+    door = MemoryDoor("127.0.0.1", trust, store, disk=disk, access=access, counters=counters, port_path=port)
+    courier = Courier(trust, counters)
     pipe.send(door.address)
     holder = (PARTNER, "")
     while True:

@@ -65,10 +65,9 @@ def tail(path: Path) -> list[Line]:
 def recovery(lines: Iterable[Line], killed_ns: int, ranks: int) -> Recovery | None:
     """What the kill at `killed_ns` cost; None while not every rank has made the new step."""
     lines = list(lines)
-    again = [line for line in lines if line.ns > killed_ns and line.event == LOADED]
-    if not again:
+    highest = _highest(lines, killed_ns)
+    if highest is None:
         return None
-    highest = max(line.step for line in lines if line.ns < again[0].ns and line.event == STEP)
     loaded: dict[int, Line] = {}
     new: dict[int, int] = {}
     for line in lines:
@@ -81,11 +80,7 @@ def recovery(lines: Iterable[Line], killed_ns: int, ranks: int) -> Recovery | No
             new.setdefault(line.rank, line.ns)
     if len(new) < ranks:
         return None
-    return Recovery(
-        (max(line.ns for line in loaded.values()) - killed_ns) / 1e9,
-        (max(new.values()) - killed_ns) / 1e9,
-        highest - min(line.step for line in loaded.values()),
-    )
+    return _cost(killed_ns, highest, loaded, new)
 
 
 def carried_on(lines: Iterable[Line], killed_ns: int, ranks: Collection[int]) -> Recovery | None:
@@ -93,10 +88,9 @@ def carried_on(lines: Iterable[Line], killed_ns: int, ranks: Collection[int]) ->
     has made a step that none had made before. Not every rank makes the same first one: who comes late takes the state of others,
     after their step. A step that counted is not taken back when groups are built once more."""
     lines = [line for line in lines if line.rank in ranks]
-    again = [line for line in lines if line.ns > killed_ns and line.event == LOADED]
-    if not again:
+    highest = _highest(lines, killed_ns)
+    if highest is None:
         return None
-    highest = max(line.step for line in lines if line.ns < again[0].ns and line.event == STEP)
     loaded: dict[int, Line] = {}
     new: dict[int, int] = {}
     for line in lines:
@@ -108,6 +102,19 @@ def carried_on(lines: Iterable[Line], killed_ns: int, ranks: Collection[int]) ->
             new[line.rank] = line.ns
     if len(new) < len(ranks):
         return None
+    return _cost(killed_ns, highest, loaded, new)
+
+
+def _highest(lines: list[Line], killed_ns: int) -> int | None:
+    """The highest step that anybody had made before the first rank was loaded again; None: nobody has been."""
+    again = [line for line in lines if line.ns > killed_ns and line.event == LOADED]
+    if not again:
+        return None
+    return max(line.step for line in lines if line.ns < again[0].ns and line.event == STEP)
+
+
+def _cost(killed_ns: int, highest: int, loaded: dict[int, Line], new: dict[int, int]) -> Recovery:
+    """`new`: when each rank had made its new step, ns. Who comes late may take a state of after `highest`."""
     return Recovery(
         (max(line.ns for line in loaded.values()) - killed_ns) / 1e9,
         (max(new.values()) - killed_ns) / 1e9,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +54,20 @@ class Disks:
         source.finish(slot, step, generation)
         self.now.offer("job-1", rank, step, source)
         self.wait("disk_versions_written", written + 1)
+
+    def not_written(
+        self, patch: pytest.MonkeyPatch, pwrite: Callable[..., int], source: StateFile, counter: str
+    ) -> None:
+        """Step 100 does not get to the disk, where step 50 lies; step 150 does."""
+        self.write(source, 3, 50)
+        source.finish(source.begin(), 100, 1)
+        with patch.context() as patched:
+            patched.setattr(os, "pwrite", pwrite)
+            self.now.offer("job-1", 3, 100, source)
+            self.wait(counter, 1)
+        assert self.rows() == {(3, 50, DISK)}
+        self.write(source, 3, 150)
+        assert self.rows() == {(3, 50, DISK), (3, 150, DISK)}
 
     def rows(self) -> set[tuple[int, int, int]]:
         return {(row.rank, row.step, row.kind) for row in self.now.rows("job-1")}
@@ -114,39 +128,34 @@ def test_an_older_generation_changes_nothing(disks: Disks) -> None:
 
 
 def test_a_version_that_the_rank_writes_over_is_left_out(disks: Disks, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = disks.memory(3)
-    disks.write(source, 3, 50)
-    pwrite = os.pwrite
+    source, pwrite = disks.memory(3), os.pwrite
 
     def slow(descriptor: int, data: memoryview, at: int) -> int:
         source.begin(100)  # the rank is faster than the disk
         return pwrite(descriptor, data, at)
 
-    source.finish(source.begin(), 100, 1)
-    monkeypatch.setattr(os, "pwrite", slow)
-    disks.now.offer("job-1", 3, 100, source)
-    disks.wait("disk_versions_overtaken", 1)
-    monkeypatch.undo()
-    assert disks.rows() == {(3, 50, DISK)}
-    disks.write(source, 3, 150)
-    assert disks.rows() == {(3, 50, DISK), (3, 150, DISK)}
+    disks.not_written(monkeypatch, slow, source, "disk_versions_overtaken")
 
 
 def test_a_disk_that_fails_costs_this_version_only(disks: Disks, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = disks.memory(3)
-    disks.write(source, 3, 50)
-
     def broken(*_: object) -> int:
         raise OSError(5, "Input/output error")
 
+    disks.not_written(monkeypatch, broken, disks.memory(3), "disk_versions_failed")
+
+
+def test_a_version_of_before_the_newest_start_is_not_written(disks: Disks) -> None:
+    """It waited while a generation began from an earlier step: it would take the place of one that counts."""
+    source = disks.memory(3)
+    disks.write(source, 3, 50)
     source.finish(source.begin(), 100, 1)
-    monkeypatch.setattr(os, "pwrite", broken)
+    disks.now.begin("job-1", 2, ((2, 60),), BORN_NS)
     disks.now.offer("job-1", 3, 100, source)
-    disks.wait("disk_versions_failed", 1)
-    monkeypatch.undo()
+    disks.wait("disk_versions_overtaken", 1)
     assert disks.rows() == {(3, 50, DISK)}
-    disks.write(source, 3, 150)
-    assert (3, 150, DISK) in disks.rows()
+    stored = StateFile.open(disks.path)
+    assert stored.find(100) is None
+    stored.close()
 
 
 def test_what_does_not_fit_is_not_begun(disks: Disks, monkeypatch: pytest.MonkeyPatch) -> None:
