@@ -48,7 +48,7 @@ def _losses(axes: Axes, evidence: Evidence) -> None:
         points = [point for point in disturbed.curve if point.generation == generation]
         label = "disturbed" if index == 0 else None
         axes.plot([p.step for p in points], [p.loss for p in points], color="#c0392b", linewidth=1.1, label=label)
-    for index, recovery in enumerate(disturbed.job.recoveries):
+    for index, recovery in enumerate(one for one in disturbed.job.recoveries if one.steps_lost):
         label = "lost and done again" if index == 0 else None
         first, last = recovery.restore_step, recovery.restore_step + recovery.steps_lost
         axes.axvspan(first, last, color="#f5c6c0", linewidth=0, label=label)
@@ -78,9 +78,9 @@ def _timeline(axes: Any, run: Run) -> None:
             width = recovery.phases_s.get(phase, 0.0)
             axes.barh(row, width, left=left, color=colour, label=phase.replace("_", " ") if row == 0 else None)
             left += width
-        axes.text(left, row, f"  {recovery.rung}, {recovery.steps_lost} steps lost", va="center", fontsize=8)
+        axes.text(left, row, f"  {recovery.rung}, {recovery.steps_lost} steps done again", va="center", fontsize=8)
     axes.set_yticks(range(len(run.job.recoveries)), [f"generation {r.generation}" for r in run.job.recoveries])
     axes.invert_yaxis()
-    axes.margins(x=0.25)
+    axes.margins(x=0.35)
     axes.set_xlabel("seconds from the fault to the first new step")
     axes.legend(frameon=False, ncols=7, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0))
